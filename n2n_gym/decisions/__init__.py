@@ -1,0 +1,31 @@
+"""What can be decided about an architecture: what to remove, how far to shrink."""
+
+from n2n_gym.decisions.removal import (
+    GRANULARITIES,
+    Removal,
+    legal_removal,
+    remove,
+    removals,
+    units,
+)
+from n2n_gym.decisions.shrinkage import (
+    RATES,
+    VARIABLES,
+    Shrinkage,
+    shrink,
+    shrinkages,
+)
+
+__all__ = [
+    "GRANULARITIES",
+    "RATES",
+    "VARIABLES",
+    "Removal",
+    "Shrinkage",
+    "legal_removal",
+    "remove",
+    "removals",
+    "shrink",
+    "shrinkages",
+    "units",
+]

@@ -1,0 +1,234 @@
+"""Which of the teacher's weights a student starts from.
+
+Every channel of a student stands for one of the teacher's. A layer takes the slice of
+the teacher's weights that belongs to the channels it still reads and writes; what has
+no counterpart starts fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
+from functools import cached_property
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.channels import Channels, Segment
+from n2n_gym.layers import (
+    IMAGE,
+    PARAMETERISED,
+    PRODUCERS,
+)
+from n2n_gym.torch_layers import Network, build
+
+Weights = Mapping[str, Tensor]
+Indices = NDArray[np.int64]
+FRESH: Final = -1  # stands for none of the teacher's channels
+
+
+class _Run(NamedTuple):
+    """A run of channels, in the teacher's terms."""
+
+    group: int  # the teacher's width group
+    width: int  # of that group in the teacher
+    spread: int  # features a channel became in a flatten
+    kept: Indices  # which of its channels these are
+
+
+class Inheritance:
+    """What a teacher leaves to its students.
+
+    Args:
+        weights: The teacher's state dict.
+    """
+
+    def __init__(self, teacher: Architecture, weights: Weights) -> None:
+        self.teacher = teacher
+        self.weights = weights
+        self._channels = Channels(teacher)
+
+    def build(self, student: Architecture) -> Network:
+        """The student's module, on the weights' device, with what it inherits.
+
+        Fresh weights are drawn from torch's generator.
+
+        Args:
+            student: Has layers of the teacher only, by name, none of them wider.
+        """
+        device = next(iter(self.weights.values())).device
+        network = build(student, "meta").to_empty(device=device)
+        values = _Values(self, student)
+        for position, layer in enumerate(student.layers):
+            if isinstance(layer, PARAMETERISED):
+                old = self.teacher.positions[layer.name]
+                read = _align(
+                    values.runs(layer.inputs[0]),
+                    values.teacher_runs(self.teacher.layers[old].inputs[0]),
+                )
+                written = values.kept[position] if position in values.kept else read
+                self._fill(network.get_submodule(layer.name), layer.name, written, read)
+        return network
+
+    @cached_property
+    def _norms(self) -> dict[str, Tensor]:
+        """L1 norm of each output channel's weights, by layer."""
+        return {
+            layer.name: self.weights[f"{layer.name}.weight"].abs().flatten(1).sum(1)
+            for layer in self.teacher.layers
+            if isinstance(layer, PRODUCERS)
+        }
+
+    @torch.no_grad()
+    def _fill(
+        self, module: nn.Module, name: str, written: Indices, read: Indices
+    ) -> None:
+        """Copy the slice of a layer's weights, after drawing fresh ones if needed."""
+        if (read == FRESH).any():
+            module.reset_parameters()  # type: ignore[operator]
+            if (read == FRESH).all():
+                return
+        for key, new in (*module.named_parameters(), *module.named_buffers()):
+            old = self.weights[f"{name}.{key}"]
+            if new.dim() == 0:  # batch norm's count of batches
+                new.copy_(old)
+            elif new.dim() == 1:
+                _copy(new, old, written)
+            elif isinstance(module, nn.Conv2d):
+                old = _crop(old, new.shape[2:])
+                if module.groups == module.in_channels > 1 and old.shape[1] == 1:
+                    _copy(new, old, written)
+                else:
+                    _copy_groups(new, old, written, read, module.groups)
+            else:
+                _copy(new, old, written, read)
+
+
+class _Values:
+    """The channels of a student's values, and of its teacher's, in the same terms."""
+
+    def __init__(self, inheritance: Inheritance, student: Architecture) -> None:
+        self._teacher = inheritance.teacher
+        self._teacher_channels = inheritance._channels
+        self._student = student
+        self._channels = Channels(student)
+        # Which of its teacher's output channels each convolution and linear layer keeps.
+        self.kept: dict[int, Indices] = {}
+        grouped: dict[int, list[int]] = {}
+        for position, layer in enumerate(student.layers):
+            if isinstance(layer, PRODUCERS):
+                grouped.setdefault(self._channels.of(position)[0].group, []).append(
+                    position
+                )
+        for group, producers in grouped.items():
+            multiple = self._channels.groups[group].multiple if group != IMAGE else 1
+            norms = [inheritance._norms[student.layers[p].name] for p in producers]
+            if len({len(norm) for norm in norms}) == 1:
+                norms = [torch.stack(norms).sum(0)] * len(norms)
+            for position, norm in zip(producers, norms, strict=True):
+                width = student.shape_of(position)[0]
+                self.kept[position] = _largest(norm, width, multiple)
+
+    def runs(self, position: int) -> list[_Run]:
+        """A value of the student."""
+        return [self._in_teachers_terms(s) for s in self._channels.of(position)]
+
+    def teacher_runs(self, position: int) -> list[_Run]:
+        """A value of the teacher."""
+        return [
+            _Run(s.group, s.width, s.spread, np.arange(s.width))
+            for s in self._teacher_channels.of(position)
+        ]
+
+    def _in_teachers_terms(self, segment: Segment) -> _Run:
+        if segment.group == IMAGE:
+            return _Run(IMAGE, segment.width, segment.spread, np.arange(segment.width))
+        origin = self._teacher.positions[self._student.layers[segment.group].name]
+        group = self._teacher_channels.of(origin)[0].group
+        width = self._teacher.shape_of(origin)[0]
+        return _Run(group, width, segment.spread, self.kept[segment.group])
+
+
+def _largest(norms: Tensor, count: int, multiple: int) -> Indices:
+    """The channels of largest norm, in their order, equally many in each block."""
+    if count == len(norms):
+        return np.arange(count)
+    blocks = norms.double().cpu().numpy().reshape(multiple, -1)
+    order = np.argsort(-blocks, axis=1, kind="stable")[:, : count // multiple]
+    offsets = np.arange(multiple)[:, None] * blocks.shape[1]
+    return np.asarray((np.sort(order, axis=1) + offsets).ravel(), np.int64)
+
+
+def _align(student: list[_Run], teacher: list[_Run]) -> Indices:
+    """For each feature of a student's value, the teacher's that it stands for.
+
+    Runs of the same width group belong together; between those, after a bypass, a run
+    stands for the one in its place if their widths are equal: channel i for channel i.
+    """
+    offsets = np.cumsum([0, *(run.width * run.spread for run in teacher)])
+    found = [np.full(len(run.kept) * run.spread, FRESH) for run in student]
+    for i, j in _pairs(student, teacher):
+        run = student[i]
+        if (run.width, run.spread) == (teacher[j].width, teacher[j].spread):
+            features = run.kept[:, None] * run.spread + np.arange(run.spread)
+            found[i] = offsets[j] + features.ravel()
+    return np.concatenate(found)
+
+
+def _pairs(student: list[_Run], teacher: list[_Run]) -> Iterator[tuple[int, int]]:
+    matcher = SequenceMatcher(
+        None,
+        [run.group for run in student],
+        [run.group for run in teacher],
+        autojunk=False,
+    )
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag in ("equal", "replace"):
+            yield from zip(range(i1, i2), range(j1, j2), strict=False)
+
+
+def _crop(kernel: Tensor, size: torch.Size) -> Tensor:
+    """The centre of each filter."""
+    top, left = (
+        (old - new) // 2 for old, new in zip(kernel.shape[2:], size, strict=True)
+    )
+    return kernel[:, :, top : top + size[0], left : left + size[1]]
+
+
+def _copy_groups(
+    new: Tensor, old: Tensor, written: Indices, read: Indices, groups: int
+) -> None:
+    """Copy a convolution's weights group by group; channels that changed group are fresh."""
+    if groups == 1:
+        _copy(new, old, written, read)
+        return
+    reads = old.shape[1]  # by each group of the teacher
+    writes = old.shape[0] // groups
+    parts = zip(
+        new.chunk(groups),
+        np.split(written, groups),
+        np.split(read, groups),
+        strict=True,
+    )
+    for part, outputs, inputs in parts:
+        group = outputs[0] // writes
+        inside = (inputs != FRESH) & (inputs // reads == group)
+        _copy(part, old, outputs, np.where(inside, inputs - group * reads, FRESH))
+
+
+def _copy(
+    new: Tensor, old: Tensor, written: Indices, read: Indices | None = None
+) -> None:
+    """``new[i, j] = old[written[i], read[j]]`` wherever both have a counterpart."""
+    rows = torch.from_numpy(np.flatnonzero(written != FRESH)).to(new.device)
+    old = old[torch.from_numpy(written[written != FRESH]).to(old.device)]
+    if read is None:
+        new[rows] = old
+        return
+    columns = torch.from_numpy(np.flatnonzero(read != FRESH)).to(new.device)
+    old = old[:, torch.from_numpy(read[read != FRESH]).to(old.device)]
+    new[rows[:, None], columns] = old

@@ -1,0 +1,37 @@
+"""What a finished student is worth."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class Score(NamedTuple):
+    """What was measured of a student, or of the teacher.
+
+    Attributes:
+        accuracy: On the validation split, in [0, 1].
+        num_params: Trainable parameters.
+        num_macs: Multiply-accumulates for one image.
+        cost: What finding it out costs, in nominal student-epochs: passes over the
+            training split, whether or not the score was known already.
+    """
+
+    accuracy: float
+    num_params: int
+    num_macs: int
+    cost: float = 0.0
+
+
+class Reward(Protocol):
+    def __call__(self, student: Score, teacher: Score) -> float: ...
+
+
+def compression(student: Score, teacher: Score) -> float:
+    """C = 1 - params_student / params_teacher, the share of parameters saved (N2N learning)."""
+    return 1 - student.num_params / teacher.num_params
+
+
+def n2n(student: Score, teacher: Score) -> float:
+    """R = C(2 - C) * accuracy_student / accuracy_teacher (N2N learning)."""
+    c = compression(student, teacher)
+    return c * (2 - c) * student.accuracy / teacher.accuracy

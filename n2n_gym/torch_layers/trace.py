@@ -1,0 +1,246 @@
+"""Torch module -> architecture, with torch.fx as the front end."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.layers import IMAGE, Flatten, Layer, Shape, ShapeError
+from n2n_gym.torch_layers.operations import (
+    FUNCTIONS,
+    IN_PLACE,
+    MODULES,
+    Operand,
+    Unsupported,
+)
+
+
+class TraceError(ValueError):
+    """A module uses an operation that is no kind of layer here."""
+
+
+def trace(module: nn.Module, input_shape: Shape) -> Architecture:
+    """The architecture of a module that torch.fx can trace, as it is in eval mode.
+
+    The module is left as it is; its weights may be on the meta device. Layers that the
+    logits do not need are left out.
+
+    Args:
+        input_shape: Of one image, (C, H, W).
+
+    Raises:
+        TraceError: It uses an operation that is no kind of layer here, names the node.
+    """
+    module = copy.deepcopy(module).to("meta").eval()
+    _refuse_shared_parameters(module)
+    try:
+        graph = fx.symbolic_trace(module)
+    except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
+        raise TraceError(
+            f"torch.fx cannot trace {type(module).__name__}: {error}"
+        ) from error
+    recorder = _Recorder(graph)
+    try:
+        with torch.no_grad():
+            recorder.run(torch.empty(2, *input_shape, device="meta"))
+    except RuntimeError as error:
+        raise TraceError(
+            f"{type(module).__name__} cannot take images of the shape {input_shape}: "
+            f"{error}"
+        ) from error
+    translation = _Translation(graph, recorder.results)
+    for node in graph.graph.nodes:
+        translation.add(node)
+    try:
+        whole = Architecture(tuple(input_shape), translation.upto_output())
+    except ShapeError as error:
+        raise TraceError(
+            f"{type(module).__name__} does not translate: {error}"
+        ) from error
+    return whole.keep(whole.rewire(frozenset(), frozenset()))
+
+
+def _refuse_shared_parameters(module: nn.Module) -> None:
+    owners: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        other = owners.setdefault(id(parameter), name)
+        if other != name:
+            raise TraceError(
+                f"{other} and {name} are one parameter: sharing is not supported"
+            )
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and remembers what every node gave."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.results: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.results[n] = result = super().run_node(n)
+        return result
+
+
+class _Value:
+    """A tensor of the traced module, and the layer that emits it at present.
+
+    An operation in place gives the same value a new layer, for all who read it later.
+    """
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+
+class _Translation:
+    """The layers of a graph, added node by node."""
+
+    def __init__(self, graph: fx.GraphModule, results: Mapping[fx.Node, Any]) -> None:
+        self.graph = graph
+        self.results = results
+        self.layers: list[Layer] = []
+        self.values: dict[fx.Node, _Value] = {}
+        self.called: set[str] = set()
+        self.names: set[str] = set()
+        self.output: int | None = None
+
+    def upto_output(self) -> tuple[Layer, ...]:
+        assert self.output is not None
+        return tuple(self.layers[: self.output + 1])
+
+    def add(self, node: fx.Node) -> None:
+        try:
+            self._add(node)
+        except Unsupported as error:
+            raise TraceError(f"{_describe(node, self.graph)}: {error}") from None
+
+    def _add(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            if self.values:
+                raise Unsupported("a teacher takes one input, the image")
+            self.values[node] = _Value(IMAGE)
+        elif node.op == "output":
+            self.output = self._output(node)
+        elif isinstance(self.results[node], Tensor):
+            if node.op == "get_attr":
+                raise Unsupported(
+                    "parameters and constants in arithmetic are not supported"
+                )
+            self.values[node] = self._translate(node)
+        # What is no tensor (sizes, assertions) has had its effect on the results.
+
+    def _output(self, node: fx.Node) -> int:
+        value = node.args[0]
+        result = self.results[node]
+        if not isinstance(value, fx.Node) or not isinstance(result, Tensor):
+            raise Unsupported(
+                f"a teacher returns one tensor, not {type(value).__name__}"
+            )
+        if result.dim() != 2:
+            raise Unsupported(
+                f"logits have the shape (B, classes), not {_shape(result)}"
+            )
+        return self.values[value].position
+
+    def _translate(self, node: fx.Node) -> _Value:
+        """The value of a node whose result is a tensor."""
+        operation: Callable[..., Layer | None]
+        if node.op == "call_module":
+            module = self.graph.get_submodule(str(node.target))
+            if type(module) not in MODULES:
+                raise Unsupported(f"supported modules are {_names(MODULES)}")
+            self._refuse_second_call(str(node.target), module)
+            translate = MODULES[type(module)]
+            operation = lambda name, x: translate(name, x, module)  # noqa: E731
+            in_place = bool(getattr(module, "inplace", False))
+        elif node.target in FUNCTIONS:
+            operation = FUNCTIONS[node.target]
+            in_place = node.target in IN_PLACE or bool(
+                node.kwargs.get("inplace", False)
+            )
+        else:
+            raise Unsupported(f"supported functions are {_names(FUNCTIONS)}")
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._argument)
+        try:
+            layer = operation(self._name(node), *args, **kwargs)
+        except TypeError as error:
+            raise Unsupported(f"unsupported arguments ({error})") from None
+        read = self._first_value(node)
+        if layer is None or self._is_unchanged(layer, node, read):
+            return read
+        self.names.add(layer.name)
+        self.layers.append(layer)
+        if in_place:
+            read.position = len(self.layers) - 1
+            return read
+        return _Value(len(self.layers) - 1)
+
+    def _argument(self, node: fx.Node) -> Any:
+        """What an operation is given for a node: its value, or what it evaluated to."""
+        if node in self.values:
+            return Operand(self.values[node].position, self.results[node].dim())
+        return self.results[node]
+
+    def _first_value(self, node: fx.Node) -> _Value:
+        return next(self.values[n] for n in node.all_input_nodes if n in self.values)
+
+    def _is_unchanged(self, layer: Layer, node: fx.Node, read: _Value) -> bool:
+        """Whether a reshape leaves the shape as it is; other reshapes must flatten."""
+        if not isinstance(layer, Flatten):
+            return False
+        before = next(n for n in node.all_input_nodes if n in self.values)
+        old, new = self.results[before].shape, self.results[node].shape
+        if old == new:
+            return True
+        if new != torch.flatten(self.results[before], 1).shape:
+            raise Unsupported(
+                f"a reshape may only flatten all of each image, not {_shape(old)} to "
+                f"{_shape(new)}"
+            )
+        return False
+
+    def _refuse_second_call(self, target: str, module: nn.Module) -> None:
+        if target in self.called and any(True for _ in module.parameters()):
+            raise Unsupported("a module with parameters may be called only once")
+        self.called.add(target)
+
+    def _name(self, node: fx.Node) -> str:
+        """The module's own name; for functions, their name after their module's."""
+        if node.op == "call_module":
+            wanted = str(node.target)
+        else:
+            stack = node.meta.get("nn_module_stack", {}).values()
+            function = re.sub(r"_\d+$", "", node.name)  # fx numbers them over all modules
+            wanted = ".".join([*[path for path, _ in stack if path][-1:], function])
+        name, count = wanted, 0
+        while name in self.names:
+            count += 1
+            name = f"{wanted}_{count}"
+        return name
+
+
+def _describe(node: fx.Node, graph: fx.GraphModule) -> str:
+    if node.op == "call_module":
+        kind = type(graph.get_submodule(str(node.target))).__name__
+        return f"node {node.target!r} of type {kind}"
+    name = (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", "?")
+    )
+    return f"node {node.name!r} ({node.op.replace('_', ' ')} {name})"
+
+
+def _names(table: Mapping[Any, Any]) -> str:
+    names = {key if isinstance(key, str) else key.__name__ for key in table}
+    return ", ".join(sorted(names))
+
+
+def _shape(of: Any) -> Shape:
+    return tuple(getattr(of, "shape", of))

@@ -1,0 +1,233 @@
+"""The one training loop: a network learns labels, a teacher's logits, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from n2n_gym.tasks import Split
+
+EVALUATION_BATCH = 500
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD with Nesterov momentum and a one-cycle rate.
+
+    Attributes:
+        learning_rate: The highest of the cycle.
+        weight_decay: Of weights; biases and normalisation have none.
+        hard_weight: Of the labels' cross-entropy in the loss.
+        logit_weight: Of the squared distance to the teacher's logits: the paper's
+            lambda, in L = L_hard + lambda * (1/N) sum ||f(x_i) - z_i||^2.
+        label_smoothing: Of the labels' cross-entropy.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    hard_weight: float = 1.0
+    logit_weight: float = 0.0
+    label_smoothing: float = 0.0
+    warmup_share: float = 0.25
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Pixels to network inputs: (pixel / 255 - mean) / std, by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> float32, channels last."""
+        scale = torch.tensor(self.std, device=images.device).mul_(255).reciprocal_()
+        shift = -torch.tensor(self.mean, device=images.device) / torch.tensor(
+            self.std, device=images.device
+        )
+        inputs = images.to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul(shift.view(-1, 1, 1), inputs, scale.view(-1, 1, 1))
+
+
+def pick_device(name: str | torch.device | None) -> torch.device:
+    """The device of this name; the accelerator if there is one, else the CPU, for None.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    available = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        available.append(accelerator.type)
+    if name is None:
+        return torch.device(available[-1])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in available:
+        raise ValueError(
+            f"unknown device {str(name)!r}; available: {', '.join(available)}"
+        )
+    return device
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Torch's generators seeded inside, as they were before afterwards.
+
+    Gives a CPU generator of its own for what takes one.
+    """
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)
+
+
+def initialise(network: nn.Module) -> None:
+    """Weights to start training from: He et al. (2015), by fan-out, as torchvision's."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def distillation_loss(
+    outputs: Tensor, labels: Tensor, logits: Tensor | None, recipe: Recipe
+) -> Tensor:
+    """hard_weight * cross-entropy + logit_weight * mean ||outputs - logits||^2."""
+    loss = outputs.new_zeros(())
+    if recipe.hard_weight:
+        hard = F.cross_entropy(outputs, labels, label_smoothing=recipe.label_smoothing)
+        loss = recipe.hard_weight * hard
+    if recipe.logit_weight:
+        assert logits is not None, (
+            "a recipe with logit_weight needs the teacher's logits"
+        )
+        distance = (outputs - logits).square().sum(1).mean()
+        loss = loss + recipe.logit_weight * distance
+    return loss
+
+
+def train(
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    recipe: Recipe,
+    generator: torch.Generator,
+    *,
+    logits: Tensor | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> None:
+    """Train a network in place on a resident split, one shuffled pass an epoch.
+
+    Args:
+        generator: Shuffles; on the CPU.
+        logits: The teacher's on this split, (N, classes), where the recipe wants them.
+
+    Raises:
+        Diverged: The loss became infinite or not a number.
+    """
+    images, labels = split
+    size = min(recipe.batch_size, len(labels))
+    steps = len(labels) // size  # the rest of an epoch's shuffle sits out
+    optimiser = torch.optim.SGD(
+        _parameter_groups(network, recipe.weight_decay),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        recipe.learning_rate,
+        total_steps=max(2, recipe.epochs * steps),
+        pct_start=recipe.warmup_share,
+        cycle_momentum=False,
+    )
+    network.train()
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(labels), generator=generator).to(images.device)
+        total = torch.zeros((), device=images.device)
+        for batch in order[: steps * size].view(steps, size):
+            optimiser.zero_grad(set_to_none=True)
+            loss = distillation_loss(
+                network(normalise(images[batch])),
+                labels[batch],
+                None if logits is None else logits[batch],
+                recipe,
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            total += loss.detach()
+            if after_step is not None:
+                after_step()
+        if not torch.isfinite(total):
+            raise Diverged(f"the loss became {total.item()}")
+    network.eval()
+
+
+def _parameter_groups(
+    network: nn.Module, weight_decay: float
+) -> list[dict[str, list[nn.Parameter] | float]]:
+    """Weights decay; biases and normalisation, which have one dimension, do not."""
+    parameters = list(network.parameters())
+    return [
+        {
+            "params": [p for p in parameters if p.dim() > 1],
+            "weight_decay": weight_decay,
+        },
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def recompute_statistics(
+    network: nn.Module, images: Tensor, normalise: Normalisation
+) -> None:
+    """Batch-norm statistics anew: their mean over these images' batches."""
+    norms = [
+        m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
+        norm.train()
+    for batch in images.split(EVALUATION_BATCH):
+        if len(batch) > 1:
+            network(normalise(batch))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+@torch.no_grad()
+def compute_logits(
+    network: nn.Module, images: Tensor, normalise: Normalisation
+) -> Tensor:
+    """(N, classes) in eval mode."""
+    network.eval()
+    batches = images.split(EVALUATION_BATCH)
+    return torch.cat([network(normalise(batch)) for batch in batches])
+
+
+def compute_accuracy(
+    network: nn.Module, split: Split, normalise: Normalisation
+) -> float:
+    """The share of images it classifies right, in [0, 1]."""
+    outputs = compute_logits(network, split.images, normalise)
+    return (outputs.argmax(1) == split.labels).double().mean().item()
