@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol
 
 
 class Score(NamedTuple):
@@ -35,3 +36,6 @@ def n2n(student: Score, teacher: Score) -> float:
     """R = C(2 - C) * accuracy_student / accuracy_teacher (N2N learning)."""
     c = compression(student, teacher)
     return c * (2 - c) * student.accuracy / teacher.accuracy
+
+
+REWARDS: Final[Mapping[str, Reward]] = {"n2n": n2n}

@@ -68,7 +68,7 @@ class Task:
         channels = images.transpose(0, 1).flatten(1)  # (C, N*H*W)
         counts = torch.stack([torch.bincount(c, minlength=256) for c in channels])
         values = torch.arange(256, dtype=torch.float64) / 255
-        shares = counts / counts.sum(1, keepdim=True)
+        shares = counts.double() / counts.sum(1, keepdim=True)
         mean = shares @ values
         variance = (shares * (values - mean[:, None]) ** 2).sum(1)
         return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1e-3).tolist())

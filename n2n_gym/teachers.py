@@ -173,9 +173,9 @@ def teacher_recipe(task: Task) -> Recipe:
     """How teachers are trained: longer on small data sets, which have short epochs."""
     is_small = len(task.splits["train"].labels) < 10_000
     return Recipe(
-        epochs=30 if is_small else 15,
+        epochs=20 if is_small else 15,
         batch_size=64 if is_small else 128,
-        learning_rate=0.05,
+        learning_rate=0.1,
         label_smoothing=0.1,
     )
 
@@ -215,7 +215,9 @@ def _train(
     train_teacher: bool,
 ) -> Trained:
     split, normalise = task.split("train", device), Normalisation(*task.normalisation)
-    steps = recipe.epochs * (len(split.labels) // min(recipe.batch_size, len(split.labels)))
+    steps = recipe.epochs * (
+        len(split.labels) // min(recipe.batch_size, len(split.labels))
+    )
     with seeded(0, device) as generator:
         network = build(architecture).to(device, memory_format=torch.channels_last)
         initialise(network)
@@ -289,7 +291,9 @@ def _load(path: Path) -> Trained | None:
         logits = weights.pop("train.logits")
         return Trained(weights, float(about["validation_accuracy"]), logits)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        logger.warning("the teacher in %s is damaged (%s) and is trained again", path, error)
+        logger.warning(
+            "the teacher in %s is damaged (%s) and is trained again", path, error
+        )
         return None
 
 

@@ -216,7 +216,9 @@ class _Translation:
             wanted = str(node.target)
         else:
             stack = node.meta.get("nn_module_stack", {}).values()
-            function = re.sub(r"_\d+$", "", node.name)  # fx numbers them over all modules
+            function = re.sub(
+                r"_\d+$", "", node.name
+            )  # fx numbers them over all modules
             wanted = ".".join([*[path for path, _ in stack if path][-1:], function])
         name, count = wanted, 0
         while name in self.names:

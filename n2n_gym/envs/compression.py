@@ -1,0 +1,277 @@
+"""What both environments share: an episode of decisions about one network."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, Literal
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.decisions import Removal, Shrinkage
+from n2n_gym.evaluators import Evaluator, Failure, load_evaluator
+from n2n_gym.features import (
+    CHOICE,
+    COLUMNS,
+    CURRENT,
+    DECIDED,
+    rows,
+    static_features,
+)
+from n2n_gym.lookup import lookup
+from n2n_gym.render import draw_ansi
+from n2n_gym.rewards import REWARDS, Reward
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import Teacher, load_teacher
+
+DEGENERATE: Final = -1.0  # the reward of what cannot be scored
+SUCCESS_MARGIN: Final = 0.01  # of accuracy that a successful student may lose
+
+Observation = NDArray[np.float32]
+Mask = NDArray[np.int8]
+
+
+class CompressionEnv(gym.Env[Observation, Any]):
+    """An episode goes through the decisions about a start network, one a step.
+
+    The last step scores the student. A subclass says what the decisions are, which
+    choices are legal, and what student they leave.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
+
+    def __init__(
+        self,
+        teacher: str | Teacher,
+        task: str | Task | None,
+        *,
+        evaluator: str | Evaluator,
+        reward: str | Reward,
+        illegal: Literal["keep", "end"],
+        device: str | None,
+        train_teacher: bool,
+        render_mode: str | None,
+    ) -> None:
+        if illegal not in ("keep", "end"):
+            raise ValueError(f"unknown illegal={illegal!r}; known: keep, end")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            known = ", ".join(self.metadata["render_modes"])
+            raise ValueError(f"unknown render_mode {render_mode!r}; known: {known}")
+        self.render_mode = render_mode
+        self.illegal = illegal
+        self.teacher = load_teacher(
+            teacher, task, device=device, train_teacher=train_teacher
+        )
+        self.evaluator = load_evaluator(evaluator, device)
+        self.reward = (
+            lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
+        )
+        # An episode's state. All of it is immutable but the observation, so that
+        # copies are cheap.
+        self._choices: tuple[float, ...] = ()  # the observation's ``choice``s so far
+        self._is_over = True
+
+    def _lay_out(
+        self,
+        start: Architecture,
+        decisions: Sequence[Removal] | Sequence[Shrinkage],
+        max_rows: int | None,
+    ) -> None:
+        """Fix what the episodes are about, and the observation's shape with it."""
+        if not decisions:
+            raise ValueError(f"there is nothing to decide about {self.teacher.name}")
+        self.start = start
+        self.decisions = decisions
+        shown = rows(start, decisions)
+        height = max_rows or len(shown)
+        if len(shown) > height:
+            raise ValueError(
+                f"max_rows={max_rows} is too few for {self.teacher.name}; it has "
+                f"{len(shown)} rows"
+            )
+        self._static = np.zeros((height, len(COLUMNS)), np.float32)
+        self._static[: len(shown)] = static_features(start, shown)
+        self._row_of = [i for i, row in enumerate(shown) if row.decides is not None]
+        self._observation = self._static.copy()
+        self.observation_space = gym.spaces.Box(
+            0.0, 1.0, self._static.shape, np.float32
+        )
+
+    # What a subclass says.
+
+    @property
+    @abstractmethod
+    def student(self) -> Architecture:
+        """What the decisions so far leave; with none, the start."""
+
+    @abstractmethod
+    def _restart(self) -> None:
+        """Forget all decisions."""
+
+    @abstractmethod
+    def _mask(self) -> Mask:
+        """1 for each legal action of the decision at hand, a fresh (A,) array."""
+
+    @abstractmethod
+    def _is_legal(self, action: Any) -> bool:
+        """Whether the decision at hand may be made so."""
+
+    @abstractmethod
+    def _keep(self) -> Any:
+        """The action that leaves the decision's layers as they are."""
+
+    @abstractmethod
+    def _decide(self, action: Any) -> float:
+        """Make the decision at hand; gives the observation's ``choice`` for it."""
+
+    def _checked(self, action: Any) -> Any:
+        """The action as a plain value; ValueError if it is not in the space."""
+        value = np.asarray(action)
+        if value.size != 1 or not self.action_space.contains(value.item()):
+            raise ValueError(f"action {action!r} is not in {self.action_space}")
+        return value.item()
+
+    # The Gymnasium interface.
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode, or restore one.
+
+        Args:
+            options: ``{"decisions": [...]}`` replays the actions of a legal proper
+                prefix of an episode.
+
+        Raises:
+            ValueError: An option is unknown, or the prefix is not one.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        if unknown := options.keys() - {"decisions"}:
+            raise ValueError(f"unknown options {sorted(unknown)}; known: decisions")
+        prefix = list(options.get("decisions", ()))
+        if len(prefix) >= len(self.decisions):
+            raise ValueError(
+                f"decisions must be a proper prefix of {len(self.decisions)}, got "
+                f"{len(prefix)}"
+            )
+        self._choices = ()
+        self._is_over = False
+        self._restart()
+        self._observation = self._static.copy()
+        self._observation[self._row_of[0], CURRENT] = 1
+        for action in map(self._checked, prefix):
+            if not self._is_legal(action):
+                raise ValueError(
+                    f"decision {self.position} ({self.current.name}) cannot be {action}"
+                )
+            self._record(action)
+        return self._observation.copy(), self._mask_info()
+
+    def step(
+        self, action: Any
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Make the decision at hand.
+
+        Raises:
+            ValueError: The action is not in the action space.
+            RuntimeError: The episode has ended, or none was started.
+        """
+        if self._is_over:
+            raise RuntimeError("there is no episode to step in; call reset() first")
+        action = self._checked(action)
+        is_illegal = not self._is_legal(action)
+        reward, info = 0.0, {}
+        if is_illegal and self.illegal == "end":
+            self._observation[self._row_of[self.position], CURRENT] = 0
+            self._is_over = True
+            reward, info = DEGENERATE, self._describe() | _failed("illegal action")
+        else:
+            self._record(self._keep() if is_illegal else action)
+            if self._is_over:
+                reward, info = self._score()
+        info |= {"illegal": is_illegal} | self._mask_info()
+        return self._observation.copy(), reward, self._is_over, False, info
+
+    @property
+    def position(self) -> int:
+        """How many decisions have been made."""
+        return len(self._choices)
+
+    @property
+    def current(self) -> Removal | Shrinkage:
+        """The decision at hand."""
+        return self.decisions[self.position]
+
+    def _record(self, action: Any) -> None:
+        """Make the decision at hand and go on to the next."""
+        here = self._observation[self._row_of[self.position]]
+        choice = self._decide(action)
+        here[CURRENT], here[DECIDED], here[CHOICE] = 0, 1, choice
+        self._choices += (choice,)
+        if self.position == len(self.decisions):
+            self._is_over = True
+        else:
+            self._observation[self._row_of[self.position], CURRENT] = 1
+            self._advance()
+
+    def _advance(self) -> None:
+        """Prepare the next decision."""
+
+    def _mask_info(self) -> dict[str, Any]:
+        is_discrete = isinstance(self.action_space, gym.spaces.Discrete)
+        return {"action_mask": self._mask()} if is_discrete else {}
+
+    # The end of an episode.
+
+    def _describe(self) -> dict[str, Any]:
+        """What is known of the student without scoring it."""
+        student, whole = self.student, self.teacher.architecture
+        return {
+            "num_params": student.num_params,
+            "num_macs": student.num_macs,
+            "compression": 1 - student.num_params / whole.num_params,
+            "fingerprint": student.fingerprint,
+            "student": student.to_json(),
+        }
+
+    def _score(self) -> tuple[float, dict[str, Any]]:
+        """The reward of the finished student, and the last info."""
+        info = self._describe()
+        (result,) = self.evaluator([self.student], self.teacher)
+        if isinstance(result, Failure) and result.retryable:
+            (result,) = self.evaluator([self.student], self.teacher)
+        if isinstance(result, Failure):
+            return DEGENERATE, info | _failed(result.reason)
+        reference = self.evaluator.score_teacher(self.teacher)
+        return float(self.reward(result, reference)), info | {
+            "accuracy": float(result.accuracy),
+            "cost": float(result.cost),
+            "is_success": result.accuracy >= reference.accuracy - SUCCESS_MARGIN,
+        }
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """``info["action_mask"]`` as sb3-contrib asks for it."""
+        return self._mask().astype(bool)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        if self.render_mode != "ansi":
+            return None
+        current = None if self._is_over else self.current
+        return draw_ansi(self.teacher.architecture, self.start, self.student, current)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv:
+        """An independent copy of the running episode; what never changes is shared."""
+        twin = copy.copy(self)
+        twin._observation = self._observation.copy()
+        twin._np_random = copy.deepcopy(self._np_random)
+        memo[id(self)] = twin
+        return twin
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    return {"error": reason, "cost": 0.0, "is_success": False}

@@ -1,0 +1,157 @@
+"""Stage one: what to remove."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from n2n_gym.architecture import Architecture, Wiring
+from n2n_gym.decisions import Removal, legal_removal, removals
+from n2n_gym.envs.compression import CompressionEnv, Mask
+from n2n_gym.evaluators import Evaluator
+from n2n_gym.rewards import Reward
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import Teacher
+
+KEEP, REMOVE = 0, 1
+
+
+class RemoveEnv(CompressionEnv):
+    """
+    ## Description
+    A trained teacher network is to become a small student. The agent goes through the
+    units of the network (a convolution or linear layer with the normalisation,
+    activation and dropout that follow it) and through its branches (what only joins
+    read, such as a residual branch), and decides for each whether it stays or goes.
+    After the last decision the student inherits the teacher's weights, is distilled
+    from the teacher for a short while, and is scored on validation images.
+
+    ## Action Space
+    `Discrete(2)`: 0 keeps, 1 removes. A removal is illegal if what is left could not be
+    built, if it would add parameters or multiply-accumulates, or if nothing of it is
+    left. `info["action_mask"]` and `action_masks()` tell; keeping is always legal.
+
+    ## Observation Space
+    `Box(0, 1, (T, F), float32)`, one row for each decision, in order, and between them
+    one for each unit that always stays. The columns, `n2n_gym.features.COLUMNS`,
+    describe the row's layers, what it decides, and in the last three whether it is
+    being decided now, whether it has been, and how (1: removed).
+
+    ## Starting State
+    The teacher, with nothing decided. `reset(options={"decisions": [...]})` starts
+    after a legal prefix of decisions instead.
+
+    ## Rewards
+    0 until the last decision, then R = C(2 - C) * accuracy_student / accuracy_teacher,
+    where C = 1 - params_student / params_teacher, or the reward given. -1 where the
+    student cannot be scored. Do not discount (gamma is 1).
+
+    ## Episode End
+    Terminates after the last decision, or, with `illegal="end"`, at an illegal one.
+    It is never truncated.
+
+    ## Information
+    From `reset` and every `step`: `action_mask`, int8, all ones at the end. From every
+    `step`: `illegal`. At the end: `accuracy` (validation, in [0, 1]), `num_params`,
+    `num_macs`, `compression`, `cost` (nominal student-epochs), `is_success` (at most
+    0.01 less accurate than the teacher), `fingerprint`, `student` (the architecture as
+    JSON), and `error` in place of the accuracy where there is no score.
+
+    ## Arguments
+    ```python
+    gym.make("N2NRemove-v0", teacher="resnet18", task="digits")
+    ```
+
+    Args:
+        teacher: One of torchvision's classification CNNs by name, or a `Teacher`.
+        task: "digits", "mnist", "cifar10", the path of an .npz file, "module:function"
+            or a `Task`; "digits" by default.
+        granularity: What one decision is about: "unit".
+        evaluator: "short" (inherited weights, two epochs of distillation), "inherit"
+            (no training), "full", "size" (no accuracy at all, for tests),
+            "module:attribute" or an `Evaluator`.
+        reward: "n2n", "module:attribute" or a function of the student's and the
+            teacher's `Score`.
+        illegal: "keep" takes an illegal action for a 0; "end" ends the episode with -1.
+        max_rows: Pads the observation to as many rows, for policies that serve
+            several teachers.
+        device: Where to train and score; the accelerator if there is one by default.
+        train_teacher: Whether training the teacher may take more than ten minutes.
+        render_mode: "ansi".
+
+    ## References
+    Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
+    Policy Gradient Reinforcement Learning, ICLR 2018, arXiv 1709.06030.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    decisions: tuple[Removal, ...]
+
+    def __init__(
+        self,
+        teacher: str | Teacher = "resnet18",
+        task: str | Task | None = None,
+        *,
+        granularity: str = "unit",
+        evaluator: str | Evaluator = "short",
+        reward: str | Reward = "n2n",
+        illegal: Literal["keep", "end"] = "keep",
+        max_rows: int | None = None,
+        device: str | None = None,
+        train_teacher: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        super().__init__(
+            teacher,
+            task,
+            evaluator=evaluator,
+            reward=reward,
+            illegal=illegal,
+            device=device,
+            train_teacher=train_teacher,
+            render_mode=render_mode,
+        )
+        start = self.teacher.architecture
+        self._lay_out(start, removals(start, granularity), max_rows)
+        self.action_space = gym.spaces.Discrete(2)
+        self._untouched = start.rewire(frozenset(), frozenset())
+        self._restart()
+
+    @property
+    def student(self) -> Architecture:
+        return self.start.keep(self._left)
+
+    def _restart(self) -> None:
+        self._removed: tuple[Removal, ...] = ()
+        self._left = self._untouched
+        self._without = self._try_next()
+
+    def _try_next(self) -> Wiring | None:
+        """What removing the decision at hand would leave, None if that is illegal."""
+        if self.position == len(self.decisions):
+            return None
+        return legal_removal(self.start, self._removed, self._left, self.current)
+
+    def _mask(self) -> Mask:
+        can_remove = self._is_over or self._without is not None
+        return np.array([1, can_remove], np.int8)
+
+    def _is_legal(self, action: Any) -> bool:
+        return action == KEEP or self._without is not None
+
+    def _keep(self) -> int:
+        return KEEP
+
+    def _decide(self, action: Any) -> float:
+        if action == REMOVE:
+            assert self._without is not None
+            self._removed += (self.current,)
+            self._left = self._without
+        return float(action)
+
+    def _advance(self) -> None:
+        self._without = self._try_next()

@@ -1,0 +1,215 @@
+"""Stage two: how far to shrink what remains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.decisions import RATES, Shrinkage, shrink, shrinkages
+from n2n_gym.envs.compression import CompressionEnv, Mask
+from n2n_gym.evaluators import Evaluator
+from n2n_gym.layers import PRODUCERS, ShapeError
+from n2n_gym.rewards import Reward
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import Teacher
+
+LOWEST, HIGHEST = RATES[0], RATES[-1]
+ACTIONS: Final = ("discrete", "continuous")
+
+
+class ShrinkEnv(CompressionEnv):
+    """
+    ## Description
+    What is left of a teacher network after removal shrinks further. The agent goes
+    through its width groups (layers whose output widths are tied, by an addition for
+    one) and its kernels, and decides for each what share of it remains. Of the
+    channels, those whose weights have the largest L1 norm stay. After the last decision
+    the student inherits the teacher's weights, is distilled from the teacher for a
+    short while, and is scored on validation images. Distillation, compression and
+    accuracy are against the original teacher, whatever the start.
+
+    ## Action Space
+    `Discrete(10)`: action i is the rate (i + 1) / 10. With `action="continuous"`,
+    `Box(-1, 1, (1,), float32)`, mapped linearly to the rates 0.1 to 1. A width becomes
+    the nearest positive multiple of what its convolutions' groups ask for; a kernel
+    becomes the largest odd number up to its rate, padding following. Every such action
+    is legal; paddings, if they are among the variables, have illegal ones, which
+    `info["action_mask"]` and `action_masks()` tell.
+
+    ## Observation Space
+    `Box(0, 1, (T, F), float32)`, one row for each decision, in order, and between them
+    one for each unit that no decision is about. The columns are those of N2NRemove;
+    the last three tell whether the row is being decided now, whether it has been, and
+    at what rate.
+
+    ## Starting State
+    The start network with nothing decided. `reset(options={"decisions": [...]})`
+    starts after a legal prefix of decisions instead.
+
+    ## Rewards
+    As in N2NRemove: 0 until the last decision, then
+    R = C(2 - C) * accuracy_student / accuracy_teacher, or the reward given.
+
+    ## Episode End
+    Terminates after the last decision, or, with `illegal="end"`, at an illegal one.
+    It is never truncated.
+
+    ## Information
+    As in N2NRemove. With continuous actions there is no `action_mask`.
+
+    ## Arguments
+    ```python
+    gym.make("N2NShrink-v0", teacher="resnet18", task="digits", start="student.json")
+    ```
+
+    Args:
+        start: What removal has left of the teacher: an `Architecture`, its JSON, or the
+            path of a file with it. The teacher itself by default.
+        variables: What to shrink, of "width", "kernel" and "padding".
+        action: "discrete" or "continuous".
+        teacher, task, evaluator, reward, illegal, max_rows, device, train_teacher,
+            render_mode: As in N2NRemove.
+
+    ## References
+    Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
+    Policy Gradient Reinforcement Learning, ICLR 2018, arXiv 1709.06030.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    decisions: tuple[Shrinkage, ...]
+
+    def __init__(
+        self,
+        teacher: str | Teacher = "resnet18",
+        task: str | Task | None = None,
+        *,
+        start: Architecture | str | Path | None = None,
+        variables: Sequence[str] = ("width", "kernel"),
+        action: Literal["discrete", "continuous"] = "discrete",
+        evaluator: str | Evaluator = "short",
+        reward: str | Reward = "n2n",
+        illegal: Literal["keep", "end"] = "keep",
+        max_rows: int | None = None,
+        device: str | None = None,
+        train_teacher: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        if action not in ACTIONS:
+            raise ValueError(f"unknown action={action!r}; known: {', '.join(ACTIONS)}")
+        super().__init__(
+            teacher,
+            task,
+            evaluator=evaluator,
+            reward=reward,
+            illegal=illegal,
+            device=device,
+            train_teacher=train_teacher,
+            render_mode=render_mode,
+        )
+        begin = load_start(start, self.teacher.architecture)
+        self._lay_out(begin, shrinkages(begin, variables), max_rows)
+        self.action_space = (
+            gym.spaces.Discrete(len(RATES))
+            if action == "discrete"
+            else gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        )
+        self._is_discrete = action == "discrete"
+
+    @property
+    def student(self) -> Architecture:
+        return self._shrunk(self._choices)
+
+    def _shrunk(self, rates: Sequence[float]) -> Architecture:
+        made = zip(self.decisions[: len(rates)], rates, strict=True)
+        return shrink(self.start, dict(made))
+
+    def _rate(self, action: Any) -> float:
+        if self._is_discrete:
+            return RATES[action]
+        return float(np.interp(action, (-1, 1), (LOWEST, HIGHEST)))
+
+    def _mask(self) -> Mask:
+        if self._is_over or self.current.variable != "padding":
+            return np.ones(len(RATES), np.int8)
+        return np.array([self._is_legal(a) for a in range(len(RATES))], np.int8)
+
+    def _is_legal(self, action: Any) -> bool:
+        if self.current.variable != "padding":
+            return True
+        try:
+            self._shrunk((*self._choices, self._rate(action)))
+        except ShapeError:
+            return False
+        return True
+
+    def _keep(self) -> Any:
+        return len(RATES) - 1 if self._is_discrete else 1.0
+
+    def _decide(self, action: Any) -> float:
+        return self._rate(action)
+
+    def _checked(self, action: Any) -> Any:
+        if self._is_discrete:
+            return super()._checked(action)
+        value = np.asarray(action, np.float32).reshape(-1)
+        if not self.action_space.contains(value):
+            raise ValueError(f"action {action!r} is not in {self.action_space}")
+        return float(value[0])
+
+
+def load_start(
+    start: Architecture | str | Path | None, teacher: Architecture
+) -> Architecture:
+    """The start of a shrinkage, which must descend from the teacher.
+
+    Raises:
+        ValueError: It cannot be read, or is no descendant: it has other layers than the
+            teacher, in another order, or wider ones.
+    """
+    if start is None:
+        return teacher
+    if isinstance(start, str) and start.lstrip().startswith("{"):
+        start = Architecture.from_json(start)
+    elif isinstance(start, (str, Path)):
+        try:
+            start = Architecture.from_json(Path(start).read_text())
+        except OSError as error:
+            raise ValueError(
+                f"start={str(start)!r} cannot be read ({error}); accepted are an "
+                f"Architecture, its JSON, or the path of a file with it"
+            ) from error
+    refuse_stranger(start, teacher)
+    return start
+
+
+def refuse_stranger(student: Architecture, teacher: Architecture) -> None:
+    """Raise a ValueError that names the first thing that is not the teacher's."""
+
+    def refuse(what: str) -> None:
+        raise ValueError(f"start is no descendant of the teacher: {what}")
+
+    if student.input_shape != teacher.input_shape:
+        refuse(f"it takes {student.input_shape} images, not {teacher.input_shape}")
+    if student.shapes[-1] != teacher.shapes[-1]:
+        refuse(f"it emits {student.shapes[-1]}, not {teacher.shapes[-1]}")
+    previous = -1
+    for layer in student.layers:
+        position = teacher.positions.get(layer.name, -1)
+        if position == -1:
+            refuse(f"the teacher has no layer {layer.name!r}")
+        original = teacher.layers[position]
+        if original.kind != layer.kind:
+            refuse(f"{layer.name} is {layer.kind}, the teacher's {original.kind}")
+        if position < previous:
+            refuse(f"{layer.name} comes earlier in the teacher")
+        if isinstance(layer, PRODUCERS) and isinstance(original, PRODUCERS):
+            if layer.width > original.width:
+                refuse(f"{layer.name} is {layer.width} wide, there {original.width}")
+        previous = position
