@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -28,8 +28,14 @@ from n2n_gym.training import (
 
 STATISTICS_IMAGES: Final = 2_000  # as many training images renew batch-norm statistics
 
-SHORT: Final = Recipe(epochs=2, learning_rate=0.05, logit_weight=0.1)
-FULL: Final = Recipe(epochs=60, learning_rate=0.1, logit_weight=0.1)
+SHORT: Final = Recipe(
+    epochs=2,
+    batch_size=32,
+    learning_rate=0.1,
+    logit_weight=0.1,
+    largest_gradient=3.0,
+)
+FULL: Final = replace(SHORT, epochs=60)
 
 
 class Failure(NamedTuple):

@@ -29,7 +29,7 @@ COLUMNS: Final = (
     # x_t = (l, k, s, p, n, s_start, s_end) of the paper.
     *("type", "kernel", "stride", "padding", "outputs", "skip_start", "skip_end"),
     *(f"is_{kind}" for kind in KINDS),
-    *("inputs", "size", "params_share", "macs_share", "fixed"),
+    *("depth", "inputs", "size", "params_share", "macs_share", "fixed"),
     *(f"decides_{what}" for what in DECIDES),
     # What changes during an episode.
     *("current", "decided", "choice"),
@@ -91,6 +91,7 @@ def _describe(
         "outputs": _log(start.shape_of(lead)[0], 16),
         "inputs": _log(start.shape_of(layer.inputs[0])[0], 16),
         "size": _log(start.shape_of(lead)[-1], 9) if _is_map(start, lead) else 0.0,
+        "depth": lead / len(start.layers),
         "params_share": _share(start.params_per_layer, row.layers),
         "macs_share": _share(start.macs_per_layer, row.layers),
     }

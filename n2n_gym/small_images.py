@@ -12,12 +12,12 @@ from typing import Final
 from n2n_gym.architecture import Architecture
 from n2n_gym.layers import (
     IMAGE,
+    Activation,
     AdaptiveAvgPool,
     AvgPool,
     Conv,
     DepthwiseConv,
     Dropout,
-    Activation,
     Layer,
     Linear,
     MaxPool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ class Recipe:
         logit_weight: Of the squared distance to the teacher's logits: the paper's
             lambda, in L = L_hard + lambda * (1/N) sum ||f(x_i) - z_i||^2.
         label_smoothing: Of the labels' cross-entropy.
+        warmup_share: Of the steps, in which the rate rises; it falls after that.
+        largest_gradient: Norm that all gradients together are clipped to: squared
+            distances of logits are large at first, and would throw a student off.
     """
 
     epochs: int
@@ -41,6 +45,7 @@ class Recipe:
     logit_weight: float = 0.0
     label_smoothing: float = 0.0
     warmup_share: float = 0.25
+    largest_gradient: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,8 @@ def train(
                 recipe,
             )
             loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.largest_gradient < math.inf:
+                nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
             optimiser.step()
             schedule.step()
             total += loss.detach()

@@ -4,8 +4,8 @@ from n2n_gym.decisions.removal import (
     GRANULARITIES,
     Removal,
     legal_removal,
-    remove,
     removals,
+    remove,
     units,
 )
 from n2n_gym.decisions.shrinkage import (
