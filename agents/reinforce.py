@@ -203,7 +203,6 @@ class Episode:
     info: dict[str, Any]  # the last
 
 
-@torch.no_grad()
 def play(
     env: gym.Env[NDArray[np.float32], Any],
     policy: Policy,
@@ -218,11 +217,12 @@ def play(
     rows = torch.from_numpy(observation[:, :-DYNAMIC].copy())
     actions = torch.full((len(rows),), NO_ACTION)
     masks = torch.ones(len(rows), policy.num_actions, dtype=torch.bool)
-    rewards, logits, is_over = [], policy(rows[None], actions[None])[0], False
+    rewards, is_over = [], False
+    logits = _logits(policy, rows, actions)
     while not is_over:
         current = int(observation[:, CURRENT].argmax())
         if policy.kind == "autoregressive":
-            logits = policy(rows[None], actions[None])[0]
+            logits = _logits(policy, rows, actions)
         masks[current] = torch.from_numpy(info["action_mask"].astype(bool))
         scores = logits[current].masked_fill(~masks[current], -torch.inf)
         if generator is None:
@@ -234,6 +234,12 @@ def play(
         rewards.append(float(reward))
         is_over = terminated or truncated
     return Episode(rows, actions, masks, returns(rewards), info)
+
+
+@torch.no_grad()
+def _logits(policy: Policy, rows: Tensor, actions: Tensor) -> Tensor:
+    """Of one episode's rows, (T, A)."""
+    return policy(rows[None], actions[None])[0]
 
 
 def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:

@@ -35,7 +35,7 @@ SHORT: Final = Recipe(
     logit_weight=0.1,
     largest_gradient=3.0,
 )
-FULL: Final = replace(SHORT, epochs=60)
+FULL: Final = replace(SHORT, epochs=60, batch_size=64)
 
 
 class Failure(NamedTuple):
@@ -90,7 +90,8 @@ def distil(
         Diverged: The loss became infinite or not a number.
     """
     split = teacher.task.split("train", device)
-    with seeded(seed, device) as generator:
+    # An agent may step its environment in inference mode; training must not notice.
+    with torch.inference_mode(False), seeded(seed, device) as generator:
         network = teacher.inheritance(device).build(student)
         network = network.to(memory_format=torch.channels_last)
         if recipe.epochs:

@@ -136,6 +136,7 @@ def load_teacher(
     Raises:
         ValueError: There is no such teacher, task or device, or they do not fit.
         TraceError: The network uses an operation that is no kind of layer here.
+        TimeoutError: At the first use, not here: training it would take too long.
     """
     if isinstance(teacher, Teacher):
         if task is not None and load_task(task) is not teacher.task:
@@ -256,7 +257,7 @@ class _Watch:
             each = (time.perf_counter() - self.started) / (self.STEPS_TO_JUDGE - 2)
             expected = each * self.bar.total
             if expected > LONGEST_UNASKED:
-                raise RuntimeError(
+                raise TimeoutError(
                     f"training this teacher would take about {expected / 60:.0f} "
                     f"minutes; {self.advice}"
                 )

@@ -126,6 +126,7 @@ def distillation_loss(
     return loss
 
 
+@torch.enable_grad()
 def train(
     network: nn.Module,
     split: Split,

@@ -1,0 +1,302 @@
+"""The whole path: from a teacher to a small student on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from agents import reinforce
+from agents.search import random_search
+from n2n_gym.architecture import Architecture
+from n2n_gym.decisions import shrink, shrinkages
+from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
+from n2n_gym.export import export_onnx, save_weights
+from n2n_gym.rewards import Score, n2n
+from n2n_gym.teachers import Teacher, load_teacher, write_whole
+from n2n_gym.torch_layers import Network
+from n2n_gym.training import compute_accuracy, pick_device
+
+ROLLOUTS: Final = 5  # episodes an update, as in the paper
+FINALISTS: Final = 5  # students of a search that are distilled fully
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``n2n-gym compress`` is asked for; each is an option of the command."""
+
+    teacher: str = "resnet18"
+    task: str = "digits"
+    output: Path = Path("runs/demo")
+    removal_updates: int = 10
+    shrinkage_updates: int = 40
+    final_epochs: int = FULL.epochs
+    controls: bool = True
+    seed: int = 0
+    device: str | None = None
+    train_teacher: bool = False
+
+
+class Scored(NamedTuple):
+    """A student that a search has scored."""
+
+    reward: float
+    student: Architecture
+
+
+class Finished(NamedTuple):
+    """A student distilled to the end."""
+
+    student: Architecture
+    network: Network
+    score: Score  # on the validation split
+    test_accuracy: float
+
+
+@dataclass
+class Summary:
+    """What a run found: the teacher, the student, and what it is to be compared with."""
+
+    teacher: Score
+    teacher_test_accuracy: float
+    student: Finished
+    uniform: Finished | None
+    random: Finished | None
+    num_scored: int
+    onnx_difference: float
+    seconds: float
+
+
+def compress(options: Options) -> Summary:
+    """Find a small student of a teacher and write it to the output folder.
+
+    Raises:
+        ValueError: An option is not what is accepted.
+        FileExistsError: The output folder holds another run.
+    """
+    started = time.perf_counter()
+    device = pick_device(options.device)
+    teacher = load_teacher(
+        options.teacher,
+        options.task,
+        device=device,
+        train_teacher=options.train_teacher,
+    )
+    output = _claim(options)
+    teacher.score  # trains it now, so that the searches' bars tell their own time
+    evaluator = DistillationEvaluator(device=device)
+    with open(output / "history.jsonl", "w") as file:
+        history = _History(file)
+        search = _Search(teacher, evaluator, options, history)
+        _, shrunk = search.run("reinforce", _reinforce)
+        student = _finish(shrunk, teacher, options, device, "the best students")
+        num_scored = history.num_lines
+        uniform = random = None
+        if options.controls:
+            thin = uniform_student(teacher.architecture, student.student.num_params)
+            alike = [Scored(0.0, thin)]
+            uniform = _finish(alike, teacher, options, device, "uniform width")
+            # Random shrinkage hardly ever helps, so that it may offer either stage's.
+            both = sum(search.run("random", _random), start=[])
+            random = _finish(both, teacher, options, device, "random search's best")
+    summary = Summary(
+        teacher.score,
+        _test_accuracy(_teacher_network(teacher, device), teacher, device),
+        student,
+        uniform,
+        random,
+        num_scored,
+        _write_student(student, teacher, output),
+        time.perf_counter() - started,
+    )
+    write_whole(output / "summary.json", json.dumps(_plain(summary), indent=1).encode())
+    return summary
+
+
+def _claim(options: Options) -> Path:
+    """The output folder, made, with the options in it."""
+    output = options.output
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; give another output folder")
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(options), indent=1, default=str)
+    write_whole(output / "options.json", text.encode())
+    return output
+
+
+class _History:
+    """A line of JSON for each student scored."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.num_lines = 0
+
+    def add(self, search: str, stage: str, reward: float, info: dict[str, Any]) -> None:
+        plain = {key: value for key, value in info.items() if key != "action_mask"}
+        line = {"search": search, "stage": stage, "reward": reward, **plain}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        self.num_lines += 1
+
+
+# An agent plays episodes in an environment, as many as there are updates ask for, and
+# tells of the return and the last info of each.
+Report = Callable[[float, dict[str, Any]], None]
+Agent = Callable[[CompressionEnv, int, int, Report, Path], None]
+
+
+def _reinforce(
+    env: CompressionEnv, updates: int, seed: int, report: Report, path: Path
+) -> None:
+    policy = reinforce.make_policy(env, seed=seed)
+    reinforce.train(
+        env,
+        policy,
+        updates=updates,
+        rollouts=ROLLOUTS,
+        seed=seed,
+        on_episode=lambda episode: report(episode.reward, episode.info),
+    )
+    reinforce.save_policy(policy, path)
+
+
+def _random(
+    env: CompressionEnv, updates: int, seed: int, report: Report, path: Path
+) -> None:
+    random_search(env, episodes=updates * ROLLOUTS, seed=seed, on_episode=report)
+
+
+@dataclass
+class _Search:
+    """Both stages of a search by some agent."""
+
+    teacher: Teacher
+    evaluator: DistillationEvaluator
+    options: Options
+    history: _History
+
+    def run(self, name: str, agent: Agent) -> tuple[list[Scored], list[Scored]]:
+        """Every student it scored in stage one, and in stage two."""
+        options = self.options
+        remove = RemoveEnv(self.teacher, evaluator=self.evaluator)
+        removed = self._stage(name, "remove", agent, remove, options.removal_updates)
+        best = max(removed, key=lambda scored: scored.reward).student
+        shrink = ShrinkEnv(self.teacher, start=best, evaluator=self.evaluator)
+        shrunk = self._stage(name, "shrink", agent, shrink, options.shrinkage_updates)
+        return removed, shrunk
+
+    def _stage(
+        self, name: str, stage: str, agent: Agent, env: CompressionEnv, updates: int
+    ) -> list[Scored]:
+        found: list[Scored] = []
+        with tqdm(total=updates * ROLLOUTS, desc=f"{name}: {stage}") as bar:
+
+            def report(reward: float, info: dict[str, Any]) -> None:
+                self.history.add(name, stage, reward, info)
+                found.append(Scored(reward, Architecture.from_json(info["student"])))
+                best = max(found, key=lambda scored: scored.reward)
+                times = self.teacher.architecture.num_params / best.student.num_params
+                bar.set_postfix_str(
+                    f"best reward {best.reward:.4f}, {times:.0f}x smaller"
+                )
+                bar.update()
+
+            path = self.options.output / f"{name}-{stage}.policy.pt"
+            agent(env, updates, self.options.seed, report, path)
+        return found
+
+
+def _finish(
+    found: list[Scored],
+    teacher: Teacher,
+    options: Options,
+    device: torch.device,
+    what: str,
+) -> Finished:
+    """Distil the best of a search fully, choose by validation, read the test split.
+
+    The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the choice is
+    the smallest student that is as accurate as the teacher, and only if there is none
+    the one of the highest reward.
+    """
+    by_student = {scored.student.fingerprint: scored for scored in found}
+    best = sorted(by_student.values(), key=lambda scored: -scored.reward)[:FINALISTS]
+    recipe = replace(FULL, epochs=options.final_epochs)
+    validation = teacher.task.split("validation", device)
+    distilled: list[tuple[Architecture, Network, Score]] = []
+    for scored in tqdm(best, desc=f"Final distillation of {what}"):
+        student = scored.student
+        network = distil(student, teacher, recipe, seed=options.seed, device=device)
+        accuracy = compute_accuracy(network, validation, teacher.normalise)
+        score = Score(accuracy, student.num_params, student.num_macs, recipe.epochs)
+        distilled.append((student, network, score))
+    as_good = [d for d in distilled if d[2].accuracy >= teacher.score.accuracy]
+    student, network, score = (
+        min(as_good, key=lambda d: d[2].num_params)
+        if as_good
+        else max(distilled, key=lambda d: n2n(d[2], teacher.score))
+    )
+    return Finished(student, network, score, _test_accuracy(network, teacher, device))
+
+
+def _test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:
+    split = teacher.task.split("test", device)
+    return compute_accuracy(network, split, teacher.normalise)
+
+
+def _teacher_network(teacher: Teacher, device: torch.device) -> Network:
+    return teacher.inheritance(device).build(teacher.architecture)
+
+
+def uniform_student(teacher: Architecture, num_params: int) -> Architecture:
+    """The teacher with all widths at one rate, the largest within so many parameters."""
+    widths = [s for s in shrinkages(teacher) if s.variable == "width"]
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        rate = (low + high) / 2
+        thin = shrink(teacher, dict.fromkeys(widths, rate))
+        low, high = (rate, high) if thin.num_params <= num_params else (low, rate)
+    return shrink(teacher, dict.fromkeys(widths, low))
+
+
+def _write_student(finished: Finished, teacher: Teacher, output: Path) -> float:
+    """All the files of a student; gives the ONNX file's difference from torch."""
+    student, network = finished.student, finished.network
+    write_whole(output / "architecture.json", student.to_json().encode())
+    save_weights(network, output / "student.safetensors")
+    about = {
+        "teacher": teacher.name,
+        "task": teacher.task.name,
+        "fingerprint": student.fingerprint,
+        "test_accuracy": f"{finished.test_accuracy:.4f}",
+    }
+    images = teacher.task.splits["test"].images[:256]
+    return export_onnx(
+        network, teacher.normalise, images, output / "student.onnx", about
+    )
+
+
+def _plain(summary: Summary) -> Mapping[str, Any]:
+    """The summary as JSON-ready values."""
+
+    def row(score: Score, test_accuracy: float) -> dict[str, Any]:
+        return {**score._asdict(), "test_accuracy": test_accuracy}
+
+    rows = {"teacher": row(summary.teacher, summary.teacher_test_accuracy)}
+    for name in ("student", "uniform", "random"):
+        finished: Finished | None = getattr(summary, name)
+        if finished is not None:
+            rows[name] = row(finished.score, finished.test_accuracy)
+    return {
+        **rows,
+        "num_scored": summary.num_scored,
+        "onnx_difference": summary.onnx_difference,
+        "seconds": summary.seconds,
+    }

@@ -1,0 +1,102 @@
+"""A student as files that others can use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from n2n_gym.teachers import write_whole
+from n2n_gym.torch_layers import Network
+from n2n_gym.training import Normalisation
+
+TOLERANCE = 1e-4  # between ONNX Runtime's logits and torch's
+
+
+class _FromPixels(nn.Module):
+    """A network with its normalisation in front: takes pixels in [0, 1]."""
+
+    def __init__(self, network: Network, normalise: Normalisation) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(normalise.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(normalise.std).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network((pixels - self.mean) / self.std)
+        return logits
+
+
+def export_onnx(
+    network: Network,
+    normalise: Normalisation,
+    images: Tensor,
+    path: Path,
+    about: Mapping[str, str],
+) -> float:
+    """Write an ONNX file and check it against torch.
+
+    It takes ``pixels``, (B, C, H, W) float32 in [0, 1], of any batch size, normalises
+    them itself, and gives ``logits``, (B, classes).
+
+    Args:
+        images: Real ones to check it with, (N, C, H, W) uint8, N >= 2.
+        about: Becomes the file's metadata.
+
+    Returns:
+        The largest difference between the logits of ONNX Runtime and of torch.
+
+    Raises:
+        RuntimeError: They differ by more than 1e-4.
+    """
+    network = network.to("cpu", memory_format=torch.contiguous_format)
+    module = _FromPixels(network, normalise).eval()
+    pixels = images.cpu().float() / 255
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        module,
+        (pixels[:2],),
+        input_names=["pixels"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(
+        model,
+        {
+            **about,
+            "input": "pixels: float32 (batch, channels, height, width) in [0, 1]",
+            "normalisation": "part of the graph",
+        },
+    )
+    onnx.checker.check_model(model, full_check=True)
+    write_whole(path, model.SerializeToString())
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for batch in (pixels[:1], pixels):
+        (found,) = session.run(None, {"pixels": batch.numpy()})
+        with torch.no_grad():
+            expected = module(batch).numpy()
+        largest = max(largest, float(np.abs(found - expected).max()))
+    if largest > TOLERANCE:
+        raise RuntimeError(
+            f"{path}: ONNX Runtime's logits differ from torch's by {largest:.1e}, more "
+            f"than {TOLERANCE:.0e}"
+        )
+    return largest
+
+
+def save_weights(network: Network, path: Path) -> None:
+    """Write a state dict as safetensors; its keys are the teacher's."""
+    weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
+    write_whole(path, save(weights))
