@@ -138,7 +138,7 @@ def _standardised(rows: Tensor) -> Tensor:
 
 
 def _places(rows: Tensor) -> Tensor:
-    """Sinusoids of each row's place in the sequence (Vaswani et al., 2017), (B, T, P)."""
+    """Sinusoids of each row's place (Vaswani et al., 2017), (B, T, 2 * FREQUENCIES)."""
     place = torch.arange(rows.shape[1], dtype=rows.dtype)[:, None]
     frequency = torch.pi * 100 ** (-torch.arange(FREQUENCIES) / FREQUENCIES)
     waves = torch.cat([(place * frequency).sin(), (place * frequency).cos()], -1)
@@ -239,14 +239,16 @@ def play(
 @torch.no_grad()
 def _logits(policy: Policy, rows: Tensor, actions: Tensor) -> Tensor:
     """Of one episode's rows, (T, A)."""
-    return policy(rows[None], actions[None])[0]
+    logits: Tensor = policy(rows[None], actions[None])[0]
+    return logits
 
 
 def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
     """log pi(a) of all actions in all rows, (m, T, A); -inf where illegal."""
     actions = torch.stack([episode.actions for episode in episodes])
     masks = torch.stack([episode.masks for episode in episodes])
-    logits = policy(torch.stack([episode.rows for episode in episodes]), actions)
+    rows = torch.stack([episode.rows for episode in episodes])
+    logits: Tensor = policy(rows, actions)
     return logits.masked_fill(~masks, -torch.inf).log_softmax(-1)
 
 
@@ -302,6 +304,6 @@ def train(
         loss = reinforce_loss(taken, advantages(earned, baseline, scale))
         loss = loss - entropy_bonus * mean_entropy(log_probs, is_decided)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         baseline = moving_average(baseline, earned, baseline_decay)

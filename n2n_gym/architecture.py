@@ -73,12 +73,13 @@ class Architecture:
         for position, layer in enumerate(self.layers):
             if not all(IMAGE <= read < position for read in layer.inputs):
                 raise ValueError(
-                    f"layer {position} ({layer.name}) reads {layer.inputs}; accepted are "
-                    f"{IMAGE} (the image) and earlier positions"
+                    f"layer {position} ({layer.name}) reads {layer.inputs}; accepted "
+                    f"are {IMAGE} (the image) and earlier positions"
                 )
         if len(self.positions) < len(self.layers):
             raise ValueError("the names of the layers are not unique")
-        self._costs  # infers the shapes, so that whatever exists is legal
+        # Infers the shapes, so that whatever exists is legal.
+        assert len(self._costs) == len(self.layers)
 
     @cached_property
     def positions(self) -> Mapping[str, int]:

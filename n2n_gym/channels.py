@@ -33,6 +33,8 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class WidthGroup:
+    """Producers whose output channels are tied: they have one width."""
+
     producers: tuple[int, ...]  # positions of the layers that write it, ascending
     width: int
     multiple: int  # every new width must be a multiple of this
@@ -93,7 +95,7 @@ class Channels:
             operands = [values[read + 1] for read in layer.inputs]
             if isinstance(layer, PRODUCERS):
                 parent[position] = position
-                value = (Segment(position, layer.width),)
+                value: tuple[Segment, ...] = (Segment(position, layer.width),)
             elif isinstance(layer, Concat):
                 value = tuple(segment for operand in operands for segment in operand)
             elif isinstance(layer, Flatten):

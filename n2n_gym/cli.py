@@ -45,6 +45,7 @@ Device = Annotated[
 
 @app.callback()
 def main() -> None:
+    """Compress networks; see each command's own --help."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
 
 
@@ -117,7 +118,7 @@ def train_teacher(
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """One line for what the user can mend; a traceback for what is a mistake of ours."""
+    """One line for what the user can mend; a traceback for a mistake of ours."""
     try:
         yield
     except (ValueError, OSError) as error:

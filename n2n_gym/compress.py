@@ -62,7 +62,7 @@ class Finished(NamedTuple):
 
 @dataclass
 class Summary:
-    """What a run found: the teacher, the student, and what it is to be compared with."""
+    """What a run found: the teacher, the student, and what to compare it with."""
 
     teacher: Score
     teacher_test_accuracy: float
@@ -90,7 +90,7 @@ def compress(options: Options) -> Summary:
         train_teacher=options.train_teacher,
     )
     output = _claim(options)
-    teacher.score  # trains it now, so that the searches' bars tell their own time
+    teacher_score = teacher.score  # trained now: the searches' bars are theirs alone
     evaluator = DistillationEvaluator(device=device)
     with open(output / "history.jsonl", "w") as file:
         history = _History(file)
@@ -104,10 +104,12 @@ def compress(options: Options) -> Summary:
             alike = [Scored(0.0, thin)]
             uniform = _finish(alike, teacher, options, device, "uniform width")
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
-            both = sum(search.run("random", _random), start=[])
-            random = _finish(both, teacher, options, device, "random search's best")
+            removed, shrunk = search.run("random", _random)
+            random = _finish(
+                removed + shrunk, teacher, options, device, "random search"
+            )
     summary = Summary(
-        teacher.score,
+        teacher_score,
         _test_accuracy(_teacher_network(teacher, device), teacher, device),
         student,
         uniform,
@@ -149,11 +151,11 @@ class _History:
 # An agent plays episodes in an environment, as many as there are updates ask for, and
 # tells of the return and the last info of each.
 Report = Callable[[float, dict[str, Any]], None]
-Agent = Callable[[CompressionEnv, int, int, Report, Path], None]
+Agent = Callable[[CompressionEnv[Any], int, int, Report, Path], None]
 
 
 def _reinforce(
-    env: CompressionEnv, updates: int, seed: int, report: Report, path: Path
+    env: CompressionEnv[Any], updates: int, seed: int, report: Report, path: Path
 ) -> None:
     policy = reinforce.make_policy(env, seed=seed)
     reinforce.train(
@@ -168,7 +170,7 @@ def _reinforce(
 
 
 def _random(
-    env: CompressionEnv, updates: int, seed: int, report: Report, path: Path
+    env: CompressionEnv[Any], updates: int, seed: int, report: Report, path: Path
 ) -> None:
     random_search(env, episodes=updates * ROLLOUTS, seed=seed, on_episode=report)
 
@@ -193,7 +195,12 @@ class _Search:
         return removed, shrunk
 
     def _stage(
-        self, name: str, stage: str, agent: Agent, env: CompressionEnv, updates: int
+        self,
+        name: str,
+        stage: str,
+        agent: Agent,
+        env: CompressionEnv[Any],
+        updates: int,
     ) -> list[Scored]:
         found: list[Scored] = []
         with tqdm(total=updates * ROLLOUTS, desc=f"{name}: {stage}") as bar:
@@ -256,7 +263,7 @@ def _teacher_network(teacher: Teacher, device: torch.device) -> Network:
 
 
 def uniform_student(teacher: Architecture, num_params: int) -> Architecture:
-    """The teacher with all widths at one rate, the largest within so many parameters."""
+    """The teacher with all widths at one rate, the largest within a size."""
     widths = [s for s in shrinkages(teacher) if s.variable == "width"]
     low, high = 0.0, 1.0
     for _ in range(20):

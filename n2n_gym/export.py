@@ -26,8 +26,8 @@ class _FromPixels(nn.Module):
     def __init__(self, network: Network, normalise: Normalisation) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(normalise.mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(normalise.std).view(-1, 1, 1))
+        self.mean = nn.Buffer(torch.tensor(normalise.mean).view(-1, 1, 1))
+        self.std = nn.Buffer(torch.tensor(normalise.std).view(-1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.network((pixels - self.mean) / self.std)
@@ -56,7 +56,7 @@ def export_onnx(
     Raises:
         RuntimeError: They differ by more than 1e-4.
     """
-    network = network.to("cpu", memory_format=torch.contiguous_format)
+    network = network.cpu().to(memory_format=torch.contiguous_format)
     module = _FromPixels(network, normalise).eval()
     pixels = images.cpu().float() / 255
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

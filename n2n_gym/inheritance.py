@@ -70,7 +70,7 @@ class Inheritance:
                     values.runs(layer.inputs[0]),
                     values.teacher_runs(self.teacher.layers[old].inputs[0]),
                 )
-                written = values.kept[position] if position in values.kept else read
+                written = values.kept.get(position, read)
                 self._fill(network.get_submodule(layer.name), layer.name, written, read)
         return network
 
@@ -116,7 +116,7 @@ class _Values:
         self._teacher_channels = inheritance._channels
         self._student = student
         self._channels = Channels(student)
-        # Which of its teacher's output channels each convolution and linear layer keeps.
+        # Which of its teacher's output channels each producer keeps.
         self.kept: dict[int, Indices] = {}
         grouped: dict[int, list[int]] = {}
         for position, layer in enumerate(student.layers):
@@ -202,7 +202,7 @@ def _crop(kernel: Tensor, size: torch.Size) -> Tensor:
 def _copy_groups(
     new: Tensor, old: Tensor, written: Indices, read: Indices, groups: int
 ) -> None:
-    """Copy a convolution's weights group by group; channels that changed group are fresh."""
+    """Copy a convolution's weights; channels that changed group stay fresh."""
     if groups == 1:
         _copy(new, old, written, read)
         return

@@ -7,7 +7,7 @@ inference. Shapes leave the batch out: a map is (C, H, W), a feature vector is (
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from math import prod
 from typing import Any, Final, TypeAlias, final
@@ -240,6 +240,8 @@ class Dropout(Elementwise):
 @final
 @dataclass(frozen=True)
 class MaxPool(Layer):
+    """Maximum over a sliding window."""
+
     kernel: Pair
     stride: Pair
     padding: Pair = (0, 0)
@@ -256,6 +258,8 @@ class MaxPool(Layer):
 @final
 @dataclass(frozen=True)
 class AvgPool(Layer):
+    """Mean over a sliding window."""
+
     kernel: Pair
     stride: Pair
     padding: Pair = (0, 0)
@@ -309,6 +313,8 @@ class Join(Layer):
 @final
 @dataclass(frozen=True)
 class Add(Join):
+    """Sum of values of one shape."""
+
     def shape(self, *inputs: Shape) -> Shape:
         if len(inputs) < 2 or any(shape != inputs[0] for shape in inputs):
             raise ShapeError(f"{self.name}: addition needs equal shapes, got {inputs}")
@@ -390,7 +396,7 @@ def from_dict(entries: Mapping[str, Any]) -> Layer:
         for key, value in entries.items()
         if key != "kind"
     }
-    kind = KINDS.get(entries.get("kind", ""))
+    kind: Callable[..., Layer] | None = KINDS.get(entries.get("kind", ""))
     if kind is None:
         raise ValueError(
             f"unknown layer kind {entries.get('kind')!r}; known: {', '.join(KINDS)}"
@@ -398,4 +404,4 @@ def from_dict(entries: Mapping[str, Any]) -> Layer:
     try:
         return kind(**values)
     except TypeError as error:
-        raise ValueError(f"not a {kind.__name__} layer: {dict(entries)}") from error
+        raise ValueError(f"not a {entries['kind']} layer: {dict(entries)}") from error

@@ -24,11 +24,13 @@ class Score(NamedTuple):
 
 
 class Reward(Protocol):
+    """A student's worth, from its score and its teacher's."""
+
     def __call__(self, student: Score, teacher: Score) -> float: ...
 
 
 def compression(student: Score, teacher: Score) -> float:
-    """C = 1 - params_student / params_teacher, the share of parameters saved (N2N learning)."""
+    """C = 1 - params_student / params_teacher (N2N learning)."""
     return 1 - student.num_params / teacher.num_params
 
 

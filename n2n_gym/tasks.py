@@ -29,6 +29,8 @@ Arrays: TypeAlias = Mapping[str, Labelled]
 
 
 class Split(NamedTuple):
+    """Images with their labels."""
+
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
 
@@ -63,7 +65,7 @@ class Task:
 
     @cached_property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel of the training images in [0, 1]."""
+        """Mean and deviation of each channel of the training images, in [0, 1]."""
         images = self.splits["train"].images
         channels = images.transpose(0, 1).flatten(1)  # (C, N*H*W)
         counts = torch.stack([torch.bincount(c, minlength=256) for c in channels])
@@ -189,7 +191,7 @@ def _from_torchvision(name: str) -> tuple[Labelled, Labelled]:
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"{name} is not in {root} and could not be downloaded ({error}); put "
-                f"torchvision's files there, or set N2N_DATA to the folder that has them"
+                f"torchvision's files there, or set N2N_DATA to the folder with them"
             ) from error
         parts.append((np.asarray(data.data), np.asarray(data.targets)))
     return parts[0], parts[1]

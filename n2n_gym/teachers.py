@@ -44,6 +44,8 @@ _TRACED_AT: Final = (3, 224, 224)  # the images that torchvision's networks are 
 
 
 class Trained(NamedTuple):
+    """What training gives."""
+
     weights: Mapping[str, Tensor]  # the state dict, on the CPU
     accuracy: float  # on the validation split, in [0, 1]
     logits: Tensor  # on the training split, (N, classes)
@@ -103,7 +105,7 @@ class Teacher:
         return digest.hexdigest()
 
     def inheritance(self, device: torch.device) -> Inheritance:
-        """What its students start from, on a device, where it stays for the next call."""
+        """What its students start from, kept on the device for the next call."""
         if device not in self._inheritances:
             weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
             self._inheritances[device] = Inheritance(self.architecture, weights)
@@ -220,7 +222,7 @@ def _train(
         len(split.labels) // min(recipe.batch_size, len(split.labels))
     )
     with seeded(0, device) as generator:
-        network = build(architecture).to(device, memory_format=torch.channels_last)
+        network = build(architecture).to(device).to(memory_format=torch.channels_last)
         initialise(network)
         with tqdm(total=steps, desc=f"Training teacher {name} on {task.name}") as bar:
             watch = _Watch(bar, None if train_teacher else _advice(name, task))

@@ -101,7 +101,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights to start training from: He et al. (2015), by fan-out, as torchvision's."""
+    """Weights to start training from: He et al. (2015) by fan-out, as torchvision."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -215,7 +215,7 @@ def recompute_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean
         norm.train()
-    for batch in images.split(EVALUATION_BATCH):
+    for batch in torch.split(images, EVALUATION_BATCH):
         if len(batch) > 1:
             network(normalise(batch))
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -229,7 +229,7 @@ def compute_logits(
 ) -> Tensor:
     """(N, classes) in eval mode."""
     network.eval()
-    batches = images.split(EVALUATION_BATCH)
+    batches = torch.split(images, EVALUATION_BATCH)
     return torch.cat([network(normalise(batch)) for batch in batches])
 
 

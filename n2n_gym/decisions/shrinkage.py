@@ -82,13 +82,15 @@ def shrink(start: Architecture, rates: Mapping[Shrinkage, float]) -> Architectur
     for shrinkage, rate in rates.items():
         if shrinkage.variable == "kernel":
             (position,) = shrinkage.layers
-            kernel, padding = _shrunk_kernel(start.layers[position], rate)
-            kernels[position], paddings[position] = kernel, padding
+            kernels[position], paddings[position] = _shrunk_kernel(
+                _convolution(start, position), rate
+            )
     for shrinkage, rate in rates.items():
         if shrinkage.variable == "padding":
             (position,) = shrinkage.layers
-            old = paddings.get(position, start.layers[position].padding)  # type: ignore[attr-defined]
-            paddings[position] = tuple(floor(_times(rate, p)) for p in old)
+            old = paddings.get(position, _convolution(start, position).padding)
+            height, width = (floor(_times(rate, p)) for p in old)
+            paddings[position] = height, width
     return start.shrink(widths=widths, kernels=kernels, paddings=paddings)
 
 
@@ -109,6 +111,12 @@ def _times(rate: float, value: int) -> float:
     return round(rate * value, 9)
 
 
+def _convolution(start: Architecture, position: int) -> Conv | DepthwiseConv:
+    layer = start.layers[position]
+    assert isinstance(layer, (Conv, DepthwiseConv))
+    return layer
+
+
 def _has_free_kernel(layer: Conv | DepthwiseConv) -> bool:
     """Whether a smaller kernel leaves the map's size as it is, padding following."""
     long = [axis for axis in (0, 1) if layer.kernel[axis] > 1]
@@ -121,11 +129,11 @@ def _has_free_kernel(layer: Conv | DepthwiseConv) -> bool:
 
 def _shrunk_kernel(layer: Conv | DepthwiseConv, rate: float) -> tuple[Pair, Pair]:
     """The kernel at this rate, and the padding that keeps the map's size."""
-    kernel = tuple(shrunk_length(length, rate) for length in layer.kernel)
-    padding = tuple(
+    kernel = shrunk_length(layer.kernel[0], rate), shrunk_length(layer.kernel[1], rate)
+    height, width = (
         old
         if layer.kernel[axis] == 1
         else layer.dilation[axis] * (kernel[axis] - 1) // 2
         for axis, old in enumerate(layer.padding)
     )
-    return kernel, padding
+    return kernel, (height, width)

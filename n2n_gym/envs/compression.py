@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -35,14 +35,17 @@ Observation = NDArray[np.float32]
 Mask = NDArray[np.int8]
 
 
-class CompressionEnv(gym.Env[Observation, Any]):
+D = TypeVar("D", Removal, Shrinkage)
+
+
+class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
     """An episode goes through the decisions about a start network, one a step.
 
     The last step scores the student. A subclass says what the decisions are, which
     choices are legal, and what student they leave.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
 
     def __init__(
         self,
@@ -78,14 +81,14 @@ class CompressionEnv(gym.Env[Observation, Any]):
     def _lay_out(
         self,
         start: Architecture,
-        decisions: Sequence[Removal] | Sequence[Shrinkage],
+        decisions: Sequence[D],
         max_rows: int | None,
     ) -> None:
         """Fix what the episodes are about, and the observation's shape with it."""
         if not decisions:
             raise ValueError(f"there is nothing to decide about {self.teacher.name}")
         self.start = start
-        self.decisions = decisions
+        self.decisions: tuple[D, ...] = tuple(decisions)
         shown = rows(start, decisions)
         height = max_rows or len(shown)
         if len(shown) > height:
@@ -108,7 +111,6 @@ class CompressionEnv(gym.Env[Observation, Any]):
     def student(self) -> Architecture:
         """What the decisions so far leave; with none, the start."""
 
-    @abstractmethod
     def _restart(self) -> None:
         """Forget all decisions."""
 
@@ -203,7 +205,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         return len(self._choices)
 
     @property
-    def current(self) -> Removal | Shrinkage:
+    def current(self) -> D:
         """The decision at hand."""
         return self.decisions[self.position]
 
@@ -258,13 +260,14 @@ class CompressionEnv(gym.Env[Observation, Any]):
         """``info["action_mask"]`` as sb3-contrib asks for it."""
         return self._mask().astype(bool)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
+        """The network as text, a line a layer; None without a render mode."""
         if self.render_mode != "ansi":
             return None
         current = None if self._is_over else self.current
         return draw_ansi(self.teacher.architecture, self.start, self.student, current)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv[D]:
         """An independent copy of the running episode; what never changes is shared."""
         twin = copy.copy(self)
         twin._observation = self._observation.copy()

@@ -18,7 +18,7 @@ from n2n_gym.teachers import Teacher
 KEEP, REMOVE = 0, 1
 
 
-class RemoveEnv(CompressionEnv):
+class RemoveEnv(CompressionEnv[Removal]):
     """
     ## Description
     A trained teacher network is to become a small student. The agent goes through the
@@ -88,8 +88,6 @@ class RemoveEnv(CompressionEnv):
     ## Version History
     * v0: first version.
     """
-
-    decisions: tuple[Removal, ...]
 
     def __init__(
         self,

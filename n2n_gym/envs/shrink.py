@@ -22,7 +22,7 @@ LOWEST, HIGHEST = RATES[0], RATES[-1]
 ACTIONS: Final = ("discrete", "continuous")
 
 
-class ShrinkEnv(CompressionEnv):
+class ShrinkEnv(CompressionEnv[Shrinkage]):
     """
     ## Description
     What is left of a teacher network after removal shrinks further. The agent goes
@@ -83,8 +83,6 @@ class ShrinkEnv(CompressionEnv):
     * v0: first version.
     """
 
-    decisions: tuple[Shrinkage, ...]
-
     def __init__(
         self,
         teacher: str | Teacher = "resnet18",
@@ -132,7 +130,7 @@ class ShrinkEnv(CompressionEnv):
 
     def _rate(self, action: Any) -> float:
         if self._is_discrete:
-            return RATES[action]
+            return float(RATES[action])
         return float(np.interp(action, (-1, 1), (LOWEST, HIGHEST)))
 
     def _mask(self) -> Mask:

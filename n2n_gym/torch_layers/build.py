@@ -54,7 +54,7 @@ def build(architecture: Architecture, device: torch.device | str = "cpu") -> Net
 
 
 class Network(nn.Module):
-    """The computation of an architecture: (B, C, H, W) images to (B, classes) logits."""
+    """What an architecture computes: (B, C, H, W) images to (B, classes) logits."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()

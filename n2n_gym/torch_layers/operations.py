@@ -43,8 +43,8 @@ class Operand(NamedTuple):
     dim: int  # of the tensor, the batch included
 
 
-# A translation takes the layer's name and the call's own arguments, tensors as Operands.
-# It gives the layer, or None where the operation leaves its input as it is.
+# A translation takes the layer's name and the call's own arguments, tensors as
+# Operands. It gives the layer, or None where the operation leaves its input as it is.
 Translation = Callable[..., Layer | None]
 
 
