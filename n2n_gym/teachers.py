@@ -204,19 +204,31 @@ def _load_or_train(
     with FileLock(path.with_suffix(".lock")):
         trained = _load(path)
         if trained is None:
-            trained = _train(name, task, architecture, recipe, device, train_teacher)
+            advice = None if train_teacher else _advice(name, task)
+            trained = train_network(
+                name, task, architecture, recipe, device, advice=advice
+            )
             _save(path, trained, name, task, recipe)
     return trained
 
 
-def _train(
+def train_network(
     name: str,
     task: Task,
     architecture: Architecture,
     recipe: Recipe,
     device: torch.device,
-    train_teacher: bool,
+    *,
+    advice: str | None = None,
 ) -> Trained:
+    """Train a teacher from scratch, with a progress bar.
+
+    Args:
+        advice: What to do instead of waiting for more than ten minutes; None: wait.
+
+    Raises:
+        TimeoutError: It would take longer, and there is advice.
+    """
     split, normalise = task.split("train", device), Normalisation(*task.normalisation)
     steps = recipe.epochs * (
         len(split.labels) // min(recipe.batch_size, len(split.labels))
@@ -225,7 +237,7 @@ def _train(
         network = build(architecture).to(device).to(memory_format=torch.channels_last)
         initialise(network)
         with tqdm(total=steps, desc=f"Training teacher {name} on {task.name}") as bar:
-            watch = _Watch(bar, None if train_teacher else _advice(name, task))
+            watch = _Watch(bar, advice)
             train(network, split, normalise, recipe, generator, after_step=watch)
     accuracy = compute_accuracy(network, task.split("validation", device), normalise)
     logger.info("teacher %s on %s: %.4f on validation", name, task.name, accuracy)

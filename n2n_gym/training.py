@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class Recipe:
     logit_weight: float = 0.0
     label_smoothing: float = 0.0
     warmup_share: float = 0.25
-    largest_gradient: float = math.inf
+    largest_gradient: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def train(
                 recipe,
             )
             loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.largest_gradient < math.inf:
+            if recipe.largest_gradient is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
             optimiser.step()
             schedule.step()

@@ -1,0 +1,47 @@
+"""What the tests share: a cache of their own, and a teacher that trains in seconds."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+# Teachers that tests train must not be mistaken for the user's.
+_CACHE = tempfile.TemporaryDirectory(prefix="n2n-gym-tests-")
+os.environ["N2N_CACHE"] = _CACHE.name
+
+import torch  # noqa: E402
+
+from n2n_gym.tasks import Task, digits  # noqa: E402
+from n2n_gym.teachers import Teacher, train_network  # noqa: E402
+from n2n_gym.torch_layers import trace  # noqa: E402
+from n2n_gym.training import Recipe  # noqa: E402
+from tests.networks import SmallResNet  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def task() -> Task:
+    return digits()
+
+
+@pytest.fixture(scope="session")
+def teacher(task: Task) -> Teacher:
+    """A small residual network, trained on digits when its weights are first needed."""
+    architecture = trace(SmallResNet(), task.input_shape)
+    recipe = Recipe(epochs=6, batch_size=32, learning_rate=0.1)
+
+    def provide():
+        return train_network("small", task, architecture, recipe, torch.device("cpu"))
+
+    return Teacher("small", task, architecture, provide)

@@ -1,0 +1,122 @@
+"""Networks that tests compress: small, and between them of every structure."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Two convolutions and a skip, as in ResNet."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += self.shortcut(x)
+        return F.relu(y)
+
+
+class SmallResNet(nn.Module):
+    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 8, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.block1 = Block(8, 8)
+        self.block2 = Block(8, 16, 2)
+        self.block3 = Block(16, 16)
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.block3(self.block2(self.block1(x)))
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+
+
+class DenseNet(nn.Module):
+    """Concatenations that later ones read again, normalisation before convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.grow1 = nn.Conv2d(8, 6, 3, 1, 1)
+        self.norm2 = nn.BatchNorm2d(14)
+        self.grow2 = nn.Conv2d(14, 6, 3, 1, 1)
+        self.norm3 = nn.BatchNorm2d(20)
+        self.fc = nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x0 = self.stem(x)
+        x1 = self.grow1(F.relu(self.norm1(x0)))
+        x2 = self.grow2(F.relu(self.norm2(torch.cat([x0, x1], 1))))
+        y = F.relu(self.norm3(torch.cat([x0, x1, x2], 1)))
+        return self.fc(y.mean((2, 3)))
+
+
+class GatedNet(nn.Module):
+    """Depthwise and grouped convolutions, and a squeeze-and-excitation gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
+        self.grouped = nn.Conv2d(8, 12, 3, 1, 1, groups=4)
+        self.norm = nn.BatchNorm2d(12)
+        self.depthwise = nn.Conv2d(12, 12, 3, 1, 1, groups=12)
+        self.squeeze = nn.Conv2d(12, 4, 1)
+        self.excite = nn.Conv2d(4, 12, 1)
+        self.grouped2 = nn.Conv2d(12, 8, 1, groups=2)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.grouped(F.relu(self.stem(x))))
+        x = F.relu(self.depthwise(x))
+        gate = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1))))
+        x = self.grouped2(x * torch.sigmoid(gate))
+        return self.fc(F.adaptive_avg_pool2d(F.relu(x), 1).flatten(1))
+
+
+class PlainNet(nn.Module):
+    """Convolutions in a row, and a flatten of whole maps before linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, 1, 1)
+        self.conv2 = nn.Conv2d(6, 6, 3, 1, 1)
+        self.conv3 = nn.Conv2d(6, 10, 5, 1, 2)
+        self.hidden = nn.Linear(10 * 4 * 4, 24)
+        self.fc = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        x = F.max_pool2d(F.relu(self.conv3(x)), 2)
+        x = F.relu(self.hidden(x.view(x.size(0), -1)))
+        return self.fc(x)
+
+
+NETWORKS = (SmallResNet, DenseNet, GatedNet, PlainNet)
+IMAGE = (1, 8, 8)
+
+
+def awake(network: nn.Module, seed: int = 0) -> nn.Module:
+    """The network in eval mode, its normalisation far from doing nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+    return network.eval()
