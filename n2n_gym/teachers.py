@@ -260,16 +260,19 @@ class _Watch:
 
     def __init__(self, bar: tqdm[Any], advice: str | None) -> None:
         self.bar = bar
+        self.num_steps = 0  # a bar that is switched off does not count
+        self.total = bar.total
         self.advice = advice  # what to do instead of waiting; None: wait
         self.started = 0.0
 
     def __call__(self) -> None:
         self.bar.update()
-        if self.bar.n == 2:
+        self.num_steps += 1
+        if self.num_steps == 2:
             self.started = time.perf_counter()
-        if self.bar.n == self.STEPS_TO_JUDGE and self.advice is not None:
+        if self.num_steps == self.STEPS_TO_JUDGE and self.advice is not None:
             each = (time.perf_counter() - self.started) / (self.STEPS_TO_JUDGE - 2)
-            expected = each * self.bar.total
+            expected = each * self.total
             if expected > LONGEST_UNASKED:
                 raise TimeoutError(
                     f"training this teacher would take about {expected / 60:.0f} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,6 +126,14 @@ def distillation_loss(
     return loss
 
 
+def one_cycle(progress: float, warmup_share: float) -> float:
+    """The share of the highest learning rate: a linear rise, then half a cosine."""
+    if progress < warmup_share:
+        return 0.05 + 0.95 * progress / warmup_share
+    fall = (progress - warmup_share) / (1 - warmup_share)
+    return 0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))
+
+
 @torch.enable_grad()
 def train(
     network: nn.Module,
@@ -155,12 +164,9 @@ def train(
         nesterov=recipe.momentum > 0,
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        recipe.learning_rate,
-        total_steps=max(2, recipe.epochs * steps),
-        pct_start=recipe.warmup_share,
-        cycle_momentum=False,
+    total_steps = recipe.epochs * steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: one_cycle(step / total_steps, recipe.warmup_share)
     )
     network.train()
     for _ in range(recipe.epochs):

@@ -6,8 +6,8 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import (
     Removal,
     legal_removal,
-    remove,
     removals,
+    remove,
     shrink,
     shrinkages,
     units,

@@ -15,8 +15,8 @@ from n2n_gym.decisions import (
     RATES,
     Removal,
     legal_removal,
-    remove,
     removals,
+    remove,
     shrink,
     shrinkages,
 )

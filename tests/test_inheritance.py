@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import remove, removals, shrink, shrinkages
+from n2n_gym.decisions import removals, remove, shrink, shrinkages
 from n2n_gym.inheritance import Inheritance
 from n2n_gym.layers import (
     AdaptiveAvgPool,

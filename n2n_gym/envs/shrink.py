@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -10,16 +11,17 @@ import gymnasium as gym
 import numpy as np
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import RATES, Shrinkage, shrink, shrinkages
+from n2n_gym.decisions import RATES, VARIABLES, Shrinkage, shrink, shrinkages
 from n2n_gym.envs.compression import CompressionEnv, Mask
 from n2n_gym.evaluators import Evaluator
-from n2n_gym.layers import PRODUCERS, ShapeError
+from n2n_gym.layers import ShapeError
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Teacher
 
 LOWEST, HIGHEST = RATES[0], RATES[-1]
 ACTIONS: Final = ("discrete", "continuous")
+SHRINKABLE: Final = VARIABLES  # fields in which a student may be smaller
 
 
 class ShrinkEnv(CompressionEnv[Shrinkage]):
@@ -156,10 +158,11 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
     def _checked(self, action: Any) -> Any:
         if self._is_discrete:
             return super()._checked(action)
-        value = np.asarray(action, np.float32).reshape(-1)
-        if not self.action_space.contains(value):
+        value = np.asarray(action)
+        is_number = np.issubdtype(value.dtype, np.number) and value.size == 1
+        if not is_number or not -1 <= value.item() <= 1:
             raise ValueError(f"action {action!r} is not in {self.action_space}")
-        return float(value[0])
+        return value.item()
 
 
 def load_start(
@@ -207,7 +210,11 @@ def refuse_stranger(student: Architecture, teacher: Architecture) -> None:
             refuse(f"{layer.name} is {layer.kind}, the teacher's {original.kind}")
         if position < previous:
             refuse(f"{layer.name} comes earlier in the teacher")
-        if isinstance(layer, PRODUCERS) and isinstance(original, PRODUCERS):
-            if layer.width > original.width:
-                refuse(f"{layer.name} is {layer.width} wide, there {original.width}")
+        for field in fields(layer):
+            new, old = getattr(layer, field.name), getattr(original, field.name)
+            if field.name in SHRINKABLE:
+                if np.any(np.greater(new, old)):
+                    refuse(f"{layer.name} has the {field.name} {new}, there {old}")
+            elif field.name != "inputs" and new != old:
+                refuse(f"{layer.name} has {field.name}={new}, there {old}")
         previous = position

@@ -1,0 +1,103 @@
+"""What may import what, from the syntax trees."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = (
+    "layers",
+    "lookup",
+    "architecture",
+    "channels",
+    "decisions",
+    "features",
+    "rewards",
+    "render",
+    "small_images",
+    "torch_layers",
+    "tasks",
+    "training",
+    "inheritance",
+    "teachers",
+    "evaluators",
+    "envs",
+    "export",
+    "compress",
+    "cli",
+)
+TORCH_FREE = ORDER[: ORDER.index("torch_layers")]
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def files_of(module: str) -> list[Path]:
+    folder = ROOT / "n2n_gym" / module
+    return sorted(folder.glob("*.py")) or [folder.with_suffix(".py")]
+
+
+def test_the_order_names_every_module():
+    names = {
+        path.stem if path.is_file() else path.name
+        for path in (ROOT / "n2n_gym").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert names - {"__init__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_modules_import_to_their_left_only(module):
+    allowed = set(ORDER[: ORDER.index(module) + 1])
+    for path in files_of(module):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "n2n_gym":
+                assert len(parts) > 1, f"{path} imports all of n2n_gym"
+                assert parts[1] in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_what_comes_before_torch_layers_is_torch_free(module):
+    for path in files_of(module):
+        assert not {n for n in imports(path) if n.split(".")[0].startswith("torch")}
+
+
+def test_agents_know_the_gymnasium_interface_alone():
+    for path in (ROOT / "agents").glob("*.py"):
+        known = {name.split(".")[0] for name in imports(path)}
+        assert not known & {"n2n_gym", "envs_registry"}, path
+    assert not (ROOT / "agents" / "__init__.py").exists()
+
+
+def test_the_registry_imports_gymnasium_alone():
+    for path in (ROOT / "envs_registry").glob("*.py"):
+        known = {name.split(".")[0] for name in imports(path)}
+        assert known <= {"gymnasium", "envs_registry", "typing"}, path
+
+
+def test_importing_the_package_does_not_import_torch():
+    program = (
+        "import sys, time, gymnasium\n"
+        "import n2n_gym\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'N2NRemove-v0' in gymnasium.registry\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_modules_stay_short():
+    for path in (ROOT / "n2n_gym").rglob("*.py"):
+        count = len(path.read_text().splitlines())
+        assert count <= 450, f"{path} has {count} lines"

@@ -1,0 +1,156 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from n2n_gym import teachers
+from n2n_gym.tasks import Task, digits, load_task
+from n2n_gym.teachers import Teacher, load_teacher, teacher_architecture
+from n2n_gym.torch_layers import trace
+from n2n_gym.training import Recipe
+from tests.networks import SmallResNet
+
+RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and a teacher that takes a second: SqueezeNet for one epoch."""
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    monkeypatch.setattr(teachers, "teacher_recipe", lambda task: RECIPE)
+    return tmp_path / "teachers"
+
+
+def small_teacher() -> Teacher:
+    return load_teacher("squeezenet1_1", "digits", device="cpu")
+
+
+def test_nothing_is_trained_before_it_is_needed(cache):
+    teacher = small_teacher()
+    assert teacher.architecture.num_outputs == 10
+    assert not cache.exists()
+
+
+def test_a_teacher_is_trained_once_and_kept(cache, caplog):
+    caplog.set_level(logging.INFO)
+    first = small_teacher()
+    assert 0 < first.score.accuracy <= 1
+    second = small_teacher()
+    assert second.score == first.score
+    assert second.fingerprint == first.fingerprint
+    assert torch.equal(second.trained.logits, first.trained.logits)
+    assert len([r for r in caplog.records if "on validation" in r.message]) == 1
+    about = json.loads(next(cache.glob("*.json")).read_text())
+    assert about["validation_accuracy"] == first.score.accuracy
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "no json", "no weights"])
+def test_a_damaged_teacher_is_named_and_trained_again(cache, caplog, damage):
+    first = small_teacher()
+    accuracy = first.score.accuracy
+    (path,) = cache.glob("*.safetensors")
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        path.write_bytes(content[:-4] + b"\x00\x01\x02\x03")
+    elif damage == "no json":
+        path.with_suffix(".json").unlink()
+    else:
+        path.unlink()
+    second = small_teacher()
+    assert second.score.accuracy == accuracy  # the same training again
+    assert second.fingerprint == first.fingerprint
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert str(path) in record.message
+    assert path.read_bytes() == content
+
+
+def test_two_processes_that_ask_at_once_train_it_once(tmp_path):
+    program = (
+        "import logging; logging.basicConfig(level=logging.INFO)\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from n2n_gym import teachers\n"
+        "from tests.test_teachers import RECIPE, small_teacher\n"
+        "teachers.teacher_recipe = lambda task: RECIPE\n"
+        "print(small_teacher().fingerprint)\n"
+    )
+    environment = {**os.environ, "N2N_CACHE": str(tmp_path)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert sum("on validation" in errors for _, errors in outputs) == 1
+
+
+def test_an_unknown_teacher_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown teacher 'resnet19'; .*resnet18"):
+        load_teacher("resnet19")
+
+
+def test_a_teacher_and_a_task_that_do_not_fit_are_refused(task):
+    architecture = trace(SmallResNet(channels=3), (3, 8, 8))
+    with pytest.raises(ValueError, match=r"takes \(3, 8, 8\) .* has \(1, 8, 8\)"):
+        Teacher("colour", task, architecture, lambda: None)
+    architecture = trace(SmallResNet(classes=7), (1, 8, 8))
+    with pytest.raises(ValueError, match=r"7 classes apart; .* 10 classes"):
+        Teacher("seven", task, architecture, lambda: None)
+
+
+def test_a_teacher_of_another_task_is_refused(teacher, task):
+    assert load_teacher(teacher, digits()) is teacher  # equal data, another object
+    data = dict(task.read())
+    data["train"] = (data["train"][0] // 2, data["train"][1])
+    other = Task("dark digits", task.input_shape, 10, lambda: data)
+    with pytest.raises(ValueError, match="has learned task digits, not dark digits"):
+        load_teacher(teacher, other)
+
+
+def test_a_training_of_more_than_ten_minutes_is_refused_with_what_to_do(
+    cache, monkeypatch
+):
+    monkeypatch.setattr(teachers, "LONGEST_UNASKED", 1e-3)
+    with pytest.raises(TimeoutError, match=r"n2n-gym teachers train squeezenet1_1.*"):
+        small_teacher().score  # noqa: B018
+    patient = load_teacher("squeezenet1_1", train_teacher=True, device="cpu")
+    assert patient.score.accuracy > 0
+
+
+def test_recipes_are_longer_in_epochs_on_small_data(task):
+    small = teachers.teacher_recipe(task)
+    data = dict(task.read())
+    images, labels = data["train"]
+    data["train"] = (images.repeat(10, 0), labels.repeat(10))
+    large = replace(task, read=lambda: data)
+    assert teachers.teacher_recipe(large).epochs < small.epochs
+
+
+def test_the_papers_teachers_have_the_papers_sizes():
+    colour = Task("none", (3, 32, 32), 10, dict)
+    expected = {
+        "resnet18": 11_173_962,
+        "resnet34": 21_282_122,
+        "vgg13_bn": 9_416_010,
+        "vgg19_bn": 20_040_522,
+    }
+    for name, count in expected.items():
+        assert teacher_architecture(name, colour).num_params == count
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(ValueError, match=r"unknown task 'digit'; known: digits"):
+        load_task("digit")
