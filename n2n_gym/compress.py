@@ -238,12 +238,15 @@ def _finish(
     recipe = replace(FULL, epochs=options.final_epochs)
     validation = teacher.task.split("validation", device)
     distilled: list[tuple[Architecture, Network, Score]] = []
-    for scored in tqdm(best, desc=f"Final distillation of {what}"):
+    bar = tqdm(best, desc=f"Final distillation of {what}")
+    for scored in bar:
         student = scored.student
         network = distil(student, teacher, recipe, seed=options.seed, device=device)
         accuracy = compute_accuracy(network, validation, teacher.normalise)
         score = Score(accuracy, student.num_params, student.num_macs, recipe.epochs)
         distilled.append((student, network, score))
+        highest = max(n2n(entry[2], teacher.score) for entry in distilled)
+        bar.set_postfix_str(f"best reward {highest:.4f}")
     as_good = [d for d in distilled if d[2].accuracy >= teacher.score.accuracy]
     student, network, score = (
         min(as_good, key=lambda d: d[2].num_params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
@@ -17,7 +18,8 @@ from n2n_gym.teachers import write_whole
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import Normalisation
 
-TOLERANCE = 1e-4  # between ONNX Runtime's logits and torch's
+TOLERANCE: Final = 1e-4  # between ONNX Runtime's logits and torch's
+OPSET: Final = 20  # the default of torch's exporter; every current runtime reads it
 
 
 class _FromPixels(nn.Module):
@@ -66,6 +68,7 @@ def export_onnx(
         input_names=["pixels"],
         output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=OPSET,
         dynamo=True,
         verbose=False,
     )
