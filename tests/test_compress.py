@@ -1,0 +1,171 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from n2n_gym import compress as module
+from n2n_gym import teachers
+from n2n_gym.architecture import Architecture
+from n2n_gym.cli import app
+from n2n_gym.compress import Options, compress, uniform_student
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import teacher_architecture
+from n2n_gym.torch_layers import build
+from n2n_gym.training import Recipe
+
+SMALL = Options(
+    teacher="squeezenet1_1",
+    removal_updates=1,
+    shrinkage_updates=1,
+    final_epochs=1,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a small run, and its summary."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teachers, "teacher_recipe", lambda task: Recipe(2, 32))
+        patch.setattr(module, "FINALISTS", 2)
+        options = Options(**{**vars(SMALL), "output": folder})
+        yield folder, compress(options)
+
+
+def history(folder) -> list[dict]:
+    text = (folder / "history.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_all_its_files_are_there(run):
+    folder, _ = run
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "architecture.json",
+        "history.jsonl",
+        "options.json",
+        "reinforce-remove.policy.pt",
+        "reinforce-shrink.policy.pt",
+        "student.onnx",
+        "student.safetensors",
+        "summary.json",
+    ]
+
+
+def test_the_history_has_a_line_for_each_student_scored(run):
+    folder, summary = run
+    lines = history(folder)
+    searches = [(line["search"], line["stage"]) for line in lines]
+    assert searches == (
+        [("reinforce", "remove")] * 5
+        + [("reinforce", "shrink")] * 5
+        + [("random", "remove")] * 5
+        + [("random", "shrink")] * 5
+    )
+    assert summary.num_scored == 10
+    for line in lines:
+        student = Architecture.from_json(line["student"])
+        assert student.fingerprint == line["fingerprint"]
+        assert student.num_params == line["num_params"]
+
+
+def test_shrinkage_starts_from_the_best_of_removal(run):
+    folder, _ = run
+    lines = history(folder)
+    best = max(lines[:5], key=lambda line: line["reward"])
+    names = set(Architecture.from_json(best["student"]).positions)
+    for line in lines[5:10]:
+        assert set(Architecture.from_json(line["student"]).positions) == names
+
+
+def test_the_student_is_one_that_stage_two_scored(run):
+    folder, summary = run
+    lines = history(folder)
+    student = Architecture.from_json((folder / "architecture.json").read_text())
+    assert student == summary.student.student
+    assert student.fingerprint in {line["fingerprint"] for line in lines[5:10]}
+
+
+def test_the_written_weights_are_the_students(run):
+    folder, summary = run
+    student = build(summary.student.student).eval()
+    student.load_state_dict(load_file(folder / "student.safetensors"))
+    images = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = summary.student.network.cpu()(images)
+        torch.testing.assert_close(student(images), expected)
+
+
+def test_the_summary_is_written_as_well(run):
+    folder, summary = run
+    written = json.loads((folder / "summary.json").read_text())
+    assert written["student"]["num_params"] == summary.student.score.num_params
+    assert written["student"]["test_accuracy"] == summary.student.test_accuracy
+    assert written["uniform"]["num_params"] <= written["student"]["num_params"]
+    assert written.keys() >= {"teacher", "random", "onnx_difference", "seconds"}
+
+
+def test_a_folder_with_a_run_is_not_overwritten(run):
+    folder, _ = run
+    before = (folder / "summary.json").read_text()
+    arguments = ["compress", "--teacher", "squeezenet1_1", "--output", str(folder)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert "is not empty" in " ".join(result.stderr.split())
+    assert (folder / "summary.json").read_text() == before
+
+
+@pytest.mark.parametrize("share", [2, 10, 100])
+def test_uniform_width_scaling_comes_close_to_a_size_and_stays_within(share):
+    teacher = teacher_architecture("resnet18", Task("none", (1, 8, 8), 10, dict))
+    target = teacher.num_params // share
+    thin = uniform_student(teacher, target)
+    assert 0.9 * target <= thin.num_params <= target
+    assert len(thin.layers) == len(teacher.layers)
+
+
+# The command line.
+
+
+def test_help_says_what_each_command_does():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "Turn a teacher into a small student" in result.stdout
+    result = CliRunner().invoke(app, ["compress", "--help"])
+    for option in ("--teacher", "--task", "--output", "--seed", "--device"):
+        assert option in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "resnet19"], "unknown teacher 'resnet19'; known:"),
+        (["--task", "digit"], "unknown task 'digit'; known: digits, mnist, cifar10"),
+        (["--device", "tpu9"], "unknown device 'tpu9'; available: cpu"),
+        (["--task", "nothing.npz"], "there is no file nothing.npz"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(arguments, message, tmp_path):
+    output = ["--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["compress", *arguments, *output])
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_usage_is_told_apart(tmp_path):
+    result = CliRunner().invoke(app, ["compress", "--removal-updates", "0"])
+    assert result.exit_code == 2
+
+
+def test_a_teacher_is_trained_by_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    monkeypatch.setattr(teachers, "teacher_recipe", lambda task: Recipe(1, 32))
+    arguments = ["teachers", "train", "squeezenet1_1", "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert "of the validation images" in result.stdout
+    assert list((tmp_path / "teachers").glob("squeezenet1_1-digits-*.safetensors"))

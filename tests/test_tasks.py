@@ -1,0 +1,465 @@
+"""Data sets: where they come from, how they are split, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import os
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from n2n_gym.tasks import (
+    SPLITS,
+    TASKS,
+    Task,
+    cifar10,
+    data_folder,
+    digits,
+    from_npz,
+    load_task,
+    mnist,
+)
+
+CPU = torch.device("cpu")
+
+
+def sizes(task: Task) -> tuple[int, ...]:
+    return tuple(len(task.splits[name].labels) for name in SPLITS)
+
+
+def counts(task: Task, name: str) -> list[int]:
+    """How many images of each class a split has."""
+    return torch.bincount(task.splits[name].labels).tolist()
+
+
+# digits
+
+
+def test_digits_splits_60_20_20(task):
+    assert sizes(task) == (1077, 360, 360)
+
+
+def test_digits_has_each_of_its_images_in_one_split(task):
+    images, labels = load_digits(return_X_y=True)
+    # a pixel from 0 to 16 becomes one from 0 to 255; 8 lies between 127 and 128
+    images = np.rint(images * (255 / 16)).astype(np.uint8)
+    original = sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+    found = sorted(
+        (image.numpy().tobytes(), label.item())
+        for name in SPLITS
+        for image, label in zip(*task.splits[name], strict=True)
+    )
+    assert found == original
+
+
+def test_digits_splits_are_stratified(task):
+    total = np.bincount(load_digits().target)
+    for name, share in (("train", 0.6), ("validation", 0.2), ("test", 0.2)):
+        assert np.abs(np.array(counts(task, name)) - share * total).max() <= 1
+
+
+def test_digits_is_the_same_whatever_the_state_of_numpy(task):
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        np.random.seed(1)  # noqa: NPY002
+        again = digits()
+        for name in SPLITS:
+            assert torch.equal(task.splits[name].images, again.splits[name].images)
+            assert torch.equal(task.splits[name].labels, again.splits[name].labels)
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def test_digits_are_8x8_images_from_black_to_white(task):
+    assert task.input_shape == (1, 8, 8)
+    assert task.num_classes == 10
+    images, labels = task.splits["train"]
+    assert images.shape == (1077, 1, 8, 8)
+    assert images.dtype == torch.uint8
+    assert (images.min(), images.max()) == (0, 255)
+    assert labels.dtype == torch.int64
+
+
+# What a task gives
+
+
+def colours(
+    *, pixel: int = 7, label: int = 1, name: str = "colours", order: int = 1
+) -> Task:
+    """Eight 2x3 images of noise in three channels, the last of which is constant."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (8, 2, 3, 3), dtype=np.uint8)
+    images[..., 2] = 51
+    images[0, 0, 0, 0] = pixel
+    labels = np.arange(8) % 2
+    labels[1] = label
+    parts = {
+        "train": (images[:4], labels[:4]),
+        "validation": (images[4:6], labels[4:6]),
+        "test": (images[6:], labels[6:]),
+    }
+    return Task(name, (3, 2, 3), 2, lambda: dict(list(parts.items())[::order]))
+
+
+def test_images_come_channels_first():
+    images = colours().read()["train"][0]
+    assert torch.equal(
+        colours().splits["train"].images,
+        torch.from_numpy(np.moveaxis(images, 3, 1).copy()),
+    )
+
+
+def test_normalisation_is_the_mean_and_deviation_of_the_training_images():
+    images = colours().read()["train"][0] / 255
+    mean, std = colours().normalisation
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std[:2], images.std((0, 1, 2))[:2], rtol=1e-12)
+
+
+def test_a_constant_channel_has_a_deviation_to_divide_by():
+    mean, std = colours().normalisation
+    assert mean[2] == pytest.approx(51 / 255)
+    assert std[2] == 1e-3
+
+
+def test_normalisation_of_digits_is_numpys(task):
+    images = task.splits["train"].images.numpy() / 255
+    mean, std = task.normalisation
+    assert mean == pytest.approx((images.mean(),), rel=1e-12)
+    assert std == pytest.approx((images.std(),), rel=1e-12)
+
+
+def test_the_fingerprint_is_that_of_the_data():
+    assert colours().fingerprint == colours().fingerprint
+    assert colours(name="other").fingerprint == colours().fingerprint
+    assert colours(order=-1).fingerprint == colours().fingerprint
+
+
+@pytest.mark.parametrize("change", [{"pixel": 8}, {"label": 0}])
+def test_the_fingerprint_changes_with_one_value(change):
+    assert colours(**change).fingerprint != colours().fingerprint
+
+
+def test_the_fingerprint_tells_the_splits_apart():
+    parts = colours().read()
+    swapped = {**parts, "validation": parts["test"], "test": parts["validation"]}
+    other = Task("colours", (3, 2, 3), 2, lambda: swapped)
+    assert other.fingerprint != colours().fingerprint
+
+
+def test_data_is_read_once_and_stays_on_the_device():
+    reads = []
+
+    def read():
+        reads.append(True)
+        return colours().read()
+
+    task = Task("colours", (3, 2, 3), 2, read)
+    assert not reads
+    assert task.split("train", CPU) is task.split("train", CPU)
+    assert task.fingerprint
+    assert task.normalisation
+    assert len(reads) == 1
+
+
+def test_a_copy_of_a_task_is_the_task():
+    task = colours()
+    assert copy.deepcopy(task) is task
+
+
+# Your own images
+
+
+def arrays(**changes: NDArray | None) -> dict[str, NDArray]:
+    """100 training and 20 test images, 5x4 in gray, of 10 classes."""
+    generator = np.random.default_rng(0)
+    values = {
+        "train_images": generator.integers(0, 256, (100, 5, 4), dtype=np.uint8),
+        "train_labels": np.arange(100) % 10,
+        "test_images": generator.integers(0, 256, (20, 5, 4), dtype=np.uint8),
+        "test_labels": np.arange(20) % 10,
+        **changes,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+@pytest.fixture
+def save(tmp_path) -> Callable[..., Path]:
+    def write(**changes: NDArray | None) -> Path:
+        path = tmp_path / "mine.npz"
+        np.savez(path, **arrays(**changes))
+        return path
+
+    return write
+
+
+def test_gray_images_of_a_file_get_a_channel(save):
+    task = load_task(str(save()))
+    assert (task.name, task.input_shape, task.num_classes) == ("mine", (1, 5, 4), 10)
+    images = torch.from_numpy(arrays()["test_images"])
+    assert torch.equal(task.splits["test"].images, images[:, None])
+
+
+def test_colour_images_of_a_file_come_channels_first(save):
+    generator = np.random.default_rng(1)
+    train = generator.integers(0, 256, (100, 5, 4, 3), dtype=np.uint8)
+    test = generator.integers(0, 256, (20, 5, 4, 3), dtype=np.uint8)
+    task = from_npz(save(train_images=train, test_images=test))
+    assert task.input_shape == (3, 5, 4)
+    expected = torch.from_numpy(test.transpose(0, 3, 1, 2).copy())
+    assert torch.equal(task.splits["test"].images, expected)
+
+
+def test_a_stratified_tenth_of_the_training_images_validates(save):
+    task = from_npz(save())
+    assert sizes(task) == (90, 10, 20)
+    assert counts(task, "train") == [9] * 10
+    assert counts(task, "validation") == [1] * 10
+    both = torch.cat([task.splits[name].images for name in ("train", "validation")])
+    found = sorted(image.numpy().tobytes() for image in both)
+    assert found == sorted(map(bytes, arrays()["train_images"]))
+
+
+def test_a_validation_split_of_its_own_is_kept(save):
+    images = np.full((3, 5, 4), 9, np.uint8)
+    labels = np.array([2, 0, 1], np.uint8)
+    task = from_npz(save(validation_images=images, validation_labels=labels))
+    assert sizes(task) == (100, 3, 20)
+    assert task.splits["validation"].labels.tolist() == [2, 0, 1]
+    assert (task.splits["validation"].images == 9).all()
+    assert task.splits["train"].labels.tolist() == arrays()["train_labels"].tolist()
+
+
+FEW = np.zeros((3, 5, 4), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "offending"),
+    [
+        ({"test_labels": None}, "lacks test_labels; it has test_images, train_images"),
+        ({"train_images": None, "train_labels": None}, "lacks train_images"),
+        ({"validation_images": FEW}, "lacks validation_labels"),
+        (
+            {"train_images": np.zeros((100, 5, 4))},
+            r"train_images must be uint8, .* got float64 \(100, 5, 4\)",
+        ),
+        (
+            {"test_images": np.zeros((20, 20), np.uint8)},
+            r"test_images must be .*\(N, H, W\).* got uint8 \(20, 20\)",
+        ),
+        ({"test_labels": np.zeros(20)}, r"test_labels must be integers.* got float64"),
+        (
+            {"test_labels": np.zeros((20, 1), int)},
+            r"test_labels must be integers, \(N,\), got int64 \(20, 1\)",
+        ),
+        ({"test_labels": np.array(["cat"] * 20)}, r"test_labels must be integers"),
+        ({"test_images": FEW}, "test has 3 images and 20 labels"),
+        (
+            {"test_images": FEW[:0], "test_labels": np.zeros(0, int)},
+            "test has 0 images",
+        ),
+        (
+            {"test_images": np.zeros((20, 4, 5), np.uint8)},
+            r"test_images are \(4, 5\), train_images \(5, 4\)",
+        ),
+        (
+            {"test_images": np.zeros((20, 5, 4, 3), np.uint8)},
+            r"test_images are \(5, 4, 3\), train_images \(5, 4\)",
+        ),
+        ({"train_labels": np.arange(100) % 10 - 1}, "train_labels has .* -1"),
+        ({"test_labels": np.arange(20) % 11}, "test_labels has the class 10"),
+        (
+            {"validation_images": FEW, "validation_labels": np.array([0, 1, 12])},
+            "validation_labels has the class 12",
+        ),
+        (
+            {
+                "train_labels": np.where(
+                    np.arange(100) % 10 == 3, 4, np.arange(100) % 10
+                )
+            },
+            "test_labels has the class 3",
+        ),
+        (
+            {"train_labels": np.arange(100), "test_labels": np.zeros(20, int)},
+            "no validation split",
+        ),
+    ],
+)
+def test_a_wrong_array_is_named_with_its_file(save, changes, offending):
+    path = save(**changes)
+    with pytest.raises(ValueError, match=offending) as error:
+        from_npz(path)
+    assert str(path) in str(error.value)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("not an archive")
+
+
+def write_nothing(path: Path) -> None:
+    path.touch()
+
+
+def write_one_array(path: Path) -> None:
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def write_objects(path: Path) -> None:
+    np.savez(path, train_images=np.array([None, "code"], dtype=object))
+
+
+def write_half(path: Path) -> None:
+    np.savez(path, **arrays())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[500] ^= 255  # within the first array
+    path.write_bytes(content)
+
+
+def write_damaged(path: Path) -> None:
+    np.savez(path, **arrays())
+    damage(path)
+
+
+def write_damaged_compressed(path: Path) -> None:
+    np.savez_compressed(path, **arrays(train_images=np.zeros((100, 5, 4), np.uint8)))
+    damage(path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_text,
+        write_nothing,
+        write_one_array,
+        write_objects,
+        write_half,
+        write_damaged,
+        write_damaged_compressed,
+    ],
+)
+def test_a_file_that_is_no_npz_is_named(tmp_path, write):
+    path = tmp_path / "mine.npz"
+    write(path)
+    with pytest.raises(ValueError, match="cannot be read as an .npz file") as error:
+        load_task(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "none.npz"
+    with pytest.raises(ValueError, match="there is no file") as error:
+        load_task(str(path))
+    assert str(path) in str(error.value)
+
+
+# Names of tasks
+
+
+def test_a_task_is_its_own_task():
+    task = colours()
+    assert load_task(task) is task
+
+
+def test_an_unknown_task_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown task 'imagenet'") as error:
+        load_task("imagenet")
+    assert all(name in str(error.value) for name in TASKS)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch) -> str:
+    """A module of the user's with a task in it."""
+    (tmp_path / "my_images.py").write_text(
+        "import numpy as np\n"
+        "from n2n_gym.tasks import Task\n"
+        "def read():\n"
+        "    part = np.zeros((4, 6, 6), np.uint8), np.arange(4)\n"
+        "    return {'train': part, 'validation': part, 'test': part}\n"
+        "def squares():\n"
+        "    return Task('squares', (1, 6, 6), 4, read)\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "my_images"
+
+
+def test_a_task_may_be_a_function_of_a_module(module):
+    task = load_task(f"{module}:squares")
+    assert (task.name, task.num_classes) == ("squares", 4)
+    assert task.splits["train"].images.shape == (4, 1, 6, 6)
+
+
+@pytest.mark.parametrize("name", ["my_images:circles", "no_such_module:squares"])
+def test_what_cannot_be_imported_is_named(module, name):
+    with pytest.raises(ValueError, match=f"task '{name}' cannot be imported"):
+        load_task(name)
+
+
+# MNIST and CIFAR-10
+
+
+@pytest.fixture
+def data() -> None:
+    if "N2N_DATA" not in os.environ:
+        pytest.skip("N2N_DATA, the folder with the real data sets, is not set")
+
+
+def test_mnist_keeps_a_stratified_tenth_for_validation(data):
+    task = mnist()
+    assert task.splits["train"].images.shape == (54_000, 1, 28, 28)
+    assert sizes(task) == (54_000, 6_000, 10_000)
+    # of the original training images
+    total = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
+    validation = np.array(counts(task, "validation"))
+    assert np.abs(validation - total / 10).max() < 1
+    assert (np.array(counts(task, "train")) + validation == total).all()
+    assert counts(task, "test")[:3] == [980, 1135, 1032]
+
+
+def test_cifar10_has_as_many_images_of_every_class(data):
+    task = cifar10()
+    assert task.splits["train"].images.shape == (45_000, 3, 32, 32)
+    assert sizes(task) == (45_000, 5_000, 10_000)
+    assert counts(task, "train") == [4_500] * 10
+    assert counts(task, "validation") == [500] * 10
+    assert counts(task, "test") == [1_000] * 10
+
+
+def test_tasks_say_what_their_images_are(data):
+    for name, shape in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))):
+        task = load_task(name)
+        assert (task.name, task.input_shape, task.num_classes) == (name, shape, 10)
+
+
+@pytest.mark.parametrize("make", [mnist, cifar10])
+def test_without_data_and_network_the_folder_is_named(tmp_path, monkeypatch, make):
+    def refuse(*args, **kwargs):
+        raise URLError("no network in this test")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setenv("N2N_DATA", str(tmp_path))
+    with pytest.raises(OSError, match="could not be downloaded") as error:
+        _ = make().splits
+    assert str(tmp_path) in str(error.value)
+    assert "N2N_DATA" in str(error.value)
+
+
+def test_data_is_looked_for_in_the_cache_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("N2N_DATA", raising=False)
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    assert data_folder() == tmp_path / "data"
+    monkeypatch.setenv("N2N_DATA", str(tmp_path / "elsewhere"))
+    assert data_folder() == tmp_path / "elsewhere"

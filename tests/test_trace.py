@@ -1,0 +1,557 @@
+"""What torch.fx makes of networks as people write them: the same logits, or a reason."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.layers import DepthwiseConv, Flatten, Shape
+from n2n_gym.torch_layers import TraceError, build, trace
+from tests.networks import IMAGE, NETWORKS
+
+TEACHERS = (
+    "resnet18",
+    "resnet34",
+    "vgg11_bn",
+    "vgg13_bn",
+    "vgg19_bn",
+    "mobilenet_v2",
+)
+SHAPE = (3, 8, 8)
+
+Write: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Written(nn.Module):
+    """A stem, and what a test is about: maps of 4 channels to what is flattened."""
+
+    def __init__(self, write: Write, part: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 1, 1)
+        self.write = write
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.flatten(self.write(self, self.stem(x)), 1)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Weights that keep the variance, and normalisation far from doing nothing."""
+    generator = torch.Generator().manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            bound = math.sqrt(6 / part.weight[0].numel())
+            part.weight.data.uniform_(-bound, bound, generator=generator)
+            if part.bias is not None:
+                part.bias.data.uniform_(-0.5, 0.5, generator=generator)
+        elif isinstance(part, nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.5, 0.5, generator=generator)
+            part.running_var.uniform_(0.5, 2.0, generator=generator)
+            if part.affine:
+                part.weight.data.uniform_(0.5, 1.5, generator=generator)
+                part.bias.data.uniform_(-0.5, 0.5, generator=generator)
+    return module
+
+
+@torch.no_grad()
+def assert_same(module: nn.Module, shape: Shape = SHAPE) -> Architecture:
+    """The module's keys and parameters and, bit for bit, its logits."""
+    randomise(module).eval()
+    architecture = trace(module, shape)
+    network = build(architecture, "meta").eval()
+    assert network.state_dict().keys() == module.state_dict().keys()
+    assert architecture.num_params == sum(p.numel() for p in module.parameters())
+    network.load_state_dict(module.state_dict(), assign=True)
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    expected = module(images.clone())  # an operation in place may change its images
+    assert expected.isfinite().all()
+    assert expected.std() > 0
+    assert (network(images) - expected).abs().max() == 0.0
+    return architecture
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_torchvision_networks_keep_their_keys_and_logits(name):
+    with torch.device("meta"):
+        module = models.get_model(name, weights=None, num_classes=10)
+    assert_same(module.to_empty(device="cpu"), (3, 64, 64))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_small_networks_keep_their_keys_and_logits(network):
+    assert_same(network(), IMAGE)
+
+
+# What people write
+
+
+class LeNet(nn.Module):
+    def __init__(self, flatten: Write) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.flatten = flatten
+        self.fc1 = nn.Linear(16 * 5 * 5, 20)
+        self.fc2 = nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), (2, 2))
+        return self.fc2(F.relu(self.fc1(self.flatten(self, x))))
+
+
+def as_written(code: str) -> Write:
+    """This code, on the maps ``x`` of the network ``net``."""
+    return eval(f"lambda net, x: {code}")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x.view(x.size(0), -1)",
+        "x.view(-1, 16 * 5 * 5)",
+        "x.view(x.size()[0], -1)",
+        "x.reshape(x.shape[0], -1)",
+        "torch.reshape(x, (-1, 400))",
+        "torch.flatten(x, 1)",
+        "torch.flatten(x, start_dim=1)",
+        "x.flatten(1)",
+        "x.contiguous().view(x.size(0), x.size(1) * x.size(2) * x.size(3))",
+    ],
+)
+def test_every_way_to_flatten_is_a_flatten(code):
+    architecture = assert_same(LeNet(as_written(code)), (3, 32, 32))
+    assert sum(isinstance(layer, Flatten) for layer in architecture.layers) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "F.relu(x)",
+        "torch.relu(x)",
+        "x.relu()",
+        "F.relu_(x)",
+        "x.relu_()",
+        "F.relu6(x)",
+        "F.leaky_relu(x, 0.2)",
+        "F.elu(x)",
+        "F.gelu(x)",
+        "F.silu(x)",
+        "F.mish(x)",
+        "F.sigmoid(x)",
+        "x.sigmoid()",
+        "torch.tanh(x)",
+        "F.hardswish(x)",
+        "F.hardsigmoid(x)",
+        "F.max_pool2d(x, 2)",
+        "F.max_pool2d(x, 3, stride=2, padding=1, ceil_mode=True)",
+        "F.max_pool2d(x, (3, 2), dilation=2)",
+        "F.avg_pool2d(x, 2, 1)",
+        "F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)",
+        "F.adaptive_avg_pool2d(x, 1)",
+        "F.adaptive_avg_pool2d(x, (3, 2))",
+        "x.mean((2, 3))",
+        "x.mean([-1, -2], keepdim=True)",
+        "torch.mean(x, dim=(2, 3))",
+        "F.dropout(x, 0.5, net.training)",
+        "F.dropout2d(x, training=net.training)",
+    ],
+)
+def test_functions_keep_the_logits(code):
+    assert_same(Written(as_written(code)))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        nn.ReLU(inplace=True),
+        nn.LeakyReLU(0.3),
+        nn.ELU(),
+        nn.GELU(),
+        nn.Hardswish(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        nn.AdaptiveAvgPool2d((3, 2)),
+        nn.Dropout(0.9),
+        nn.Dropout2d(),
+        nn.Identity(),
+        nn.Sequential(),
+        nn.Flatten(),
+        nn.Conv2d(4, 6, (3, 5), padding="same", dilation=(2, 1)),
+        nn.Conv2d(4, 6, 3, padding="valid", stride=2),
+        nn.Conv2d(4, 8, 3, groups=4, bias=False),
+        nn.Conv2d(4, 6, (1, 3), (2, 1), (0, 1), groups=2),
+        nn.BatchNorm2d(4, eps=0.1),
+        nn.BatchNorm2d(4, affine=False),
+    ],
+    ids=str,
+)
+def test_modules_keep_the_logits(part):
+    assert_same(Written(lambda net, x: net.part(x), copy.deepcopy(part)))
+
+
+def test_a_convolution_of_each_channel_by_itself_is_depthwise():
+    depthwise = nn.Conv2d(4, 4, 3, groups=4)
+    architecture = assert_same(Written(lambda net, x: net.part(x), depthwise))
+    assert isinstance(architecture.layers[1], DepthwiseConv)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "net.part(x) + x",
+        "torch.add(x, net.part(x))",
+        "net.part(x).add_(x)",
+        "torch.cat([x, net.part(x)], 1)",
+        "torch.cat((F.relu(x), net.part(x), x), dim=-3)",
+        "x * torch.sigmoid(net.part(x))",
+        "x * torch.sigmoid(net.part(F.adaptive_avg_pool2d(x, 1)))",
+        "torch.sigmoid(net.part(x.mean((2, 3), keepdim=True))) * x",
+        "x.mul(net.part(x))",
+    ],
+)
+def test_joins_keep_the_logits(code):
+    assert_same(Written(as_written(code), nn.Conv2d(4, 4, 1)))
+
+
+@pytest.mark.parametrize(
+    "code", ["x + x", "x * x", "x + x + x", "torch.cat([x, x], 1)"]
+)
+def test_a_value_joined_with_itself_keeps_the_logits(code):
+    assert_same(Written(as_written(code)))
+
+
+# Operations in place
+
+
+def aliased_relu(net: nn.Module, x: Tensor) -> Tensor:
+    y = F.relu(x, inplace=True)
+    return y + x
+
+
+def relu_read_under_the_old_name(net: nn.Module, x: Tensor) -> Tensor:
+    y = net.part(F.relu_(x))
+    return x + y
+
+
+def module_read_under_the_old_name(net: nn.Module, x: Tensor) -> Tensor:
+    y = net.part(x)
+    return y * x
+
+
+def augmented_addition(net: nn.Module, x: Tensor) -> Tensor:
+    y = net.part(x)
+    y += x
+    return F.relu(y)
+
+
+def aliased_augmented_addition(net: nn.Module, x: Tensor) -> Tensor:
+    before = x
+    x += net.part(x)
+    return torch.cat([x, before], 1)
+
+
+def augmented_gate(net: nn.Module, x: Tensor) -> Tensor:
+    x *= torch.sigmoid(net.part(F.adaptive_avg_pool2d(x, 1)))
+    return x
+
+
+def copied_before(net: nn.Module, x: Tensor) -> Tensor:
+    before = x.clone()
+    F.relu_(x)
+    return net.part(before) + x
+
+
+def concatenated_before(net: nn.Module, x: Tensor) -> Tensor:
+    before = torch.cat([x], 1)
+    F.relu_(x)
+    return net.part(before) + x
+
+
+@pytest.mark.parametrize(
+    ("write", "part"),
+    [
+        (aliased_relu, None),
+        (relu_read_under_the_old_name, nn.Conv2d(4, 4, 1)),
+        (module_read_under_the_old_name, nn.ReLU(inplace=True)),
+        (augmented_addition, nn.Conv2d(4, 4, 1)),
+        (aliased_augmented_addition, nn.Conv2d(4, 4, 1)),
+        (augmented_gate, nn.Conv2d(4, 4, 1)),
+        (copied_before, nn.Conv2d(4, 4, 1)),
+        (concatenated_before, nn.Conv2d(4, 4, 1)),
+    ],
+)
+def test_operations_in_place_keep_the_logits(write, part):
+    assert_same(Written(write, copy.deepcopy(part)))
+
+
+def view_taken_before(net: nn.Module, x: Tensor) -> Tensor:
+    row = torch.flatten(x, 1)
+    F.relu_(x)
+    return row
+
+
+def view_changed(net: nn.Module, x: Tensor) -> Tensor:
+    F.relu_(torch.flatten(x, 1))
+    return x
+
+
+@pytest.mark.parametrize("write", [view_taken_before, view_changed])
+def test_reading_a_view_of_what_was_changed_in_place_is_refused(write):
+    with pytest.raises(TraceError, match="in place"):
+        trace(Written(write), SHAPE)
+
+
+# What is left of the module
+
+
+def test_the_module_is_left_as_it_was():
+    module = randomise(models.resnet18(num_classes=10)).train()
+    module.layer1.eval()
+    modes = {name: part.training for name, part in module.named_modules()}
+    weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    trace(module, (3, 64, 64))
+    assert {name: part.training for name, part in module.named_modules()} == modes
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+
+
+def test_weights_may_be_on_the_meta_device():
+    with torch.device("meta"):
+        module = models.resnet18(num_classes=10)
+    assert trace(module, (3, 64, 64)) == trace(
+        models.resnet18(num_classes=10), (3, 64, 64)
+    )
+
+
+def test_layers_the_logits_do_not_need_are_left_out():
+    def write(net: nn.Module, x: Tensor) -> Tensor:
+        net.part(x)
+        F.relu(x)
+        return F.avg_pool2d(x, 2)
+
+    architecture = trace(Written(write, nn.Conv2d(4, 9, 1)), SHAPE)
+    names = [layer.name for layer in architecture.layers]
+    assert names == ["stem", "avg_pool2d", "flatten"]
+
+
+# Names
+
+
+def test_modules_keep_their_name_and_functions_are_called_after_their_module():
+    architecture = trace(models.resnet18(num_classes=10), (3, 64, 64))
+    names = [layer.name for layer in architecture.layers]
+    assert names[:4] == ["conv1", "bn1", "relu", "maxpool"]
+    assert names[4:11] == [
+        "layer1.0.conv1",
+        "layer1.0.bn1",
+        "layer1.0.relu",
+        "layer1.0.conv2",
+        "layer1.0.bn2",
+        "layer1.0.add",
+        "layer1.0.relu_1",  # the same module, called again
+    ]
+    assert names[-3:] == ["avgpool", "flatten", "fc"]
+
+
+class Named(nn.Module):
+    """Its part has a name of the test's choice, and comes after a relu and an add."""
+
+    def __init__(self, name: str, part: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.name = name
+        self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.get_submodule(self.name)(x + torch.sigmoid(x)).flatten(1)
+
+
+@pytest.mark.parametrize("name", ["add", "relu"])
+def test_a_function_does_not_take_the_name_of_a_module_with_weights(name):
+    assert_same(Named(name, nn.Conv2d(4, 4, 1)))
+
+
+def test_a_function_does_not_replace_a_container_of_its_name():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.Sequential(nn.Conv2d(3, 4, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.relu(x)).flatten(1)
+
+    assert_same(Net())
+
+
+def test_a_module_may_be_called_architecture():
+    assert_same(Named("architecture", nn.Sequential(nn.Conv2d(4, 4, 1))))
+
+
+# What cannot be translated
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.conv(x)).flatten(1)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale).flatten(1)
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return x.flatten(1)
+
+
+def attention(net: nn.Module, x: Tensor) -> Tensor:
+    row = torch.flatten(x, 1)
+    return net.part(row, row, row)[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Twice(), r"'conv' of type Conv2d: .* called only once"),
+        (Scaled(), r"'scale' .*parameters and constants"),
+        (TwoInputs(), r"'y' .*one input"),
+    ],
+)
+def test_an_unsupported_network_is_refused_with_the_node(module, message):
+    with pytest.raises(TraceError, match=message):
+        trace(module, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (nn.LayerNorm([4, 8, 8]), "supported modules are .*Conv2d"),
+        (nn.ConvTranspose2d(4, 4, 2, 2), "supported modules are .*Conv2d"),
+        (nn.PReLU(), "supported modules are .*Conv2d"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'reflect'"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "track_running_stats=False"),
+        (nn.BatchNorm2d(4, momentum=None), "momentum=None"),
+        (nn.ELU(0.5), "alpha=0.5"),
+        (nn.GELU("tanh"), "approximated"),
+        (nn.AvgPool2d(2, divisor_override=3), "divisor_override=3"),
+        (nn.AdaptiveAvgPool2d((None, 2)), r"\(None, 2\)"),
+        (nn.Flatten(2), r"a reshape may only flatten .* to \(2, 4, 64\)"),
+    ],
+    ids=str,
+)
+def test_an_unsupported_module_is_refused_with_node_type_and_reason(part, reason):
+    message = f"node 'part' of type {type(part).__name__}: .*{reason}"
+    with pytest.raises(TraceError, match=message):
+        trace(Written(lambda net, x: net.part(x), part), SHAPE)
+
+
+def test_an_unsupported_module_that_gives_a_tuple_is_named():
+    attention_part = nn.MultiheadAttention(4 * 8 * 8, 2)
+    with pytest.raises(TraceError, match=r"'part' of type MultiheadAttention"):
+        trace(Written(attention, attention_part), SHAPE)
+
+
+# torch's own warning about what this test is about
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_one_sided_padding_is_refused():
+    part = nn.Conv2d(4, 4, 2, padding="same")
+    with pytest.raises(TraceError, match="'part' of type Conv2d: one-sided padding"):
+        trace(Written(lambda net, x: net.part(x), part), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("torch.fft.fft2(x).real", "fft_fft2.*supported functions are"),
+        ("x.permute(0, 2, 3, 1)", "'permute' .*supported functions are"),
+        ("x[:, :2]", "'getitem' .*supported functions are"),
+        ("x * 0.5", "'mul' .*two computed tensors"),
+        ("torch.add(x, x, alpha=2)", "'add' .*alpha"),
+        ("torch.cat([x, x], 2)", "'cat' .*dimension 2"),
+        ("x.mean(1)", "'mean' .*dimensions 1"),
+        ("x.view(-1, 2, 2, 8, 8)", r"'view' .*to \(2, 2, 2, 8, 8\)"),
+        ("F.gelu(x, approximate='tanh')", "'gelu' .*approximate"),
+        (
+            "x + F.adaptive_avg_pool2d(x, 1)",
+            r"addition needs equal shapes, got \(\(4, 8, 8\), \(4, 1, 1\)\)",
+        ),
+        ("x if x.sum() > 0 else -x", "cannot trace Written: .*control"),
+        ("sum(x)", "cannot trace Written: .*iterated"),
+    ],
+)
+def test_an_unsupported_function_is_refused_with_node_and_reason(code, message):
+    with pytest.raises(TraceError, match=message):
+        trace(Written(as_written(code)), SHAPE)
+
+
+class Returns(nn.Module):
+    def __init__(self, form: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.form = form
+
+    def forward(self, x: Tensor) -> object:
+        return self.form(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda x: (x.flatten(1), x), "'output' .*one tensor, not tuple"),
+        (lambda x: {"logits": x.flatten(1)}, "'output' .*one tensor, not .*dict"),
+        (lambda x: x, r"'output' .*not \(2, 4, 6, 6\)"),
+    ],
+)
+def test_only_logits_may_be_returned(form, message):
+    with pytest.raises(TraceError, match=message):
+        trace(Returns(form), SHAPE)
+
+
+def test_one_parameter_in_two_modules_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Flatten())
+    network[1].weight = network[0].weight
+    with pytest.raises(TraceError, match=r"0\.weight and 1\.weight are one parameter"):
+        trace(network, SHAPE)
+
+
+def test_one_module_under_two_names_is_refused():
+    conv = nn.Conv2d(3, 3, 1)
+    with pytest.raises(TraceError, match=r"0\.weight and 1\.weight are one parameter"):
+        trace(nn.Sequential(conv, conv, nn.Flatten()), SHAPE)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(9, 10)),
+        nn.Sequential(nn.Conv2d(3, 4, 9), nn.Flatten()),
+        nn.Sequential(nn.BatchNorm1d(3), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.BatchNorm2d(192)),
+    ],
+    ids=["channels", "linear", "kernel", "flat norm", "norm of a row"],
+)
+def test_images_that_a_network_cannot_take_are_named(network):
+    with pytest.raises(TraceError, match=r"Sequential .*\(3, 8, 8\)"):
+        trace(network, SHAPE)
