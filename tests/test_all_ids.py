@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.env_util import make_vec_env
 
 import n2n_gym  # noqa: F401  registers the ids
 from envs_registry import ENVIRONMENTS, register
@@ -98,6 +99,17 @@ def test_copies_go_on_independently(name):
     assert env.position == 1
     assert env.student.fingerprint == before
     np.testing.assert_array_equal(env.step(0)[0][-1, -3:], env._observation[-1, -3:])
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_stable_baselines3_makes_vectors_of_it_by_name(name):
+    arguments = {"teacher": "resnet18", "evaluator": "size"}
+    vector = make_vec_env(name, n_envs=2, env_kwargs=arguments)
+    assert vector.reset().shape[0] == 2
+    picture = vector.render()
+    assert picture is not None
+    assert picture.dtype == np.uint8
+    vector.close()
 
 
 @pytest.mark.parametrize("mode", list(gym.vector.AutoresetMode))

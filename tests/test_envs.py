@@ -1,6 +1,5 @@
 import json
 
-import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -434,4 +433,15 @@ def test_the_text_marks_the_decision_and_what_is_gone(teacher):
     } | {"block1.conv1"}
     assert lines[-1].endswith("x smaller")
     assert f"{env.student.num_params:,} of" in lines[-1]
-    assert gym.make("N2NRemove-v0", evaluator="size").unwrapped.render() is None
+    assert RemoveEnv(teacher, evaluator="size").render() is None
+
+
+def test_pictures_have_one_size_and_show_what_changes(teacher):
+    env = RemoveEnv(teacher, evaluator="size", render_mode="rgb_array")
+    env.reset()
+    before = env.render()
+    env.step(1)
+    after = env.render()
+    assert before.dtype == np.uint8
+    assert before.shape == after.shape
+    assert (before != after).any()

@@ -23,7 +23,7 @@ from n2n_gym.features import (
     static_features,
 )
 from n2n_gym.lookup import lookup
-from n2n_gym.render import draw_ansi
+from n2n_gym.render import draw_ansi, draw_rgb
 from n2n_gym.rewards import REWARDS, Reward
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Teacher, load_teacher
@@ -45,7 +45,10 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
     choices are legal, and what student they leave.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+    metadata: dict[str, Any] = {
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,
+    }
 
     def __init__(
         self,
@@ -260,12 +263,13 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         """``info["action_mask"]`` as sb3-contrib asks for it."""
         return self._mask().astype(bool)
 
-    def render(self) -> str | None:
-        """The network as text, a line a layer; None without a render mode."""
-        if self.render_mode != "ansi":
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """The network as text or as a picture; None without a render mode."""
+        if self.render_mode is None:
             return None
+        draw = draw_ansi if self.render_mode == "ansi" else draw_rgb
         current = None if self._is_over else self.current
-        return draw_ansi(self.teacher.architecture, self.start, self.student, current)
+        return draw(self.teacher.architecture, self.start, self.student, current)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv[D]:
         """An independent copy of the running episode; what never changes is shared."""
