@@ -199,7 +199,9 @@ class Architecture:
                 if not wire:
                     stands_for = _NOTHING
                 elif len(wire) == 1 or (
-                    isinstance(layer, Add) and all(i == wire[0] for i in wire)
+                    isinstance(layer, Add)
+                    and all(i == wire[0] for i in wire)
+                    and len(set(layer.inputs)) > 1
                 ):
                     stands_for = wire[0]
             else:

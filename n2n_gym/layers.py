@@ -78,6 +78,17 @@ class Layer(ABC):
             raise ShapeError(f"{self.name}: {self.kind} needs one map, got {inputs}")
         return inputs[0]
 
+    def _pooled(
+        self, size: Shape, window: Window, *, ceil_mode: bool
+    ) -> tuple[int, int]:
+        """As ``_window``; torch lets pools pad by half their kernel at most."""
+        if any(2 * p > k for p, k in zip(window.padding, window.kernel, strict=True)):
+            raise ShapeError(
+                f"{self.name}: a pool's padding is at most half its kernel, got "
+                f"padding {window.padding} and kernel {window.kernel}"
+            )
+        return self._window(size, window, ceil_mode=ceil_mode)
+
     def _window(
         self, size: Shape, window: Window, *, ceil_mode: bool = False
     ) -> tuple[int, int]:
@@ -107,8 +118,6 @@ def _slide(length: int, axis: int, window: Window, *, ceil_mode: bool) -> int:
     """How many places a window finds along one axis (torch's rule for pools)."""
     stride, padding = window.stride[axis], window.padding[axis]
     room = length + 2 * padding - window.dilation[axis] * (window.kernel[axis] - 1) - 1
-    if room < 0:
-        return 0
     if not ceil_mode:
         return room // stride + 1
     count = -(-room // stride) + 1
@@ -251,7 +260,7 @@ class MaxPool(Layer):
     def shape(self, *inputs: Shape) -> Shape:
         channels, *size = self._map(inputs)
         window = Window(self.kernel, self.stride, self.padding, self.dilation)
-        kept = self._window(tuple(size), window, ceil_mode=self.ceil_mode)
+        kept = self._pooled(tuple(size), window, ceil_mode=self.ceil_mode)
         return (channels, *kept)
 
 
@@ -269,7 +278,7 @@ class AvgPool(Layer):
     def shape(self, *inputs: Shape) -> Shape:
         channels, *size = self._map(inputs)
         window = Window(self.kernel, self.stride, self.padding, (1, 1))
-        kept = self._window(tuple(size), window, ceil_mode=self.ceil_mode)
+        kept = self._pooled(tuple(size), window, ceil_mode=self.ceil_mode)
         return (channels, *kept)
 
 

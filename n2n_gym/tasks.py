@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import platformdirs
@@ -104,7 +106,8 @@ def _as_maps(images: NDArray[Any]) -> Tensor:
     """(N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W)."""
     if images.ndim == 3:
         images = images[..., None]
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    # A copy, since torch takes no arrays that cannot be written to.
+    return torch.from_numpy(np.array(images.transpose(0, 3, 1, 2), order="C"))
 
 
 def _divide(
@@ -217,11 +220,18 @@ def from_npz(path: str | Path, name: str | None = None) -> Task:
     return Task(name or path.stem, shape, int(labels.max()) + 1, lambda: arrays)
 
 
+def _arrays_in(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    found = np.load(file, allow_pickle=False)
+    if not isinstance(found, Mapping):
+        raise ValueError("it holds a single array")
+    return dict(found)
+
+
 def _checked_arrays(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = dict(file)
-    except (OSError, ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            data = _arrays_in(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
     parts: dict[str, Labelled] = {}
     for split in SPLITS:
@@ -241,9 +251,10 @@ def _checked_arrays(path: Path) -> Arrays:
                 f"{path}: {split}_images are {others.shape[1:]}, train_images "
                 f"{images.shape[1:]}"
             )
-        if other_labels.max() > labels.max():
+        unknown = np.setdiff1d(other_labels, labels)
+        if unknown.size:
             raise ValueError(
-                f"{path}: {split}_labels has the class {other_labels.max()}, which "
+                f"{path}: {split}_labels has the class {unknown[-1]}, which "
                 f"train_labels lacks"
             )
     if "validation" in parts:
@@ -295,4 +306,8 @@ def load_task(task: str | Task) -> Task:
         return task
     if task.endswith(".npz"):
         return from_npz(task)
-    return lookup("task", task, TASKS)()
+    make: Any = lookup("task", task, TASKS)
+    made = make() if callable(make) else make
+    if not isinstance(made, Task):
+        raise ValueError(f"task {task!r} gives {made!r}, not a Task")
+    return made

@@ -239,10 +239,9 @@ def test_a_bypassed_operand_of_a_concatenation_is_stood_for_by_what_takes_its_pl
     architecture = Architecture(IMAGE, layers)
     teacher = build(architecture)
     unit = next(r for r in removals(architecture) if (r.form, r.name) == ("unit", "a"))
-    student = Inheritance(architecture, teacher.state_dict()).build(
-        remove(architecture, [unit])
-    )
-    assert student.architecture.layers[2].inputs == (0, 1)
+    left = remove(architecture, [unit])
+    assert left.layers[2].inputs == (0, 1)
+    student = Inheritance(architecture, teacher.state_dict()).build(left)
     assert torch.equal(student.fc.weight, teacher.fc.weight)
 
 

@@ -23,7 +23,7 @@ def test_a_block_runs(block, teacher, tmp_path, monkeypatch, capsys):
         folder.mkdir(parents=True)
         student = build(teacher.architecture)
         save_weights(student, folder / "student.safetensors")
-        (folder / "architecture.json").write_text(student.architecture.to_json())
+        (folder / "architecture.json").write_text(teacher.architecture.to_json())
     exec(compile(block, "README.md", "exec"), {})
 
 

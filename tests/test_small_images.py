@@ -127,6 +127,11 @@ def test_maps_of_vgg13(side, convs, pools):
     assert sides(architecture, MaxPool) == pools
 
 
+def test_a_pool_after_a_stem_without_stride_stays():
+    convs = sides(fitted("vgg11_bn", 32), Conv)
+    assert convs == [32, 16, 8, 8, 4, 4, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("side", "strided"),
     [

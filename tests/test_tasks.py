@@ -147,6 +147,13 @@ def test_the_fingerprint_changes_with_one_value(change):
     assert colours(**change).fingerprint != colours().fingerprint
 
 
+def test_the_fingerprint_changes_with_the_shape_of_the_images():
+    parts = colours().read()
+    turned = {k: (x.reshape(-1, 3, 2, 3), y) for k, (x, y) in parts.items()}
+    other = Task("colours", (3, 3, 2), 2, lambda: turned)
+    assert other.fingerprint != colours().fingerprint
+
+
 def test_the_fingerprint_tells_the_splits_apart():
     parts = colours().read()
     swapped = {**parts, "validation": parts["test"], "test": parts["validation"]}
@@ -353,7 +360,7 @@ def write_damaged_compressed(path: Path) -> None:
 def test_a_file_that_is_no_npz_is_named(tmp_path, write):
     path = tmp_path / "mine.npz"
     write(path)
-    with pytest.raises(ValueError, match="cannot be read as an .npz file") as error:
+    with pytest.raises(ValueError, match="cannot be read") as error:
         load_task(str(path))
     assert str(path) in str(error.value)
 
@@ -463,3 +470,9 @@ def test_data_is_looked_for_in_the_cache_unless_told_otherwise(tmp_path, monkeyp
     assert data_folder() == tmp_path / "data"
     monkeypatch.setenv("N2N_DATA", str(tmp_path / "elsewhere"))
     assert data_folder() == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("name", ["os:getcwd", "math:pi"])
+def test_what_gives_no_task_is_refused(name):
+    with pytest.raises(ValueError, match=rf"task '{name}' gives .*, not a Task"):
+        load_task(name)

@@ -1,4 +1,4 @@
-"""What torch.fx makes of networks as people write them: the same logits, or a reason."""
+"""What becomes of networks as people write them: the same logits, or a reason."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ class Written(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.flatten(self.write(self, self.stem(x)), 1)
+
+
+def as_written(code: str) -> Write:
+    """This code, on the maps ``x`` of the network ``net``."""
+    return eval(f"lambda net, x: {code}")
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -107,11 +112,6 @@ class LeNet(nn.Module):
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), (2, 2))
         return self.fc2(F.relu(self.fc1(self.flatten(self, x))))
-
-
-def as_written(code: str) -> Write:
-    """This code, on the maps ``x`` of the network ``net``."""
-    return eval(f"lambda net, x: {code}")
 
 
 @pytest.mark.parametrize(

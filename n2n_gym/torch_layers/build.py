@@ -58,7 +58,6 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.architecture = architecture
         last_reader = {
             read: position
             for position, layer in enumerate(architecture.layers)

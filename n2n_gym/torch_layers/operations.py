@@ -246,6 +246,11 @@ def _activation(
     return Activation(name, _inputs(input), function)
 
 
+def _elu(name: str, input: Operand, alpha: float = 1.0, inplace: bool = False) -> Layer:
+    _require(alpha == 1, f"ELU with alpha={alpha}")
+    return Activation(name, _inputs(input), "elu")
+
+
 def _leaky_relu(
     name: str, input: Operand, negative_slope: float = 0.01, inplace: bool = False
 ) -> Layer:
@@ -306,7 +311,6 @@ FUNCTIONS: Final[Mapping[Callable[..., Any] | str, Translation]] = {
         for function, calls in {
             "relu": (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
             "relu6": (F.relu6,),
-            "elu": (F.elu,),
             "gelu": (F.gelu,),
             "silu": (F.silu,),
             "mish": (F.mish,),
@@ -317,6 +321,7 @@ FUNCTIONS: Final[Mapping[Callable[..., Any] | str, Translation]] = {
         }.items()
         for call in calls
     },
+    F.elu: _elu,
     F.leaky_relu: _leaky_relu,
     F.dropout: partial(_functional_dropout, False),
     F.dropout2d: partial(_functional_dropout, True),

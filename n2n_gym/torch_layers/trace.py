@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,10 +38,10 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     Raises:
         TraceError: It uses an operation that is no kind of layer here, names the node.
     """
-    module = copy.deepcopy(module).to("meta").eval()
     _refuse_shared_parameters(module)
+    module = copy.deepcopy(module).to("meta").eval()
     try:
-        graph = fx.symbolic_trace(module)
+        graph = fx.GraphModule(module, _Tracer().trace(module))
     except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
         raise TraceError(
             f"torch.fx cannot trace {type(module).__name__}: {error}"
@@ -49,10 +50,10 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     try:
         with torch.no_grad():
             recorder.run(torch.empty(2, *input_shape, device="meta"))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise TraceError(
             f"{type(module).__name__} cannot take images of the shape {input_shape}: "
-            f"{error}"
+            f"{(str(error) or repr(error)).splitlines()[0]}"
         ) from error
     translation = _Translation(graph, recorder.results)
     for node in graph.graph.nodes:
@@ -76,6 +77,27 @@ def _refuse_shared_parameters(module: nn.Module) -> None:
             )
 
 
+class _Proxy(fx.Proxy):
+    """Records augmented assignments as what they are; fx's own make new values."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy(
+            "call_function", operator.iadd, (self, other), {}, name="add"
+        )
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy(
+            "call_function", operator.imul, (self, other), {}, name="mul"
+        )
+
+
+class _Tracer(fx.Tracer):
+    """fx's own, with these proxies."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
 class _Recorder(fx.Interpreter):
     """Runs a graph and remembers what every node gave."""
 
@@ -94,8 +116,10 @@ class _Value:
     An operation in place gives the same value a new layer, for all who read it later.
     """
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, position: int, memory: int) -> None:
         self.position = position
+        self.memory = memory
+        self.is_stale = False  # a view of it, or what it is a view of, was changed
 
 
 class _Translation:
@@ -107,7 +131,9 @@ class _Translation:
         self.layers: list[Layer] = []
         self.values: dict[fx.Node, _Value] = {}
         self.called: set[str] = set()
-        self.names: set[str] = set()
+        self.called_names: set[str] = set()
+        # Functions must not take the names of modules.
+        self.names = {name for name, _ in graph.named_modules()}
         self.output: int | None = None
 
     def upto_output(self) -> tuple[Layer, ...]:
@@ -124,10 +150,10 @@ class _Translation:
         if node.op == "placeholder":
             if self.values:
                 raise Unsupported("a teacher takes one input, the image")
-            self.values[node] = _Value(IMAGE)
+            self.values[node] = _Value(IMAGE, self._memory(node))
         elif node.op == "output":
             self.output = self._output(node)
-        elif isinstance(self.results[node], Tensor):
+        elif isinstance(self.results[node], Tensor) or node.op == "call_module":
             if node.op == "get_attr":
                 raise Unsupported(
                     "parameters and constants in arithmetic are not supported"
@@ -146,7 +172,18 @@ class _Translation:
             raise Unsupported(
                 f"logits have the shape (B, classes), not {_shape(result)}"
             )
-        return self.values[value].position
+        return self._read(value).position
+
+    def _memory(self, node: fx.Node) -> int:
+        return int(self.results[node].untyped_storage()._cdata)
+
+    def _read(self, node: fx.Node) -> _Value:
+        value = self.values[node]
+        if value.is_stale:
+            raise Unsupported(
+                "reading a view of a tensor that was changed in place is not supported"
+            )
+        return value
 
     def _translate(self, node: fx.Node) -> _Value:
         """The value of a node whose result is a tensor."""
@@ -172,19 +209,23 @@ class _Translation:
         except TypeError as error:
             raise Unsupported(f"unsupported arguments ({error})") from None
         read = self._first_value(node)
+        memory = self._memory(node)
         if layer is None or self._is_unchanged(layer, node, read):
-            return read
+            return read if memory == read.memory else _Value(read.position, memory)
         self.names.add(layer.name)
         self.layers.append(layer)
         if in_place:
+            for value in self.values.values():
+                if value is not read and value.memory == memory:
+                    value.is_stale = True
             read.position = len(self.layers) - 1
             return read
-        return _Value(len(self.layers) - 1)
+        return _Value(len(self.layers) - 1, memory)
 
     def _argument(self, node: fx.Node) -> Any:
         """What an operation is given for a node: its value, or what it evaluated to."""
         if node in self.values:
-            return Operand(self.values[node].position, self.results[node].dim())
+            return Operand(self._read(node).position, self.results[node].dim())
         return self.results[node]
 
     def _first_value(self, node: fx.Node) -> _Value:
@@ -214,6 +255,9 @@ class _Translation:
         """The module's own name; for functions, their name after their module's."""
         if node.op == "call_module":
             wanted = str(node.target)
+            if wanted not in self.called_names:
+                self.called_names.add(wanted)
+                return wanted
         else:
             stack = node.meta.get("nn_module_stack", {}).values()
             function = re.sub(
