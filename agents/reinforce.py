@@ -165,7 +165,7 @@ def make_policy(
         raise ValueError(f"actions must be Discrete, got {actions}")
     kind = kind or ("bidirectional" if actions.n == 2 else "autoregressive")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return Policy(kind, space.shape[1] - DYNAMIC, int(actions.n), hidden)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # torch and what needs it are imported in the commands, so that --help is quick.
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="n2n-gym",
-    help="Make a trained network small, or benchmark agents that learn to.",
+    help="Make a trained network small.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -122,7 +123,9 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[red]Error:[/red] {error}", highlight=False)
+        Console(stderr=True).print(
+            f"[red]Error:[/red] {escape(str(error))}", highlight=False
+        )
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,9 @@ from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.rewards import Score, n2n
 from n2n_gym.teachers import Teacher, load_teacher, write_whole
 from n2n_gym.torch_layers import Network
-from n2n_gym.training import compute_accuracy, pick_device
+from n2n_gym.training import Diverged, compute_accuracy, pick_device
+
+logger = logging.getLogger(__name__)
 
 ROLLOUTS: Final = 5  # episodes an update, as in the paper
 FINALISTS: Final = 5  # students of a search that are distilled fully
@@ -78,19 +81,24 @@ def compress(options: Options) -> Summary:
     """Find a small student of a teacher and write it to the output folder.
 
     Raises:
-        ValueError: An option is not what is accepted.
+        ValueError: An option is not what is accepted, or every finalist diverged.
         FileExistsError: The output folder holds another run.
     """
     started = time.perf_counter()
     device = pick_device(options.device)
+    output = options.output
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; give another output folder")
     teacher = load_teacher(
         options.teacher,
         options.task,
         device=device,
         train_teacher=options.train_teacher,
     )
-    output = _claim(options)
     teacher_score = teacher.score  # trained now: the searches' bars are theirs alone
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = json.dumps(asdict(options), indent=1, default=str)
+    write_whole(output / "options.json", chosen.encode())
     evaluator = DistillationEvaluator(device=device)
     with open(output / "history.jsonl", "w") as file:
         history = _History(file)
@@ -120,17 +128,6 @@ def compress(options: Options) -> Summary:
     )
     write_whole(output / "summary.json", json.dumps(_plain(summary), indent=1).encode())
     return summary
-
-
-def _claim(options: Options) -> Path:
-    """The output folder, made, with the options in it."""
-    output = options.output
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; give another output folder")
-    output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(options), indent=1, default=str)
-    write_whole(output / "options.json", text.encode())
-    return output
 
 
 class _History:
@@ -241,12 +238,18 @@ def _finish(
     bar = tqdm(best, desc=f"Final distillation of {what}")
     for scored in bar:
         student = scored.student
-        network = distil(student, teacher, recipe, seed=options.seed, device=device)
+        try:
+            network = distil(student, teacher, recipe, seed=options.seed, device=device)
+        except Diverged as error:
+            logger.warning("a finalist diverged and is left out: %s", error)
+            continue
         accuracy = compute_accuracy(network, validation, teacher.normalise)
         score = Score(accuracy, student.num_params, student.num_macs, recipe.epochs)
         distilled.append((student, network, score))
         highest = max(n2n(entry[2], teacher.score) for entry in distilled)
         bar.set_postfix_str(f"best reward {highest:.4f}")
+    if not distilled:
+        raise ValueError("the distillation of every finalist diverged")
     as_good = [d for d in distilled if d[2].accuracy >= teacher.score.accuracy]
     student, network, score = (
         min(as_good, key=lambda d: d[2].num_params)

@@ -74,6 +74,8 @@ class SizeEvaluator:
         return Score(1.0, whole.num_params, whole.num_macs)
 
 
+# An agent may step its environment in inference mode; training must not notice.
+@torch.inference_mode(False)
 def distil(
     student: Architecture,
     teacher: Teacher,
@@ -90,8 +92,7 @@ def distil(
         Diverged: The loss became infinite or not a number.
     """
     split = teacher.task.split("train", device)
-    # An agent may step its environment in inference mode; training must not notice.
-    with torch.inference_mode(False), seeded(seed, device) as generator:
+    with seeded(seed, device) as generator:
         network = teacher.inheritance(device).build(student)
         network = network.to(memory_format=torch.channels_last)
         if recipe.epochs:
@@ -135,11 +136,13 @@ class DistillationEvaluator:
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
+    @torch.inference_mode(False)
     def __call__(
         self, students: Sequence[Architecture], teacher: Teacher
     ) -> list[Score | Failure]:
         return [self._score(student, teacher) for student in students]
 
+    @torch.inference_mode(False)
     def score_teacher(self, teacher: Teacher) -> Score:
         return teacher.score
 
@@ -163,7 +166,10 @@ class DistillationEvaluator:
             accuracy = compute_accuracy(network, validation, teacher.normalise)
         except Diverged as error:
             return Failure(f"the distillation diverged: {error}", retryable=False)
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            # On a CPU, torch has no type of its own for this.
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
             return Failure(f"out of memory: {error}", retryable=True)
         epochs = float(self.recipe.epochs)
         return Score(accuracy, student.num_params, student.num_macs, epochs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -61,7 +60,6 @@ def export_onnx(
     network = network.cpu().to(memory_format=torch.contiguous_format)
     module = _FromPixels(network, normalise).eval()
     pixels = images.cpu().float() / 255
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
         module,
         (pixels[:2],),

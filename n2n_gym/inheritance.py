@@ -23,6 +23,9 @@ from n2n_gym.layers import (
     IMAGE,
     PARAMETERISED,
     PRODUCERS,
+    Conv,
+    DepthwiseConv,
+    Layer,
 )
 from n2n_gym.torch_layers import Network, build
 
@@ -71,7 +74,7 @@ class Inheritance:
                     values.teacher_runs(self.teacher.layers[old].inputs[0]),
                 )
                 written = values.kept.get(position, read)
-                self._fill(network.get_submodule(layer.name), layer.name, written, read)
+                self._fill(network.get_submodule(layer.name), layer, written, read)
         return network
 
     @cached_property
@@ -85,25 +88,27 @@ class Inheritance:
 
     @torch.no_grad()
     def _fill(
-        self, module: nn.Module, name: str, written: Indices, read: Indices
+        self, module: nn.Module, layer: Layer, written: Indices, read: Indices
     ) -> None:
         """Copy the slice of a layer's weights, after drawing fresh ones if needed."""
-        if (read == FRESH).any():
+        # Shrinkage before a concatenation can move channels to another group of the
+        # convolution that reads it: such weights have no counterpart either.
+        is_grouped = isinstance(layer, Conv) and layer.groups > 1
+        if is_grouped or (read == FRESH).any():
             module.reset_parameters()  # type: ignore[operator]
             if (read == FRESH).all():
                 return
         for key, new in (*module.named_parameters(), *module.named_buffers()):
-            old = self.weights[f"{name}.{key}"]
+            old = self.weights[f"{layer.name}.{key}"]
             if new.dim() == 0:  # batch norm's count of batches
                 new.copy_(old)
             elif new.dim() == 1:
                 _copy(new, old, written)
-            elif isinstance(module, nn.Conv2d):
+            elif isinstance(layer, DepthwiseConv):
+                _copy(new, _crop(old, new.shape[2:]), written)
+            elif isinstance(layer, Conv):
                 old = _crop(old, new.shape[2:])
-                if module.groups == module.in_channels > 1 and old.shape[1] == 1:
-                    _copy(new, old, written)
-                else:
-                    _copy_groups(new, old, written, read, module.groups)
+                _copy_groups(new, old, written, read, layer.groups)
             else:
                 _copy(new, old, written, read)
 

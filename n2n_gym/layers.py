@@ -410,7 +410,26 @@ def from_dict(entries: Mapping[str, Any]) -> Layer:
         raise ValueError(
             f"unknown layer kind {entries.get('kind')!r}; known: {', '.join(KINDS)}"
         )
+    for field, value in values.items():
+        lowest = 0 if field == "padding" else 1
+        if field in _LENGTHS and not _is_pair(value, lowest):
+            raise ValueError(f"{field} must be two from {lowest} on, got {value!r}")
+        if field in ("width", "groups") and not _is_whole(value, 1):
+            raise ValueError(f"{field} must be a number from 1 on, got {value!r}")
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"not a {entries['kind']} layer: {dict(entries)}") from error
+
+
+_LENGTHS: Final = ("kernel", "stride", "padding", "dilation", "size")
+
+
+def _is_whole(value: Any, lowest: int) -> bool:
+    return isinstance(value, int) and value >= lowest
+
+
+def _is_pair(value: Any, lowest: int) -> bool:
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return all(_is_whole(length, lowest) for length in value)

@@ -27,6 +27,6 @@ def lookup(what: str, name: str, known: Mapping[str, T]) -> T:
         )
     try:
         found: T = getattr(importlib.import_module(module_name), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
     return found

@@ -304,6 +304,8 @@ def load_task(task: str | Task) -> Task:
     """
     if isinstance(task, Task):
         return task
+    if not isinstance(task, str):
+        raise ValueError(f"a task is a name, a path or a Task, got {task!r}")
     if task.endswith(".npz"):
         return from_npz(task)
     make: Any = lookup("task", task, TASKS)

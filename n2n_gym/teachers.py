@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -149,7 +149,9 @@ def load_teacher(
                     f"{wanted.name}"
                 )
         return teacher
-    task = load_task(task or "digits")
+    if not isinstance(teacher, str):
+        raise ValueError(f"a teacher is a name or a Teacher, got {teacher!r}")
+    task = load_task("digits" if task is None else task)
     place = pick_device(device)
     architecture = teacher_architecture(teacher, task)
     return Teacher(
@@ -167,8 +169,12 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"unknown teacher {name!r}; known: {', '.join(known)}")
-    with torch.device("meta"):
-        module = models.get_model(name, weights=None, num_classes=task.num_classes)
+    make = partial(models.get_model, name, weights=None, num_classes=task.num_classes)
+    try:
+        with torch.device("meta"):
+            module = make()
+    except NotImplementedError:  # RegNets compute their widths with tensors
+        module = make()
     return fit(trace(module, _TRACED_AT), task.input_shape)
 
 
@@ -248,8 +254,8 @@ def train_network(
 
 def _advice(name: str, task: Task) -> str:
     return (
-        f"run `n2n-gym teachers train {name} --task {task.name}` once, or pass "
-        f"train_teacher=True"
+        f"run `n2n-gym teachers train {name} --task {task.name}` once, or ask for it "
+        f"with train_teacher=True (--train-teacher)"
     )
 
 
@@ -308,7 +314,7 @@ def _load(path: Path) -> Trained | None:
         weights = load_file(path)
         logits = weights.pop("train.logits")
         return Trained(weights, float(about["validation_accuracy"]), logits)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         logger.warning(
             "the teacher in %s is damaged (%s) and is trained again", path, error
         )

@@ -96,7 +96,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
     """
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: that would seed every accelerator for good.
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.get_device_module(device).manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
 
 

@@ -107,7 +107,22 @@ class PlainNet(nn.Module):
         return self.fc(x)
 
 
-NETWORKS = (SmallResNet, DenseNet, GatedNet, PlainNet)
+class GroupedJoinNet(nn.Module):
+    """A grouped convolution that reads a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(1, 8, 3, 1, 1)
+        self.right = nn.Conv2d(1, 8, 3, 1, 1)
+        self.grouped = nn.Conv2d(16, 8, 3, 1, 1, groups=2)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1)
+        return self.fc(F.relu(self.grouped(x)).mean((2, 3)))
+
+
+NETWORKS = (SmallResNet, DenseNet, GatedNet, PlainNet, GroupedJoinNet)
 IMAGE = (1, 8, 8)
 
 

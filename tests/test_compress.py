@@ -13,7 +13,7 @@ from n2n_gym.compress import Options, compress, uniform_student
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
 from n2n_gym.torch_layers import build
-from n2n_gym.training import Recipe
+from n2n_gym.training import Diverged, Recipe
 
 SMALL = Options(
     teacher="squeezenet1_1",
@@ -117,6 +117,24 @@ def test_a_folder_with_a_run_is_not_overwritten(run):
     assert (folder / "summary.json").read_text() == before
 
 
+def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog):
+    calls = []
+
+    def distil(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise Diverged("the loss became nan")
+        return original(*arguments, **named)
+
+    original = module.distil
+    monkeypatch.setattr(module, "distil", distil)
+    monkeypatch.setattr(teachers, "teacher_recipe", lambda task: Recipe(2, 32))
+    options = {**vars(SMALL), "output": tmp_path / "run", "controls": False}
+    summary = compress(Options(**options))
+    assert summary.student.score.accuracy > 0
+    assert "diverged and is left out" in caplog.text
+
+
 @pytest.mark.parametrize("share", [2, 10, 100])
 def test_uniform_width_scaling_comes_close_to_a_size_and_stays_within(share):
     teacher = teacher_architecture("resnet18", Task("none", (1, 8, 8), 10, dict))
@@ -144,6 +162,7 @@ def test_help_says_what_each_command_does():
         (["--teacher", "resnet19"], "unknown teacher 'resnet19'; known:"),
         (["--task", "digit"], "unknown task 'digit'; known: digits, mnist, cifar10"),
         (["--device", "tpu9"], "unknown device 'tpu9'; available: cpu"),
+        (["--task", "[bold]x"], "unknown task '[bold]x'"),
         (["--task", "nothing.npz"], "there is no file nothing.npz"),
     ],
 )

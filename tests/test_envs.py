@@ -300,6 +300,7 @@ def test_a_prefix_of_decisions_is_replayed(remove_env):
         ([1, 1], r"decision 1 .* cannot be 1"),
         ([0] * 99, "proper prefix"),
         ([2], r"not in Discrete\(2\)"),
+        (None, "must be a list of actions, got None"),
     ],
 )
 def test_a_prefix_that_is_none_is_refused(remove_env, decisions, message):
@@ -349,6 +350,9 @@ def edited(teacher, of: str, **changes) -> str:
         ({"bias": True}, "conv1 has bias=True, there False"),
         ({"kernel": [5, 5]}, r"conv1 has the kernel \(5, 5\), there \(3, 3\)"),
         ({"padding": [2, 2]}, r"conv1 has the padding \(2, 2\), there \(1, 1\)"),
+        ({"width": 0}, "width must be a number from 1 on, got 0"),
+        ({"kernel": [3]}, r"kernel must be two from 1 on, got \(3,\)"),
+        ({"stride": [0, 0]}, r"stride must be two from 1 on, got \(0, 0\)"),
         ({"dilation": [2, 2]}, r"conv1 has dilation=\(2, 2\), there \(1, 1\)"),
     ],
 )
@@ -368,8 +372,9 @@ def test_a_start_that_cannot_be_read_is_refused(teacher, tmp_path):
         ShrinkEnv(teacher, start=tmp_path / "nothing.json", evaluator="size")
     path = tmp_path / "half.json"
     path.write_text(teacher.architecture.to_json()[:100])
-    with pytest.raises(ValueError, match=r"Expecting|Unterminated|delimiter"):
-        ShrinkEnv(teacher, start=path, evaluator="size")
+    for start in (path, '{"a', 3):
+        with pytest.raises(ValueError, match=r"start='.*' cannot be read .* accepted"):
+            ShrinkEnv(teacher, start=start, evaluator="size")
 
 
 @pytest.mark.parametrize(("value", "rate"), [(-1.0, 0.1), (0.0, 0.55), (1.0, 1.0)])
@@ -390,6 +395,10 @@ def test_continuous_actions_are_rates_mapped_linearly(teacher, value, rate):
         ({"illegal": "stop"}, "unknown illegal='stop'; known: keep, end"),
         ({"granularity": "atom"}, "unknown granularity 'atom'; known: unit"),
         ({"device": "tpu9"}, "unknown device 'tpu9'"),
+        ({"task": 3}, "a task is a name, a path or a Task, got 3"),
+        ({"teacher": 3}, "a teacher is a name or a Teacher, got 3"),
+        ({"max_rows": 0}, "max_rows=0 is too few"),
+        ({"reward": ":"}, "reward ':' cannot be imported"),
         ({"task": "digit"}, "unknown task 'digit'; known: digits"),
         ({"teacher": "resnet19"}, "unknown teacher 'resnet19'"),
         ({"reward": "gold"}, "unknown reward 'gold'; known: n2n"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from n2n_gym import teachers
+from n2n_gym.evaluators import DistillationEvaluator
 from n2n_gym.tasks import Task, digits, load_task
 from n2n_gym.teachers import Teacher, load_teacher, teacher_architecture
 from n2n_gym.torch_layers import trace
@@ -49,7 +50,9 @@ def test_a_teacher_is_trained_once_and_kept(cache, caplog):
     assert about["validation_accuracy"] == first.score.accuracy
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "no json", "no weights"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "changed", "no json", "no weights", "null", '{"sha256": 1}']
+)
 def test_a_damaged_teacher_is_named_and_trained_again(cache, caplog, damage):
     first = small_teacher()
     accuracy = first.score.accuracy
@@ -61,14 +64,26 @@ def test_a_damaged_teacher_is_named_and_trained_again(cache, caplog, damage):
         path.write_bytes(content[:-4] + b"\x00\x01\x02\x03")
     elif damage == "no json":
         path.with_suffix(".json").unlink()
-    else:
+    elif damage == "no weights":
         path.unlink()
+    else:
+        path.with_suffix(".json").write_text(damage)
     second = small_teacher()
     assert second.score.accuracy == accuracy  # the same training again
     assert second.fingerprint == first.fingerprint
     (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert str(path) in record.message
     assert path.read_bytes() == content
+
+
+def test_an_agent_in_inference_mode_can_have_its_teacher_trained(cache):
+    evaluator = DistillationEvaluator(RECIPE, device="cpu")
+    teacher = load_teacher("squeezenet1_1", digits(), device="cpu")
+    with torch.inference_mode():
+        (score,) = evaluator([teacher.architecture], teacher)
+        reference = evaluator.score_teacher(teacher)
+    assert 0 < score.accuracy <= 1
+    assert reference == teacher.score
 
 
 def test_two_processes_that_ask_at_once_train_it_once(tmp_path):

@@ -555,3 +555,23 @@ def test_one_module_under_two_names_is_refused():
 def test_images_that_a_network_cannot_take_are_named(network):
     with pytest.raises(TraceError, match=r"Sequential .*\(3, 8, 8\)"):
         trace(network, SHAPE)
+
+
+def test_hooks_are_refused():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    network[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    with pytest.raises(TraceError, match="0 has hooks"):
+        trace(network, (1, 8, 8))
+
+
+def test_dropout_that_stays_on_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.fc(F.dropout(x.flatten(1), 0.5))
+
+    with pytest.raises(TraceError, match="not switched off in eval mode"):
+        trace(Net(), (1, 8, 8))

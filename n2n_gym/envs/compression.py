@@ -93,7 +93,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         self.start = start
         self.decisions: tuple[D, ...] = tuple(decisions)
         shown = rows(start, decisions)
-        height = max_rows or len(shown)
+        height = len(shown) if max_rows is None else max_rows
         if len(shown) > height:
             raise ValueError(
                 f"max_rows={max_rows} is too few for {self.teacher.name}; it has "
@@ -158,7 +158,9 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         options = options or {}
         if unknown := options.keys() - {"decisions"}:
             raise ValueError(f"unknown options {sorted(unknown)}; known: decisions")
-        prefix = list(options.get("decisions", ()))
+        prefix = options.get("decisions", [])
+        if not isinstance(prefix, (list, tuple)):
+            raise ValueError(f"decisions must be a list of actions, got {prefix!r}")
         if len(prefix) >= len(self.decisions):
             raise ValueError(
                 f"decisions must be a proper prefix of {len(self.decisions)}, got "
@@ -275,6 +277,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         """An independent copy of the running episode; what never changes is shared."""
         twin = copy.copy(self)
         twin._observation = self._observation.copy()
+        twin.action_space = copy.deepcopy(self.action_space)  # it has a generator
         twin._np_random = copy.deepcopy(self._np_random)
         memo[id(self)] = twin
         return twin

@@ -176,14 +176,15 @@ def load_start(
     """
     if start is None:
         return teacher
-    if isinstance(start, str) and start.lstrip().startswith("{"):
-        start = Architecture.from_json(start)
-    elif isinstance(start, (str, Path)):
+    if not isinstance(start, Architecture):
+        is_json = isinstance(start, str) and start.lstrip().startswith("{")
         try:
-            start = Architecture.from_json(Path(start).read_text())
-        except OSError as error:
+            text = str(start) if is_json else Path(start).read_text()
+            start = Architecture.from_json(text)
+        except (OSError, ValueError, TypeError) as error:
+            shown = repr(str(start)[:60] if is_json else str(start))
             raise ValueError(
-                f"start={str(start)!r} cannot be read ({error}); accepted are an "
+                f"start={shown} cannot be read ({error}); accepted are an "
                 f"Architecture, its JSON, or the path of a file with it"
             ) from error
     refuse_stranger(start, teacher)

@@ -265,6 +265,7 @@ def _functional_dropout(
     training: bool = True,
     inplace: bool = False,
 ) -> Layer:
+    _require(not training, "dropout that is not switched off in eval mode")
     return Dropout(name, _inputs(input), p, channelwise)
 
 

@@ -39,6 +39,7 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
         TraceError: It uses an operation that is no kind of layer here, names the node.
     """
     _refuse_shared_parameters(module)
+    _refuse_hooks(module)
     module = copy.deepcopy(module).to("meta").eval()
     try:
         graph = fx.GraphModule(module, _Tracer().trace(module))
@@ -74,6 +75,14 @@ def _refuse_shared_parameters(module: nn.Module) -> None:
         if other != name:
             raise TraceError(
                 f"{other} and {name} are one parameter: sharing is not supported"
+            )
+
+
+def _refuse_hooks(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise TraceError(
+                f"{name or 'the module'} has hooks: they are not supported"
             )
 
 
