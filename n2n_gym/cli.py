@@ -122,7 +122,7 @@ def _plain_errors() -> Iterator[None]:
     """One line for what the user can mend; a traceback for a mistake of ours."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         Console(stderr=True).print(
             f"[red]Error:[/red] {escape(str(error))}", highlight=False
         )
