@@ -122,6 +122,15 @@ class GroupedJoinNet(nn.Module):
         return self.fc(F.relu(self.grouped(x)).mean((2, 3)))
 
 
+# torchvision's, by name.
+TEACHERS = (
+    "resnet18",
+    "resnet34",
+    "vgg11_bn",
+    "vgg13_bn",
+    "vgg19_bn",
+    "mobilenet_v2",
+)
 NETWORKS = (SmallResNet, DenseNet, GatedNet, PlainNet, GroupedJoinNet)
 IMAGE = (1, 8, 8)
 

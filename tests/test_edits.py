@@ -23,16 +23,8 @@ from n2n_gym.decisions import (
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
 from n2n_gym.torch_layers import build, trace
-from tests.networks import IMAGE, NETWORKS
+from tests.networks import IMAGE, NETWORKS, TEACHERS
 
-TEACHERS = (
-    "resnet18",
-    "resnet34",
-    "vgg11_bn",
-    "vgg13_bn",
-    "vgg19_bn",
-    "mobilenet_v2",
-)
 STARTS = (*TEACHERS, *(network.__name__ for network in NETWORKS))
 EXAMPLES = settings(max_examples=15, deadline=None)
 

@@ -14,16 +14,9 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.layers import AdaptiveAvgPool, Conv, DepthwiseConv, Linear, MaxPool
 from n2n_gym.small_images import fit
 from n2n_gym.torch_layers import build, trace
+from tests.networks import TEACHERS
 
-TEACHERS = (
-    "resnet18",
-    "resnet34",
-    "vgg11_bn",
-    "vgg13_bn",
-    "vgg19_bn",
-    "mobilenet_v2",
-    "alexnet",
-)
+FITTED = (*TEACHERS, "alexnet")
 
 
 @cache
@@ -181,12 +174,12 @@ def test_hidden_linear_layers_become_global_pooling_up_to_64(name):
     assert sum(isinstance(layer, Linear) for layer in large.layers) == 3
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", FITTED)
 def test_images_it_was_made_for_leave_a_network_as_traced(name):
     assert fitted(name, 224) == traced(name)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", FITTED)
 @settings(max_examples=40, deadline=None)
 @given(size=st.tuples(st.integers(8, 100), st.integers(8, 100)))
 def test_no_map_is_under_2x2_before_the_global_pool(name, size):
@@ -199,7 +192,7 @@ def test_no_map_is_under_2x2_before_the_global_pool(name, size):
     assert min(min(shape[1:]) for shape in architecture.shapes[:pool]) >= 2
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", FITTED)
 @pytest.mark.parametrize("side", [8, 32, 64])
 def test_layers_keep_their_names_and_order(name, side):
     names = [layer.name for layer in traced(name).layers]

@@ -16,16 +16,8 @@ from torchvision import models
 from n2n_gym.architecture import Architecture
 from n2n_gym.layers import DepthwiseConv, Flatten, Shape
 from n2n_gym.torch_layers import TraceError, build, trace
-from tests.networks import IMAGE, NETWORKS
+from tests.networks import IMAGE, NETWORKS, TEACHERS
 
-TEACHERS = (
-    "resnet18",
-    "resnet34",
-    "vgg11_bn",
-    "vgg13_bn",
-    "vgg19_bn",
-    "mobilenet_v2",
-)
 SHAPE = (3, 8, 8)
 
 Write: TypeAlias = Callable[[nn.Module, Tensor], Tensor]
