@@ -16,6 +16,8 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.layers import (
     IMAGE,
     PRODUCERS,
+    ChannelShuffle,
+    Chunk,
     Concat,
     Conv,
     Flatten,
@@ -26,14 +28,18 @@ from n2n_gym.layers import (
 class Segment(NamedTuple):
     """A run of channels of a value that come from one width group."""
 
-    group: int  # the group's first producer; IMAGE for the image's own channels
+    group: int  # the first layer that writes it; IMAGE for the image's own channels
     width: int
     spread: int = 1  # features that each channel became in a flatten
 
 
 @dataclass(frozen=True)
 class WidthGroup:
-    """Producers whose output channels are tied: they have one width."""
+    """Layers whose output channels are tied: they have one width.
+
+    They are producers, or layers that deal out the channels of others anew, whose
+    widths are fixed.
+    """
 
     producers: tuple[int, ...]  # positions of the layers that write it, ascending
     width: int
@@ -96,6 +102,10 @@ class Channels:
             if isinstance(layer, PRODUCERS):
                 parent[position] = position
                 value: tuple[Segment, ...] = (Segment(position, layer.width),)
+            elif isinstance(layer, (Chunk, ChannelShuffle)):
+                parent[position] = position
+                fixed |= {position} | {segment.group for segment in operands[0]}
+                value = (Segment(position, architecture.shape_of(position)[0]),)
             elif isinstance(layer, Concat):
                 value = tuple(segment for operand in operands for segment in operand)
             elif isinstance(layer, Flatten):

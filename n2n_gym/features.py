@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import VARIABLES, Removal, Shrinkage, units
+from n2n_gym.decisions import VARIABLES, Removal, Shrinkage, single_layers, units
 from n2n_gym.layers import (
     KINDS,
     AvgPool,
@@ -24,7 +24,7 @@ from n2n_gym.layers import (
     MaxPool,
 )
 
-DECIDES: Final = ("unit", "branch", *VARIABLES)
+DECIDES: Final = ("unit", "branch", "layer", *VARIABLES)
 COLUMNS: Final = (
     # x_t = (l, k, s, p, n, s_start, s_end) of the paper.
     *("type", "kernel", "stride", "padding", "outputs", "skip_start", "skip_end"),
@@ -49,13 +49,18 @@ class Row(NamedTuple):
 def rows(
     start: Architecture, decisions: Sequence[Removal] | Sequence[Shrinkage]
 ) -> list[Row]:
-    """The decisions in their order, and between them the units that none is about."""
+    """The decisions in their order, and between them what none is about.
+
+    That is whole units, or single layers where the decisions are about such.
+    """
     decided = [
         Row(d.layers, d.form if isinstance(d, Removal) else d.variable)
         for d in decisions
     ]
     touched = {p for row in decided if row.decides != "branch" for p in row.layers}
-    fixed = [Row(unit, None) for unit in units(start) if unit[0] not in touched]
+    is_single = any(row.decides == "layer" for row in decided)
+    parts = [(p,) for p in single_layers(start)] if is_single else units(start)
+    fixed = [Row(part, None) for part in parts if part[0] not in touched]
     # Python's sort is stable and the decisions are in order of position already.
     return sorted(decided + fixed, key=lambda row: row.layers[0])
 

@@ -26,6 +26,7 @@ from n2n_gym.layers import (
     Conv,
     DepthwiseConv,
     Layer,
+    Scale,
 )
 from n2n_gym.torch_layers import Network, build
 
@@ -74,7 +75,7 @@ class Inheritance:
                     values.teacher_runs(self.teacher.layers[old].inputs[0]),
                 )
                 written = values.kept.get(position, read)
-                self._fill(network.get_submodule(layer.name), layer, written, read)
+                self._fill(network, layer, written, read)
         return network
 
     @cached_property
@@ -88,19 +89,21 @@ class Inheritance:
 
     @torch.no_grad()
     def _fill(
-        self, module: nn.Module, layer: Layer, written: Indices, read: Indices
+        self, network: Network, layer: Layer, written: Indices, read: Indices
     ) -> None:
         """Copy the slice of a layer's weights, after drawing fresh ones if needed."""
         # Shrinkage before a concatenation can move channels to another group of the
         # convolution that reads it: such weights have no counterpart either.
         is_grouped = isinstance(layer, Conv) and layer.groups > 1
         if is_grouped or (read == FRESH).any():
-            module.reset_parameters()  # type: ignore[operator]
+            _reset(network, layer)
             if (read == FRESH).all():
                 return
-        for key, new in (*module.named_parameters(), *module.named_buffers()):
-            old = self.weights[f"{layer.name}.{key}"]
-            if new.dim() == 0:  # batch norm's count of batches
+        for key, new in network.weights_of(layer).items():
+            old = self.weights[key]
+            if isinstance(layer, Scale):
+                _copy(new.view(-1), old.view(-1), written)
+            elif new.dim() == 0:  # batch norm's count of batches
                 new.copy_(old)
             elif new.dim() == 1:
                 _copy(new, old, written)
@@ -111,6 +114,14 @@ class Inheritance:
                 _copy_groups(new, old, written, read, layer.groups)
             else:
                 _copy(new, old, written, read)
+
+
+def _reset(network: Network, layer: Layer) -> None:
+    """Torch's own fresh weights; a factor starts at one."""
+    if isinstance(layer, Scale):
+        nn.init.ones_(network.weights_of(layer)[layer.name])
+    else:
+        network.get_submodule(layer.name).reset_parameters()  # type: ignore[operator]
 
 
 class _Values:
@@ -155,7 +166,10 @@ class _Values:
         origin = self._teacher.positions[self._student.layers[segment.group].name]
         group = self._teacher_channels.of(origin)[0].group
         width = self._teacher.shape_of(origin)[0]
-        return _Run(group, width, segment.spread, self.kept[segment.group])
+        kept = self.kept.get(segment.group)
+        if kept is None:  # channels dealt out anew; other ones if their number changed
+            kept, width = np.arange(segment.width), segment.width
+        return _Run(group, width, segment.spread, kept)
 
 
 def _largest(norms: Tensor, count: int, multiple: int) -> Indices:

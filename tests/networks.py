@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 
 class Block(nn.Module):
@@ -122,6 +123,63 @@ class GroupedJoinNet(nn.Module):
         return self.fc(F.relu(self.grouped(x)).mean((2, 3)))
 
 
+class ShuffledNet(nn.Module):
+    """Half of the channels convolved, joined and shuffled, as in ShuffleNetV2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 12, 3, 1, 1)
+        self.inner1 = nn.Conv2d(6, 10, 1)
+        self.outer1 = nn.Conv2d(10, 6, 3, 1, 1)
+        self.inner2 = nn.Conv2d(6, 8, 1)
+        self.outer2 = nn.Conv2d(8, 6, 1)
+        self.last = nn.Conv2d(12, 16, 1)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        for inner, outer in ((self.inner1, self.outer1), (self.inner2, self.outer2)):
+            kept, taken = x.chunk(2, dim=1)
+            x = torch.cat([kept, F.relu(outer(F.relu(inner(taken))))], 1)
+            batch, channels, height, width = x.size()
+            x = x.view(batch, 2, channels // 2, height, width)
+            x = x.transpose(1, 2).contiguous().view(batch, channels, height, width)
+        return self.fc(F.relu(self.last(x)).mean((2, 3)))
+
+
+class ScaledBlock(nn.Module):
+    """Normalised over the channels, linear at each place, scaled, as in ConvNeXt."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 5, 1, 2, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.wide = nn.Linear(channels, 3 * channels)
+        self.narrow = nn.Linear(3 * channels, channels)
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, channels).view(-1, 1, 1))
+        self.depth = StochasticDepth(0.1, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.narrow(F.gelu(self.wide(y))).permute(0, 3, 1, 2)
+        return x + self.depth(self.scale * y)
+
+
+class ScaledNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
+        self.block1 = ScaledBlock(8)
+        self.down = nn.Conv2d(8, 12, 2, 2)
+        self.block2 = ScaledBlock(12)
+        self.norm = nn.LayerNorm(12)
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block2(self.down(self.block1(self.stem(x))))
+        return self.fc(self.norm(x.mean((2, 3))))
+
+
 # torchvision's, by name.
 TEACHERS = (
     "resnet18",
@@ -131,7 +189,15 @@ TEACHERS = (
     "vgg19_bn",
     "mobilenet_v2",
 )
-NETWORKS = (SmallResNet, DenseNet, GatedNet, PlainNet, GroupedJoinNet)
+NETWORKS = (
+    SmallResNet,
+    DenseNet,
+    GatedNet,
+    PlainNet,
+    GroupedJoinNet,
+    ShuffledNet,
+    ScaledNet,
+)
 IMAGE = (1, 8, 8)
 
 

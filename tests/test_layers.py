@@ -22,18 +22,23 @@ from n2n_gym.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    ChannelShuffle,
+    Chunk,
     Concat,
     Conv,
     DepthwiseConv,
     Dropout,
     Flatten,
     Layer,
+    LayerNorm,
     Linear,
     MaxPool,
     Multiply,
+    Scale,
     Shape,
     ShapeError,
     SpatialMean,
+    StochasticDepth,
     from_dict,
     to_dict,
 )
@@ -99,9 +104,17 @@ CASES = (
     Case(BatchNorm("layer", ONE), (MAP,), MAP, 12),
     Case(BatchNorm("layer", ONE), (VECTOR,), VECTOR, 12),
     Case(BatchNorm("layer", ONE, affine=False), (MAP,), MAP),
+    Case(LayerNorm("layer", ONE), (MAP,), MAP, 12),
+    Case(LayerNorm("layer", ONE), (VECTOR,), VECTOR, 12),
+    Case(LayerNorm("layer", ONE, affine=False), (MAP,), MAP),
+    Case(Scale("layer", ONE), (MAP,), MAP, 6),
+    Case(Scale("layer", ONE, 1, 0), (VECTOR,), VECTOR, 6),
+    # a matrix of 4 * 6 at each of 64 places
+    Case(Linear("layer", ONE, 4), (MAP,), (4, 8, 8), 4 * 6 + 4, 4 * 6 * 64),
     *(Case(Activation("layer", ONE, name), (MAP,), MAP) for name in ACTIVATIONS),
     Case(Dropout("layer", ONE), (VECTOR,), VECTOR),
     Case(Dropout("layer", ONE, channelwise=True), (MAP,), MAP),
+    Case(StochasticDepth("layer", ONE, 0.2), (MAP,), MAP),
     Case(MaxPool("layer", ONE, (3, 3), (2, 2), (1, 1)), (MAP,), HALF),
     Case(MaxPool("layer", ONE, (3, 3), (2, 2)), (MAP,), (6, 3, 3)),
     Case(MaxPool("layer", ONE, (3, 3), (2, 2), ceil_mode=True), (MAP,), HALF),
@@ -112,6 +125,9 @@ CASES = (
     Case(SpatialMean("layer", ONE), (MAP,), VECTOR),
     Case(SpatialMean("layer", ONE, keepdim=True), (MAP,), GATE),
     Case(Flatten("layer", ONE), (HALF,), (6 * 16,)),
+    Case(Chunk("layer", ONE, 1, 2), (MAP,), (3, 8, 8)),
+    Case(Chunk("layer", ONE, 0, 3), (VECTOR,), (2,)),
+    Case(ChannelShuffle("layer", ONE, 3), (MAP,), MAP),
     Case(Add("layer", TWO), (MAP, MAP), MAP),
     Case(Add("layer", (0, 1, 2)), (VECTOR, VECTOR, VECTOR), VECTOR),
     Case(Multiply("layer", TWO), (MAP, MAP), MAP),
@@ -177,7 +193,7 @@ def test_costs_are_what_one_works_out_by_hand(case):
 def test_costs_are_what_torch_counts(case):
     architecture = network_of(case)
     parameters = build(architecture, "meta").named_parameters()
-    num_params = sum(p.numel() for name, p in parameters if name.startswith("layer."))
+    num_params = sum(p.numel() for name, p in parameters if name.startswith("layer"))
     assert num_params == case.num_params
 
     shape, num_macs = count_macs(architecture)
@@ -303,7 +319,10 @@ def test_ceil_mode_pools_agree_with_torch(
         (Conv("conv", ONE, 4, (9, 9)), (MAP,), "(9, 9) window with padding (0, 0)"),
         (Conv("conv", ONE, 4, (1, 1)), (VECTOR,), "Conv needs one map, got ((6,),)"),
         (DepthwiseConv("conv", ONE, (9, 1)), (MAP,), "does not fit a (8, 8) map"),
-        (Linear("fc", ONE, 4), (MAP,), "Linear needs one vector, got ((6, 8, 8),)"),
+        (Linear("fc", TWO, 4), (MAP, MAP), "Linear needs one input"),
+        (Chunk("chunk", ONE, 0, 4), (MAP,), "does not split into 4 equal parts"),
+        (ChannelShuffle("mix", ONE, 4), (MAP,), "6 channels do not divide into 4"),
+        (ChannelShuffle("mix", ONE, 2), (VECTOR,), "ChannelShuffle needs one map"),
         (BatchNorm("norm", TWO), (MAP, MAP), "BatchNorm needs one input"),
         (MaxPool("pool", ONE, (2, 2), (2, 2)), (VECTOR,), "MaxPool needs one map"),
         (AvgPool("pool", ONE, (9, 9), (1, 1)), (MAP,), "does not fit a (8, 8) map"),
@@ -325,6 +344,12 @@ def test_what_a_layer_cannot_take_is_named_with_the_layer(layer, inputs, message
 @pytest.mark.parametrize("case", CASES, ids=describe)
 def test_the_stored_form_gives_the_layer_back(case):
     assert from_dict(to_dict(case.layer)) == case.layer
+
+
+@pytest.mark.parametrize("part", [-1, 2])
+def test_there_is_no_part_beyond_the_last(part):
+    with pytest.raises(ValueError, match=f"no part {part} of 2"):
+        Chunk("chunk", ONE, part, 2)
 
 
 def test_fields_at_their_defaults_are_left_out():

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.convnext import CNBlock, LayerNorm2d
+from torchvision.ops import StochasticDepth
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.layers import DepthwiseConv, Flatten, Shape
@@ -36,6 +38,26 @@ class Written(nn.Module):
         return torch.flatten(self.write(self, self.stem(x)), 1)
 
 
+class OnEachPlace(nn.Module):
+    """What works on the last dimension, on the channels of a map."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Factor(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.linspace(0.5, 1.5, 4).view(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gamma * x
+
+
 def as_written(code: str) -> Write:
     """This code, on the maps ``x`` of the network ``net``."""
     return eval(f"lambda net, x: {code}")
@@ -50,6 +72,9 @@ def randomise(module: nn.Module) -> nn.Module:
             part.weight.data.uniform_(-bound, bound, generator=generator)
             if part.bias is not None:
                 part.bias.data.uniform_(-0.5, 0.5, generator=generator)
+        elif isinstance(part, (nn.LayerNorm, CNBlock)):
+            for parameter in part.parameters(recurse=False):
+                parameter.data.uniform_(0.5, 1.5, generator=generator)
         elif isinstance(part, nn.BatchNorm2d):
             part.running_mean.uniform_(-0.5, 0.5, generator=generator)
             part.running_var.uniform_(0.5, 2.0, generator=generator)
@@ -156,6 +181,18 @@ def test_every_way_to_flatten_is_a_flatten(code):
         "torch.mean(x, dim=(2, 3))",
         "F.dropout(x, 0.5, net.training)",
         "F.dropout2d(x, training=net.training)",
+        "F.layer_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2)",
+        "torch.permute(torch.permute(x, (0, 2, 3, 1)), [0, -1, 1, 2])",
+        "F.channel_shuffle(x, 2)",
+        "x.chunk(2, 1)[1]",
+        "torch.chunk(x, 4, dim=1)[-1]",
+        "x.split(2, dim=1)[0]",
+        "torch.split(x, [2, 2], 1)[1]",
+        "x.chunk(1, 1)[0]",
+        "x.view(-1, 2, 2, 8, 8).transpose(1, 2).contiguous().view(-1, 4, 8, 8)",
+        "x.view(-1, 2, 2, 8, 8).permute(0, 2, 1, 3, 4).flatten(1, 2)",
+        "x.view(-1, 2, 2, 8, 8).view(-1, 4, 8, 8)",
+        "F.relu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)",
     ],
 )
 def test_functions_keep_the_logits(code):
@@ -185,6 +222,18 @@ def test_functions_keep_the_logits(code):
         nn.Conv2d(4, 6, (1, 3), (2, 1), (0, 1), groups=2),
         nn.BatchNorm2d(4, eps=0.1),
         nn.BatchNorm2d(4, affine=False),
+        nn.ChannelShuffle(2),
+        LayerNorm2d(4),
+        StochasticDepth(0.9, "row"),
+        CNBlock(4, 1e-6, 0.5),
+        OnEachPlace(nn.LayerNorm(4)),
+        OnEachPlace(nn.LayerNorm(4, elementwise_affine=False)),
+        OnEachPlace(nn.Linear(4, 6)),
+        OnEachPlace(nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Dropout())),
+        Factor((4, 1, 1)),
+        Factor((1, 4, 1, 1)),
+        OnEachPlace(Factor((4,))),
+        OnEachPlace(Factor((1, 1, 4))),
     ],
     ids=str,
 )
@@ -221,6 +270,39 @@ def test_joins_keep_the_logits(code):
 )
 def test_a_value_joined_with_itself_keeps_the_logits(code):
     assert_same(Written(as_written(code)))
+
+
+def test_what_is_not_the_modules_own_weight_is_no_normalisation():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(192))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.layer_norm(x.flatten(1), (192,), self.weight)
+
+    with pytest.raises(TraceError, match=r"'layer_norm' .*own weight and bias"):
+        trace(Net(), SHAPE)
+
+
+def test_a_parameter_may_be_used_only_once():
+    factor = Factor((4, 1, 1))
+    with pytest.raises(TraceError, match=r"'part_gamma|mul_1' .*only once"):
+        trace(Written(lambda net, x: net.part(net.part(x)), factor), SHAPE)
+
+
+def test_a_module_called_chunk_is_no_chunk():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chunk = nn.MultiheadAttention(192, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            row = x.flatten(1)
+            return self.chunk(row, row, row)[0]
+
+    with pytest.raises(TraceError, match="'chunk' of type MultiheadAttention"):
+        trace(Net(), SHAPE)
 
 
 # Operations in place
@@ -293,12 +375,17 @@ def view_taken_before(net: nn.Module, x: Tensor) -> Tensor:
     return row
 
 
+def chunk_changed(net: nn.Module, x: Tensor) -> Tensor:
+    F.relu_(x.chunk(2, 1)[0])
+    return x
+
+
 def view_changed(net: nn.Module, x: Tensor) -> Tensor:
     F.relu_(torch.flatten(x, 1))
     return x
 
 
-@pytest.mark.parametrize("write", [view_taken_before, view_changed])
+@pytest.mark.parametrize("write", [view_taken_before, view_changed, chunk_changed])
 def test_reading_a_view_of_what_was_changed_in_place_is_refused(write):
     with pytest.raises(TraceError, match="in place"):
         trace(Written(write), SHAPE)
@@ -406,10 +493,19 @@ class Twice(nn.Module):
 class Scaled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(3, 1, 1))
+        self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * self.scale).flatten(1)
+
+
+class Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Buffer(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean).flatten(1)
 
 
 class TwoInputs(nn.Module):
@@ -426,7 +522,8 @@ def attention(net: nn.Module, x: Tensor) -> Tensor:
     ("module", "message"),
     [
         (Twice(), r"'conv' of type Conv2d: .* called only once"),
-        (Scaled(), r"'scale' .*parameters and constants"),
+        (Scaled(), r"'mul' .*a factor of the shape \(1,\)"),
+        (Shifted(), r"'mean' .*buffers and constants"),
         (TwoInputs(), r"'y' .*one input"),
     ],
 )
@@ -438,7 +535,10 @@ def test_an_unsupported_network_is_refused_with_the_node(module, message):
 @pytest.mark.parametrize(
     ("part", "reason"),
     [
-        (nn.LayerNorm([4, 8, 8]), "supported modules are .*Conv2d"),
+        (nn.InstanceNorm2d(4), "supported modules are .*Conv2d"),
+        (nn.LayerNorm([4, 8, 8]), "several dimensions"),
+        (nn.LayerNorm(8), "this on the width of a map"),
+        (nn.Linear(8, 4), "this on the width of a map"),
         (nn.ConvTranspose2d(4, 4, 2, 2), "supported modules are .*Conv2d"),
         (nn.PReLU(), "supported modules are .*Conv2d"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'reflect'"),
@@ -448,7 +548,7 @@ def test_an_unsupported_network_is_refused_with_the_node(module, message):
         (nn.GELU("tanh"), "approximated"),
         (nn.AvgPool2d(2, divisor_override=3), "divisor_override=3"),
         (nn.AdaptiveAvgPool2d((None, 2)), r"\(None, 2\)"),
-        (nn.Flatten(2), r"a reshape may only flatten .* to \(2, 4, 64\)"),
+        (nn.Flatten(2), r"a reshape may flatten .* into \(2, 4, 64\)"),
     ],
     ids=str,
 )
@@ -476,13 +576,24 @@ def test_one_sided_padding_is_refused():
     ("code", "message"),
     [
         ("torch.fft.fft2(x).real", "fft_fft2.*supported functions are"),
-        ("x.permute(0, 2, 3, 1)", "'permute' .*supported functions are"),
+        ("x.permute(0, 2, 3, 1)", "'flatten' .* lies as BHWC"),
+        ("x.permute(0, 3, 2, 1)", "'permute' .*permutation of a map to BWHC"),
+        ("x.permute(1, 0, 2, 3)", "'permute' .*anything but maps"),
+        ("F.max_pool2d(x.permute(0, 2, 3, 1), 2)", "'max_pool2d' .* lies as BHWC"),
+        (
+            "(lambda y: y + y.permute(0, 2, 3, 1))(F.max_pool2d(x, 2))",
+            "'add' .*otherwise",
+        ),
+        ("torch.cat(x.chunk(2, 1)[::-1], 1)", "'cat'"),
+        ("torch.split(x, [1, 3], 1)[0]", "anything but equal parts"),
+        ("x.chunk(2, 2)[0]", "anything but equal parts"),
         ("x[:, :2]", "'getitem' .*supported functions are"),
         ("x * 0.5", "'mul' .*two computed tensors"),
         ("torch.add(x, x, alpha=2)", "'add' .*alpha"),
         ("torch.cat([x, x], 2)", "'cat' .*dimension 2"),
         ("x.mean(1)", "'mean' .*dimensions 1"),
-        ("x.view(-1, 2, 2, 8, 8)", r"'view' .*to \(2, 2, 2, 8, 8\)"),
+        ("x.view(-1, 2, 2, 8, 8)", "'flatten' .* lies as BGCHW"),
+        ("x.view(-1, 2, 2, 64)", r"'view' .*into \(2, 2, 2, 64\)"),
         ("F.gelu(x, approximate='tanh')", "'gelu' .*approximate"),
         (
             "x + F.adaptive_avg_pool2d(x, 1)",

@@ -6,6 +6,7 @@ from n2n_gym.decisions.removal import (
     legal_removal,
     removals,
     remove,
+    single_layers,
     units,
 )
 from n2n_gym.decisions.shrinkage import (
@@ -27,5 +28,6 @@ __all__ = [
     "remove",
     "shrink",
     "shrinkages",
+    "single_layers",
     "units",
 ]

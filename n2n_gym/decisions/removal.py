@@ -9,16 +9,24 @@ from typing import Final, Literal
 from n2n_gym.architecture import Architecture, Wiring
 from n2n_gym.layers import (
     Activation,
-    BatchNorm,
+    AdaptiveAvgPool,
+    AvgPool,
+    ChannelShuffle,
+    Chunk,
     Conv,
     DepthwiseConv,
-    Dropout,
+    Elementwise,
+    Flatten,
     Join,
+    Layer,
     Linear,
+    MaxPool,
     ShapeError,
+    SpatialMean,
 )
 
-GRANULARITIES: Final = ("unit",)
+GRANULARITIES: Final = ("unit", "block", "layer")
+FREE: Final = (Activation, MaxPool)  # single layers that need not save anything
 
 
 @dataclass(frozen=True)
@@ -26,19 +34,21 @@ class Removal:
     """One thing that can be removed from a start architecture.
 
     Attributes:
-        form: ``"unit"``: whoever read it reads its input. ``"branch"``: every join
-            that read its last layer goes on without it.
+        form: ``"unit"``, or ``"layer"`` for a single one: whoever read it reads its
+            input. ``"branch"``: every join that read its last layer goes on without it.
         name: Of the layer that begins the unit, or that ends the branch.
         layers: Positions of the layers it consists of, ascending.
+        must_save: Whether it is illegal where it adds parameters or MACs.
     """
 
-    form: Literal["unit", "branch"]
+    form: Literal["unit", "branch", "layer"]
     name: str
     layers: tuple[int, ...]
+    must_save: bool = True
 
     @property
     def bypassed(self) -> tuple[int, ...]:
-        return self.layers if self.form == "unit" else ()
+        return () if self.form == "branch" else self.layers
 
     @property
     def dropped(self) -> tuple[int, ...]:
@@ -52,7 +62,7 @@ def units(start: Architecture) -> list[tuple[int, ...]]:
         if isinstance(layer, (Conv, DepthwiseConv, Linear)):
             unit = [position]
             while len(readers := start.readers[unit[-1]]) == 1 and isinstance(
-                start.layers[readers[0]], (BatchNorm, Activation, Dropout)
+                start.layers[readers[0]], Elementwise
             ):
                 unit.append(readers[0])
             found.append(tuple(unit))
@@ -69,13 +79,36 @@ def _branch(start: Architecture, end: int) -> tuple[int, ...]:
     return tuple(sorted(branch))
 
 
-def _candidates(start: Architecture) -> list[Removal]:
-    """Every unit and branch, the larger before the ones inside it."""
-    found = [Removal("unit", start.layers[unit[0]].name, unit) for unit in units(start)]
-    for position, readers in enumerate(start.readers):
-        if readers and all(isinstance(start.layers[r], Join) for r in readers):
-            name = start.layers[position].name
-            found.append(Removal("branch", name, _branch(start, position)))
+def single_layers(start: Architecture) -> list[int]:
+    """Every layer but the joins and what only rearranges values."""
+    rearranging = (Join, Flatten, Chunk, ChannelShuffle)
+    return [p for p, x in enumerate(start.layers) if not isinstance(x, rearranging)]
+
+
+def _is_removable(layer: Layer) -> bool:
+    """Whether a single layer can go: the paper's rule."""
+    if isinstance(layer, (Conv, DepthwiseConv)):
+        return max(layer.stride) == 1
+    return not isinstance(layer, (Linear, AvgPool, AdaptiveAvgPool, SpatialMean))
+
+
+def _candidates(start: Architecture, granularity: str) -> list[Removal]:
+    """All that might be removed, the larger before what is inside it."""
+    found = []
+    if granularity == "layer":
+        for position in single_layers(start):
+            layer = start.layers[position]
+            if _is_removable(layer):
+                must_save = not isinstance(layer, FREE)
+                found.append(Removal("layer", layer.name, (position,), must_save))
+    if granularity == "unit":
+        for unit in units(start):
+            found.append(Removal("unit", start.layers[unit[0]].name, unit))
+    if granularity in ("unit", "block"):
+        for position, readers in enumerate(start.readers):
+            if readers and all(isinstance(start.layers[r], Join) for r in readers):
+                name = start.layers[position].name
+                found.append(Removal("branch", name, _branch(start, position)))
     return sorted(found, key=lambda removal: (removal.layers[0], -len(removal.layers)))
 
 
@@ -84,6 +117,12 @@ def removals(start: Architecture, granularity: str = "unit") -> tuple[Removal, .
 
     Each saves parameters or multiply-accumulates when taken alone, and no two of them
     leave the same network. The first layer with parameters and the classifier stay.
+
+    Args:
+        granularity: ``"unit"``: units and branches. ``"block"``: branches alone.
+            ``"layer"``, the paper's: every single layer but strided convolutions,
+            linear layers and average pools; activations and max pools need not save
+            anything.
 
     Raises:
         ValueError: The granularity is unknown.
@@ -94,11 +133,11 @@ def removals(start: Architecture, granularity: str = "unit") -> tuple[Removal, .
         )
     untouched = _wire(start, ())
     found, left_by = [], set()
-    for removal in _candidates(start):
+    for removal in _candidates(start, granularity):
         if start.first in removal.layers or start.classifier in removal.layers:
             continue
         wiring = legal_removal(start, (), untouched, removal)
-        if wiring is None or wiring[1:] == untouched[1:]:
+        if wiring is None or (removal.must_save and wiring[1:] == untouched[1:]):
             continue
         left = frozenset(wiring.inputs.items())
         if left not in left_by:
@@ -121,8 +160,8 @@ def legal_removal(
 ) -> Wiring | None:
     """What a further removal leaves, or None if it is illegal.
 
-    Illegal is what does not build, what adds parameters or multiply-accumulates, and
-    what has nothing left to remove.
+    Illegal is what does not build, what adds parameters or multiply-accumulates where
+    it must save, and what has nothing left to remove.
 
     Args:
         taken: The removals decided on before.
@@ -135,7 +174,7 @@ def legal_removal(
     except ShapeError:
         return None
     grows = wiring.num_params > left.num_params or wiring.num_macs > left.num_macs
-    return None if grows else wiring
+    return None if grows and removal.must_save else wiring
 
 
 def remove(

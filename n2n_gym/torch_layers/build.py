@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth as StochasticDepthModule
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.layers import (
@@ -16,17 +17,22 @@ from n2n_gym.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    ChannelShuffle,
+    Chunk,
     Concat,
     Conv,
     DepthwiseConv,
     Dropout,
     Flatten,
     Layer,
+    LayerNorm,
     Linear,
     MaxPool,
     Multiply,
+    Scale,
     Shape,
     SpatialMean,
+    StochasticDepth,
 )
 
 ACTIVATION_MODULES: Final[Mapping[str, type[nn.Module]]] = {
@@ -64,23 +70,56 @@ class Network(nn.Module):
             for read in layer.inputs
         }
         self._steps: list[tuple[Callable[..., Tensor], tuple[int, ...], list[int]]] = []
+        lie_last: set[int] = set()  # maps held with their channels last
         for position, layer in enumerate(architecture.layers):
-            operation = _operation(layer, *map(architecture.shape_of, layer.inputs))
-            if isinstance(operation, nn.Module):
-                self._register(layer.name, operation)
+            shapes = [architecture.shape_of(read) for read in layer.inputs]
+            operation = self._registered(layer.name, _operation(layer, *shapes))
+            are_last = [read in lie_last for read in layer.inputs]
+            if isinstance(layer, (Linear, LayerNorm)) and len(shapes[0]) == 3:
+                lie_last.add(position)
+                if not are_last[0]:
+                    operation = partial(_channels_last, operation)
+            elif isinstance(layer, Activation) and are_last[0]:
+                lie_last.add(position)
+            elif any(are_last):
+                operation = partial(_channels_first, operation, are_last)
+            if position in lie_last and position == len(architecture.layers) - 1:
+                operation = partial(_as_map, operation)
             # What nobody reads later need not be kept.
             spent = [r for r in set(layer.inputs) if last_reader[r] == position]
             self._steps.append((operation, layer.inputs, spent))
 
-    def _register(self, name: str, operation: nn.Module) -> None:
-        """Under the dotted name, so that the state dict has the teacher's keys."""
+    def _registered(
+        self, name: str, operation: nn.Parameter | Callable[..., Tensor]
+    ) -> Callable[..., Tensor]:
+        """The operation; what has weights is at home under its dotted name.
+
+        So the state dict has the teacher's keys.
+        """
+        if not isinstance(operation, (nn.Module, nn.Parameter)):
+            return operation
         *path, leaf = name.split(".")
         container: nn.Module = self
         for part in path:
             if part not in container._modules:
                 container.add_module(part, nn.Module())
             container = container.get_submodule(part)
-        container.add_module(leaf, operation)
+        if isinstance(operation, nn.Module):
+            container.add_module(leaf, operation)
+            return operation
+        container.register_parameter(leaf, operation)
+        # A parameter is looked up at each call: loading weights may replace it.
+        return partial(_scale, container, leaf)
+
+    def weights_of(self, layer: Layer) -> dict[str, Tensor]:
+        """The layer's entries of the state dict, to be written to in place."""
+        *path, leaf = layer.name.split(".")
+        container = self.get_submodule(".".join(path))
+        if isinstance(layer, Scale):
+            return {layer.name: container.get_parameter(leaf)}
+        module = container.get_submodule(leaf)
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        return {f"{layer.name}.{key}": tensor for key, tensor in tensors}
 
     def forward(self, images: Tensor) -> Tensor:
         values = {-1: images}
@@ -91,8 +130,8 @@ class Network(nn.Module):
         return values[position]
 
 
-def _operation(layer: Layer, *inputs: Shape) -> Callable[..., Tensor]:
-    """What computes a layer: a module, or a function where it has no state."""
+def _operation(layer: Layer, *inputs: Shape) -> nn.Parameter | Callable[..., Tensor]:
+    """What computes a layer: a module, a function, or a parameter to multiply by."""
     match layer:
         case Conv():
             return nn.Conv2d(
@@ -122,12 +161,19 @@ def _operation(layer: Layer, *inputs: Shape) -> Callable[..., Tensor]:
         case BatchNorm():
             norm = nn.BatchNorm2d if len(inputs[0]) == 3 else nn.BatchNorm1d
             return norm(inputs[0][0], layer.eps, layer.momentum, layer.affine)
+        case LayerNorm():
+            return nn.LayerNorm(inputs[0][0], layer.eps, layer.affine)
+        case Scale():
+            ones = (1,) * layer.leading, (1,) * layer.trailing
+            return nn.Parameter(torch.ones(*ones[0], inputs[0][0], *ones[1]))
         case Activation(function="leaky_relu"):
             return nn.LeakyReLU(layer.slope)
         case Activation():
             return ACTIVATION_MODULES[layer.function]()
         case Dropout():
             return (nn.Dropout2d if layer.channelwise else nn.Dropout)(layer.rate)
+        case StochasticDepth():
+            return StochasticDepthModule(layer.rate, "row")
         case MaxPool():
             return nn.MaxPool2d(
                 layer.kernel,
@@ -147,10 +193,13 @@ def _operation(layer: Layer, *inputs: Shape) -> Callable[..., Tensor]:
         case AdaptiveAvgPool():
             return nn.AdaptiveAvgPool2d(layer.size)
         case SpatialMean():
-            keepdim = layer.keepdim
-            return lambda x: x.mean((2, 3), keepdim=keepdim)
+            return partial(torch.mean, dim=(2, 3), keepdim=layer.keepdim)
         case Flatten():
             return _flatten
+        case Chunk():
+            return partial(_chunk, layer.part, layer.parts)
+        case ChannelShuffle():
+            return partial(_shuffle, layer.groups)
         case Add():
             return _add
         case Multiply():
@@ -159,6 +208,39 @@ def _operation(layer: Layer, *inputs: Shape) -> Callable[..., Tensor]:
             return _concat
         case _:
             raise AssertionError(f"no torch operation for {layer}")
+
+
+def _channels_last(operation: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Apply what works on the last dimension to the channels of a map."""
+    return operation(x.permute(0, 2, 3, 1))
+
+
+def _as_map(operation: Callable[..., Tensor], x: Tensor) -> Tensor:
+    return operation(x).permute(0, 3, 1, 2)
+
+
+def _channels_first(
+    operation: Callable[..., Tensor], are_last: list[bool], *operands: Tensor
+) -> Tensor:
+    """Apply what works on maps to such as are held with their channels last."""
+    pairs = zip(operands, are_last, strict=True)
+    return operation(*[x.permute(0, 3, 1, 2) if last else x for x, last in pairs])
+
+
+def _scale(container: nn.Module, name: str, x: Tensor) -> Tensor:
+    scale = container.get_parameter(name)
+    return x * scale.view(-1, *[1] * (x.dim() - 2))
+
+
+def _chunk(part: int, parts: int, x: Tensor) -> Tensor:
+    return x.chunk(parts, 1)[part]
+
+
+def _shuffle(groups: int, x: Tensor) -> Tensor:
+    """(B, C, H, W) -> the same: of every group the first channel, the second, ..."""
+    batch, channels, *size = x.shape
+    dealt = x.reshape(batch, groups, channels // groups, *size).transpose(1, 2)
+    return dealt.reshape(batch, channels, *size)
 
 
 def _flatten(x: Tensor) -> Tensor:

@@ -10,15 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.layers import IMAGE, Flatten, Layer, Shape, ShapeError
+from n2n_gym.layers import IMAGE, ChannelShuffle, Layer, Shape, ShapeError
 from n2n_gym.torch_layers.operations import (
+    CHUNKS,
     FUNCTIONS,
     IN_PLACE,
     MODULES,
+    PLAIN,
+    RESHAPES,
+    Layout,
     Operand,
     Unsupported,
+    Weight,
+    chunk,
+    reshape,
 )
 
 
@@ -101,7 +109,11 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """fx's own, with these proxies."""
+    """fx's own, with these proxies, and with torchvision's layers as layers."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        is_layer = isinstance(m, StochasticDepth)
+        return is_layer or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -125,9 +137,10 @@ class _Value:
     An operation in place gives the same value a new layer, for all who read it later.
     """
 
-    def __init__(self, position: int, memory: int) -> None:
+    def __init__(self, position: int, memory: int, layout: Layout = PLAIN) -> None:
         self.position = position
         self.memory = memory
+        self.layout = layout
         self.is_stale = False  # a view of it, or what it is a view of, was changed
 
 
@@ -139,6 +152,7 @@ class _Translation:
         self.results = results
         self.layers: list[Layer] = []
         self.values: dict[fx.Node, _Value] = {}
+        self.weights: dict[fx.Node, Weight] = {}
         self.called: set[str] = set()
         self.called_names: set[str] = set()
         # Functions must not take the names of modules.
@@ -162,10 +176,12 @@ class _Translation:
             self.values[node] = _Value(IMAGE, self._memory(node))
         elif node.op == "output":
             self.output = self._output(node)
+        elif node.op == "get_attr" and isinstance(self.results[node], nn.Parameter):
+            self.weights[node] = Weight(str(node.target), _shape(self.results[node]))
         elif isinstance(self.results[node], Tensor) or node.op == "call_module":
             if node.op == "get_attr":
                 raise Unsupported(
-                    "parameters and constants in arithmetic are not supported"
+                    "arithmetic with buffers and constants is not supported"
                 )
             self.values[node] = self._translate(node)
         # What is no tensor (sizes, assertions) has had its effect on the results.
@@ -196,64 +212,89 @@ class _Translation:
 
     def _translate(self, node: fx.Node) -> _Value:
         """The value of a node whose result is a tensor."""
-        operation: Callable[..., Layer | None]
-        if node.op == "call_module":
-            module = self.graph.get_submodule(str(node.target))
-            if type(module) not in MODULES:
-                raise Unsupported(f"supported modules are {_names(MODULES)}")
-            self._refuse_second_call(str(node.target), module)
-            translate = MODULES[type(module)]
-            operation = lambda name, x: translate(name, x, module)  # noqa: E731
-            in_place = bool(getattr(module, "inplace", False))
-        elif node.target in FUNCTIONS:
-            operation = FUNCTIONS[node.target]
-            in_place = node.target in IN_PLACE or bool(
-                node.kwargs.get("inplace", False)
-            )
-        else:
-            raise Unsupported(f"supported functions are {_names(FUNCTIONS)}")
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._argument)
-        try:
-            layer = operation(self._name(node), *args, **kwargs)
-        except TypeError as error:
-            raise Unsupported(f"unsupported arguments ({error})") from None
+        found = self._outcome(node)
         read = self._first_value(node)
         memory = self._memory(node)
-        if layer is None or self._is_unchanged(layer, node, read):
-            return read if memory == read.memory else _Value(read.position, memory)
-        self.names.add(layer.name)
-        self.layers.append(layer)
-        if in_place:
+        if found is None:
+            if memory == read.memory:
+                return read
+            return _Value(read.position, memory, read.layout)
+        if isinstance(found, Layout):
+            return _Value(read.position, memory, found)
+        self.names.add(found.name)
+        self.layers.append(found)
+        position = len(self.layers) - 1
+        if self._is_in_place(node):
             for value in self.values.values():
                 if value is not read and value.memory == memory:
                     value.is_stale = True
-            read.position = len(self.layers) - 1
+            read.position = position
             return read
-        return _Value(len(self.layers) - 1, memory)
+        is_plain = isinstance(found, ChannelShuffle)  # it may end a shuffle by hand
+        return _Value(position, memory, PLAIN if is_plain else read.layout)
+
+    def _outcome(self, node: fx.Node) -> Layer | Layout | None:
+        """What an operation is: a layer, another layout of its input, or nothing."""
+        operation: Callable[..., Layer | Layout | None]
+        kind: Any = node.target
+        if node.op == "call_module":
+            module = self.graph.get_submodule(str(node.target))
+            kind = type(module)
+            self._refuse_second_call(str(node.target), module)
+        if kind is operator.getitem and _is_chunk(node.args[0]):
+            return self._chunk(node)
+        arguments: Any = fx.node.map_arg((node.args, node.kwargs), self._argument)
+        args, kwargs = arguments
+        name = self._name(node)
+        if kind in RESHAPES:
+            (operand,) = filter(_is_operand, (*args, *kwargs.values()))
+            return reshape(name, operand, _shape(self.results[node]))
+        if node.op == "call_module":
+            if kind not in MODULES:
+                raise Unsupported(f"supported modules are {_names(MODULES)}")
+            operation, args = MODULES[kind], (*args, module)
+        elif kind in FUNCTIONS:
+            operation = FUNCTIONS[kind]
+        else:
+            raise Unsupported(f"supported functions are {_names(FUNCTIONS)}")
+        try:
+            return operation(name, *args, **kwargs)
+        except TypeError as error:
+            raise Unsupported(f"unsupported arguments ({error})") from None
+
+    def _is_in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            module = self.graph.get_submodule(str(node.target))
+            return bool(getattr(module, "inplace", False))
+        return node.target in IN_PLACE or bool(node.kwargs.get("inplace", False))
+
+    def _chunk(self, node: fx.Node) -> Layer | None:
+        """An item of what a node that splits a tensor gives."""
+        split, part = node.args
+        assert isinstance(split, fx.Node)
+        assert isinstance(part, int)
+        operand = self._argument(split.all_input_nodes[0])
+        results = [_shape(result) for result in self.results[split]]
+        return chunk(self._name(split), operand, part, results)
 
     def _argument(self, node: fx.Node) -> Any:
         """What an operation is given for a node: its value, or what it evaluated to."""
         if node in self.values:
-            return Operand(self._read(node).position, self.results[node].dim())
+            value = self._read(node)
+            return Operand(value.position, _shape(self.results[node]), value.layout)
+        if node in self.weights:
+            weight = self.weights[node]
+            if weight.name in self.called:
+                raise Unsupported("a parameter may be used only once")
+            self.called.add(weight.name)
+            return weight
         return self.results[node]
 
     def _first_value(self, node: fx.Node) -> _Value:
-        return next(self.values[n] for n in node.all_input_nodes if n in self.values)
-
-    def _is_unchanged(self, layer: Layer, node: fx.Node, read: _Value) -> bool:
-        """Whether a reshape leaves the shape as it is; other reshapes must flatten."""
-        if not isinstance(layer, Flatten):
-            return False
-        before = next(n for n in node.all_input_nodes if n in self.values)
-        old, new = self.results[before].shape, self.results[node].shape
-        if old == new:
-            return True
-        if new != torch.flatten(self.results[before], 1).shape:
-            raise Unsupported(
-                f"a reshape may only flatten all of each image, not {_shape(old)} to "
-                f"{_shape(new)}"
-            )
-        return False
+        """What an operation reads, or what the tuple that it takes an item of does."""
+        nodes = node.all_input_nodes
+        found = next((self.values[n] for n in nodes if n in self.values), None)
+        return found or self._first_value(nodes[0])
 
     def _refuse_second_call(self, target: str, module: nn.Module) -> None:
         if target in self.called and any(True for _ in module.parameters()):
@@ -295,6 +336,15 @@ def _describe(node: fx.Node, graph: fx.GraphModule) -> str:
 def _names(table: Mapping[Any, Any]) -> str:
     names = {key if isinstance(key, str) else key.__name__ for key in table}
     return ", ".join(sorted(names))
+
+
+def _is_chunk(node: Any) -> bool:
+    is_function = isinstance(node, fx.Node) and node.op != "call_module"
+    return is_function and node.target in CHUNKS
+
+
+def _is_operand(argument: Any) -> bool:
+    return isinstance(argument, Operand)
 
 
 def _shape(of: Any) -> Shape:
