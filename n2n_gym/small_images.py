@@ -34,9 +34,9 @@ def fit(architecture: Architecture, input_shape: Shape) -> Architecture:
     """The architecture for images of this shape, (C, H, W).
 
     Up to 64x64 the stem's stride becomes 1 and its kernel at most 3x3; up to 32x32 the
-    stem's pool goes. Any later stride becomes 1, and any pool goes, where it would
-    leave a map under 2x2. Hidden linear layers after a pool to more than 1x1 (VGG,
-    AlexNet) become global average pooling.
+    stem's pool goes. Any later convolution keeps the map's size, and any pool goes,
+    where it would leave a map under 2x2. Hidden linear layers after a pool to more than
+    1x1 (VGG, AlexNet) become global average pooling.
     """
     side = max(input_shape[1:])
     stem = architecture.first
@@ -53,7 +53,7 @@ def fit(architecture: Architecture, input_shape: Shape) -> Architecture:
         if side <= SMALL:
             layer = _small(layer, is_stem=position == stem)
         if position not in gone:
-            layer = _unstrided(layer, inputs)
+            layer = _size_keeping(layer, inputs)
             if not _goes_too_far(layer, inputs):
                 places[position] = len(fitted)
                 shapes[len(fitted)] = layer.shape(*inputs)
@@ -104,18 +104,25 @@ def _small(layer: Layer, *, is_stem: bool) -> Layer:
     return layer
 
 
-def _unstrided(layer: Layer, inputs: tuple[Shape, ...]) -> Layer:
-    if isinstance(layer, (Conv, DepthwiseConv)) and max(layer.stride) > 1:
-        if min(layer.shape(*inputs)[1:]) < SMALLEST_MAP:
-            return replace(layer, stride=(1, 1))
-    return layer
+def _size_keeping(layer: Layer, inputs: tuple[Shape, ...]) -> Layer:
+    """A convolution without stride where it would leave too small a map."""
+    if not isinstance(layer, (Conv, DepthwiseConv)) or not _is_too_small(layer, inputs):
+        return layer
+    # An even kernel has a centre once it is dilated by 2.
+    dilation = tuple(d if k % 2 else 2 for k, d in zip(layer.kernel, layer.dilation))
+    reach = [d * (k - 1) for k, d in zip(layer.kernel, dilation)]
+    padding = reach[0] // 2, reach[1] // 2
+    return replace(layer, stride=(1, 1), padding=padding, dilation=dilation)
 
 
 def _goes_too_far(layer: Layer, inputs: tuple[Shape, ...]) -> bool:
     """Whether this is a pool that leaves too small a map, or none."""
-    if not isinstance(layer, (MaxPool, AvgPool)):
-        return False
+    return isinstance(layer, (MaxPool, AvgPool)) and _is_too_small(layer, inputs)
+
+
+def _is_too_small(layer: Layer, inputs: tuple[Shape, ...]) -> bool:
+    """Whether what a layer leaves of a map is under 2x2, or nothing."""
     try:
-        return min(layer.shape(*inputs)[1:]) < SMALLEST_MAP
+        return min(layer.shape(*inputs)[1:]) < min(SMALLEST_MAP, *inputs[0][1:])
     except ShapeError:
         return True

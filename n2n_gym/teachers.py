@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -17,7 +18,7 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
@@ -169,13 +170,22 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"unknown teacher {name!r}; known: {', '.join(known)}")
-    make = partial(models.get_model, name, weights=None, num_classes=task.num_classes)
-    try:
-        with torch.device("meta"):
-            module = make()
-    except NotImplementedError:  # RegNets compute their widths with tensors
-        module = make()
-    return fit(trace(module, _TRACED_AT), task.input_shape)
+    return fit(trace(_made(name, task.num_classes), _TRACED_AT), task.input_shape)
+
+
+def _made(name: str, num_classes: int) -> nn.Module:
+    """One of torchvision's networks, on the meta device where that can be."""
+    from torchvision import models
+
+    make = partial(models.get_model, name, weights=None, num_classes=num_classes)
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce another initialisation; ours is our own.
+        warnings.filterwarnings("ignore", "The default weight init", FutureWarning)
+        try:
+            with torch.device("meta"):
+                return make()
+        except NotImplementedError:  # RegNets compute their widths with tensors
+            return make()
 
 
 def teacher_recipe(task: Task) -> Recipe:

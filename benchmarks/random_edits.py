@@ -1,0 +1,219 @@
+"""Random students of many teachers: does every legal one exist, and cost what is said?
+
+    python benchmarks/random_edits.py --sequences 100000 --output random_edits.jsonl
+
+Plays random legal removals and then random shrinkages, checks that nothing grows, and
+builds every twentieth student on the meta device to count its parameters and
+multiply-accumulates with torch. A line is written for each hundred sequences; the same
+command goes on where it was stopped. Any failure is printed with the seed that repeats
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.decisions import (
+    GRANULARITIES,
+    RATES,
+    Removal,
+    legal_removal,
+    removals,
+    remove,
+    shrink,
+    shrinkages,
+)
+from n2n_gym.layers import Shape, ShapeError
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import teacher_architecture
+from n2n_gym.torch_layers import build
+
+FAMILIES = {
+    "AlexNet": ("alexnet",),
+    "VGG": ("vgg11_bn", "vgg16", "vgg19_bn"),
+    "ResNet": ("resnet18", "resnet34", "resnet50"),
+    "ResNeXt": ("resnext50_32x4d",),
+    "Wide ResNet": ("wide_resnet50_2",),
+    "DenseNet": ("densenet121",),
+    "GoogLeNet": ("googlenet",),
+    "Inception": ("inception_v3",),
+    "MobileNetV2": ("mobilenet_v2",),
+    "MobileNetV3": ("mobilenet_v3_small", "mobilenet_v3_large"),
+    "MNASNet": ("mnasnet0_5", "mnasnet1_3"),
+    "EfficientNet": ("efficientnet_b0", "efficientnet_b2"),
+    "EfficientNetV2": ("efficientnet_v2_s",),
+    "RegNet": ("regnet_x_400mf", "regnet_y_400mf", "regnet_y_800mf"),
+    "SqueezeNet": ("squeezenet1_0", "squeezenet1_1"),
+    "ConvNeXt": ("convnext_tiny",),
+    "ShuffleNetV2": ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0"),
+}
+TEACHERS = tuple(name for names in FAMILIES.values() for name in names)
+IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64))
+BLOCK = 100  # sequences a line of the output
+BUILT = 20  # one of as many sequences is built
+
+
+class Outcome(NamedTuple):
+    """What a random sequence came to."""
+
+    teacher: str
+    num_decisions: int
+    compression: float  # how many times smaller
+    was_built: bool
+    failure: str  # empty where all is well
+
+
+@cache
+def start_of(teacher: str, image: Shape) -> Architecture:
+    return teacher_architecture(teacher, Task("none", image, 10, dict))
+
+
+@cache
+def removals_of(teacher: str, image: Shape, granularity: str) -> tuple[Removal, ...]:
+    return removals(start_of(teacher, image), granularity)
+
+
+def play(seed: int, *, is_built: bool) -> Outcome:
+    """One random sequence; everything about it follows from its number."""
+    choose = random.Random(seed)
+    teacher = TEACHERS[seed % len(TEACHERS)]
+    image = choose.choice(IMAGES)
+    granularity = choose.choice(("unit", "unit", *GRANULARITIES))
+    start = start_of(teacher, image)
+    found = removals_of(teacher, image, granularity)
+    try:
+        student, taken = _removed(start, found, choose)
+        grows = student.num_params > start.num_params or (
+            student.num_macs > start.num_macs and granularity != "layer"
+        )
+        shrunk, num_rates = _shrunk(student, choose)
+        grows |= shrunk.num_params > student.num_params
+        grows |= shrunk.num_macs > student.num_macs
+        failure = "grew" if grows else _miscounted(shrunk) if is_built else ""
+    except (ShapeError, RuntimeError) as error:
+        return Outcome(teacher, 0, 1.0, is_built, f"unbuildable: {error}")
+    times = start.num_params / shrunk.num_params
+    return Outcome(teacher, taken + num_rates, times, is_built, failure)
+
+
+def _removed(
+    start: Architecture, found: tuple[Removal, ...], choose: random.Random
+) -> tuple[Architecture, int]:
+    """Each removal with one and the same chance, where it is legal."""
+    chance = choose.random()
+    taken: list[Removal] = []
+    left = start.rewire(frozenset(), frozenset())
+    for removal in found:
+        if choose.random() < chance:
+            wiring = legal_removal(start, taken, left, removal)
+            if wiring is not None:
+                taken.append(removal)
+                left = wiring
+    student = remove(start, taken)
+    assert (student.num_params, student.num_macs) == (left.num_params, left.num_macs)
+    return student, len(taken)
+
+
+def _shrunk(student: Architecture, choose: random.Random) -> tuple[Architecture, int]:
+    """Each shrinkage with one and the same chance, at any rate."""
+    chance = choose.random()
+    found = [s for s in shrinkages(student) if choose.random() < chance]
+    return shrink(student, {s: choose.choice(RATES) for s in found}), len(found)
+
+
+def _miscounted(student: Architecture) -> str:
+    """How torch's counts differ from the architecture's, empty if they do not."""
+    module = build(student, "meta").eval()
+    num_params = sum(p.numel() for p in module.parameters())
+    with FlopCounterMode(display=False) as counter:
+        logits = module(torch.empty(1, *student.input_shape, device="meta"))
+    num_macs = counter.get_total_flops() // 2
+    if tuple(logits.shape) != (1, 10):
+        return f"wrong logits: {tuple(logits.shape)}"
+    if (num_params, num_macs) != (student.num_params, student.num_macs):
+        return (
+            f"wrong count: torch has {num_params} parameters and {num_macs} MACs, "
+            f"expected {student.num_params} and {student.num_macs}"
+        )
+    return ""
+
+
+def play_block(number: int) -> dict[str, Any]:
+    """A line of the output: sequences number * BLOCK and on."""
+    torch.set_num_threads(1)
+    seeds = range(number * BLOCK, (number + 1) * BLOCK)
+    # The teachers go round in turn, so that the built ones must not: a random pick.
+    built = {s for s in seeds if random.Random(f"build {s}").random() < 1 / BUILT}
+    outcomes = {seed: play(seed, is_built=seed in built) for seed in seeds}
+    return {
+        "block": number,
+        "decisions": sum(o.num_decisions for o in outcomes.values()),
+        "built": len(built),
+        "teachers": Counter(o.teacher for o in outcomes.values()),
+        "largest_compression": max(o.compression for o in outcomes.values()),
+        "failures": {s: o.failure for s, o in outcomes.items() if o.failure},
+    }
+
+
+def _finished(output: Path) -> list[dict[str, Any]]:
+    """What an earlier run has written, but for a line that was cut short."""
+    if not output.exists():
+        return []
+    text = output.read_text()
+    whole, newline, _ = text.rpartition("\n")
+    output.write_text(whole + newline)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sequences", type=int, default=100_000)
+    parser.add_argument("--output", type=Path, default=Path("random_edits.jsonl"))
+    parser.add_argument("--workers", type=int, default=1)
+    chosen = parser.parse_args()
+
+    lines = _finished(chosen.output)
+    blocks = range(-(-chosen.sequences // BLOCK))
+    done = {line["block"] for line in lines}
+    todo = [block for block in blocks if block not in done]
+    with (
+        open(chosen.output, "a") as file,
+        ProcessPoolExecutor(chosen.workers) as pool,
+        tqdm(total=len(blocks) * BLOCK, initial=len(done) * BLOCK) as bar,
+    ):
+        for line in pool.map(play_block, todo):
+            lines.append(line)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            bar.update(BLOCK)
+
+    failures = {s: f for line in lines for s, f in line["failures"].items()}
+    kinds = Counter(failure.split(":")[0] for failure in failures.values())
+    teachers = sum((Counter(line["teachers"]) for line in lines), Counter())
+    print(
+        f"{len(lines) * BLOCK:,} sequences of {len(teachers)} teachers "
+        f"({len(FAMILIES)} families), {sum(x['decisions'] for x in lines):,} "
+        f"decisions, up to {max(x['largest_compression'] for x in lines):,.0f}x "
+        f"smaller"
+    )
+    print(f"{sum(line['built'] for line in lines):,} built and counted by torch")
+    for kind in ("unbuildable", "wrong logits", "wrong count", "grew"):
+        print(f"{kind}: {kinds[kind]}")
+    for seed, failure in failures.items():
+        print(f"seed {seed}: {failure}")
+
+
+if __name__ == "__main__":
+    main()
