@@ -109,10 +109,15 @@ def _size_keeping(layer: Layer, inputs: tuple[Shape, ...]) -> Layer:
     if not isinstance(layer, (Conv, DepthwiseConv)) or not _is_too_small(layer, inputs):
         return layer
     # An even kernel has a centre once it is dilated by 2.
-    dilation = tuple(d if k % 2 else 2 for k, d in zip(layer.kernel, layer.dilation))
-    reach = [d * (k - 1) for k, d in zip(layer.kernel, dilation)]
-    padding = reach[0] // 2, reach[1] // 2
-    return replace(layer, stride=(1, 1), padding=padding, dilation=dilation)
+    height, width = layer.kernel
+    down = layer.dilation[0] if height % 2 else 2
+    across = layer.dilation[1] if width % 2 else 2
+    return replace(
+        layer,
+        stride=(1, 1),
+        padding=(down * (height - 1) // 2, across * (width - 1) // 2),
+        dilation=(down, across),
+    )
 
 
 def _goes_too_far(layer: Layer, inputs: tuple[Shape, ...]) -> bool:

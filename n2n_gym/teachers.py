@@ -8,9 +8,9 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +19,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
@@ -170,22 +171,41 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"unknown teacher {name!r}; known: {', '.join(known)}")
-    return fit(trace(_made(name, task.num_classes), _TRACED_AT), task.input_shape)
+    return fit(_traced(name, task.num_classes), task.input_shape)
 
 
-def _made(name: str, num_classes: int) -> nn.Module:
-    """One of torchvision's networks, on the meta device where that can be."""
+@cache
+def _traced(name: str, num_classes: int) -> Architecture:
+    return trace(torchvision_network(name, num_classes), _TRACED_AT)
+
+
+def torchvision_network(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """One of torchvision's networks, its weights on the meta device."""
     from torchvision import models
 
-    make = partial(models.get_model, name, weights=None, num_classes=num_classes)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _WeightsOnMeta():
         # GoogLeNet and Inception announce another initialisation; ours is our own.
         warnings.filterwarnings("ignore", "The default weight init", FutureWarning)
-        try:
-            with torch.device("meta"):
-                return make()
-        except NotImplementedError:  # RegNets compute their widths with tensors
-            return make()
+        network: nn.Module = models.get_model(
+            name, weights=None, num_classes=num_classes, **options
+        )
+    return network
+
+
+class _WeightsOnMeta(TorchFunctionMode):
+    """Inside it weights take no memory; other tensors, to compute with, are real."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.empty:
+            options["device"] = "meta"
+        return func(*args, **options)
 
 
 def teacher_recipe(task: Task) -> Recipe:
