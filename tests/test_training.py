@@ -141,13 +141,15 @@ def test_weights_decay_but_biases_and_normalisation_do_not():
 def test_statistics_are_the_mean_over_the_batches_given():
     network = nn.Sequential(nn.BatchNorm2d(1))
     network[0].running_mean.fill_(100)
-    images = two_classes(10).images
-    recompute_statistics(network, images, PLAIN)
-    pixels = images.float() / 255
+    split = two_classes(10)
+    recompute_statistics(network, split, PLAIN)
+    pixels = split.images.float() / 255
     torch.testing.assert_close(network[0].running_mean, pixels.mean().view(1))
     torch.testing.assert_close(network[0].running_var, pixels.var().view(1))
     assert network[0].momentum == 0.1
     assert not network[0].training
+    recompute_statistics(network, split, PLAIN, positions=torch.tensor([1, 7]))
+    torch.testing.assert_close(network[0].running_mean, pixels[[1, 7]].mean().view(1))
 
 
 def test_normalisation_takes_pixels_to_standard_inputs():
