@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
-    """MNIST's format: 0, 0, 8 for uint8, the number of axes, their sizes, the values."""
+    """MNIST's format: 0, 0, 8 (uint8), the number of axes, their sizes, the values."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     path.write_bytes(header + array.tobytes())

@@ -491,7 +491,7 @@ def test_what_is_like_no_name_is_answered_without_a_guess():
 
 
 def test_the_nearest_reward_is_named_too():
-    with pytest.raises(ValueError, match="'module:attribute'; did you mean 'n2n'?"):
+    with pytest.raises(ValueError, match="'module:attribute'; did you mean 'n2n'"):
         lookup("reward", "n2m", REWARDS)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.tasks import Split
+from n2n_gym.tasks import Augmentation, Split
 from n2n_gym.training import (
     Diverged,
     Normalisation,
@@ -75,6 +75,20 @@ def test_training_is_the_same_for_the_same_seed_and_leaves_torchs_generator_alon
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_augmentation_changes_the_images_that_train():
+    weights = []
+    for augment in (None, Augmentation(), Augmentation(padding=2), Augmentation(2)):
+        with seeded(0, CPU) as generator:
+            network = small_network()
+            recipe = Recipe(2, batch_size=16)
+            train(network, two_classes(), PLAIN, recipe, generator, augment=augment)
+        weights.append(network[0].weight)
+    none, nothing, crop, again = weights
+    assert torch.equal(none, nothing)
+    assert torch.equal(crop, again)
+    assert not torch.equal(none, crop)
 
 
 def test_logits_alone_can_teach():

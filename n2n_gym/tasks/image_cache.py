@@ -145,14 +145,15 @@ def _to_disk(file: IO[Any]) -> None:
 
 
 def _decoded(paths: Iterator[str], side: int) -> Iterator[NDArray[np.uint8]]:
-    """The images in their order, in arrays of (n, 3, H, W)."""
+    """The images in their order, in arrays of (n, C, H, W)."""
     with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
         while some := list(islice(paths, _AT_ONCE)):
-            yield np.stack(list(pool.map(partial(_decode, side=side), some)))
+            images = np.stack(list(pool.map(partial(_decode, side=side), some)))
+            yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 def _decode(path: str, side: int) -> NDArray[np.uint8]:
-    """The middle of the image, (3, H, W)."""
+    """The middle of the image, (H, W, C)."""
     from torchvision.transforms import functional  # slow to import
 
     try:
@@ -161,5 +162,4 @@ def _decode(path: str, side: int) -> NDArray[np.uint8]:
     except _DAMAGES as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
     resized = functional.resize(colours, [side])  # of a PIL image, antialiased
-    square = np.asarray(functional.center_crop(resized, [side]))
-    return square.transpose(2, 0, 1)
+    return np.asarray(functional.center_crop(resized, [side]))
