@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from n2n_gym.evaluators import distil
-from n2n_gym.tasks import SPLITS, Split, Task
+from n2n_gym.tasks import SPLITS, Split, Task, summary
 from n2n_gym.teachers import Teacher
 from n2n_gym.training import (
     Normalisation,
@@ -132,6 +132,13 @@ def test_the_limit_can_be_set_by_hand(tmp_path, task):
 def test_what_is_known_of_a_memory_map_is_what_is_known_of_memory(task, streamed):
     assert streamed.fingerprint == task.fingerprint
     assert streamed.normalisation == task.normalisation
+
+
+def test_the_pieces_that_data_are_read_in_do_not_matter(task, monkeypatch):
+    monkeypatch.setattr(summary, "_CHUNK_BYTES", 1000)
+    pieces = replace(task)
+    assert pieces.fingerprint == task.fingerprint
+    assert pieces.normalisation == task.normalisation
 
 
 def huge(folder: Path) -> Task:

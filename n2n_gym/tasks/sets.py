@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ import numpy as np
 from filelock import FileLock
 from sklearn.datasets import load_digits
 
+from n2n_gym.layers import Shape
 from n2n_gym.tasks.arrays import Arrays, Labelled, three_ways, with_validation
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.npz import from_npz
@@ -40,7 +42,7 @@ _CIFAR100: Final = tuple(
     tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
     worm""".split()  # noqa: SIM905
 )
-_TRAIN_AND_TEST: Final = ({"train": True}, {"train": False})
+_NONE: Final = Augmentation()
 _OBJECTS: Final = Augmentation(padding=4, flip=True)
 _GREY: Final = "28x28 grey images, light on dark, as torchvision gives them"
 _RGB: Final = "32x32 RGB images, as torchvision gives them"
@@ -66,32 +68,18 @@ def digits() -> Task:
 
 def mnist() -> Task:
     """MNIST: 70,000 handwritten digits; a tenth of the training images validates."""
-    return _like_mnist("mnist", "MNIST", _DIGITS)
+    return _published("mnist", "MNIST", (1, 28, 28), _DIGITS, _NONE, _GREY)
 
 
 def fashion_mnist() -> Task:
     """Fashion-MNIST: 70,000 articles of clothing; a tenth of training validates."""
-    return _like_mnist("fashion_mnist", "FashionMNIST", _CLOTHES)
+    name, dataset = "fashion_mnist", "FashionMNIST"
+    return _published(name, dataset, (1, 28, 28), _CLOTHES, _NONE, _GREY)
 
 
 def kmnist() -> Task:
     """Kuzushiji-MNIST: 70,000 cursive Japanese characters; a tenth validates."""
-    return _like_mnist("kmnist", "KMNIST", _KANA)
-
-
-def _like_mnist(name: str, dataset: str, class_names: tuple[str, ...]) -> Task:
-    def read() -> Arrays:
-        train, test = from_torchvision(dataset, *_TRAIN_AND_TEST)
-        return with_validation(_labelled(train), _labelled(test))
-
-    return Task(
-        name,
-        (1, 28, 28),
-        len(class_names),
-        read,
-        class_names=class_names,
-        preprocessing=_GREY,
-    )
+    return _published("kmnist", "KMNIST", (1, 28, 28), _KANA, _NONE, _GREY)
 
 
 def emnist() -> Task:
@@ -101,18 +89,15 @@ def emnist() -> Task:
         images, labels = _labelled(data)
         return images.transpose(0, 2, 1), labels
 
-    def read() -> Arrays:
-        parts = ({"split": "balanced", **part} for part in _TRAIN_AND_TEST)
-        train, test = from_torchvision("EMNIST", *parts)
-        return with_validation(upright(train), upright(test))
-
-    return Task(
+    return _published(
         "emnist",
+        "EMNIST",
         (1, 28, 28),
-        len(_CHARACTERS),
-        read,
-        class_names=_CHARACTERS,
-        preprocessing=f"{_GREY}, but upright (torchvision's are transposed)",
+        _CHARACTERS,
+        _NONE,
+        f"{_GREY}, but upright (torchvision's are transposed)",
+        parts=[{"split": "balanced", "train": is_train} for is_train in (True, False)],
+        labelled=upright,
     )
 
 
@@ -126,28 +111,12 @@ def cifar10() -> Task:
             augmentation=_OBJECTS,
             preprocessing=_RGB,
         )
-    return _like_cifar("cifar10", "CIFAR10", _CIFAR10)
+    return _published("cifar10", "CIFAR10", (3, 32, 32), _CIFAR10, _OBJECTS, _RGB)
 
 
 def cifar100() -> Task:
     """CIFAR-100: 60,000 photographs of 100 things; a tenth of training validates."""
-    return _like_cifar("cifar100", "CIFAR100", _CIFAR100)
-
-
-def _like_cifar(name: str, dataset: str, class_names: tuple[str, ...]) -> Task:
-    def read() -> Arrays:
-        train, test = from_torchvision(dataset, *_TRAIN_AND_TEST)
-        return with_validation(_labelled(train), _labelled(test))
-
-    return Task(
-        name,
-        (3, 32, 32),
-        len(class_names),
-        read,
-        class_names=class_names,
-        augmentation=_OBJECTS,
-        preprocessing=_RGB,
-    )
+    return _published("cifar100", "CIFAR100", (3, 32, 32), _CIFAR100, _OBJECTS, _RGB)
 
 
 def svhn() -> Task:
@@ -156,23 +125,53 @@ def svhn() -> Task:
     def labelled(data: Any) -> Labelled:
         return data.data.transpose(0, 2, 3, 1), data.labels
 
-    def read() -> Arrays:
-        train, test = from_torchvision("SVHN", {"split": "train"}, {"split": "test"})
-        return with_validation(labelled(train), labelled(test))
-
-    return Task(
+    return _published(
         "svhn",
+        "SVHN",
         (3, 32, 32),
-        10,
-        read,
-        class_names=_DIGITS,
-        augmentation=Augmentation(padding=4),  # a mirrored digit is none
-        preprocessing=_RGB,
+        _DIGITS,
+        Augmentation(padding=4),  # a mirrored digit is none
+        _RGB,
+        parts=({"split": "train"}, {"split": "test"}),
+        labelled=labelled,
     )
 
 
 def _labelled(data: Any) -> Labelled:
     return np.asarray(data.data), np.asarray(data.targets)
+
+
+def _published(
+    name: str,
+    dataset: str,
+    input_shape: Shape,
+    class_names: tuple[str, ...],
+    augmentation: Augmentation,
+    preprocessing: str,
+    *,
+    parts: Iterable[dict[str, Any]] = ({"train": True}, {"train": False}),
+    labelled: Callable[[Any], Labelled] = _labelled,
+) -> Task:
+    """A data set of torchvision's, a tenth of whose training images validates.
+
+    Args:
+        parts: What torchvision calls training and test.
+        labelled: Takes images and labels from torchvision's object.
+    """
+
+    def read() -> Arrays:
+        train, test = from_torchvision(dataset, *parts)
+        return with_validation(labelled(train), labelled(test))
+
+    return Task(
+        name,
+        input_shape,
+        len(class_names),
+        read,
+        class_names=class_names,
+        augmentation=augmentation,
+        preprocessing=preprocessing,
+    )
 
 
 def from_torchvision(name: str, *parts: dict[str, Any]) -> list[Any]:

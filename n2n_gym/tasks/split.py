@@ -48,9 +48,8 @@ class Split:
             order: Positions, (M,) int64; all images in their order by default.
         """
         if self.is_streamed:
-            return self._streamed(
-                size, torch.arange(len(self)) if order is None else order
-            )
+            everything = torch.arange(len(self))
+            return self._streamed(size, everything if order is None else order)
         if order is None:
             return self._consecutive(size)
         rows = torch.split(order.to(self.device), size)
@@ -71,15 +70,17 @@ class Split:
                 if following is not None:  # is read while the caller uses this batch
                     reading = reader.submit(self._gather, following)
                 positions = row.to(self.device)
-                yield Batch(
-                    images.to(self.device, non_blocking=True),
-                    self.labels[positions],
-                    positions,
-                )
+                images = images.to(self.device, non_blocking=self._pins)
+                yield Batch(images, self.labels[positions], positions)
 
     def _gather(self, row: Tensor) -> Tensor:
         images = self.images[row]
-        return images.pin_memory() if self.device.type == "cuda" else images
+        return images.pin_memory() if self._pins else images
+
+    @property
+    def _pins(self) -> bool:
+        """Whether copies to the device run beside the CPU, from pinned memory."""
+        return self.device.type == "cuda"
 
     def on(self, device: torch.device, resident_bytes: int | None = None) -> Split:
         """The split for a device: resident there if it fits, else streamed.
