@@ -104,9 +104,8 @@ def distil(
                 generator,
                 logits=teacher.trained.logits.to(device),
             )
-        chosen = torch.randperm(len(split.images), generator=generator)
-        images = split.images[chosen[:STATISTICS_IMAGES].to(device)]
-        recompute_statistics(network, images, teacher.normalise)
+        chosen = torch.randperm(len(split), generator=generator)[:STATISTICS_IMAGES]
+        recompute_statistics(network, split, teacher.normalise, positions=chosen)
     return network.eval()
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def lookup(what: str, name: str, known: Mapping[str, T]) -> T:
+def lookup(
+    what: str, name: str, known: Mapping[str, T], *, also: Sequence[str] = ()
+) -> T:
     """The object a string names: a known name, or ``"package.module:attribute"``.
 
     Args:
         what: What is looked up, for the error: "task", "reward", ...
+        also: Other forms that the caller accepts, for the error.
 
     Raises:
         ValueError: There is no such name, module or attribute.
@@ -22,9 +26,10 @@ def lookup(what: str, name: str, known: Mapping[str, T]) -> T:
         return known[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(
-            f"unknown {what} {name!r}; known: {', '.join(known)}, or 'module:attribute'"
-        )
+        forms = ", ".join((*known, *also, "or 'module:attribute'"))
+        near = get_close_matches(name, known, n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r}; known: {forms}{advice}")
     try:
         found: T = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -277,7 +277,7 @@ def train_network(
             train(network, split, normalise, recipe, generator, after_step=watch)
     accuracy = compute_accuracy(network, task.split("validation", device), normalise)
     logger.info("teacher %s on %s: %.4f on validation", name, task.name, accuracy)
-    logits = compute_logits(network, split.images, normalise).cpu()
+    logits = compute_logits(network, split, normalise).cpu()
     weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
     return Trained(weights, accuracy, logits)
 

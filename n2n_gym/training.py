@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from n2n_gym.tasks import Split
+from n2n_gym.tasks import Augmentation, Split
 
 EVALUATION_BATCH = 500
 
@@ -146,20 +146,21 @@ def train(
     generator: torch.Generator,
     *,
     logits: Tensor | None = None,
+    augment: Augmentation | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> None:
-    """Train a network in place on a resident split, one shuffled pass an epoch.
+    """Train a network in place on the split's device, one shuffled pass an epoch.
 
     Args:
-        generator: Shuffles; on the CPU.
+        generator: Shuffles and augments; on the CPU.
         logits: The teacher's on this split, (N, classes), where the recipe wants them.
+        augment: Of the images, but not of the logits, which are those of the originals.
 
     Raises:
         Diverged: The loss became infinite or not a number.
     """
-    images, labels = split
-    size = min(recipe.batch_size, len(labels))
-    steps = len(labels) // size  # the rest of an epoch's shuffle sits out
+    size = min(recipe.batch_size, len(split))
+    steps = len(split) // size  # the rest of an epoch's shuffle sits out
     optimiser = torch.optim.SGD(
         _parameter_groups(network, recipe.weight_decay),
         lr=recipe.learning_rate,
@@ -173,14 +174,16 @@ def train(
     )
     network.train()
     for _ in range(recipe.epochs):
-        order = torch.randperm(len(labels), generator=generator).to(images.device)
-        total = torch.zeros((), device=images.device)
-        for batch in order[: steps * size].view(steps, size):
+        order = torch.randperm(len(split), generator=generator)[: steps * size]
+        total = torch.zeros((), device=split.device)
+        for images, labels, positions in split.batches(size, order):
+            if augment is not None:
+                images = augment(images, generator)
             optimiser.zero_grad(set_to_none=True)
             loss = distillation_loss(
-                network(normalise(images[batch])),
-                labels[batch],
-                None if logits is None else logits[batch],
+                network(normalise(images)),
+                labels,
+                None if logits is None else logits[positions],
                 recipe,
             )
             loss.backward()  # type: ignore[no-untyped-call]
@@ -212,9 +215,17 @@ def _parameter_groups(
 
 @torch.no_grad()
 def recompute_statistics(
-    network: nn.Module, images: Tensor, normalise: Normalisation
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    positions: Tensor | None = None,
 ) -> None:
-    """Batch-norm statistics anew: their mean over these images' batches."""
+    """Batch-norm statistics anew: their mean over the batches of a split.
+
+    Args:
+        positions: Of the images to use, (M,) int64; all by default.
+    """
     norms = [
         m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
     ]
@@ -223,9 +234,9 @@ def recompute_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean
         norm.train()
-    for batch in torch.split(images, EVALUATION_BATCH):
-        if len(batch) > 1:
-            network(normalise(batch))
+    for images, _, _ in split.batches(EVALUATION_BATCH, positions):
+        if len(images) > 1:
+            network(normalise(images))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -233,17 +244,17 @@ def recompute_statistics(
 
 @torch.no_grad()
 def compute_logits(
-    network: nn.Module, images: Tensor, normalise: Normalisation
+    network: nn.Module, split: Split, normalise: Normalisation
 ) -> Tensor:
-    """(N, classes) in eval mode."""
+    """(N, classes) in eval mode, on the split's device."""
     network.eval()
-    batches = torch.split(images, EVALUATION_BATCH)
-    return torch.cat([network(normalise(batch)) for batch in batches])
+    batches = split.batches(EVALUATION_BATCH)
+    return torch.cat([network(normalise(images)) for images, _, _ in batches])
 
 
 def compute_accuracy(
     network: nn.Module, split: Split, normalise: Normalisation
 ) -> float:
     """The share of images it classifies right, in [0, 1]."""
-    outputs = compute_logits(network, split.images, normalise)
+    outputs = compute_logits(network, split, normalise)
     return (outputs.argmax(1) == split.labels).double().mean().item()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
-import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -15,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from n2n_gym.lookup import lookup
+from n2n_gym.rewards import REWARDS
 from n2n_gym.tasks import (
     SPLITS,
     TASKS,
+    Augmentation,
     Task,
-    cifar10,
     data_folder,
     digits,
     from_npz,
     load_task,
-    mnist,
 )
 
 CPU = torch.device("cpu")
@@ -54,7 +53,9 @@ def test_digits_has_each_of_its_images_in_one_split(task):
     found = sorted(
         (image.numpy().tobytes(), label.item())
         for name in SPLITS
-        for image, label in zip(*task.splits[name], strict=True)
+        for image, label in zip(
+            task.splits[name].images, task.splits[name].labels, strict=True
+        )
     )
     assert found == original
 
@@ -80,11 +81,13 @@ def test_digits_is_the_same_whatever_the_state_of_numpy(task):
 def test_digits_are_8x8_images_from_black_to_white(task):
     assert task.input_shape == (1, 8, 8)
     assert task.num_classes == 10
-    images, labels = task.splits["train"]
-    assert images.shape == (1077, 1, 8, 8)
-    assert images.dtype == torch.uint8
-    assert (images.min(), images.max()) == (0, 255)
-    assert labels.dtype == torch.int64
+    split = task.splits["train"]
+    assert split.images.shape == (1077, 1, 8, 8)
+    assert split.images.dtype == torch.uint8
+    assert (split.images.min(), split.images.max()) == (0, 255)
+    assert split.labels.dtype == torch.int64
+    assert task.class_names == tuple("0123456789")
+    assert task.augmentation == Augmentation()
 
 
 # What a task gives
@@ -181,6 +184,93 @@ def test_a_copy_of_a_task_is_the_task():
     assert copy.deepcopy(task) is task
 
 
+def test_class_names_are_as_many_as_classes():
+    named = replace(colours(), class_names=("red", "blue"))
+    assert named.class_names == ("red", "blue")
+    with pytest.raises(ValueError, match="has 2 classes and 1 class names"):
+        replace(named, class_names=("red",))
+
+
+# What a task must be
+
+
+def with_labels(**changes: list[int]) -> Task:
+    """Twelve 2x2 images of three classes, four in a split, labelled as told."""
+    images = np.zeros((4, 2, 2), np.uint8)
+    labels = {name: changes.get(name, [0, 1, 2, 0]) for name in SPLITS}
+    parts = {name: (images, np.array(values)) for name, values in labels.items()}
+    names = ("cat", "dog", "owl")
+    return Task("pets", (1, 2, 2), 3, lambda: parts, class_names=names)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_that_lacks_a_class_is_refused(split):
+    task = with_labels(**{split: [0, 2, 2, 0]})
+    message = rf"task pets: {split} lacks the class 1 \(dog\)"
+    with pytest.raises(ValueError, match=message):
+        _ = task.splits
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_with_a_class_too_many_is_refused(split):
+    task = with_labels(**{split: [0, 1, 2, 3]})
+    with pytest.raises(ValueError, match=f"task pets: {split} has the class 3"):
+        _ = task.splits
+
+
+IMAGES, LABELS = np.zeros((4, 2, 2), np.uint8), np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES.astype(float), LABELS, "test_images must be uint8"),
+        (IMAGES[:3], LABELS, "test has 3 images and 4 labels"),
+        (IMAGES[:, :1], LABELS, r"test_images are \(1, 1, 2\), its input_shape"),
+        (IMAGES, LABELS.astype(float), "test_labels must be integers"),
+    ],
+)
+def test_what_a_task_reads_is_checked(images, labels, message):
+    good = IMAGES, LABELS
+    parts = {"train": good, "validation": good, "test": (images, labels)}
+    with pytest.raises(ValueError, match=f"task mine: {message}"):
+        _ = Task("mine", (1, 2, 2), 2, lambda: parts).splits
+
+
+def test_a_task_needs_all_splits():
+    parts = {"train": (IMAGES, LABELS), "test": (IMAGES, LABELS)}
+    with pytest.raises(ValueError, match="task mine lacks validation; it has train, t"):
+        _ = Task("mine", (1, 2, 2), 2, lambda: parts).splits
+
+
+# Grey images for networks that take colours
+
+
+def test_grey_images_become_three_equal_channels_of_the_same_data(task):
+    coloured = task.in_colour()
+    assert coloured.name == task.name
+    assert coloured.input_shape == (3, 8, 8)
+    grey, images = (t.splits["train"].images for t in (task, coloured))
+    assert images.shape == (1077, 3, 8, 8)
+    assert all(torch.equal(images[:, c], grey[:, 0]) for c in range(3))
+    assert images.data_ptr() == grey.data_ptr()
+    assert coloured.normalisation == tuple(3 * part for part in task.normalisation)
+    assert coloured.preprocessing.startswith(task.preprocessing)
+    assert coloured.fingerprint != task.fingerprint
+    batch = next(coloured.split("test", CPU).batches(5, torch.tensor([3, 1])))
+    assert torch.equal(batch.images[:, 2:], task.splits["test"].images[[3, 1]])
+
+
+def test_colouring_reads_nothing():
+    task = Task("grey", (1, 2, 2), 2, lambda: pytest.fail("it was read"))
+    assert task.in_colour().input_shape == (3, 2, 2)
+
+
+def test_images_in_colour_are_not_coloured():
+    with pytest.raises(ValueError, match="task colours has 3 channels"):
+        colours().in_colour()
+
+
 # Your own images
 
 
@@ -235,11 +325,11 @@ def test_a_stratified_tenth_of_the_training_images_validates(save):
 
 
 def test_a_validation_split_of_its_own_is_kept(save):
-    images = np.full((3, 5, 4), 9, np.uint8)
-    labels = np.array([2, 0, 1], np.uint8)
+    images = np.full((10, 5, 4), 9, np.uint8)
+    labels = np.array([2, 0, 1, 3, 4, 5, 6, 7, 9, 8], np.uint8)
     task = from_npz(save(validation_images=images, validation_labels=labels))
-    assert sizes(task) == (100, 3, 20)
-    assert task.splits["validation"].labels.tolist() == [2, 0, 1]
+    assert sizes(task) == (100, 10, 20)
+    assert task.splits["validation"].labels.tolist() == labels.tolist()
     assert (task.splits["validation"].images == 9).all()
     assert task.splits["train"].labels.tolist() == arrays()["train_labels"].tolist()
 
@@ -281,18 +371,23 @@ FEW = np.zeros((3, 5, 4), np.uint8)
             r"test_images are \(5, 4, 3\), train_images \(5, 4\)",
         ),
         ({"train_labels": np.arange(100) % 10 - 1}, "train_labels has .* -1"),
-        ({"test_labels": np.arange(20) % 11}, "test_labels has the class 10"),
+        ({"test_labels": np.arange(20) % 11}, "test has the class 10; the 10 classes"),
         (
             {"validation_images": FEW, "validation_labels": np.array([0, 1, 12])},
-            "validation_labels has the class 12",
+            "validation has the class 12",
         ),
+        (
+            {"validation_images": FEW, "validation_labels": np.array([0, 1, 3])},
+            "validation lacks the class 2; every split",
+        ),
+        ({"test_labels": np.arange(20) % 9}, "test lacks the class 9"),
         (
             {
                 "train_labels": np.where(
                     np.arange(100) % 10 == 3, 4, np.arange(100) % 10
                 )
             },
-            "test_labels has the class 3",
+            "train lacks the class 3",
         ),
         (
             {"train_labels": np.arange(100), "test_labels": np.zeros(20, int)},
@@ -380,10 +475,24 @@ def test_a_task_is_its_own_task():
     assert load_task(task) is task
 
 
-def test_an_unknown_task_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown task 'imagenet'") as error:
-        load_task("imagenet")
-    assert all(name in str(error.value) for name in TASKS)
+def test_an_unknown_task_is_answered_with_the_forms_and_the_nearest_name():
+    with pytest.raises(ValueError, match="unknown task 'fashon_mnist'") as error:
+        load_task("fashon_mnist")
+    message = str(error.value)
+    assert all(name in message for name in TASKS)
+    assert "the path of an .npz file, that of a folder of images, or 'mod" in message
+    assert message.endswith("; did you mean 'fashion_mnist'?")
+
+
+def test_what_is_like_no_name_is_answered_without_a_guess():
+    with pytest.raises(ValueError, match="unknown task 'path/to/flowers'; known") as e:
+        load_task("path/to/flowers")
+    assert "did you mean" not in str(e.value)
+
+
+def test_the_nearest_reward_is_named_too():
+    with pytest.raises(ValueError, match="'module:attribute'; did you mean 'n2n'"):
+        lookup("reward", "n2m", REWARDS)
 
 
 @pytest.fixture
@@ -415,53 +524,10 @@ def test_what_cannot_be_imported_is_named(module, name):
         load_task(name)
 
 
-# MNIST and CIFAR-10
-
-
-@pytest.fixture
-def data() -> None:
-    if "N2N_DATA" not in os.environ:
-        pytest.skip("N2N_DATA, the folder with the real data sets, is not set")
-
-
-def test_mnist_keeps_a_stratified_tenth_for_validation(data):
-    task = mnist()
-    assert task.splits["train"].images.shape == (54_000, 1, 28, 28)
-    assert sizes(task) == (54_000, 6_000, 10_000)
-    # of the original training images
-    total = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
-    validation = np.array(counts(task, "validation"))
-    assert np.abs(validation - total / 10).max() < 1
-    assert (np.array(counts(task, "train")) + validation == total).all()
-    assert counts(task, "test")[:3] == [980, 1135, 1032]
-
-
-def test_cifar10_has_as_many_images_of_every_class(data):
-    task = cifar10()
-    assert task.splits["train"].images.shape == (45_000, 3, 32, 32)
-    assert sizes(task) == (45_000, 5_000, 10_000)
-    assert counts(task, "train") == [4_500] * 10
-    assert counts(task, "validation") == [500] * 10
-    assert counts(task, "test") == [1_000] * 10
-
-
-def test_tasks_say_what_their_images_are(data):
-    for name, shape in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))):
-        task = load_task(name)
-        assert (task.name, task.input_shape, task.num_classes) == (name, shape, 10)
-
-
-@pytest.mark.parametrize("make", [mnist, cifar10])
-def test_without_data_and_network_the_folder_is_named(tmp_path, monkeypatch, make):
-    def refuse(*args, **kwargs):
-        raise URLError("no network in this test")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setenv("N2N_DATA", str(tmp_path))
-    with pytest.raises(OSError, match="could not be downloaded") as error:
-        _ = make().splits
-    assert str(tmp_path) in str(error.value)
-    assert "N2N_DATA" in str(error.value)
+@pytest.mark.parametrize("name", ["os:getcwd", "math:pi"])
+def test_what_gives_no_task_is_refused(name):
+    with pytest.raises(ValueError, match=rf"task '{name}' gives .*, not a Task"):
+        load_task(name)
 
 
 def test_data_is_looked_for_in_the_cache_unless_told_otherwise(tmp_path, monkeypatch):
@@ -470,9 +536,3 @@ def test_data_is_looked_for_in_the_cache_unless_told_otherwise(tmp_path, monkeyp
     assert data_folder() == tmp_path / "data"
     monkeypatch.setenv("N2N_DATA", str(tmp_path / "elsewhere"))
     assert data_folder() == tmp_path / "elsewhere"
-
-
-@pytest.mark.parametrize("name", ["os:getcwd", "math:pi"])
-def test_what_gives_no_task_is_refused(name):
-    with pytest.raises(ValueError, match=rf"task '{name}' gives .*, not a Task"):
-        load_task(name)

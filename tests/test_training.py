@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.tasks import Split
+from n2n_gym.tasks import Augmentation, Split
 from n2n_gym.training import (
     Diverged,
     Normalisation,
@@ -77,6 +77,20 @@ def test_training_is_the_same_for_the_same_seed_and_leaves_torchs_generator_alon
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_augmentation_changes_the_images_that_train():
+    weights = []
+    for augment in (None, Augmentation(), Augmentation(padding=2), Augmentation(2)):
+        with seeded(0, CPU) as generator:
+            network = small_network()
+            recipe = Recipe(2, batch_size=16)
+            train(network, two_classes(), PLAIN, recipe, generator, augment=augment)
+        weights.append(network[0].weight)
+    none, nothing, crop, again = weights
+    assert torch.equal(none, nothing)
+    assert torch.equal(crop, again)
+    assert not torch.equal(none, crop)
+
+
 def test_logits_alone_can_teach():
     split = two_classes()
     logits = nn.functional.one_hot(1 - split.labels, 2) * 8.0 - 4  # all wrong
@@ -141,13 +155,15 @@ def test_weights_decay_but_biases_and_normalisation_do_not():
 def test_statistics_are_the_mean_over_the_batches_given():
     network = nn.Sequential(nn.BatchNorm2d(1))
     network[0].running_mean.fill_(100)
-    images = two_classes(10).images
-    recompute_statistics(network, images, PLAIN)
-    pixels = images.float() / 255
+    split = two_classes(10)
+    recompute_statistics(network, split, PLAIN)
+    pixels = split.images.float() / 255
     torch.testing.assert_close(network[0].running_mean, pixels.mean().view(1))
     torch.testing.assert_close(network[0].running_var, pixels.var().view(1))
     assert network[0].momentum == 0.1
     assert not network[0].training
+    recompute_statistics(network, split, PLAIN, positions=torch.tensor([1, 7]))
+    torch.testing.assert_close(network[0].running_mean, pixels[[1, 7]].mean().view(1))
 
 
 def test_normalisation_takes_pixels_to_standard_inputs():

@@ -1,0 +1,165 @@
+"""Image files, decoded once to arrays of one size that are kept in memory maps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm.auto import tqdm
+
+from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled
+from n2n_gym.tasks.places import cache_folder
+from n2n_gym.tasks.summary import Summary, compute_fingerprint, compute_normalisation
+from n2n_gym.tasks.task import as_split
+
+logger = logging.getLogger(__name__)
+
+_VERSION: Final = 1  # of what is kept; another one is made anew
+_AT_ONCE: Final = 256  # images in memory while decoding
+# What Pillow raises for files that are no images, or damaged ones.
+_DAMAGES: Final = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+def keep_images(
+    name: str, root: Path, files: Mapping[str, Labelled], side: int
+) -> Path:
+    """The folder in the cache with these images, which are decoded if need be.
+
+    Args:
+        root: What file names are relative to in the key.
+        files: Of each split, the paths and the labels.
+        side: Of the square images, in pixels.
+
+    Raises:
+        ValueError: A file is no image, or damaged.
+    """
+    folder = cache_folder() / "images" / f"{name}-{_key(root, files, side)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Whoever comes second waits, then finds what the first has made.
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not _is_whole(folder):
+            part = folder.with_name(f"{folder.name}.part")
+            for leftover in (part, folder):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            part.mkdir()
+            _write(part, name, files, side)
+            os.replace(part, folder)
+    return folder
+
+
+def open_images(folder: Path) -> Arrays:
+    """Memory maps of the images, (N, H, W, C), with the labels."""
+    return {
+        split: (
+            # Copy-on-write, which nobody uses: torch takes no read-only arrays.
+            np.load(folder / f"{split}.npy", mmap_mode="c").transpose(0, 2, 3, 1),
+            np.load(folder / f"{split}-labels.npy"),
+        )
+        for split in SPLITS
+    }
+
+
+def load_summary(folder: Path) -> Summary:
+    """What was computed when the images were decoded: they do not change after that."""
+    about = json.loads((folder / "about.json").read_text())
+    mean, std = about["normalisation"]
+    return Summary(about["fingerprint"], (tuple(mean), tuple(std)))
+
+
+def _key(root: Path, files: Mapping[str, Labelled], side: int) -> str:
+    """SHA-256 of the files' names, sizes and times, as make and rsync tell changes."""
+    digest = hashlib.sha256(f"{_VERSION} {side}".encode())
+    for split in SPLITS:
+        for path, label in zip(*files[split], strict=True):
+            found = os.stat(path)
+            relative = str(path).removeprefix(str(root))
+            line = f"{split}\t{label}\t{relative}\t{found.st_size}\t{found.st_mtime_ns}"
+            digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:12]
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        load_summary(folder)
+        open_images(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is damaged (%s) and is made anew", folder, error)
+        return False
+    return True
+
+
+def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) -> None:
+    total = sum(len(labels) for _, labels in files.values())
+    with tqdm(total=total, desc=f"Reading {name}", unit="image") as bar:
+        for split, (paths, labels) in files.items():
+            with open(folder / f"{split}.npy", "wb") as file:
+                # Written, not mapped: a full disk is then an error, not a crash.
+                shape = len(paths), 3, side, side
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for images in _decoded(iter(paths), side):
+                    file.write(images.data)
+                    bar.update(len(images))
+                _to_disk(file)
+            with open(folder / f"{split}-labels.npy", "wb") as file:
+                np.save(file, labels)
+                _to_disk(file)
+    splits = {split: as_split(*part) for split, part in open_images(folder).items()}
+    about = {
+        "name": name,
+        "fingerprint": compute_fingerprint(splits),
+        "normalisation": compute_normalisation(splits["train"].images),
+    }
+    with open(folder / "about.json", "w") as text:
+        json.dump(about, text, indent=1)
+        _to_disk(text)
+
+
+def _to_disk(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _decoded(paths: Iterator[str], side: int) -> Iterator[NDArray[np.uint8]]:
+    """The images in their order, in arrays of (n, C, H, W)."""
+    with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
+        while some := list(islice(paths, _AT_ONCE)):
+            images = np.stack(list(pool.map(partial(_decode, side=side), some)))
+            yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def _decode(path: str, side: int) -> NDArray[np.uint8]:
+    """The middle of the image, (H, W, C)."""
+    from torchvision.transforms import functional  # slow to import
+
+    try:
+        with Image.open(path) as image:
+            colours = image.convert("RGB")
+    except _DAMAGES as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    resized = functional.resize(colours, [side])  # of a PIL image, antialiased
+    return np.asarray(functional.center_crop(resized, [side]))

@@ -1,0 +1,81 @@
+"""Tasks by name, by path, or from a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from n2n_gym.lookup import lookup
+from n2n_gym.tasks.folders import caltech256, from_folder, imagenet
+from n2n_gym.tasks.npz import from_npz
+from n2n_gym.tasks.sets import (
+    cifar10,
+    cifar100,
+    digits,
+    emnist,
+    fashion_mnist,
+    kmnist,
+    mnist,
+    svhn,
+)
+from n2n_gym.tasks.task import Task
+
+_OF_ANY_SIDE: Final[Mapping[str, Callable[[int], Task]]] = {
+    "caltech256": caltech256,
+    "imagenet": imagenet,
+}
+TASKS: Final[Mapping[str, Callable[[], Task]]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "fashion_mnist": fashion_mnist,
+    "kmnist": kmnist,
+    "emnist": emnist,
+    "cifar100": cifar100,
+    "svhn": svhn,
+    "caltech256": caltech256,
+    "imagenet": imagenet,
+}
+
+
+def load_task(task: str | Task) -> Task:
+    """A task from its name, a path, or ``"module:function"``.
+
+    A path is that of an .npz file or of a folder of images. The side of a folder's
+    images, and of those of ``caltech256`` and ``imagenet``, may follow:
+    ``"imagenet@32"``, ``"path/to/flowers@96"``.
+
+    Raises:
+        ValueError: There is no such task, or its data are not as they should be.
+        OSError: It is not there, and cannot be downloaded.
+    """
+    if isinstance(task, Task):
+        return task
+    if not isinstance(task, str):
+        raise ValueError(f"a task is a name, a path or a Task, got {task!r}")
+    if task.endswith(".npz"):
+        return from_npz(task)
+    if task not in TASKS and _is_folder(task):
+        return from_folder(task)
+    name, at, side = task.rpartition("@")
+    if at and side.isdecimal():
+        if name in _OF_ANY_SIDE:
+            return _OF_ANY_SIDE[name](int(side))
+        if name in TASKS:
+            raise ValueError(
+                f"the images of {name} have one size; a side, as in {task!r}, is for "
+                f"{', '.join(_OF_ANY_SIDE)} and folders of images"
+            )
+        if _is_folder(name):
+            return from_folder(name, int(side))
+    paths = "the path of an .npz file", "that of a folder of images"
+    make: Any = lookup("task", task, TASKS, also=paths)
+    made = make() if callable(make) else make
+    if not isinstance(made, Task):
+        raise ValueError(f"task {task!r} gives {made!r}, not a Task")
+    return made
+
+
+def _is_folder(path: str) -> bool:
+    return Path(path).expanduser().is_dir()

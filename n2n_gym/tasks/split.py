@@ -1,0 +1,105 @@
+"""The images of a split, in batches on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Some images of a split."""
+
+    images: Tensor  # (B, C, H, W) uint8
+    labels: Tensor  # (B,) int64
+    positions: Tensor  # (B,) int64, of the images in the split
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels, for use on the device that the labels are on.
+
+    Attributes:
+        is_streamed: Whether the images are elsewhere, in a memory map or in the
+            memory of the CPU, and come to the device batch by batch.
+    """
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    is_streamed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.labels.device
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+        """Batches of at most this size on the device, the same however they get there.
+
+        Args:
+            order: Positions, (M,) int64; all images in their order by default.
+        """
+        if self.is_streamed:
+            everything = torch.arange(len(self))
+            return self._streamed(size, everything if order is None else order)
+        if order is None:
+            return self._consecutive(size)
+        rows = torch.split(order.to(self.device), size)
+        return (Batch(self.images[row], self.labels[row], row) for row in rows)
+
+    def _consecutive(self, size: int) -> Iterator[Batch]:
+        positions = torch.arange(len(self), device=self.device)
+        columns = (self.images, self.labels, positions)
+        parts = zip(*(torch.split(column, size) for column in columns), strict=True)
+        return (Batch(*part) for part in parts)
+
+    def _streamed(self, size: int, order: Tensor) -> Iterator[Batch]:
+        rows = torch.split(order.cpu(), size)
+        with ThreadPoolExecutor(1, "batches") as reader:
+            reading = reader.submit(self._gather, rows[0])
+            for row, following in zip_longest(rows, rows[1:]):
+                images = reading.result()
+                if following is not None:  # is read while the caller uses this batch
+                    reading = reader.submit(self._gather, following)
+                positions = row.to(self.device)
+                images = images.to(self.device, non_blocking=self._pins)
+                yield Batch(images, self.labels[positions], positions)
+
+    def _gather(self, row: Tensor) -> Tensor:
+        images = self.images[row]
+        return images.pin_memory() if self._pins else images
+
+    @property
+    def _pins(self) -> bool:
+        """Whether copies to the device run beside the CPU, from pinned memory."""
+        return self.device.type == "cuda"
+
+    def on(self, device: torch.device, resident_bytes: int | None = None) -> Split:
+        """The split for a device: resident there if it fits, else streamed.
+
+        Args:
+            resident_bytes: How large resident images may be. By default half of the
+                memory that is free on the device; what is in the CPU's memory stays.
+        """
+        labels = self.labels.to(device)
+        if resident_bytes is None:
+            if device.type == "cpu" and not self.is_streamed:
+                return self
+            resident_bytes = _free_memory(device) // 2
+        if self.images.nbytes > resident_bytes:
+            return Split(self.images, labels, is_streamed=True)
+        return Split(self.images.to(device, copy=self.is_streamed), labels)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,167 @@
+"""A task: a data set with its three disjoint splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from n2n_gym.layers import Shape
+from n2n_gym.tasks.arrays import (
+    SPLITS,
+    Arrays,
+    check_classes,
+    check_images,
+    check_labels,
+)
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.split import Split
+from n2n_gym.tasks.summary import (
+    Statistics,
+    Summary,
+    compute_fingerprint,
+    compute_normalisation,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a teacher has learned: images with labels, split three ways.
+
+    The teacher learns from ``train``, rewards come from ``validation``; ``test`` is
+    read once, for a final student.
+
+    Attributes:
+        input_shape: Of one image, (C, H, W).
+        read: Gives each split as uint8 images, (N, H, W) or (N, H, W, C), and integer
+            labels, (N,); called once, at the first use. Images may be a memory map
+            (``numpy.load(path, mmap_mode="c")``), which is never read whole.
+        class_names: In the order of the labels, where they are known.
+        augmentation: Of training images.
+        preprocessing: How an image file becomes such an image, for those who use the
+            networks elsewhere.
+        resident_bytes: How large images that are kept on a device may be, larger ones
+            are streamed there; half of the memory that is free on it by default.
+        summary: Gives what is known of the data without reading them all, if anything.
+        grey: The task whose images these are, each repeated to three channels.
+
+    Raises:
+        ValueError: There are more or fewer class names than classes. At the first use:
+            the data are not as described, or a class is missing from a split.
+    """
+
+    name: str
+    input_shape: Shape
+    num_classes: int
+    read: Callable[[], Arrays] = field(repr=False)
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    preprocessing: str = "images as the task reads them"
+    resident_bytes: int | None = None
+    summary: Callable[[], Summary] | None = field(default=None, repr=False)
+    grey: Task | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"task {self.name} has {self.num_classes} classes and "
+                f"{len(self.class_names)} class names"
+            )
+
+    @cached_property
+    def splits(self) -> Mapping[str, Split]:
+        """All data, in memory or in memory maps."""
+        if self.grey is not None:
+            return {
+                name: replace(split, images=split.images.expand(-1, 3, -1, -1))
+                for name, split in self.grey.splits.items()
+            }
+        arrays = self.read()
+        self._check(arrays)
+        return {name: as_split(*arrays[name]) for name in SPLITS}
+
+    def _check(self, arrays: Arrays) -> None:
+        where = f"task {self.name}"
+        for split in SPLITS:
+            if split not in arrays:
+                raise ValueError(f"{where} lacks {split}; it has {', '.join(arrays)}")
+            images, labels = arrays[split]
+            check_images(where, split, images)
+            check_labels(where, split, labels, len(images))
+            height, width, channels = (*images.shape[1:], 1)[:3]
+            if (channels, height, width) != self.input_shape:
+                raise ValueError(
+                    f"{where}: {split}_images are {(channels, height, width)}, its "
+                    f"input_shape {self.input_shape}"
+                )
+        labels_of = {split: labels for split, (_, labels) in arrays.items()}
+        check_classes(where, labels_of, self.num_classes, self.class_names)
+
+    @cached_property
+    def normalisation(self) -> Statistics:
+        """Mean and deviation of each channel of the training images, in [0, 1]."""
+        if self.summary is not None:
+            return self.summary().normalisation
+        return compute_normalisation(self.splits["train"].images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the data in all splits."""
+        if self.summary is not None:
+            return self.summary().fingerprint
+        return compute_fingerprint(self.splits)
+
+    def split(self, name: str, device: torch.device) -> Split:
+        """The split on a device, where it stays for the next call if it fits."""
+        key = name, str(device)
+        if key not in self._placed:
+            self._placed[key] = self.splits[name].on(device, self.resident_bytes)
+        return self._placed[key]
+
+    @cached_property
+    def _placed(self) -> dict[tuple[str, str], Split]:
+        return {}
+
+    def in_colour(self) -> Task:
+        """The task with its grey images in three equal channels, on the same data.
+
+        Raises:
+            ValueError: Its images are not grey.
+        """
+        if self.input_shape[0] != 1:
+            raise ValueError(
+                f"task {self.name} has {self.input_shape[0]} channels; only grey "
+                f"images, of one, can be repeated"
+            )
+        return replace(
+            self,
+            input_shape=(3, *self.input_shape[1:]),
+            preprocessing=f"{self.preprocessing}, repeated to three equal channels",
+            summary=None,
+            grey=self,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Task:
+        return self
+
+
+def as_split(images: NDArray[Any], labels: NDArray[Any]) -> Split:
+    """(N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W); a memory map stays one."""
+    integers = torch.from_numpy(labels.astype(np.int64))
+    if images.ndim == 3:
+        images = images[..., None]
+    maps = images.transpose(0, 3, 1, 2)
+    if isinstance(images, np.memmap):
+        if not images.flags.writeable:  # torch takes no others
+            raise ValueError(
+                "images in a memory map must be opened copy-on-write, with "
+                'mmap_mode="c"'
+            )
+        return Split(torch.from_numpy(maps), integers, is_streamed=True)
+    # A copy, since torch takes no arrays that cannot be written to.
+    return Split(torch.from_numpy(np.array(maps, order="C")), integers)
