@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,10 @@ from torch import Tensor, nn
 
 from n2n_gym.tasks import Augmentation, Split
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH: Final = 500
+
+# All of a training under way: what ``torch.save`` takes and ``weights_only`` reads.
+State = dict[str, Any]
 
 
 class Diverged(ArithmeticError):
@@ -34,6 +39,7 @@ class Recipe:
         warmup_share: Of the steps, in which the rate rises; it falls after that.
         largest_gradient: Norm that all gradients together are clipped to: squared
             distances of logits are large at first, and would throw a student off.
+        precision: Of the network's arithmetic; weights and losses stay float32.
     """
 
     epochs: int
@@ -46,6 +52,7 @@ class Recipe:
     label_smoothing: float = 0.0
     warmup_share: float = 0.25
     largest_gradient: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,8 @@ def train(
     logits: Tensor | None = None,
     augment: Augmentation | None = None,
     after_step: Callable[[], None] | None = None,
+    after_epoch: Callable[[Callable[[], State]], None] | None = None,
+    resume: Mapping[str, Any] | None = None,
 ) -> None:
     """Train a network in place on the split's device, one shuffled pass an epoch.
 
@@ -155,10 +164,14 @@ def train(
         generator: Shuffles and augments; on the CPU.
         logits: The teacher's on this split, (N, classes), where the recipe wants them.
         augment: Of the images, but not of the logits, which are those of the originals.
+        after_epoch: Is given a function that gives all of the training's state.
+        resume: Such a state, of the same recipe: the training goes on from it as if it
+            had never stopped.
 
     Raises:
         Diverged: The loss became infinite or not a number.
     """
+    device = split.device
     size = min(recipe.batch_size, len(split))
     steps = len(split) // size  # the rest of an epoch's shuffle sits out
     optimiser = torch.optim.SGD(
@@ -168,20 +181,25 @@ def train(
         nesterov=recipe.momentum > 0,
         fused=True,
     )
-    total_steps = recipe.epochs * steps
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: one_cycle(step / total_steps, recipe.warmup_share)
-    )
+    done = 0
+    if resume is not None:
+        done = _restore(resume, network, optimiser, generator, device)
     network.train()
-    for _ in range(recipe.epochs):
+    for epoch in range(done, recipe.epochs):
         order = torch.randperm(len(split), generator=generator)[: steps * size]
-        total = torch.zeros((), device=split.device)
-        for images, labels, positions in split.batches(size, order):
+        total = torch.zeros((), device=device)
+        for i, (images, labels, positions) in enumerate(split.batches(size, order)):
+            progress = (epoch * steps + i) / (recipe.epochs * steps)
+            for group in optimiser.param_groups:
+                rate = one_cycle(progress, recipe.warmup_share)
+                group["lr"] = recipe.learning_rate * rate
             if augment is not None:
                 images = augment(images, generator)
             optimiser.zero_grad(set_to_none=True)
+            with autocast(device, recipe.precision):
+                outputs = network(normalise(images))
             loss = distillation_loss(
-                network(normalise(images)),
+                outputs.float(),
                 labels,
                 None if logits is None else logits[positions],
                 recipe,
@@ -190,13 +208,56 @@ def train(
             if recipe.largest_gradient is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
             optimiser.step()
-            schedule.step()
             total += loss.detach()
             if after_step is not None:
                 after_step()
         if not torch.isfinite(total):
             raise Diverged(f"the loss became {total.item()}")
+        if after_epoch is not None:
+            after_epoch(partial(_state, epoch + 1, network, optimiser, generator))
+            network.train()
     network.eval()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network computes with this precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _state(
+    epoch: int,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> State:
+    device = next(network.parameters()).device
+    random = [torch.random.get_rng_state()]
+    if device.type != "cpu":
+        random.append(torch.get_device_module(device).get_rng_state())
+    return {
+        "epoch": epoch,
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "generator": generator.get_state(),
+        "random": random,
+    }
+
+
+def _restore(
+    state: Mapping[str, Any],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    device: torch.device,
+) -> int:
+    """Go back to a state; gives the epochs that were done."""
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    generator.set_state(state["generator"])
+    torch.random.set_rng_state(state["random"][0])
+    if device.type != "cpu" and len(state["random"]) > 1:
+        torch.get_device_module(device).set_rng_state(state["random"][1])
+    return int(state["epoch"])
 
 
 def _parameter_groups(
