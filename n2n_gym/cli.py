@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,18 +26,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
-app.add_typer(teachers, name="teachers", no_args_is_help=True)
+app.add_typer(teachers, name="teachers")
 
 Teacher = Annotated[
     str,
-    typer.Option(help="The network to start from: one of torchvision's, by name."),
+    typer.Option(
+        help="The network to start from: one of torchvision's by name (`n2n-gym "
+        "teachers` lists them), or module:function, which is given the task."
+    ),
 ]
 Task = Annotated[
     str,
     typer.Option(
-        help="The images: digits, mnist, cifar10, the path of an .npz file, or "
-        "module:function."
+        help="The images: a name (`n2n-gym tasks` lists them), the path of an .npz "
+        "file or of a folder of images (path@64: of that side), or module:function."
     ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Trained weights of the teacher: a safetensors file, a state dict that "
+        "torch.save wrote, or torchvision's name for them (IMAGENET1K_V1)."
+    ),
+]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        help="What the teacher's inputs are normalised with, by channel, of pixels in "
+        "[0, 1]: 0.485,0.456,0.406. By default as the training images."
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of the teacher's training; by the size of the data."),
 ]
 Device = Annotated[
     str | None,
@@ -66,6 +88,15 @@ def compress(
     final_epochs: Annotated[
         int, typer.Option(min=1, help="Epochs of distillation of each finalist.")
     ] = 60,
+    weights: Weights = None,
+    mean: Channels = None,
+    std: Channels = None,
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="What one removal is about: unit, block (branches alone) or layer."
+        ),
+    ] = "unit",
     controls: Annotated[
         bool,
         typer.Option(help="Also try uniform width scaling and random search."),
@@ -93,6 +124,9 @@ def compress(
             removal_updates=removal_updates,
             shrinkage_updates=shrinkage_updates,
             final_epochs=final_epochs,
+            weights=weights,
+            normalisation=_statistics(mean, std),
+            granularity=granularity,
             controls=controls,
             seed=seed,
             device=device,
@@ -102,19 +136,112 @@ def compress(
     _show(summary, teacher, task, output)
 
 
+@teachers.callback(invoke_without_command=True)
+def list_teachers(context: typer.Context) -> None:
+    """List the networks that can be teachers, and the teachers kept with their scores.
+
+    `n2n-gym teachers train` adds one.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from n2n_gym.teachers import kept_teachers, names, teacher_folder
+
+    console = Console()
+    console.print("[bold]Networks by name[/bold]")
+    console.print(Columns(names(), equal=True, column_first=True), highlight=False)
+    console.print(
+        "vit, swin and maxvit use attention: they are refused with the node that does. "
+        "Own ones: module:function.\n",
+        highlight=False,
+    )
+    kept = kept_teachers()
+    if not kept:
+        console.print(f"No teacher has been trained yet ({teacher_folder()} is empty).")
+        return
+    table = Table("teacher", "task", title=f"Kept in {teacher_folder()}")
+    table.add_column("parameters", justify="right")
+    table.add_column("validation", justify="right")
+    table.add_column("epochs", justify="right")
+    for about in kept:
+        epochs = about.get("recipe", {}).get("epochs", "own weights")
+        table.add_row(
+            escape(about["teacher"]),
+            escape(about["task"]),
+            f"{about.get('num_params', 0):,}",
+            f"{about['validation_accuracy']:.2%}",
+            str(epochs),
+        )
+    console.print(table)
+
+
 @teachers.command("train")
 def train_teacher(
-    name: Annotated[str, typer.Argument(help="One of torchvision's networks.")],
+    name: Annotated[
+        str, typer.Argument(help="One of torchvision's networks, or module:function.")
+    ],
     task: Task = "digits",
+    epochs: Epochs = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train it even if it is kept already.")
+    ] = False,
     device: Device = None,
 ) -> None:
-    """Train a teacher, however long it takes, and keep it for later runs."""
+    """Train a teacher, however long it takes, and keep it for later runs.
+
+    The same command goes on where a training was stopped.
+    """
     with _plain_errors():
         from n2n_gym.teachers import load_teacher
 
-        teacher = load_teacher(name, task, device=device, train_teacher=True)
+        teacher = load_teacher(
+            name,
+            task,
+            device=device,
+            train_teacher=True,
+            epochs=epochs,
+            again=again,
+        )
         accuracy = teacher.score.accuracy
-    Console().print(f"{name} on {task}: {accuracy:.2%} of the validation images")
+    Console().print(
+        f"{name} on {task}: {accuracy:.2%} of the validation images", highlight=False
+    )
+
+
+@app.command("tasks")
+def list_tasks() -> None:
+    """List the data sets that can be tasks by name, and which of them are here."""
+    from n2n_gym.tasks import TASKS, data_folder, is_here
+
+    table = Table("task", "here", "what", title=f"Data in {data_folder()}")
+    for name, make in TASKS.items():
+        about = (make.__doc__ or "").splitlines()[0]
+        table.add_row(name, "yes" if is_here(name) else "", escape(about))
+    console = Console()
+    console.print(table)
+    console.print(
+        "What is not here is downloaded by torchvision at its first use; ImageNet has "
+        "to be put there. Own images: the path of an .npz file or of a folder with a "
+        "subfolder for each class, or module:function.",
+        highlight=False,
+    )
+
+
+def _statistics(
+    mean: str | None, std: str | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """``--mean`` and ``--std`` as numbers."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ValueError("--mean and --std go together")
+    try:
+        means, stds = (tuple(map(float, x.split(","))) for x in (mean, std))
+    except ValueError as error:
+        raise ValueError(
+            f"--mean and --std are numbers with commas between, got {mean!r} and "
+            f"{std!r}"
+        ) from error
+    return means, stds
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
 from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.rewards import Score, n2n
-from n2n_gym.teachers import Teacher, load_teacher, write_whole
+from n2n_gym.teachers import Statistics, Teacher, load_teacher, write_whole
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import Diverged, compute_accuracy, pick_device
 
@@ -41,6 +41,9 @@ class Options:
     removal_updates: int = 10
     shrinkage_updates: int = 40
     final_epochs: int = FULL.epochs
+    weights: str | None = None
+    normalisation: Statistics | None = None
+    granularity: str = "unit"
     controls: bool = True
     seed: int = 0
     device: str | None = None
@@ -92,6 +95,8 @@ def compress(options: Options) -> Summary:
     teacher = load_teacher(
         options.teacher,
         options.task,
+        weights=options.weights,
+        normalisation=options.normalisation,
         device=device,
         train_teacher=options.train_teacher,
     )
@@ -184,7 +189,11 @@ class _Search:
     def run(self, name: str, agent: Agent) -> tuple[list[Scored], list[Scored]]:
         """Every student it scored in stage one, and in stage two."""
         options = self.options
-        remove = RemoveEnv(self.teacher, evaluator=self.evaluator)
+        remove = RemoveEnv(
+            self.teacher,
+            granularity=options.granularity,
+            evaluator=self.evaluator,
+        )
         removed = self._stage(name, "remove", agent, remove, options.removal_updates)
         best = max(removed, key=lambda scored: scored.reward).student
         shrink = ShrinkEnv(self.teacher, start=best, evaluator=self.evaluator)
@@ -287,6 +296,8 @@ def _write_student(finished: Finished, teacher: Teacher, output: Path) -> float:
     about = {
         "teacher": teacher.name,
         "task": teacher.task.name,
+        "classes": ", ".join(teacher.task.class_names or ()),
+        "preprocessing": teacher.task.preprocessing,
         "fingerprint": student.fingerprint,
         "test_accuracy": f"{finished.test_accuracy:.4f}",
     }

@@ -77,7 +77,10 @@ def export_onnx(
         {
             **about,
             "input": "pixels: float32 (batch, channels, height, width) in [0, 1]",
-            "normalisation": "part of the graph",
+            "normalisation": (
+                f"part of the graph: (pixels - mean) / std, by channel, with mean "
+                f"{normalise.mean} and std {normalise.std}"
+            ),
         },
     )
     onnx.checker.check_model(model, full_check=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from n2n_gym.tasks import Augmentation, Split
 EVALUATION_BATCH: Final = 500
 
 # All of a training under way: what ``torch.save`` takes and ``weights_only`` reads.
-State = dict[str, Any]
+State: TypeAlias = dict[str, Any]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class Diverged(ArithmeticError):
@@ -52,7 +53,7 @@ class Recipe:
     label_smoothing: float = 0.0
     warmup_share: float = 0.25
     largest_gradient: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

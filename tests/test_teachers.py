@@ -3,27 +3,35 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
-from n2n_gym import teachers
 from n2n_gym.evaluators import DistillationEvaluator
-from n2n_gym.tasks import Task, digits, load_task
-from n2n_gym.teachers import Teacher, load_teacher, teacher_architecture
+from n2n_gym.tasks import Augmentation, Task, digits, load_task
+from n2n_gym.teachers import (
+    Teacher,
+    kept_teachers,
+    learning,
+    load_teacher,
+    teacher_architecture,
+    teacher_recipe,
+    train_network,
+)
 from n2n_gym.torch_layers import trace
 from n2n_gym.training import Recipe
-from tests.networks import SmallResNet
+from tests.networks import PlainNet, SmallResNet
 
-RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05)
+RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05, largest_gradient=1.0)
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache, and a teacher that takes a second: SqueezeNet for one epoch."""
     monkeypatch.setenv("N2N_CACHE", str(tmp_path))
-    monkeypatch.setattr(teachers, "teacher_recipe", lambda task: RECIPE)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: RECIPE)
     return tmp_path / "teachers"
 
 
@@ -90,9 +98,9 @@ def test_two_processes_that_ask_at_once_train_it_once(tmp_path):
     program = (
         "import logging; logging.basicConfig(level=logging.INFO)\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from n2n_gym import teachers\n"
+        "from n2n_gym.teachers import learning\n"
         "from tests.test_teachers import RECIPE, small_teacher\n"
-        "teachers.teacher_recipe = lambda task: RECIPE\n"
+        "learning.teacher_recipe = lambda *_: RECIPE\n"
         "print(small_teacher().fingerprint)\n"
     )
     environment = {**os.environ, "N2N_CACHE": str(tmp_path)}
@@ -113,7 +121,9 @@ def test_two_processes_that_ask_at_once_train_it_once(tmp_path):
 
 
 def test_an_unknown_teacher_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown teacher 'resnet19'; .*resnet18"):
+    with pytest.raises(
+        ValueError, match=r"unknown teacher 'resnet19'; .*resnet18, .*'module:function'"
+    ):
         load_teacher("resnet19")
 
 
@@ -138,7 +148,7 @@ def test_a_teacher_of_another_task_is_refused(teacher, task):
 def test_a_training_of_more_than_ten_minutes_is_refused_with_what_to_do(
     cache, monkeypatch
 ):
-    monkeypatch.setattr(teachers, "LONGEST_UNASKED", 1e-3)
+    monkeypatch.setattr(learning, "LONGEST_UNASKED", 1e-3)
     with pytest.raises(TimeoutError, match=r"n2n-gym teachers train squeezenet1_1.*"):
         small_teacher().score  # noqa: B018
     patient = load_teacher("squeezenet1_1", train_teacher=True, device="cpu")
@@ -146,12 +156,133 @@ def test_a_training_of_more_than_ten_minutes_is_refused_with_what_to_do(
 
 
 def test_recipes_are_longer_in_epochs_on_small_data(task):
-    small = teachers.teacher_recipe(task)
+    architecture = trace(SmallResNet(), task.input_shape)
+    small = teacher_recipe(task, architecture)
     data = dict(task.read())
     images, labels = data["train"]
     data["train"] = (images.repeat(10, 0), labels.repeat(10))
     large = replace(task, read=lambda: data)
-    assert teachers.teacher_recipe(large).epochs < small.epochs
+    assert teacher_recipe(large, architecture).epochs < small.epochs
+
+
+# A training that is stopped
+
+
+class Stopped(Exception):
+    pass
+
+
+def small_training(task: Task, checkpoint, epochs: int = 4):
+    architecture = trace(SmallResNet(), task.input_shape)
+    recipe = replace(RECIPE, epochs=epochs)
+    return train_network(
+        "small", task, architecture, recipe, torch.device("cpu"), checkpoint=checkpoint
+    )
+
+
+@pytest.mark.parametrize("stop_in_epoch", [0, 1, 3])
+def test_a_training_that_was_stopped_goes_on_to_the_same_teacher(
+    task, tmp_path, monkeypatch, stop_in_epoch
+):
+    monkeypatch.setattr(learning, "KEEP_EVERY", 0.0)
+    augmented = replace(task, augmentation=Augmentation(padding=1, flip=True))
+    whole = small_training(augmented, None)
+    checkpoint = tmp_path / "small.checkpoint"
+    compute = learning.compute_accuracy
+    epochs = 0
+
+    def stop(*arguments):
+        nonlocal epochs
+        epochs += 1
+        if epochs == stop_in_epoch + 1:
+            raise Stopped
+        return compute(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learning, "compute_accuracy", stop)
+        with pytest.raises(Stopped):
+            small_training(augmented, checkpoint)
+    assert checkpoint.exists() == (stop_in_epoch > 0)
+    resumed = small_training(augmented, checkpoint)
+    assert resumed.accuracy == whole.accuracy
+    for name, tensor in whole.weights.items():
+        assert torch.equal(resumed.weights[name], tensor)
+    assert not checkpoint.exists()
+
+
+def test_a_killed_training_goes_on(cache, tmp_path):
+    program = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from n2n_gym.teachers import learning, load_teacher\n"
+        "learning.KEEP_EVERY = 0.0\n"
+        "load_teacher('tests.networks:make_small', epochs=500).score\n"
+    )
+    environment = {**os.environ, "N2N_CACHE": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    deadline = time.monotonic() + 120
+    while not list(cache.glob("*.checkpoint")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (checkpoint,) = cache.glob("*.checkpoint")
+    done = torch.load(checkpoint, weights_only=True)["training"]["epoch"]
+    assert done >= 1
+
+
+def test_a_damaged_checkpoint_is_named_and_the_training_starts_anew(
+    task, tmp_path, caplog
+):
+    checkpoint = tmp_path / "small.checkpoint"
+    checkpoint.write_bytes(b"nothing of use")
+    assert small_training(task, checkpoint, epochs=1).accuracy > 0
+    assert str(checkpoint) in caplog.text
+
+
+def test_a_checkpoint_of_another_recipe_is_not_gone_on_with(
+    task, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(learning, "KEEP_EVERY", 0.0)
+    checkpoint = tmp_path / "small.checkpoint"
+    whole = small_training(task, None, epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(learning, "compute_logits", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            small_training(task, checkpoint, epochs=2)
+    assert checkpoint.exists()
+    assert small_training(task, checkpoint, epochs=1).accuracy == whole.accuracy
+
+
+def test_a_training_that_diverges_starts_again_at_a_lower_rate(task, caplog):
+    architecture = trace(PlainNet(), task.input_shape)
+    recipe = Recipe(epochs=3, batch_size=32, learning_rate=3.0)
+    trained = train_network("plain", task, architecture, recipe, torch.device("cpu"))
+    assert "diverged at the learning rate 3 (" in caplog.text
+    assert trained.accuracy > 0.5
+
+
+def test_teachers_that_are_kept_are_listed(cache, caplog):
+    first = small_teacher()
+    assert kept_teachers() == []
+    accuracy = first.score.accuracy
+    (about,) = kept_teachers()
+    assert (about["teacher"], about["task"]) == ("squeezenet1_1", "digits")
+    assert about["validation_accuracy"] == accuracy
+    assert about["num_params"] == first.architecture.num_params
+    (cache / "other.json").write_text("{}")
+    assert len(kept_teachers()) == 1
+    assert "other.json" in caplog.text
+
+
+def test_a_teacher_can_be_trained_again(cache):
+    path_of = lambda: next(cache.glob("*.safetensors"))  # noqa: E731
+    small_teacher().score  # noqa: B018
+    before = path_of().stat().st_mtime_ns
+    small_teacher().score  # noqa: B018
+    assert path_of().stat().st_mtime_ns == before
+    longer = load_teacher("squeezenet1_1", device="cpu", epochs=2, again=True)
+    longer.score  # noqa: B018
+    (about,) = kept_teachers()
+    assert about["recipe"]["epochs"] == 2
 
 
 def test_the_papers_teachers_have_the_papers_sizes():
@@ -161,6 +292,7 @@ def test_the_papers_teachers_have_the_papers_sizes():
         "resnet34": 21_282_122,
         "vgg13_bn": 9_416_010,
         "vgg19_bn": 20_040_522,
+        "vgg19": 20_029_514,
     }
     for name, count in expected.items():
         assert teacher_architecture(name, colour).num_params == count

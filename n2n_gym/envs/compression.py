@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import Removal, Shrinkage
@@ -26,7 +27,7 @@ from n2n_gym.lookup import lookup
 from n2n_gym.render import draw_ansi, draw_rgb
 from n2n_gym.rewards import REWARDS, Reward
 from n2n_gym.tasks import Task
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
 
 DEGENERATE: Final = -1.0  # the reward of what cannot be scored
 SUCCESS_MARGIN: Final = 0.01  # of accuracy that a successful student may lose
@@ -52,9 +53,11 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
 
     def __init__(
         self,
-        teacher: str | Teacher,
+        teacher: str | nn.Module | Teacher,
         task: str | Task | None,
         *,
+        weights: Weights | None,
+        normalisation: Statistics | None,
         evaluator: str | Evaluator,
         reward: str | Reward,
         illegal: Literal["keep", "end"],
@@ -70,7 +73,12 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         self.render_mode = render_mode
         self.illegal = illegal
         self.teacher = load_teacher(
-            teacher, task, device=device, train_teacher=train_teacher
+            teacher,
+            task,
+            weights=weights,
+            normalisation=normalisation,
+            device=device,
+            train_teacher=train_teacher,
         )
         self.evaluator = load_evaluator(evaluator, device)
         self.reward = (
@@ -89,7 +97,10 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
     ) -> None:
         """Fix what the episodes are about, and the observation's shape with it."""
         if not decisions:
-            raise ValueError(f"there is nothing to decide about {self.teacher.name}")
+            raise ValueError(
+                f"there is nothing to decide about {self.teacher.name} with this "
+                f"granularity or these variables"
+            )
         self.start = start
         self.decisions: tuple[D, ...] = tuple(decisions)
         shown = rows(start, decisions)

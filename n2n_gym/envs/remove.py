@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+from torch import nn
 
 from n2n_gym.architecture import Architecture, Wiring
 from n2n_gym.decisions import Removal, legal_removal, removals
@@ -13,7 +14,7 @@ from n2n_gym.envs.compression import CompressionEnv, Mask
 from n2n_gym.evaluators import Evaluator
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers import Statistics, Teacher, Weights
 
 KEEP, REMOVE = 0, 1
 
@@ -65,10 +66,18 @@ class RemoveEnv(CompressionEnv[Removal]):
     ```
 
     Args:
-        teacher: One of torchvision's classification CNNs by name, or a `Teacher`.
-        task: "digits", "mnist", "cifar10", the path of an .npz file, "module:function"
-            or a `Task`; "digits" by default.
-        granularity: What one decision is about: "unit".
+        teacher: One of torchvision's classification CNNs by name, "module:function"
+            (called with the task, gives a module), a module, or a `Teacher`.
+        task: "digits", "mnist", "cifar10" and others by name, the path of an .npz file
+            or of a folder of images, "module:function" or a `Task`; "digits" by
+            default.
+        weights: Trained ones for the teacher: the path of a safetensors file or of
+            what `torch.save` wrote, a state dict, or a name of torchvision's
+            ("IMAGENET1K_V1"). Such a teacher is scored, not trained.
+        normalisation: Mean and deviation of each channel, of pixels in [0, 1], that the
+            teacher's inputs are normalised with; the training images' by default.
+        granularity: What one decision is about: "unit" (units and branches), "block"
+            (branches alone), or "layer" (the paper's: every single layer).
         evaluator: "short" (inherited weights, two epochs of distillation), "inherit"
             (no training), "full", "size" (no accuracy at all, for tests),
             "module:attribute" or an `Evaluator`.
@@ -91,9 +100,11 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     def __init__(
         self,
-        teacher: str | Teacher = "resnet18",
+        teacher: str | nn.Module | Teacher = "resnet18",
         task: str | Task | None = None,
         *,
+        weights: Weights | None = None,
+        normalisation: Statistics | None = None,
         granularity: str = "unit",
         evaluator: str | Evaluator = "short",
         reward: str | Reward = "n2n",
@@ -106,6 +117,8 @@ class RemoveEnv(CompressionEnv[Removal]):
         super().__init__(
             teacher,
             task,
+            weights=weights,
+            normalisation=normalisation,
             evaluator=evaluator,
             reward=reward,
             illegal=illegal,

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import gymnasium as gym
 import numpy as np
+from torch import nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import RATES, VARIABLES, Shrinkage, shrink, shrinkages
@@ -17,7 +18,7 @@ from n2n_gym.evaluators import Evaluator
 from n2n_gym.layers import ShapeError
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers import Statistics, Teacher, Weights
 
 LOWEST, HIGHEST = RATES[0], RATES[-1]
 ACTIONS: Final = ("discrete", "continuous")
@@ -74,8 +75,8 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
             path of a file with it. The teacher itself by default.
         variables: What to shrink, of "width", "kernel" and "padding".
         action: "discrete" or "continuous".
-        teacher, task, evaluator, reward, illegal, max_rows, device, train_teacher,
-            render_mode: As in N2NRemove.
+        teacher, task, weights, normalisation, evaluator, reward, illegal, max_rows,
+            device, train_teacher, render_mode: As in N2NRemove.
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
@@ -87,9 +88,11 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
 
     def __init__(
         self,
-        teacher: str | Teacher = "resnet18",
+        teacher: str | nn.Module | Teacher = "resnet18",
         task: str | Task | None = None,
         *,
+        weights: Weights | None = None,
+        normalisation: Statistics | None = None,
         start: Architecture | str | Path | None = None,
         variables: Sequence[str] = ("width", "kernel"),
         action: Literal["discrete", "continuous"] = "discrete",
@@ -106,6 +109,8 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
         super().__init__(
             teacher,
             task,
+            weights=weights,
+            normalisation=normalisation,
             evaluator=evaluator,
             reward=reward,
             illegal=illegal,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from n2n_gym.lookup import lookup
 from n2n_gym.tasks.folders import caltech256, from_folder, imagenet
 from n2n_gym.tasks.npz import from_npz
+from n2n_gym.tasks.places import data_folder
 from n2n_gym.tasks.sets import (
     cifar10,
     cifar100,
@@ -37,6 +38,26 @@ TASKS: Final[Mapping[str, Callable[[], Task]]] = {
     "caltech256": caltech256,
     "imagenet": imagenet,
 }
+
+# Where torchvision, and we, look for them in the data folder.
+_PLACES: Final[Mapping[str, tuple[str, ...]]] = {
+    "digits": (),  # comes with scikit-learn
+    "mnist": ("MNIST/raw",),
+    "cifar10": ("cifar10.npz", "cifar-10-batches-py"),
+    "fashion_mnist": ("FashionMNIST/raw",),
+    "kmnist": ("KMNIST/raw",),
+    "emnist": ("EMNIST/raw",),
+    "cifar100": ("cifar-100-python",),
+    "svhn": ("train_32x32.mat",),
+    "caltech256": ("caltech256/256_ObjectCategories",),
+    "imagenet": ("imagenet/train",),
+}
+
+
+def is_here(task: str) -> bool:
+    """Whether a task by name needs no download."""
+    places = (data_folder() / place for place in _PLACES[task])
+    return task == "digits" or any(place.exists() for place in places)
 
 
 def load_task(task: str | Task) -> Task:

@@ -173,7 +173,8 @@ def _operation(layer: Layer, *inputs: Shape) -> nn.Parameter | Callable[..., Ten
         case Dropout():
             return (nn.Dropout2d if layer.channelwise else nn.Dropout)(layer.rate)
         case StochasticDepth():
-            return StochasticDepthModule(layer.rate, "row")
+            depth: nn.Module = StochasticDepthModule(layer.rate, "row")
+            return depth
         case MaxPool():
             return nn.MaxPool2d(
                 layer.kernel,

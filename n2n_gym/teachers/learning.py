@@ -1,0 +1,259 @@
+"""How teachers are trained."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.layers import BatchNorm, LayerNorm
+from n2n_gym.tasks import Split, Task
+from n2n_gym.teachers.precision import pick_precision
+from n2n_gym.teachers.store import write_whole
+from n2n_gym.teachers.teacher import Trained
+from n2n_gym.torch_layers import Network, build
+from n2n_gym.training import (
+    Diverged,
+    Normalisation,
+    Precision,
+    Recipe,
+    State,
+    autocast,
+    compute_accuracy,
+    compute_logits,
+    distillation_loss,
+    initialise,
+    seeded,
+    train,
+)
+
+logger = logging.getLogger(__name__)
+
+LONGEST_UNASKED: Final = 600.0  # seconds of training that nobody asked for
+ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
+KEEP_EVERY: Final = 15.0  # seconds at least between two checkpoints
+
+
+def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
+    """How a teacher is trained: longer on small data sets, which have short epochs."""
+    is_small = len(task.splits["train"]) < 10_000
+    norms = (BatchNorm, LayerNorm)
+    is_normalised = any(isinstance(layer, norms) for layer in architecture.layers)
+    return Recipe(
+        epochs=20 if is_small else 15,
+        batch_size=64 if is_small else 128,
+        learning_rate=0.1,
+        label_smoothing=0.1,
+        largest_gradient=None if is_normalised else 1.0,
+    )
+
+
+def train_network(
+    name: str,
+    task: Task,
+    architecture: Architecture,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    normalisation: Normalisation | None = None,
+    checkpoint: Path | None = None,
+    advice: str | None = None,
+) -> Trained:
+    """Train a teacher from scratch, with a progress bar.
+
+    Where the loss diverges, or the network dies and gives every image the same class,
+    it starts again with a third of the learning rate.
+
+    Args:
+        initial: The weights to start from; drawn by default.
+        checkpoint: Where to keep the training after its epochs, so that the same call
+            goes on after a kill; it is removed at the end.
+        advice: What to do instead of waiting for more than ten minutes; None: wait.
+
+    Raises:
+        TimeoutError: It would take longer, and there is advice.
+        Diverged: It diverges at the lowest learning rate too.
+    """
+    split = task.split("train", device)
+    normalise = normalisation or Normalisation(*task.normalisation)
+    kept = _load_checkpoint(checkpoint, recipe)
+    attempt = kept["attempt"] if kept else 0
+    while True:
+        tried = replace(recipe, learning_rate=recipe.learning_rate / 3**attempt)
+        title, of = f"{name} on {task.name}", architecture.fingerprint
+        lesson = _Lesson(title, task, tried, normalise, checkpoint, of)
+        with seeded(0, device) as generator:
+            network = build(architecture).to(device)
+            network = network.to(memory_format=torch.channels_last)
+            if initial is None:
+                initialise(network)
+            else:
+                network.load_state_dict(initial)
+            try:
+                lesson.give(network, split, generator, attempt, kept, advice)
+            except Diverged as error:
+                attempt += 1
+                if attempt == ATTEMPTS:
+                    raise
+                logger.warning(
+                    "%s diverged at the learning rate %.2g (%s) and starts again at a "
+                    "third",
+                    lesson.title,
+                    tried.learning_rate,
+                    error,
+                )
+                kept = None
+                continue
+        break
+    accuracy = compute_accuracy(network, task.split("validation", device), normalise)
+    logger.info("teacher %s: %.4f on validation", lesson.title, accuracy)
+    logits = compute_logits(network, split, normalise).cpu()
+    weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return Trained(weights, accuracy, logits)
+
+
+class _Lesson:
+    """One attempt at a training: its bar, its checkpoints, its expected time."""
+
+    STEPS_TO_JUDGE = 6  # the first two are not timed: they allocate
+
+    def __init__(
+        self,
+        title: str,
+        task: Task,
+        recipe: Recipe,
+        normalise: Normalisation,
+        checkpoint: Path | None,
+        fingerprint: str,
+    ) -> None:
+        self.title = title
+        self.task = task
+        self.recipe = recipe
+        self.normalise = normalise
+        self.checkpoint = checkpoint
+        self.fingerprint = fingerprint
+        self.kept_at = time.perf_counter()
+        self.num_steps = 0  # a bar that is switched off does not count
+        self.started = 0.0
+
+    def give(
+        self,
+        network: Network,
+        split: Split,
+        generator: torch.Generator,
+        attempt: int,
+        kept: Mapping[str, Any] | None,
+        advice: str | None,
+    ) -> None:
+        size = min(self.recipe.batch_size, len(split))
+        steps = len(split) // size
+        precision: Precision = (
+            kept["precision"] if kept else self._precision(network, split, size)
+        )
+        recipe = replace(self.recipe, precision=precision)
+        total = recipe.epochs * steps
+        done = kept["training"]["epoch"] * steps if kept else 0
+        with tqdm(
+            total=total, initial=done, desc=f"Training teacher {self.title}"
+        ) as bar:
+
+            def after_step() -> None:
+                bar.update()
+                self._judge(total - done, advice)
+
+            def after_epoch(state: Callable[[], State]) -> None:
+                validation = self.task.split("validation", split.device)
+                accuracy = compute_accuracy(network, validation, self.normalise)
+                bar.set_postfix_str(f"validation {accuracy:.2%}")
+                self._keep(attempt, precision, state)
+
+            train(
+                network,
+                split,
+                self.normalise,
+                recipe,
+                generator,
+                augment=self.task.augmentation,
+                after_step=after_step,
+                after_epoch=after_epoch,
+                resume=kept["training"] if kept else None,
+            )
+        validation = self.task.split("validation", split.device)
+        outputs = compute_logits(network, validation, self.normalise)
+        if len(outputs.argmax(1).unique()) == 1:
+            raise Diverged("it gives every image the same class")
+
+    def _judge(self, total: int, advice: str | None) -> None:
+        """Stop a training early that would take too long."""
+        self.num_steps += 1
+        if self.num_steps == 2:
+            self.started = time.perf_counter()
+        if self.num_steps == self.STEPS_TO_JUDGE and advice is not None:
+            each = (time.perf_counter() - self.started) / (self.STEPS_TO_JUDGE - 2)
+            expected = each * total
+            if expected > LONGEST_UNASKED:
+                raise TimeoutError(
+                    f"training this teacher would take about {expected / 60:.0f} "
+                    f"minutes; {advice}"
+                )
+
+    def _keep(self, attempt: int, precision: str, state: Callable[[], State]) -> None:
+        now = time.perf_counter()
+        if self.checkpoint is None or now - self.kept_at < KEEP_EVERY:
+            return
+        self.kept_at = now
+        buffer = io.BytesIO()
+        content = {
+            "recipe": asdict(replace(self.recipe, precision="float32")),
+            "attempt": attempt,
+            "precision": precision,
+            "training": state(),
+        }
+        torch.save(content, buffer)
+        write_whole(self.checkpoint, buffer.getvalue())
+
+    def _precision(self, network: Network, split: Split, size: int) -> Precision:
+        """The faster one for this network on this device."""
+        twin = copy.deepcopy(network).train()
+        images, labels, _ = next(iter(split.batches(size)))
+        inputs = self.normalise(images)
+
+        def step(precision: Precision) -> None:
+            with autocast(split.device, precision):
+                outputs = twin(inputs)
+            loss = distillation_loss(outputs.float(), labels, None, self.recipe)
+            loss.backward()  # type: ignore[no-untyped-call]
+            loss.item()  # waits for an accelerator
+
+        of = f"{self.fingerprint} {size}"
+        with seeded(0, split.device):  # dropout draws numbers
+            return pick_precision(of, split.device, step)
+
+
+def _load_checkpoint(path: Path | None, recipe: Recipe) -> dict[str, Any] | None:
+    """What was kept of a training with this recipe, if anything."""
+    if path is None or not path.exists():
+        return None
+    try:
+        kept: dict[str, Any] = torch.load(path, weights_only=True)
+        rate = recipe.learning_rate / 3 ** kept["attempt"]
+        same = asdict(replace(recipe, learning_rate=rate)) == kept["recipe"]
+        logger.info("going on after epoch %d", kept["training"]["epoch"])
+    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        logger.warning("the checkpoint %s is damaged (%s) and is left", path, error)
+        return None
+    return kept if same else None

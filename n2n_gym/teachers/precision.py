@@ -1,0 +1,66 @@
+"""Which precision a network trains fastest in on a device: measured, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from filelock import FileLock
+
+from n2n_gym.tasks import cache_folder
+from n2n_gym.teachers.store import write_whole
+from n2n_gym.training import Precision
+
+FASTER: Final = 1.2  # how much bfloat16 must gain to be chosen
+_REPEATS: Final = 4  # of each; the first is not counted
+
+
+def pick_precision(
+    of: str, device: torch.device, step: Callable[[Precision], None]
+) -> Precision:
+    """bfloat16 where a step is faster with it on this device, else float32.
+
+    It depends on the network: depthwise convolutions are slower in bfloat16 on many
+    CPUs, others nearly twice as fast. What was measured is kept in the cache, so that
+    the same training is the same the next time.
+
+    Args:
+        of: What is measured: the network and the size of a batch.
+        step: Computes one step, and waits for it.
+    """
+    path = cache_folder() / "precision.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(json.dumps([of, *_machine(device)]).encode()).hexdigest()[:16]
+    with FileLock(path.with_suffix(".lock")):
+        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        if key not in known:
+            seconds = _measure(step)
+            known[key] = {"device": _machine(device), "seconds": seconds}
+            write_whole(path, json.dumps(known, indent=1).encode())
+    seconds = known[key]["seconds"]
+    is_faster = seconds["float32"] > FASTER * seconds["bfloat16"]
+    return "bfloat16" if is_faster else "float32"
+
+
+def _measure(step: Callable[[Precision], None]) -> dict[str, float]:
+    """Medians of a step in each precision, taken in turn."""
+    measured: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
+    for _ in range(_REPEATS):
+        for precision, seconds in measured.items():
+            started = time.perf_counter()
+            step(precision)
+            seconds.append(time.perf_counter() - started)
+    return {name: statistics.median(each[1:]) for name, each in measured.items()}
+
+
+def _machine(device: torch.device) -> list[str]:
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return [device.type, name, torch.__version__, str(torch.get_num_threads())]

@@ -1,0 +1,106 @@
+"""A teacher: a trained network and the task it was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.inheritance import Inheritance
+from n2n_gym.rewards import Score
+from n2n_gym.tasks import Task
+from n2n_gym.training import Normalisation
+
+
+class Trained(NamedTuple):
+    """What training gives."""
+
+    weights: Mapping[str, Tensor]  # the state dict, on the CPU
+    accuracy: float  # on the validation split, in [0, 1]
+    logits: Tensor  # on the training split, (N, classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained network and the task it was trained on.
+
+    Attributes:
+        provide: Loads or trains it; called at the first use of what needs training.
+        normalisation: What its inputs go through first; that of the task's training
+            images by default.
+
+    Raises:
+        ValueError: The architecture or the normalisation does not fit the task.
+    """
+
+    name: str
+    task: Task
+    architecture: Architecture
+    provide: Callable[[], Trained] = field(repr=False)
+    normalisation: Normalisation | None = None
+
+    def __post_init__(self) -> None:
+        takes, gives = self.architecture.input_shape, self.architecture.num_outputs
+        if takes != self.task.input_shape or gives != self.task.num_classes:
+            raise ValueError(
+                f"teacher {self.name} takes {takes} images and tells {gives} classes "
+                f"apart; task {self.task.name} has {self.task.input_shape} images of "
+                f"{self.task.num_classes} classes"
+            )
+        if self.normalisation is not None:
+            mean, std = self.normalisation.mean, self.normalisation.std
+            if not len(mean) == len(std) == takes[0] or min(std) <= 0:
+                raise ValueError(
+                    f"a normalisation has a mean and a positive deviation for each of "
+                    f"{takes[0]} channels, got {mean} and {std}"
+                )
+
+    @cached_property
+    def trained(self) -> Trained:
+        return self.provide()
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        return self.trained.weights
+
+    @cached_property
+    def score(self) -> Score:
+        architecture = self.architecture
+        return Score(
+            self.trained.accuracy, architecture.num_params, architecture.num_macs
+        )
+
+    @cached_property
+    def normalise(self) -> Normalisation:
+        return self.normalisation or Normalisation(*self.task.normalisation)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the architecture, its weights and its own normalisation."""
+        digest = hashlib.sha256(self.architecture.fingerprint.encode())
+        if self.normalisation is not None:
+            digest.update(repr(self.normalisation).encode())
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def inheritance(self, device: torch.device) -> Inheritance:
+        """What its students start from, kept on the device for the next call."""
+        if device not in self._inheritances:
+            weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
+            self._inheritances[device] = Inheritance(self.architecture, weights)
+        return self._inheritances[device]
+
+    @cached_property
+    def _inheritances(self) -> dict[torch.device, Inheritance]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        return self

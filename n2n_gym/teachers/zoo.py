@@ -1,0 +1,132 @@
+"""Torchvision's classification networks as teachers' architectures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.small_images import fit
+from n2n_gym.tasks import Task
+from n2n_gym.torch_layers import trace
+from n2n_gym.training import Normalisation
+
+MADE_FOR: Final = (3, 224, 224)  # the images that torchvision's networks are made for
+# Their published weights see images in [-1, 1], whatever their transforms say: the
+# networks convert (``transform_input``).
+_SEE_PLUS_MINUS_ONE: Final = ("googlenet", "inception_v3")
+
+
+def names() -> list[str]:
+    """All of torchvision's classification networks, those with attention too."""
+    from torchvision import models  # slow to import
+
+    found: list[str] = models.list_models(module=models)
+    return found
+
+
+def is_name(teacher: str) -> bool:
+    """Whether torchvision has such a network.
+
+    Raises:
+        ValueError: It has none, and the string is no "module:function" either.
+    """
+    known = names()
+    if teacher in known or ":" in teacher:
+        return teacher in known
+    near = get_close_matches(teacher, known, n=3) or ["resnet18", "mobilenet_v2"]
+    raise ValueError(
+        f"unknown teacher {teacher!r}; accepted are torchvision's classification "
+        f"networks by name ({', '.join(near)}, ...; `n2n-gym teachers` lists them) and "
+        f"'module:function'"
+    )
+
+
+def teacher_architecture(name: str, task: Task) -> Architecture:
+    """One of torchvision's networks, fitted to a task's images.
+
+    Raises:
+        TraceError: It uses an operation that is no kind of layer here.
+    """
+    return fit(_traced(name, task.num_classes), task.input_shape)
+
+
+@cache
+def _traced(name: str, num_classes: int) -> Architecture:
+    return trace(torchvision_network(name, num_classes), MADE_FOR)
+
+
+def torchvision_network(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """One of torchvision's networks, its weights on the meta device."""
+    from torchvision import models
+
+    with warnings.catch_warnings(), _WeightsOnMeta():
+        # GoogLeNet and Inception announce another initialisation; ours is our own.
+        warnings.filterwarnings("ignore", "The default weight init", FutureWarning)
+        network: nn.Module = models.get_model(
+            name, weights=None, num_classes=num_classes, **options
+        )
+    return network
+
+
+class _WeightsOnMeta(TorchFunctionMode):
+    """Inside it weights take no memory; other tensors, to compute with, are real."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.empty:
+            options["device"] = "meta"
+        return func(*args, **options)
+
+
+def published(name: str) -> list[str]:
+    """What torchvision calls the weights that it has for a network."""
+    from torchvision import models
+
+    return [*models.get_model_weights(name).__members__, "DEFAULT"]
+
+
+class Published(NamedTuple):
+    """Weights that torchvision publishes."""
+
+    weights: Mapping[str, Tensor]
+    num_classes: int
+    normalisation: Normalisation  # what their inputs go through
+
+
+def download(name: str, weights: str) -> Published:
+    """Published weights of a network, through torchvision.
+
+    Raises:
+        OSError: They are not in torch's cache and cannot be downloaded.
+    """
+    from torchvision import models
+
+    entry = getattr(models.get_model_weights(name), weights)
+    try:
+        state = entry.get_state_dict(
+            progress=True, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except OSError as error:
+        raise OSError(
+            f"{entry} could not be downloaded ({error}); put {entry.url} into "
+            f"{torch.hub.get_dir()}/checkpoints"
+        ) from error
+    seen = entry.transforms()
+    mean, std = tuple(seen.mean), tuple(seen.std)
+    if name in _SEE_PLUS_MINUS_ONE:
+        mean = std = (0.5, 0.5, 0.5)
+    return Published(state, len(entry.meta["categories"]), Normalisation(mean, std))

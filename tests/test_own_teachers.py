@@ -1,0 +1,377 @@
+"""Teachers of the user's own: modules, functions that make them, and weights."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision import models
+
+from n2n_gym.tasks import Task, data_folder, load_task
+from n2n_gym.teachers import Teacher, learning, load_teacher, torchvision_network
+from n2n_gym.torch_layers import build
+from n2n_gym.training import Normalisation, Recipe
+from tests.networks import SmallResNet, make_small
+
+SMALL = "tests.networks:make_small"
+RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05, largest_gradient=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: RECIPE)
+
+
+@pytest.fixture(scope="module")
+def module() -> SmallResNet:
+    torch.manual_seed(1)
+    return SmallResNet().eval()
+
+
+def assert_same_weights(teacher: Teacher, state: dict[str, torch.Tensor]) -> None:
+    assert teacher.weights.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(teacher.weights[name], tensor)
+
+
+def tiny_task(shape: tuple[int, int, int], classes: int = 10, count: int = 40) -> Task:
+    """Noise with labels."""
+    random = np.random.default_rng(0)
+    channels, *size = shape
+    images = random.integers(0, 256, (count, *size, channels), np.uint8)
+    labels = np.arange(count) % classes
+    splits = dict.fromkeys(("train", "validation", "test"), (images, labels))
+    return Task("noise", shape, classes, lambda: splits)
+
+
+# Modules
+
+
+def test_a_module_is_scored_with_its_own_weights(module, task):
+    teacher = load_teacher(module, task)
+    assert teacher.name == "SmallResNet"
+    assert_same_weights(teacher, module.state_dict())
+    images = task.splits["validation"].images
+    with torch.no_grad():
+        right = module(teacher.normalise(images)).argmax(1)
+    expected = (right == task.splits["validation"].labels).double().mean().item()
+    assert teacher.score.accuracy == expected
+
+
+def test_a_module_can_have_other_weights(module, task):
+    state = {k: v + 1 for k, v in module.state_dict().items()}
+    assert_same_weights(load_teacher(module, task, weights=state), state)
+    assert not torch.equal(module.fc.weight, state["fc.weight"])
+
+
+def test_a_function_of_the_task_is_trained_from_its_own_start(task):
+    teacher = load_teacher(SMALL, task, device="cpu")
+    assert teacher.name == SMALL
+    assert teacher.architecture.num_outputs == task.num_classes
+    first = teacher.weights
+    again = load_teacher(SMALL, task, device="cpu", again=True)
+    assert_same_weights(again, first)
+
+
+def test_a_function_may_come_with_weights(task, monkeypatch):
+    monkeypatch.setattr(learning, "train_network", None)  # nothing is trained
+    teacher = load_teacher(SMALL, task, weights="own")
+    assert 0 < teacher.score.accuracy < 0.5
+    assert teacher.fingerprint == load_teacher(SMALL, task, weights="own").fingerprint
+
+
+def test_a_function_may_give_a_whole_teacher(teacher, task):
+    from tests import networks
+
+    networks.whole = lambda task: teacher
+    try:
+        assert load_teacher("tests.networks:whole") is teacher
+        with pytest.raises(ValueError, match="is whole"):
+            load_teacher("tests.networks:whole", weights="own")
+    finally:
+        del networks.whole
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("tests.networks:missing", "cannot be imported"),
+        ("missing_module:make", "cannot be imported"),
+        ("tests.networks:awake", "must give a torch module"),
+        (3, "a teacher is a name, 'module:function', a module or a Teacher, got 3"),
+    ],
+)
+def test_what_is_no_teacher_is_refused(teacher, message, monkeypatch):
+    from tests import networks
+
+    monkeypatch.setattr(networks, "awake", lambda task: 3)
+    with pytest.raises(ValueError, match=message):
+        load_teacher(teacher)
+
+
+@pytest.mark.parametrize("teacher", [SMALL, SmallResNet()])
+def test_environments_take_them(teacher):
+    env = gym.make("n2n_gym:N2NRemove-v0", teacher=teacher, evaluator="size")
+    env.reset(seed=0)
+    assert env.unwrapped.teacher.architecture.positions["block1.conv1"] > 0
+    env.close()
+
+
+# Weights in files
+
+
+@pytest.fixture
+def state(task) -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    return make_small(task).state_dict()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda state, path: save_file(state, path / "w.safetensors"),
+        lambda state, path: torch.save(state, path / "w.pt"),
+        lambda state, path: torch.save(
+            {"state_dict": state, "epoch": 3}, path / "w.pt"
+        ),
+        lambda state, path: torch.save({"model": state}, path / "w.pth"),
+        lambda state, path: torch.save(
+            {f"module.{name}": tensor for name, tensor in state.items()}, path / "w.pt"
+        ),
+        lambda state, path: torch.save(
+            state, path / "w.pt", _use_new_zipfile_serialization=False
+        ),
+    ],
+    ids=["safetensors", "torch", "checkpoint", "model", "parallel", "old format"],
+)
+def test_weights_are_read_from_files(write, state, task, tmp_path):
+    write(state, tmp_path)
+    (path,) = tmp_path.glob("w.*")
+    for weights in (path, str(path)):
+        assert_same_weights(load_teacher(SMALL, task, weights=weights), state)
+
+
+def test_half_precision_becomes_single(state, task, tmp_path):
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_file(halves, tmp_path / "w.safetensors")
+    teacher = load_teacher(SMALL, task, weights=tmp_path / "w.safetensors")
+    assert_same_weights(teacher, {k: v.to(state[k].dtype) for k, v in halves.items()})
+
+
+def test_a_teacher_with_weights_is_never_trained(state, task, monkeypatch):
+    monkeypatch.setattr(learning, "train_network", None)
+    assert 0 < load_teacher(SMALL, task, weights=state).score.accuracy < 0.5
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_that_would_run_code_is_refused(task, tmp_path, is_zip):
+    harm, path = tmp_path / "harm", tmp_path / "w.pt"
+    if is_zip:
+        torch.save({"fc.weight": Bomb(harm)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"fc.weight": Bomb(harm)}))
+    with pytest.raises(ValueError, match=r"w\.pt is refused: .*could run code"):
+        load_teacher(SMALL, task, weights=path)
+    assert not harm.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "message"),
+    [
+        (b"", ".pt", "cannot be read as a state dict"),
+        (b"", ".safetensors", "is no safetensors file"),
+        (b"\x00" * 100, ".safetensors", "is no safetensors file"),
+        (None, ".pt", "there is no file"),
+        ([1, 2], ".pt", "holds no state dict but list"),
+        ({"epoch": 3}, ".pt", "its 'epoch' is int"),
+    ],
+)
+def test_a_file_without_weights_is_refused(content, suffix, message, task, tmp_path):
+    path = tmp_path / f"w{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message):
+        load_teacher(SMALL, task, weights=path)
+
+
+def test_weights_of_another_architecture_are_refused_with_the_first_difference(
+    state, task
+):
+    with pytest.raises(ValueError, match=r"has no 'features\.0\.weight'"):
+        load_teacher("vgg11", task, weights=state)
+    wide = {**state, "block2.conv1.weight": torch.zeros(99, 8, 3, 3)}
+    message = (
+        r"'block2.conv1.weight' has the shape \(99, 8, 3, 3\), expected \(16, 8, 3, 3\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_teacher(SMALL, task, weights=wide)
+    more = {**state, "block9.weight": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"also has block9\.weight: .* another"):
+        load_teacher(SMALL, task, weights=more)
+
+
+def test_weights_for_other_classes_are_refused(task):
+    seven = SmallResNet(classes=7).state_dict()
+    with pytest.raises(ValueError, match="tells 7 classes apart, the task has 10"):
+        load_teacher(SMALL, task, weights=seven)
+    with pytest.raises(ValueError, match=r"7 classes apart; task digits .* 10 classes"):
+        load_teacher(SmallResNet(classes=7), task)
+
+
+def test_networks_by_name_take_weights_fitted_or_as_they_are():
+    task = tiny_task((3, 32, 32))
+    fitted = load_teacher("resnet18", task).architecture
+    state = build(fitted).state_dict()
+    teacher = load_teacher("resnet18", task, weights=state)
+    assert teacher.architecture == fitted
+    whole = models.resnet18(num_classes=10).state_dict()
+    teacher = load_teacher("resnet18", task, weights=whole)
+    assert teacher.architecture.layers[0].kernel == (7, 7)
+    assert_same_weights(teacher, whole)
+
+
+# Grey and colour
+
+
+def test_grey_images_become_three_equal_channels_for_weights_for_colour(task):
+    colour = SmallResNet(channels=3)
+    for teacher in (
+        load_teacher(colour, task),
+        load_teacher(colour, task, weights=colour.state_dict()),
+    ):
+        assert teacher.task.input_shape == (3, 8, 8)
+        images = teacher.task.splits["test"].images
+        assert torch.equal(images[:, 0], images[:, 2])
+        assert 0 <= teacher.score.accuracy < 0.5
+
+
+def test_a_network_by_name_without_weights_reads_grey_images_as_they_are(task):
+    assert load_teacher("resnet18", task).architecture.input_shape == (1, 8, 8)
+
+
+def test_colour_images_do_not_become_grey():
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\)"):
+        load_teacher(SmallResNet(channels=1), tiny_task((3, 8, 8)))
+
+
+# Normalisation
+
+
+def test_a_normalisation_belongs_to_its_teacher(module, task):
+    plain = load_teacher(module, task)
+    assert plain.normalise == Normalisation(*task.normalisation)
+    other = load_teacher(module, task, normalisation=((0.5,), (0.25,)))
+    assert other.normalise == Normalisation((0.5,), (0.25,))
+    assert other.fingerprint != plain.fingerprint
+    assert not torch.equal(other.trained.logits, plain.trained.logits)
+
+
+@pytest.mark.parametrize(
+    "statistics", [((0.5, 0.5), (0.2, 0.2)), ((0.5,), (0.0,)), ((0.5,), (0.2, 0.2))]
+)
+def test_a_normalisation_that_does_not_fit_is_refused(module, task, statistics):
+    with pytest.raises(ValueError, match="for each of 1 channels, got"):
+        load_teacher(module, task, normalisation=statistics)
+
+
+# Weights that torchvision publishes
+
+
+def publish(name: str, weights: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Put weights where torch would have downloaded them to; not the real ones."""
+    module = torchvision_network(name, 1000).to_empty(device="cpu")
+    for tensor in module.state_dict().values():
+        tensor.zero_()
+    for tensor in module.parameters():
+        nn.init.normal_(tensor, std=0.05)
+    state = module.state_dict()
+    entry = models.get_weight(f"{models.get_model_weights(name).__name__}.{weights}")
+    folder = folder / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(state, folder / entry.url.rsplit("/", 1)[1])
+    return state
+
+
+def test_published_weights_bring_the_network_as_it_is_and_its_normalisation(tmp_path):
+    state = publish("squeezenet1_1", "IMAGENET1K_V1", tmp_path)
+    task = tiny_task((3, 64, 64), 1000, 1000)
+    teacher = load_teacher("squeezenet1_1", task, weights="IMAGENET1K_V1")
+    assert_same_weights(teacher, state)
+    assert teacher.architecture.layers[0].stride == (2, 2)
+    expected = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert teacher.normalise == expected
+
+
+def test_published_weights_of_googlenet_see_what_they_were_trained_on(tmp_path):
+    # torchvision's transforms_input: (x * std / .5) + (mean - .5) / .5 of normalised x
+    publish("googlenet", "IMAGENET1K_V1", tmp_path)
+    task = tiny_task((3, 64, 64), 1000, 1000)
+    teacher = load_teacher("googlenet", task, weights="IMAGENET1K_V1")
+    images = task.splits["test"].images[:2]
+    usual = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    network = torchvision_network("googlenet", 1000, transform_input=True)
+    converted = network._transform_input(usual(images))
+    torch.testing.assert_close(teacher.normalise(images), converted)
+    assert not [name for name in teacher.weights if name.startswith("aux")]
+
+
+def test_published_weights_have_their_own_classes(tmp_path):
+    publish("squeezenet1_1", "IMAGENET1K_V1", tmp_path)
+    with pytest.raises(ValueError, match=r"1000 classes apart; .* of 10 classes"):
+        load_teacher("squeezenet1_1", tiny_task((3, 64, 64)), weights="IMAGENET1K_V1")
+
+
+def test_without_a_network_published_weights_say_where_to_put_them():
+    message = r"could not be downloaded .* put https://.*pth into .*checkpoints"
+    with pytest.raises(OSError, match=message):
+        load_teacher("resnet18", tiny_task((3, 64, 64)), weights="IMAGENET1K_V1")
+
+
+def test_unknown_weights_are_refused_with_the_known_ones(task):
+    with pytest.raises(ValueError, match=r"unknown weights 'V3' .*IMAGENET1K_V1"):
+        load_teacher("resnet18", task, weights="V3")
+
+
+# Real weights
+
+
+def test_a_trained_resnet_is_as_accurate_as_is_said():
+    path = data_folder() / "resnet18_cifar10.safetensors"
+    if not path.exists():
+        pytest.skip("N2N_DATA has no resnet18_cifar10.safetensors")
+    said = json.loads(path.with_suffix(".json").read_text())
+    whole = load_task("cifar10")
+    some = {
+        name: (images[::10], labels[::10])
+        for name, (images, labels) in whole.read().items()
+    }
+    some["train"] = some["validation"]  # its logits are not of interest
+    task = replace(whole, read=lambda: some)
+    statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    teacher = load_teacher("resnet18", task, weights=path, normalisation=statistics)
+    expected = said["validation_accuracy"]
+    assert teacher.score.accuracy == pytest.approx(expected, abs=0.03)  # of 500 images
+    for name, tensor in load_file(path).items():
+        assert torch.equal(
+            teacher.weights[name], tensor.to(teacher.weights[name].dtype)
+        )
