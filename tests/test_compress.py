@@ -159,7 +159,7 @@ def test_help_says_what_each_command_does():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--teacher", "resnet19"], "unknown teacher 'resnet19'; known:"),
+        (["--teacher", "resnet19"], "unknown teacher 'resnet19'; accepted"),
         (["--task", "digit"], "unknown task 'digit'; known: digits, mnist, cifar10"),
         (["--device", "tpu9"], "unknown device 'tpu9'; available: cpu"),
         (["--task", "[bold]x"], "unknown task '[bold]x'"),

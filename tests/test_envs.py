@@ -396,7 +396,7 @@ def test_continuous_actions_are_rates_mapped_linearly(teacher, value, rate):
         ({"granularity": "atom"}, "unknown granularity 'atom'; known: unit"),
         ({"device": "tpu9"}, "unknown device 'tpu9'"),
         ({"task": 3}, "a task is a name, a path or a Task, got 3"),
-        ({"teacher": 3}, "a teacher is a name or a Teacher, got 3"),
+        ({"teacher": 3}, "a teacher is a name, .* got 3"),
         ({"max_rows": 0}, "max_rows=0 is too few"),
         ({"reward": ":"}, "reward ':' cannot be imported"),
         ({"task": "digit"}, "unknown task 'digit'; known: digits"),
@@ -418,7 +418,7 @@ def test_an_unknown_kind_of_action_is_refused(teacher):
 
 
 def test_an_untraceable_teacher_names_the_node():
-    with pytest.raises(ValueError, match=r"node 'permute' \(call function permute\)"):
+    with pytest.raises(ValueError, match=r"node '\w*attn\w*' \(get attr"):
         RemoveEnv("swin_t")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_UNASKED: Final = 600.0  # seconds of training that nobody asked for
 ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
+SHORTEST_MEMORY: Final = 0.1  # momentum of batch-norm statistics, at least
 KEEP_EVERY: Final = 15.0  # seconds at least between two checkpoints
 
 
@@ -159,6 +160,10 @@ class _Lesson:
         kept: Mapping[str, Any] | None,
         advice: str | None,
     ) -> None:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                # Some networks average statistics over 100,000s of steps.
+                module.momentum = max(module.momentum or 0.0, SHORTEST_MEMORY)
         size = min(self.recipe.batch_size, len(split))
         steps = len(split) // size
         precision: Precision = (
@@ -194,7 +199,7 @@ class _Lesson:
             )
         validation = self.task.split("validation", split.device)
         outputs = compute_logits(network, validation, self.normalise)
-        if len(outputs.argmax(1).unique()) == 1:
+        if len(set(outputs.argmax(1).tolist())) == 1:
             raise Diverged("it gives every image the same class")
 
     def _judge(self, total: int, advice: str | None) -> None:

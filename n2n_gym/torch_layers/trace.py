@@ -14,20 +14,22 @@ from torchvision.ops import StochasticDepth
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.layers import IMAGE, ChannelShuffle, Layer, Shape, ShapeError
-from n2n_gym.torch_layers.operations import (
-    CHUNKS,
-    FUNCTIONS,
-    IN_PLACE,
-    MODULES,
+from n2n_gym.torch_layers.arguments import (
     PLAIN,
-    RESHAPES,
     Layout,
     Operand,
     Unsupported,
     Weight,
+)
+from n2n_gym.torch_layers.functions import (
+    CHUNKS,
+    FUNCTIONS,
+    IN_PLACE,
+    RESHAPES,
     chunk,
     reshape,
 )
+from n2n_gym.torch_layers.modules import MODULES
 
 
 class TraceError(ValueError):
