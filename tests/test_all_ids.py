@@ -41,6 +41,14 @@ def test_both_checkers_pass_with_continuous_actions():
     sb3_check_env(gym.wrappers.FlattenObservation(env), warn=True)
 
 
+@pytest.mark.parametrize("granularity", ["block", "layer"])
+@pytest.mark.parametrize("teacher", ["resnet18", "convnext_tiny", "shufflenet_v2_x0_5"])
+def test_both_checkers_pass_at_every_granularity(teacher, granularity):
+    env = make("N2NRemove-v0", teacher=teacher, granularity=granularity)
+    check_env(env.unwrapped)
+    sb3_check_env(gym.wrappers.FlattenObservation(env), warn=True)
+
+
 @pytest.mark.parametrize("name", IDS)
 def test_specs_are_plain_data(name):
     spec = make(name).spec

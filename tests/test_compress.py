@@ -1,17 +1,19 @@
 import json
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from n2n_gym import compress as module
-from n2n_gym import teachers
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.compress import Options, compress, uniform_student
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import teacher_architecture
+from n2n_gym.tasks import TASKS, Task
+from n2n_gym.teachers import learning, load_teacher, teacher_architecture
 from n2n_gym.torch_layers import build
 from n2n_gym.training import Diverged, Recipe
 
@@ -29,7 +31,8 @@ def run(tmp_path_factory):
     """The folder of a small run, and its summary."""
     folder = tmp_path_factory.mktemp("runs") / "small"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teachers, "teacher_recipe", lambda task: Recipe(2, 32))
+        recipe = Recipe(2, 32, largest_gradient=1.0)
+        patch.setattr(learning, "teacher_recipe", lambda *_: recipe)
         patch.setattr(module, "FINALISTS", 2)
         options = Options(**{**vars(SMALL), "output": folder})
         yield folder, compress(options)
@@ -128,7 +131,8 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
 
     original = module.distil
     monkeypatch.setattr(module, "distil", distil)
-    monkeypatch.setattr(teachers, "teacher_recipe", lambda task: Recipe(2, 32))
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     options = {**vars(SMALL), "output": tmp_path / "run", "controls": False}
     summary = compress(Options(**options))
     assert summary.student.score.accuracy > 0
@@ -164,6 +168,11 @@ def test_help_says_what_each_command_does():
         (["--device", "tpu9"], "unknown device 'tpu9'; available: cpu"),
         (["--task", "[bold]x"], "unknown task '[bold]x'"),
         (["--task", "nothing.npz"], "there is no file nothing.npz"),
+        (["--weights", "x.pt"], "there is no file x.pt with weights"),
+        (["--mean", "0.5"], "--mean and --std go together"),
+        (["--mean", "half", "--std", "1"], "are numbers with commas between"),
+        (["--mean", "0.5,0.5", "--std", "1,1"], "for each of 1 channels"),
+        (["--teacher", "vit_b_16"], "node 'reshape' (call method reshape)"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(arguments, message, tmp_path):
@@ -182,9 +191,57 @@ def test_wrong_usage_is_told_apart(tmp_path):
 
 def test_a_teacher_is_trained_by_command(monkeypatch, tmp_path):
     monkeypatch.setenv("N2N_CACHE", str(tmp_path))
-    monkeypatch.setattr(teachers, "teacher_recipe", lambda task: Recipe(1, 32))
+    recipe = Recipe(1, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     arguments = ["teachers", "train", "squeezenet1_1", "--device", "cpu"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert "of the validation images" in result.stdout
     assert list((tmp_path / "teachers").glob("squeezenet1_1-digits-*.safetensors"))
+
+
+def test_teachers_and_tasks_are_listed(monkeypatch, tmp_path):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "120")
+    result = CliRunner().invoke(app, ["teachers"])
+    assert result.exit_code == 0
+    assert "shufflenet_v2_x2_0" in result.stdout
+    assert "No teacher has been trained yet" in result.stdout
+    teacher = load_teacher("tests.networks:make_small", device="cpu", epochs=1)
+    accuracy = teacher.score.accuracy
+    result = CliRunner().invoke(app, ["teachers"])
+    assert f"{accuracy:.2%}" in result.stdout
+    assert "tests.networks:make_small" in result.stdout
+
+    result = CliRunner().invoke(app, ["tasks"])
+    assert result.exit_code == 0
+    for name in TASKS:
+        assert name in result.stdout
+
+
+def test_own_images_and_an_own_network_are_compressed_from_end_to_end(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    bunch = load_digits()
+    images = (bunch.images * 15).astype(np.uint8)
+    path = tmp_path / "own.npz"
+    np.savez(
+        path,
+        train_images=images[:900],
+        train_labels=bunch.target[:900],
+        test_images=images[900:],
+        test_labels=bunch.target[900:],
+    )
+    output = tmp_path / "run"
+    arguments = ["compress", "--teacher", "tests.networks:make_small"]
+    arguments += ["--task", str(path), "--output", str(output), "--no-controls"]
+    arguments += ["--removal-updates", "1", "--shrinkage-updates", "1"]
+    arguments += ["--final-epochs", "1", "--granularity", "layer"]
+    arguments += ["--mean", "0.5", "--std", "0.25", "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    about = {e.key: e.value for e in onnx.load(output / "student.onnx").metadata_props}
+    assert about["task"] == "own"
+    assert "mean (0.5,) and std (0.25,)" in about["normalisation"]
+    assert about["preprocessing"]

@@ -26,7 +26,15 @@ from n2n_gym.layers import (
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
 from n2n_gym.torch_layers import build, trace
-from tests.networks import IMAGE, DenseNet, GatedNet, PlainNet, SmallResNet
+from tests.networks import (
+    IMAGE,
+    DenseNet,
+    GatedNet,
+    PlainNet,
+    ScaledNet,
+    ShuffledNet,
+    SmallResNet,
+)
 
 IMAGENET_SMALL = Task("none", (3, 32, 32), 10, dict)
 
@@ -181,6 +189,61 @@ def test_an_addition_of_a_value_to_itself_disappears():
     assert "add" not in remove(start, [unit]).positions
 
 
+def test_single_layers_are_decisions_but_those_the_paper_fixes():
+    start = trace(PlainNet(), IMAGE)
+    found = removals(start, "layer")
+    assert {removal.form for removal in found} == {"layer"}
+    # conv1 is the first layer; hidden and fc are linear
+    expected = ["relu", "conv2", "relu_1", "conv3", "relu_2", "max_pool2d", "relu_3"]
+    assert [removal.name for removal in found] == expected
+    assert [removal.name for removal in found if not removal.must_save] == [
+        name for name in expected if not name.startswith("conv")
+    ]
+
+
+def test_strided_convolutions_are_fixed_and_normalisations_are_not():
+    start = trace(SmallResNet(), IMAGE)
+    found = {removal.name for removal in removals(start, "layer")}
+    assert "block2.conv1" not in found
+    assert "block2.shortcut.0" not in found
+    assert {"bn1", "block1.conv1", "block2.shortcut.1", "block3.relu"} <= found
+    assert "adaptive_avg_pool2d" not in found
+
+
+def test_a_max_pool_may_go_though_that_adds_parameters():
+    start = trace(PlainNet(), IMAGE)
+    (pool,) = [r for r in removals(start, "layer") if r.name == "max_pool2d"]
+    student = remove(start, [pool])
+    # hidden reads maps of 8x8 instead of 4x4
+    assert student.num_params == start.num_params + 24 * 10 * (64 - 16)
+    build(student, "meta")
+
+
+def test_blocks_are_the_branches_alone():
+    start = resnet18()
+    blocks = removals(start, "block")
+    assert blocks == tuple(r for r in removals(start) if r.form == "branch")
+    assert removals(trace(PlainNet(), IMAGE), "block") == ()
+
+
+def test_a_layer_scale_goes_with_its_unit():
+    start = trace(ScaledNet(), IMAGE)
+    named = [[start.layers[p].name for p in unit] for unit in units(start)]
+    assert ["block1.narrow", "block1.scale", "block1.depth"] in named
+    assert ["block1.depthwise", "block1.norm"] in named
+
+
+def test_half_of_the_channels_can_be_dropped_before_a_shuffle():
+    start = trace(ShuffledNet(), IMAGE)
+    branches = [r.name for r in removals(start) if r.form == "branch"]
+    # earlier halves would leave 9 channels to shuffle in 2 groups
+    assert branches == ["chunk_2", "relu_4"]
+    student = remove(start, [find(start, "branch", "relu_4")])
+    (read,) = student.layers[student.positions["last"]].inputs
+    assert student.shape_of(read) == (6, 8, 8)
+    build(student, "meta")
+
+
 def test_an_unknown_granularity_is_refused():
     with pytest.raises(ValueError, match=r"unknown granularity 'atom'; known: unit"):
         removals(resnet18(), "atom")
@@ -225,6 +288,20 @@ def test_widths_that_reach_an_addition_through_a_concatenation_are_fixed():
         Linear("fc", (6,), 10),
     )
     assert shrinkages(Architecture((1, 8, 8), layers)) == ()
+
+
+def test_widths_that_are_split_or_shuffled_are_fixed():
+    start = trace(ShuffledNet(), IMAGE)
+    found = [s.name for s in shrinkages(start, ("width",))]
+    assert found == ["inner1", "inner2", "last"]
+
+
+def test_a_layer_scale_has_the_width_of_what_it_scales():
+    start = trace(ScaledNet(), IMAGE)
+    rates = dict.fromkeys(shrinkages(start, ("width",)), 0.5)
+    thin = shrink(start, rates)
+    assert thin.shape_of(thin.positions["block1.scale"]) == (4, 8, 8)
+    assert thin.params_per_layer[thin.positions["block1.scale"]] == 4
 
 
 def test_widths_that_feed_a_concatenation_shrink_freely():

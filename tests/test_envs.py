@@ -9,8 +9,10 @@ from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import DistillationEvaluator, Failure, SizeEvaluator
 from n2n_gym.features import CHOICE, COLUMNS, CURRENT, DECIDED
 from n2n_gym.rewards import Score
-from n2n_gym.torch_layers import build
+from n2n_gym.teachers import Teacher
+from n2n_gym.torch_layers import build, trace
 from n2n_gym.training import Recipe
+from tests.networks import PlainNet
 
 QUICK = Recipe(1, batch_size=32, learning_rate=0.1, logit_weight=0.1)
 
@@ -261,6 +263,26 @@ def test_rows_are_the_decisions_and_the_fixed_units_between_them(remove_env):
     assert len(fixed) - fixed.sum() == len(remove_env.decisions)
     assert fixed[0] == 1  # the stem
     assert fixed[-1] == 1  # the classifier
+
+
+def test_single_layers_have_rows_with_the_fixed_ones_between_them(task):
+    plain = trace(PlainNet(), task.input_shape)
+    teacher = Teacher("plain", task, plain, provide=lambda: None)
+    env = RemoveEnv(teacher, granularity="layer", evaluator="size")
+    observation, _ = env.reset()
+    # ten layers but for the flatten, of which conv1, hidden and fc are fixed
+    assert len(observation) == 10
+    assert len(env.decisions) == 7
+    fixed = observation[:, COLUMNS.index("fixed")]
+    assert fixed.tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0, 1]
+    assert observation[:, COLUMNS.index("decides_layer")].sum() == 7
+
+
+def test_where_there_is_nothing_to_decide_that_is_said(task):
+    plain = trace(PlainNet(), task.input_shape)
+    teacher = Teacher("plain", task, plain, provide=lambda: None)
+    with pytest.raises(ValueError, match="nothing to decide about plain with"):
+        RemoveEnv(teacher, granularity="block", evaluator="size")
 
 
 def test_shares_of_a_rows_parameters_are_exact(remove_env, teacher):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from n2n_gym import teachers
 from n2n_gym.export import save_weights
+from n2n_gym.teachers import learning
 from n2n_gym.torch_layers import build
 from n2n_gym.training import Recipe
 
@@ -17,7 +17,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[-1])
 def test_a_block_runs(block, teacher, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(teachers, "teacher_recipe", lambda task: Recipe(1))
+    recipe = Recipe(1, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     if "runs/demo" in block:  # what the command would have written
         folder = tmp_path / "runs" / "demo"
         folder.mkdir(parents=True)
