@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ Device = Annotated[
 def main() -> None:
     """Compress networks; see each command's own --help."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # So that module:function may name a file in the folder one is in.
+    sys.path.insert(0, os.getcwd())
 
 
 @app.command()
@@ -214,7 +217,7 @@ def list_tasks() -> None:
 
     table = Table("task", "here", "what", title=f"Data in {data_folder()}")
     for name, make in TASKS.items():
-        about = (make.__doc__ or "").splitlines()[0]
+        about = (make.__doc__ or "").splitlines()[0].replace("`", "")
         table.add_row(name, "yes" if is_here(name) else "", escape(about))
     console = Console()
     console.print(table)

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -177,3 +178,48 @@ def test_an_unknown_device_is_refused_with_those_there_are():
         with pytest.raises(ValueError, match=rf"unknown device '{name}'; .*cpu"):
             pick_device(name)
     assert pick_device("cpu") == CPU
+
+
+def test_a_network_learns_in_bfloat16_and_keeps_its_weights_in_float32():
+    split = two_classes()
+    with seeded(0, CPU) as generator:
+        network = small_network()
+        recipe = Recipe(10, batch_size=16, precision="bfloat16")
+        train(network, split, PLAIN, recipe, generator)
+    assert compute_accuracy(network, split, PLAIN) == 1.0
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_a_training_goes_on_from_its_state_as_if_it_had_never_stopped():
+    states: list[dict] = []
+
+    def fresh():
+        return nn.Sequential(nn.Dropout(0.2), *small_network())
+
+    def learn(network, **arguments):
+        with seeded(0, CPU) as generator:
+            recipe = Recipe(4, batch_size=16)
+            augment = Augmentation(1, flip=True)
+            train(
+                network,
+                two_classes(),
+                PLAIN,
+                recipe,
+                generator,
+                augment=augment,
+                **arguments,
+            )
+        return network.state_dict()
+
+    torch.manual_seed(0)
+    network = fresh()
+    start = {k: v.clone() for k, v in network.state_dict().items()}
+    whole = learn(
+        network, after_epoch=lambda state: states.append(copy.deepcopy(state()))
+    )
+    assert [state["epoch"] for state in states] == [1, 2, 3, 4]
+    other = fresh()
+    other.load_state_dict(start)
+    resumed = learn(other, resume=states[1])
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor)

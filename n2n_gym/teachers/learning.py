@@ -8,7 +8,7 @@ import logging
 import pickle
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ from n2n_gym.training import (
 logger = logging.getLogger(__name__)
 
 LONGEST_UNASKED: Final = 600.0  # seconds of training that nobody asked for
+STEPS_TO_JUDGE: Final = 6  # how long it takes; the first two are not timed
 ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
 SHORTEST_MEMORY: Final = 0.1  # momentum of batch-norm statistics, at least
 KEEP_EVERY: Final = 15.0  # seconds at least between two checkpoints
@@ -87,14 +88,14 @@ def train_network(
         TimeoutError: It would take longer, and there is advice.
         Diverged: It diverges at the lowest learning rate too.
     """
-    split = task.split("train", device)
+    split, title = task.split("train", device), f"{name} on {task.name}"
     normalise = normalisation or Normalisation(*task.normalisation)
     kept = _load_checkpoint(checkpoint, recipe)
     attempt = kept["attempt"] if kept else 0
     while True:
-        tried = replace(recipe, learning_rate=recipe.learning_rate / 3**attempt)
-        title, of = f"{name} on {task.name}", architecture.fingerprint
-        lesson = _Lesson(title, task, tried, normalise, checkpoint, of)
+        rate = recipe.learning_rate / 3**attempt
+        tried = replace(recipe, learning_rate=rate)
+        lesson = _Lesson(title, task, architecture, tried, normalise, checkpoint)
         with seeded(0, device) as generator:
             network = build(architecture).to(device)
             network = network.to(memory_format=torch.channels_last)
@@ -104,22 +105,16 @@ def train_network(
                 network.load_state_dict(initial)
             try:
                 lesson.give(network, split, generator, attempt, kept, advice)
+                accuracy = _accuracy_if_alive(network, task, device, normalise)
             except Diverged as error:
-                attempt += 1
+                attempt, kept = attempt + 1, None
                 if attempt == ATTEMPTS:
                     raise
-                logger.warning(
-                    "%s diverged at the learning rate %.2g (%s) and starts again at a "
-                    "third",
-                    lesson.title,
-                    tried.learning_rate,
-                    error,
-                )
-                kept = None
+                what = f"{title} diverged at the learning rate {rate:.2g} ({error})"
+                logger.warning("%s and starts again at a third of it", what)
                 continue
         break
-    accuracy = compute_accuracy(network, task.split("validation", device), normalise)
-    logger.info("teacher %s: %.4f on validation", lesson.title, accuracy)
+    logger.info("teacher %s: %.4f on validation", title, accuracy)
     logits = compute_logits(network, split, normalise).cpu()
     weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
     if checkpoint is not None:
@@ -127,29 +122,31 @@ def train_network(
     return Trained(weights, accuracy, logits)
 
 
+def _accuracy_if_alive(
+    network: Network, task: Task, device: torch.device, normalise: Normalisation
+) -> float:
+    """On the validation split; Diverged if it gives every image the same class."""
+    validation = task.split("validation", device)
+    outputs = compute_logits(network, validation, normalise)
+    found = outputs.argmax(1)
+    if bool((found == found[0]).all()):
+        raise Diverged("it gives every image the same class")
+    return (found == validation.labels).double().mean().item()
+
+
+@dataclass
 class _Lesson:
     """One attempt at a training: its bar, its checkpoints, its expected time."""
 
-    STEPS_TO_JUDGE = 6  # the first two are not timed: they allocate
-
-    def __init__(
-        self,
-        title: str,
-        task: Task,
-        recipe: Recipe,
-        normalise: Normalisation,
-        checkpoint: Path | None,
-        fingerprint: str,
-    ) -> None:
-        self.title = title
-        self.task = task
-        self.recipe = recipe
-        self.normalise = normalise
-        self.checkpoint = checkpoint
-        self.fingerprint = fingerprint
-        self.kept_at = time.perf_counter()
-        self.num_steps = 0  # a bar that is switched off does not count
-        self.started = 0.0
+    title: str
+    task: Task
+    architecture: Architecture
+    recipe: Recipe
+    normalise: Normalisation
+    checkpoint: Path | None
+    num_steps: int = 0  # a bar that is switched off does not count
+    started: float = 0.0
+    kept_at: float = field(default_factory=time.perf_counter)
 
     def give(
         self,
@@ -197,18 +194,14 @@ class _Lesson:
                 after_epoch=after_epoch,
                 resume=kept["training"] if kept else None,
             )
-        validation = self.task.split("validation", split.device)
-        outputs = compute_logits(network, validation, self.normalise)
-        if len(set(outputs.argmax(1).tolist())) == 1:
-            raise Diverged("it gives every image the same class")
 
     def _judge(self, total: int, advice: str | None) -> None:
         """Stop a training early that would take too long."""
         self.num_steps += 1
         if self.num_steps == 2:
             self.started = time.perf_counter()
-        if self.num_steps == self.STEPS_TO_JUDGE and advice is not None:
-            each = (time.perf_counter() - self.started) / (self.STEPS_TO_JUDGE - 2)
+        if self.num_steps == STEPS_TO_JUDGE and advice is not None:
+            each = (time.perf_counter() - self.started) / (STEPS_TO_JUDGE - 2)
             expected = each * total
             if expected > LONGEST_UNASKED:
                 raise TimeoutError(
@@ -244,7 +237,7 @@ class _Lesson:
             loss.backward()  # type: ignore[no-untyped-call]
             loss.item()  # waits for an accelerator
 
-        of = f"{self.fingerprint} {size}"
+        of = f"{self.architecture.fingerprint} {size}"
         with seeded(0, split.device):  # dropout draws numbers
             return pick_precision(of, split.device, step)
 
@@ -254,7 +247,7 @@ def _load_checkpoint(path: Path | None, recipe: Recipe) -> dict[str, Any] | None
     if path is None or not path.exists():
         return None
     try:
-        kept: dict[str, Any] = torch.load(path, weights_only=True)
+        kept: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
         rate = recipe.learning_rate / 3 ** kept["attempt"]
         same = asdict(replace(recipe, learning_rate=rate)) == kept["recipe"]
         logger.info("going on after epoch %d", kept["training"]["epoch"])

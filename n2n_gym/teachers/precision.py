@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -16,6 +18,8 @@ from filelock import FileLock
 from n2n_gym.tasks import cache_folder
 from n2n_gym.teachers.store import write_whole
 from n2n_gym.training import Precision
+
+logger = logging.getLogger(__name__)
 
 FASTER: Final = 1.2  # how much bfloat16 must gain to be chosen
 _REPEATS: Final = 4  # of each; the first is not counted
@@ -38,7 +42,7 @@ def pick_precision(
     path.parent.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(json.dumps([of, *_machine(device)]).encode()).hexdigest()[:16]
     with FileLock(path.with_suffix(".lock")):
-        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        known = _known(path)
         if key not in known:
             seconds = _measure(step)
             known[key] = {"device": _machine(device), "seconds": seconds}
@@ -46,6 +50,17 @@ def pick_precision(
     seconds = known[key]["seconds"]
     is_faster = seconds["float32"] > FASTER * seconds["bfloat16"]
     return "bfloat16" if is_faster else "float32"
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """What was measured before, by key."""
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        logger.warning("%s is damaged (%s) and is measured anew", path, error)
+        return {}
 
 
 def _measure(step: Callable[[Precision], None]) -> dict[str, float]:
