@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 from n2n_gym import export
 from n2n_gym.decisions import shrink, shrinkages
 from n2n_gym.export import export_onnx, save_weights
-from n2n_gym.torch_layers import build
+from n2n_gym.torch_layers import build, trace
+from tests.networks import GatedNet, ScaledNet, ShuffledNet
 
 ABOUT = {"teacher": "small", "task": "digits"}
 
@@ -38,6 +39,13 @@ def test_onnx_gives_torchs_logits_for_any_batch(network, teacher, images, tmp_pa
         )
 
 
+@pytest.mark.parametrize("kind", [ShuffledNet, ScaledNet, GatedNet])
+def test_every_kind_of_layer_can_be_exported(kind, teacher, images, tmp_path):
+    student = build(trace(kind(), images.shape[1:])).eval()
+    path = tmp_path / "student.onnx"
+    assert export_onnx(student, teacher.normalise, images, path, ABOUT) <= 1e-4
+
+
 def test_the_file_says_what_it_is(network, teacher, images, tmp_path):
     path = tmp_path / "student.onnx"
     export_onnx(network, teacher.normalise, images, path, ABOUT)
@@ -46,6 +54,7 @@ def test_the_file_says_what_it_is(network, teacher, images, tmp_path):
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert about["teacher"] == "small"
     assert "[0, 1]" in about["input"]
+    assert f"mean {teacher.normalise.mean}" in about["normalisation"]
     assert [file.name for file in tmp_path.iterdir()] == ["student.onnx"]  # no .part
 
 
