@@ -250,6 +250,18 @@ def test_networks_by_name_take_weights_fitted_or_as_they_are():
     assert_same_weights(teacher, whole)
 
 
+def test_weights_that_fit_both_forms_are_taken_for_the_fitted_one_and_that_is_said(
+    caplog,
+):
+    task = tiny_task((3, 32, 32))
+    state = models.mobilenet_v2(num_classes=10).state_dict()
+    teacher = load_teacher("mobilenet_v2", task, weights=state)
+    assert teacher.architecture.layers[0].stride == (1, 1)
+    assert "taken as fitted to 32x32 images" in caplog.text
+    whole = load_teacher(models.mobilenet_v2(num_classes=10), task)
+    assert whole.architecture.layers[0].stride == (2, 2)
+
+
 # Grey and colour
 
 

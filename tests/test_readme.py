@@ -29,4 +29,4 @@ def test_a_block_runs(block, teacher, tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_blocks_to_run():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.teachers.teacher import Teacher, Trained
 from n2n_gym.teachers.weights import check_weights, read_weights
 from n2n_gym.teachers.zoo import (
+    as_made,
     download,
     is_name,
     published,
@@ -35,6 +37,8 @@ from n2n_gym.training import (
     pick_device,
     seeded,
 )
+
+logger = logging.getLogger(__name__)
 
 # A path, a published name, or a state dict.
 Weights: TypeAlias = str | Path | Mapping[str, Tensor]
@@ -192,6 +196,14 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> _Network:
             return _with_weights(name, module, task, state, source)
         except ValueError:
             raise error from None
+    if fitted.layers != as_made(name, task.num_classes).layers:
+        logger.warning(
+            "%s: %s is taken as fitted to %dx%d images; if it was trained as "
+            "torchvision makes it, give the module itself",
+            source,
+            name,
+            *task.input_shape[1:],
+        )
     return _Network(name, task, fitted, checked, None, None)
 
 

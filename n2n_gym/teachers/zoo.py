@@ -55,11 +55,12 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
     Raises:
         TraceError: It uses an operation that is no kind of layer here.
     """
-    return fit(_traced(name, task.num_classes), task.input_shape)
+    return fit(as_made(name, task.num_classes), task.input_shape)
 
 
 @cache
-def _traced(name: str, num_classes: int) -> Architecture:
+def as_made(name: str, num_classes: int) -> Architecture:
+    """One of torchvision's networks as it is for large images."""
     return trace(torchvision_network(name, num_classes), MADE_FOR)
 
 
