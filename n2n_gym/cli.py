@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,8 +70,6 @@ Device = Annotated[
 def main() -> None:
     """Compress networks; see each command's own --help."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # So that module:function may name a file in the folder one is in.
-    sys.path.insert(0, os.getcwd())
 
 
 @app.command()
@@ -183,6 +180,8 @@ def train_teacher(
         str, typer.Argument(help="One of torchvision's networks, or module:function.")
     ],
     task: Task = "digits",
+    mean: Channels = None,
+    std: Channels = None,
     epochs: Epochs = None,
     again: Annotated[
         bool, typer.Option("--again", help="Train it even if it is kept already.")
@@ -200,6 +199,7 @@ def train_teacher(
             name,
             task,
             device=device,
+            normalisation=_statistics(mean, std),
             train_teacher=True,
             epochs=epochs,
             again=again,

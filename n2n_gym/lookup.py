@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,7 +34,19 @@ def lookup(
         advice = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {what} {name!r}; known: {forms}{advice}")
     try:
-        found: T = getattr(importlib.import_module(module_name), attribute)
+        found: T = getattr(_import(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
     return found
+
+
+def _import(name: str) -> ModuleType:
+    """A module that is installed, or a file in the folder one is in."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or name.split(".")[0] != error.name.split(".")[0]:
+            raise
+        # Last in line: files there must not stand in for packages.
+        sys.path.append(os.getcwd())
+        return importlib.import_module(name)

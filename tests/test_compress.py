@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,6 +21,7 @@ from n2n_gym.teachers import learning, load_teacher, teacher_architecture
 from n2n_gym.torch_layers import build
 from n2n_gym.training import Diverged, Recipe
 
+ROOT = Path(__file__).parent.parent
 SMALL = Options(
     teacher="squeezenet1_1",
     removal_updates=1,
@@ -198,6 +203,28 @@ def test_a_teacher_is_trained_by_command(monkeypatch, tmp_path):
     assert result.exit_code == 0
     assert "of the validation images" in result.stdout
     assert list((tmp_path / "teachers").glob("squeezenet1_1-digits-*.safetensors"))
+
+
+def test_files_in_the_current_folder_are_found_but_replace_nothing(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_own_nets.py").write_text(
+        "from tests.networks import make_small as make\n"
+    )
+    (tmp_path / "onnxruntime.py").write_text("raise SystemExit('not to be run')\n")
+    teacher = load_teacher("my_own_nets:make")
+    assert teacher.name == "my_own_nets:make"
+    program = (
+        "import sys; sys.path.remove('')\n"
+        "import n2n_gym.lookup as l\n"
+        "l.lookup('teacher', 'my_own_nets:make', {})\n"
+        "import onnxruntime\n"
+        "assert 'site-packages' in onnxruntime.__file__, onnxruntime.__file__\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_teachers_and_tasks_are_listed(monkeypatch, tmp_path):

@@ -230,6 +230,35 @@ def test_weights_of_another_architecture_are_refused_with_the_first_difference(
         load_teacher(SMALL, task, weights=more)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor * float("nan"), "'fc.weight' is not finite"),
+        (lambda tensor: tensor.to("meta"), "'fc.weight' is on the meta device"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(change, message, state, task):
+    bad = {**state, "fc.weight": change(state["fc.weight"])}
+    with pytest.raises(ValueError, match=message):
+        load_teacher(SMALL, task, weights=bad)
+
+
+def test_a_mapping_may_be_what_a_training_script_keeps(state, task):
+    checkpoint = {"model": state, "epoch": 3}
+    assert_same_weights(load_teacher(SMALL, task, weights=checkpoint), state)
+    with pytest.raises(ValueError, match="the state dict holds no state dict: its 'e"):
+        load_teacher(SMALL, task, weights={"epoch": 3})
+
+
+def test_the_colours_do_not_depend_on_the_order_of_the_weights(task, tmp_path):
+    # safetensors sorts by name: a classifier that is a convolution comes first
+    state = models.squeezenet1_1(num_classes=10).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    for weights in (state, tmp_path / "w.safetensors"):
+        teacher = load_teacher("squeezenet1_1", task, weights=weights)
+        assert teacher.task.input_shape == (3, 8, 8)
+
+
 def test_weights_for_other_classes_are_refused(task):
     seven = SmallResNet(classes=7).state_dict()
     with pytest.raises(ValueError, match="tells 7 classes apart, the task has 10"):
@@ -299,7 +328,14 @@ def test_a_normalisation_belongs_to_its_teacher(module, task):
 
 
 @pytest.mark.parametrize(
-    "statistics", [((0.5, 0.5), (0.2, 0.2)), ((0.5,), (0.0,)), ((0.5,), (0.2, 0.2))]
+    "statistics",
+    [
+        ((0.5, 0.5), (0.2, 0.2)),
+        ((0.5,), (0.0,)),
+        ((0.5,), (0.2, 0.2)),
+        ((float("nan"),), (1.0,)),
+        ((0.5,), (float("nan"),)),
+    ],
 )
 def test_a_normalisation_that_does_not_fit_is_refused(module, task, statistics):
     with pytest.raises(ValueError, match="for each of 1 channels, got"):

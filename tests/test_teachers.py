@@ -16,6 +16,7 @@ from n2n_gym.teachers import (
     kept_teachers,
     learning,
     load_teacher,
+    loading,
     teacher_architecture,
     teacher_recipe,
     train_network,
@@ -180,42 +181,57 @@ def small_training(task: Task, checkpoint, epochs: int = 4):
     )
 
 
+@pytest.fixture
+def count_epochs(monkeypatch):
+    """A list that grows by one with each epoch that is trained."""
+    epochs: list[int] = []
+    compute = learning.compute_accuracy
+
+    def counted(*arguments):
+        epochs.append(1)
+        return compute(*arguments)
+
+    monkeypatch.setattr(learning, "compute_accuracy", counted)
+    monkeypatch.setattr(learning, "KEEP_EVERY", 0.0)
+    return epochs
+
+
 @pytest.mark.parametrize("stop_in_epoch", [0, 1, 3])
 def test_a_training_that_was_stopped_goes_on_to_the_same_teacher(
-    task, tmp_path, monkeypatch, stop_in_epoch
+    task, tmp_path, monkeypatch, count_epochs, stop_in_epoch
 ):
-    monkeypatch.setattr(learning, "KEEP_EVERY", 0.0)
     augmented = replace(task, augmentation=Augmentation(padding=1, flip=True))
     whole = small_training(augmented, None)
     checkpoint = tmp_path / "small.checkpoint"
-    compute = learning.compute_accuracy
-    epochs = 0
+    keep = learning._Lesson._keep
 
-    def stop(*arguments):
-        nonlocal epochs
-        epochs += 1
-        if epochs == stop_in_epoch + 1:
+    def stop(lesson, *arguments, **options):
+        if len(count_epochs) == stop_in_epoch + 1:
             raise Stopped
-        return compute(*arguments)
+        keep(lesson, *arguments, **options)
 
+    count_epochs.clear()
     with monkeypatch.context() as patched:
-        patched.setattr(learning, "compute_accuracy", stop)
+        patched.setattr(learning._Lesson, "_keep", stop)
         with pytest.raises(Stopped):
             small_training(augmented, checkpoint)
     assert checkpoint.exists() == (stop_in_epoch > 0)
+    count_epochs.clear()
     resumed = small_training(augmented, checkpoint)
+    assert len(count_epochs) == 4 - stop_in_epoch
     assert resumed.accuracy == whole.accuracy
     for name, tensor in whole.weights.items():
         assert torch.equal(resumed.weights[name], tensor)
-    assert not checkpoint.exists()
 
 
-def test_a_killed_training_goes_on(cache, tmp_path):
+def test_a_killed_training_goes_on(cache, tmp_path, count_epochs):
     program = (
         "import torch; torch.set_num_threads(1)\n"
         "from n2n_gym.teachers import learning, load_teacher\n"
+        "from tests.test_teachers import RECIPE\n"
+        "learning.teacher_recipe = lambda *_: RECIPE\n"
         "learning.KEEP_EVERY = 0.0\n"
-        "load_teacher('tests.networks:make_small', epochs=500).score\n"
+        "load_teacher('tests.networks:make_small', epochs=60, device='cpu').score\n"
     )
     environment = {**os.environ, "N2N_CACHE": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-c", program], env=environment)
@@ -226,7 +242,41 @@ def test_a_killed_training_goes_on(cache, tmp_path):
     process.wait()
     (checkpoint,) = cache.glob("*.checkpoint")
     done = torch.load(checkpoint, weights_only=True)["training"]["epoch"]
-    assert done >= 1
+    assert 1 <= done < 60
+    teacher = load_teacher("tests.networks:make_small", epochs=60, device="cpu")
+    assert teacher.score.accuracy > 0.9
+    assert len(count_epochs) == 60 - done
+    assert not checkpoint.exists()
+
+
+def test_a_training_that_is_done_but_not_kept_yet_is_not_done_again(
+    cache, monkeypatch, count_epochs
+):
+    def stop(*_):
+        raise Stopped
+
+    teacher = load_teacher("tests.networks:make_small", device="cpu", epochs=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "save_trained", stop)
+        with pytest.raises(Stopped):
+            teacher.score  # noqa: B018
+    assert len(count_epochs) == 2
+    assert teacher.score.accuracy > 0
+    assert len(count_epochs) == 2
+
+
+def test_another_augmentation_is_another_teacher(cache, task, count_epochs):
+    augmented = replace(task, augmentation=Augmentation(padding=1))
+    for number, data in enumerate((task, augmented, task, augmented)):
+        teacher = load_teacher("tests.networks:make_small", data, device="cpu")
+        assert teacher.score.accuracy > 0
+        assert len(count_epochs) == min(number + 1, 2)
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_a_training_has_an_epoch_at_least(epochs):
+    with pytest.raises(ValueError, match=f"at least 1, got {epochs}"):
+        load_teacher("squeezenet1_1", epochs=epochs)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_training_starts_anew(

@@ -50,12 +50,17 @@ class OnEachPlace(nn.Module):
 
 
 class Factor(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, written: str = "self.gamma") -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.linspace(0.5, 1.5, 4).view(shape))
+        self.written = eval(f"lambda self: {written}")
+        self.code = written
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.gamma.shape)}, {self.code}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gamma * x
+        return self.written(self) * x
 
 
 def as_written(code: str) -> Write:
@@ -232,6 +237,10 @@ def test_functions_keep_the_logits(code):
         OnEachPlace(nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Dropout())),
         Factor((4, 1, 1)),
         Factor((1, 4, 1, 1)),
+        Factor((4,), "self.gamma.view(1, -1, 1, 1)"),
+        Factor((4,), "self.gamma[:, None, None]"),
+        Factor((4,), "self.gamma.unsqueeze(-1).unsqueeze(-1)"),
+        Factor((1, 4), "self.gamma.reshape(4, 1, 1)"),
         OnEachPlace(Factor((4,))),
         OnEachPlace(Factor((1, 1, 4))),
     ],
@@ -289,6 +298,57 @@ def test_a_parameter_may_be_used_only_once():
     factor = Factor((4, 1, 1))
     with pytest.raises(TraceError, match=r"'part_gamma|mul_1' .*only once"):
         trace(Written(lambda net, x: net.part(net.part(x)), factor), SHAPE)
+
+
+class Borrowed(nn.Module):
+    """A normalisation called as a module, and again with its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(192)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x.flatten(1))
+        return F.layer_norm(y, (192,), self.norm.weight, self.norm.bias)
+
+
+class NormalisedTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.norm(x)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Borrowed(), "'layer_norm' .*only once"),
+        (NormalisedTwice(), "'norm' of type BatchNorm2d: .*buffers .*only once"),
+        (Factor((4,), "self.gamma.mean()"), "'mean' .*with a parameter"),
+        (Factor((4, 1, 1), "F.relu(self.gamma)"), "'relu' .*with a parameter"),
+        (Factor((2, 2), "self.gamma.flatten()[:, None, None]"), "'mul' .*a factor"),
+        (
+            Factor((4, 1, 1), "self.gamma.permute(0, 1, 2)"),
+            "'permute' .*with a parameter",
+        ),
+    ],
+    ids=str,
+)
+def test_parameters_are_used_in_few_ways_and_once(module, message):
+    if isinstance(module, Factor):
+        module = Written(lambda net, x: net.part(x), module)
+    with pytest.raises(TraceError, match=message):
+        trace(module, SHAPE)
+
+
+def test_one_normalisation_under_two_names_is_refused():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False))
+    module.add_module("again", module[1])
+    module.add_module("flatten", nn.Flatten())
+    with pytest.raises(TraceError, match=r"1\.running_mean and again\.running_mean"):
+        trace(module, SHAPE)
 
 
 def test_a_module_called_chunk_is_no_chunk():
@@ -634,13 +694,13 @@ def test_only_logits_may_be_returned(form, message):
 def test_one_parameter_in_two_modules_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Flatten())
     network[1].weight = network[0].weight
-    with pytest.raises(TraceError, match=r"0\.weight and 1\.weight are one parameter"):
+    with pytest.raises(TraceError, match=r"0\.weight and 1\.weight are one tensor"):
         trace(network, SHAPE)
 
 
 def test_one_module_under_two_names_is_refused():
     conv = nn.Conv2d(3, 3, 1)
-    with pytest.raises(TraceError, match=r"0\.weight and 1\.weight are one parameter"):
+    with pytest.raises(TraceError, match=r"0\.weight and 1\.weight are one tensor"):
         trace(nn.Sequential(conv, conv, nn.Flatten()), SHAPE)
 
 

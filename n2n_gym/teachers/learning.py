@@ -81,7 +81,7 @@ def train_network(
     Args:
         initial: The weights to start from; drawn by default.
         checkpoint: Where to keep the training after its epochs, so that the same call
-            goes on after a kill; it is removed at the end.
+            goes on after a kill. It stays there: it is the caller's to remove.
         advice: What to do instead of waiting for more than ten minutes; None: wait.
 
     Raises:
@@ -95,7 +95,17 @@ def train_network(
     while True:
         rate = recipe.learning_rate / 3**attempt
         tried = replace(recipe, learning_rate=rate)
-        lesson = _Lesson(title, task, architecture, tried, normalise, checkpoint)
+        lesson = _Lesson(
+            title=title,
+            task=task,
+            architecture=architecture,
+            recipe=tried,
+            normalise=normalise,
+            checkpoint=checkpoint,
+            attempt=attempt,
+            kept=kept,
+            advice=advice,
+        )
         with seeded(0, device) as generator:
             network = build(architecture).to(device)
             network = network.to(memory_format=torch.channels_last)
@@ -104,7 +114,7 @@ def train_network(
             else:
                 network.load_state_dict(initial)
             try:
-                lesson.give(network, split, generator, attempt, kept, advice)
+                lesson.give(network, split, generator)
                 accuracy = _accuracy_if_alive(network, task, device, normalise)
             except Diverged as error:
                 attempt, kept = attempt + 1, None
@@ -117,8 +127,6 @@ def train_network(
     logger.info("teacher %s: %.4f on validation", title, accuracy)
     logits = compute_logits(network, split, normalise).cpu()
     weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return Trained(weights, accuracy, logits)
 
 
@@ -144,19 +152,16 @@ class _Lesson:
     recipe: Recipe
     normalise: Normalisation
     checkpoint: Path | None
+    attempt: int
+    kept: Mapping[str, Any] | None  # a checkpoint to go on from
+    advice: str | None
     num_steps: int = 0  # a bar that is switched off does not count
     started: float = 0.0
     kept_at: float = field(default_factory=time.perf_counter)
 
-    def give(
-        self,
-        network: Network,
-        split: Split,
-        generator: torch.Generator,
-        attempt: int,
-        kept: Mapping[str, Any] | None,
-        advice: str | None,
-    ) -> None:
+    def give(self, network: Network, split: Split, generator: torch.Generator) -> None:
+        """Train the network, from the checkpoint if there is one."""
+        kept = self.kept
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 # Some networks average statistics over 100,000s of steps.
@@ -175,13 +180,14 @@ class _Lesson:
 
             def after_step() -> None:
                 bar.update()
-                self._judge(total - done, advice)
+                self._judge(total - done)
 
             def after_epoch(state: Callable[[], State]) -> None:
                 validation = self.task.split("validation", split.device)
                 accuracy = compute_accuracy(network, validation, self.normalise)
                 bar.set_postfix_str(f"validation {accuracy:.2%}")
-                self._keep(attempt, precision, state)
+                is_last = done + self.num_steps >= total
+                self._keep(precision, state, is_due=is_last)
 
             train(
                 network,
@@ -195,29 +201,32 @@ class _Lesson:
                 resume=kept["training"] if kept else None,
             )
 
-    def _judge(self, total: int, advice: str | None) -> None:
+    def _judge(self, total: int) -> None:
         """Stop a training early that would take too long."""
         self.num_steps += 1
         if self.num_steps == 2:
             self.started = time.perf_counter()
-        if self.num_steps == STEPS_TO_JUDGE and advice is not None:
+        if self.num_steps == STEPS_TO_JUDGE and self.advice is not None:
             each = (time.perf_counter() - self.started) / (STEPS_TO_JUDGE - 2)
             expected = each * total
             if expected > LONGEST_UNASKED:
                 raise TimeoutError(
                     f"training this teacher would take about {expected / 60:.0f} "
-                    f"minutes; {advice}"
+                    f"minutes; {self.advice}"
                 )
 
-    def _keep(self, attempt: int, precision: str, state: Callable[[], State]) -> None:
+    def _keep(
+        self, precision: Precision, state: Callable[[], State], *, is_due: bool
+    ) -> None:
         now = time.perf_counter()
-        if self.checkpoint is None or now - self.kept_at < KEEP_EVERY:
+        is_due |= now - self.kept_at >= KEEP_EVERY
+        if self.checkpoint is None or not is_due:
             return
         self.kept_at = now
         buffer = io.BytesIO()
         content = {
             "recipe": asdict(replace(self.recipe, precision="float32")),
-            "attempt": attempt,
+            "attempt": self.attempt,
             "precision": precision,
             "training": state(),
         }

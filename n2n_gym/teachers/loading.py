@@ -20,7 +20,7 @@ from n2n_gym.tasks import Task, load_task
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.teachers.teacher import Teacher, Trained
-from n2n_gym.teachers.weights import check_weights, read_weights
+from n2n_gym.teachers.weights import check_weights, read_weights, state_dict_in
 from n2n_gym.teachers.zoo import (
     as_made,
     download,
@@ -29,7 +29,7 @@ from n2n_gym.teachers.zoo import (
     teacher_architecture,
     torchvision_network,
 )
-from n2n_gym.torch_layers import build, trace
+from n2n_gym.torch_layers import TraceError, build, trace
 from n2n_gym.training import (
     Normalisation,
     compute_accuracy,
@@ -108,6 +108,8 @@ def load_teacher(
             f"a teacher is a name, 'module:function', a module or a Teacher, got "
             f"{teacher!r}"
         )
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
     data = load_task("digits" if task is None else task)
     place = pick_device(device)
     if isinstance(teacher, str) and is_name(teacher):
@@ -124,7 +126,7 @@ def load_teacher(
         mean, std = map(tuple, normalisation)
         network = network._replace(normalisation=Normalisation(mean, std))
     asked = task if isinstance(task, str) else data.name
-    advice = None if train_teacher else _advice(network.name, asked)
+    advice = None if train_teacher else _advice(network, asked)
     return Teacher(
         network.name,
         network.task,
@@ -173,7 +175,6 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> _Network:
         return _Network(name, task, teacher_architecture(name, task), None, None, None)
     if isinstance(weights, str) and weights in published(name):
         found = download(name, weights)
-        task = _in_its_colours(found.weights, task)
         module = torchvision_network(name, found.num_classes)
         source = f"{weights} of {name}"
         network = _with_weights(name, module, task, found.weights, source)
@@ -185,7 +186,10 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> _Network:
             f"torch.save wrote, and a state dict"
         )
     state, source = _read(weights)
-    task = _in_its_colours(state, task)
+    whole = as_made(name, task.num_classes)
+    stem = state.get(f"{whole.layers[whole.first].name}.weight")
+    if stem is not None and stem.dim() == 4:
+        task = _in_its_colours(stem.shape[1], task)
     module = torchvision_network(name, task.num_classes)
     fitted = teacher_architecture(name, task)
     spare = module.state_dict().keys()
@@ -194,9 +198,9 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> _Network:
     except ValueError as error:
         try:  # perhaps it was trained as it is for large images
             return _with_weights(name, module, task, state, source)
-        except ValueError:
-            raise error from None
-    if fitted.layers != as_made(name, task.num_classes).layers:
+        except ValueError as other:
+            raise ValueError(f"{error}. Nor as torchvision makes it: {other}") from None
+    if fitted.layers != whole.layers:
         logger.warning(
             "%s: %s is taken as fitted to %dx%d images; if it was trained as "
             "torchvision makes it, give the module itself",
@@ -212,7 +216,6 @@ def _as_it_is(
 ) -> _Network:
     """A module of the user's."""
     own = module.state_dict()
-    task = _in_its_colours(own, task)
     if weights is None:
         network = _with_weights(name, module, task, own, name)
         return network._replace(weights=None, initial=network.weights)
@@ -225,7 +228,13 @@ def _with_weights(
     name: str, module: nn.Module, task: Task, weights: Mapping[str, Tensor], source: str
 ) -> _Network:
     """A module as it is, with trained weights."""
-    architecture = trace(module, task.input_shape)
+    try:
+        architecture = trace(module, task.input_shape)
+    except TraceError:
+        if task.input_shape[0] != 1:
+            raise
+        task = task.in_colour()  # perhaps it is for colour
+        architecture = trace(module, task.input_shape)
     # A module may hold weights that the logits do not need: auxiliary heads.
     spare = module.state_dict().keys()
     checked = check_weights(weights, architecture, source, spare=spare)
@@ -234,16 +243,14 @@ def _with_weights(
 
 def _read(weights: Weights) -> tuple[Mapping[str, Tensor], str]:
     if isinstance(weights, Mapping):
-        return weights, "the state dict"
+        return state_dict_in(weights, "the state dict"), "the state dict"
     return read_weights(Path(weights)), str(weights)
 
 
-def _in_its_colours(state: Mapping[str, Tensor], task: Task) -> Task:
+def _in_its_colours(channels: int, task: Task) -> Task:
     """The task with as many channels as the first convolution reads."""
-    channels = next((t.shape[1] for t in state.values() if t.dim() == 4), None)
-    if channels == 3 and task.input_shape[0] == 1:
-        return task.in_colour()
-    return task
+    is_grey = task.input_shape[0] == 1
+    return task.in_colour() if channels == 3 and is_grey else task
 
 
 def _provide(
@@ -261,12 +268,14 @@ def _provide(
         architecture.fingerprint,
         task.fingerprint,
         repr(network.normalisation),
+        repr(task.augmentation),
         _digest(start),
         "trained" if network.weights is None else "given",
     ]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     path = teacher_path(network.name, task.name, key)
     path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = path.with_suffix(".checkpoint")
     # Whoever comes second waits, then finds what the first has made.
     with FileLock(path.with_suffix(".lock")):
         trained = None if again else load_trained(path)
@@ -289,12 +298,13 @@ def _provide(
                     device,
                     initial=network.initial,
                     normalisation=network.normalisation,
-                    checkpoint=path.with_suffix(".checkpoint"),
+                    checkpoint=checkpoint,
                     advice=advice,
                 )
             else:
                 trained = _score(network, network.weights, device)
             save_trained(path, trained, about)
+            checkpoint.unlink(missing_ok=True)
     return trained
 
 
@@ -319,8 +329,11 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _advice(name: str, task: str) -> str:
+def _advice(network: _Network, task: str) -> str:
+    command = f"n2n-gym teachers train {network.name} --task {task}"
+    if network.normalisation is not None:
+        mean, std = network.normalisation.mean, network.normalisation.std
+        command += f" --mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
     return (
-        f"run `n2n-gym teachers train {name} --task {task}` once, or ask for it with "
-        f"train_teacher=True (--train-teacher)"
+        f"run `{command}` once, or ask for it with train_teacher=True (--train-teacher)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,7 +56,9 @@ class Teacher:
             )
         if self.normalisation is not None:
             mean, std = self.normalisation.mean, self.normalisation.std
-            if not len(mean) == len(std) == takes[0] or min(std) <= 0:
+            is_finite = all(map(math.isfinite, (*mean, *std)))
+            fits = len(mean) == len(std) == takes[0]
+            if not (fits and is_finite and min(std) > 0):
                 raise ValueError(
                     f"a normalisation has a mean and a positive deviation for each of "
                     f"{takes[0]} channels, got {mean} and {std}"

@@ -47,19 +47,24 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as a state dict: {error}") from error
-    return _state_dict_in(saved, path)
+    return state_dict_in(saved, path)
 
 
-def _state_dict_in(saved: Any, path: Path) -> Mapping[str, Tensor]:
+def state_dict_in(saved: Any, source: object) -> Mapping[str, Tensor]:
+    """The state dict in what a training script saved: itself, or under a usual name.
+
+    Raises:
+        ValueError: There is none.
+    """
     for place in _USUAL_PLACES:
         if isinstance(saved, Mapping) and isinstance(saved.get(place), Mapping):
             saved = saved[place]
     if not isinstance(saved, Mapping) or not saved:
-        raise ValueError(f"{path} holds no state dict but {type(saved).__name__}")
+        raise ValueError(f"{source} holds no state dict but {type(saved).__name__}")
     for name, tensor in saved.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(
-                f"{path} holds no state dict: its {name!r} is {type(tensor).__name__}"
+                f"{source} holds no state dict: its {name!r} is {type(tensor).__name__}"
             )
     if all(name.startswith(_PARALLEL) for name in saved):
         return {name.removeprefix(_PARALLEL): t for name, t in saved.items()}
@@ -80,7 +85,7 @@ def check_weights(
         spare: Other names that they may hold: of auxiliary heads, for one.
 
     Raises:
-        ValueError: They belong to another architecture.
+        ValueError: They belong to another architecture, or are no numbers.
     """
     checked = {}
     for name, wanted in build(architecture, "meta").state_dict().items():
@@ -94,6 +99,9 @@ def check_weights(
             )
         if tensor.shape != wanted.shape:
             _refuse_shape(architecture, source, name, tensor, wanted)
+        if tensor.is_meta or not bool(tensor.isfinite().all()):
+            what = "is on the meta device" if tensor.is_meta else "is not finite"
+            raise ValueError(f"{source}: {name!r} {what}: these weights are of no use")
         checked[name] = tensor.detach().to("cpu", wanted.dtype).contiguous().clone()
     others = weights.keys() - checked.keys() - set(spare)
     if others:

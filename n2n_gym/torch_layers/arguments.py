@@ -44,7 +44,13 @@ class Weight(NamedTuple):
     """A parameter that is used by itself."""
 
     name: str
-    shape: Shape
+    shape: Shape  # as it is used
+    stored: Shape  # as it is kept
+
+    @classmethod
+    def of(cls, name: str, shape: Shape) -> Weight:
+        """A parameter used as it is kept."""
+        return cls(name, shape, shape)
 
 
 # A translation takes the layer's name and the call's own arguments, tensors as Operands

@@ -191,13 +191,18 @@ def _scale(x: Operand, factor: Weight) -> Layer:
     channels = x.shape[axis]
     after = x.dim - 1 - axis
     leading = len(factor.shape) - 1 - after
+    stored = [size != 1 for size in factor.stored]
     require(
         0 <= leading <= axis
-        and factor.shape == (1,) * leading + (channels,) + (1,) * after,
+        and factor.shape == (1,) * leading + (channels,) + (1,) * after
+        and (channels == 1 or sum(stored) == 1),
         f"a factor of the shape {factor.shape}: one a channel is needed, it",
     )
     read = inputs(x, layouts=(PLAIN, CHANNELS_LAST))
-    return Scale(factor.name, read, leading, after)
+    if channels == 1:
+        return Scale(factor.name, read, len(factor.stored) - 1, 0)
+    place = stored.index(True)
+    return Scale(factor.name, read, place, len(stored) - 1 - place)
 
 
 def _concat(
@@ -328,6 +333,14 @@ IN_PLACE: Final = frozenset(
 # What these do is seen from their results, not from how they were asked for.
 RESHAPES: Final = frozenset(
     {nn.Flatten, torch.flatten, torch.reshape, "flatten", "reshape", "view"}
+)
+# What may be done to a parameter before it is a factor for each channel.
+WEIGHT_RESHAPES: Final = RESHAPES | {torch.unsqueeze, "unsqueeze", operator.getitem}
+TAKE_WEIGHTS: Final = frozenset(
+    {
+        *(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
+        *(F.layer_norm, torch.layer_norm),
+    }
 )
 CHUNKS: Final = frozenset({torch.chunk, torch.split, "chunk", "split"})
 

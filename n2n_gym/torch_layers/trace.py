@@ -6,14 +6,14 @@ import copy
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from math import prod
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision.ops import StochasticDepth
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.layers import IMAGE, ChannelShuffle, Layer, Shape, ShapeError
+from n2n_gym.layers import IMAGE, ChannelShuffle, Layer, Shape
 from n2n_gym.torch_layers.arguments import (
     PLAIN,
     Layout,
@@ -26,14 +26,28 @@ from n2n_gym.torch_layers.functions import (
     FUNCTIONS,
     IN_PLACE,
     RESHAPES,
+    TAKE_WEIGHTS,
+    WEIGHT_RESHAPES,
     chunk,
     reshape,
 )
+from n2n_gym.torch_layers.graph import Recorder, Tracer
 from n2n_gym.torch_layers.modules import MODULES
 
 
 class TraceError(ValueError):
     """A module uses an operation that is no kind of layer here."""
+
+
+# What torch raises for shapes, types and values that an operation cannot take.
+_FAILURES: Final = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+)
 
 
 def trace(module: nn.Module, input_shape: Shape) -> Architecture:
@@ -48,20 +62,20 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     Raises:
         TraceError: It uses an operation that is no kind of layer here, names the node.
     """
-    _refuse_shared_parameters(module)
+    _refuse_shared_tensors(module)
     _refuse_hooks(module)
     module = copy.deepcopy(module).to("meta").eval()
     try:
-        graph = fx.GraphModule(module, _Tracer().trace(module))
+        graph = fx.GraphModule(module, Tracer().trace(module))
     except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
         raise TraceError(
             f"torch.fx cannot trace {type(module).__name__}: {error}"
         ) from error
-    recorder = _Recorder(graph)
+    recorder = Recorder(graph)
     try:
         with torch.no_grad():
             recorder.run(torch.empty(2, *input_shape, device="meta"))
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except _FAILURES as error:
         raise TraceError(
             f"{type(module).__name__} cannot take images of the shape {input_shape}: "
             f"{(str(error) or repr(error)).splitlines()[0]}"
@@ -71,20 +85,24 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
         translation.add(node)
     try:
         whole = Architecture(tuple(input_shape), translation.upto_output())
-    except ShapeError as error:
+    except ValueError as error:
         raise TraceError(
             f"{type(module).__name__} does not translate: {error}"
         ) from error
     return whole.keep(whole.rewire(frozenset(), frozenset()))
 
 
-def _refuse_shared_parameters(module: nn.Module) -> None:
+def _refuse_shared_tensors(module: nn.Module) -> None:
     owners: dict[int, str] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        other = owners.setdefault(id(parameter), name)
+    tensors = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    for name, tensor in tensors:
+        other = owners.setdefault(id(tensor), name)
         if other != name:
             raise TraceError(
-                f"{other} and {name} are one parameter: sharing is not supported"
+                f"{other} and {name} are one tensor: sharing is not supported"
             )
 
 
@@ -94,43 +112,6 @@ def _refuse_hooks(module: nn.Module) -> None:
             raise TraceError(
                 f"{name or 'the module'} has hooks: they are not supported"
             )
-
-
-class _Proxy(fx.Proxy):
-    """Records augmented assignments as what they are; fx's own make new values."""
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy(
-            "call_function", operator.iadd, (self, other), {}, name="add"
-        )
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy(
-            "call_function", operator.imul, (self, other), {}, name="mul"
-        )
-
-
-class _Tracer(fx.Tracer):
-    """fx's own, with these proxies, and with torchvision's layers as layers."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_layer = isinstance(m, StochasticDepth)
-        return is_layer or super().is_leaf_module(m, module_qualified_name)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and remembers what every node gave."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph, garbage_collect_values=False)
-        self.results: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.results[n] = result = super().run_node(n)
-        return result
 
 
 class _Value:
@@ -155,7 +136,7 @@ class _Translation:
         self.layers: list[Layer] = []
         self.values: dict[fx.Node, _Value] = {}
         self.weights: dict[fx.Node, Weight] = {}
-        self.called: set[str] = set()
+        self.used: set[str] = set()  # parameters and buffers, by name
         self.called_names: set[str] = set()
         # Functions must not take the names of modules.
         self.names = {name for name, _ in graph.named_modules()}
@@ -179,7 +160,10 @@ class _Translation:
         elif node.op == "output":
             self.output = self._output(node)
         elif node.op == "get_attr" and isinstance(self.results[node], nn.Parameter):
-            self.weights[node] = Weight(str(node.target), _shape(self.results[node]))
+            self.weights[node] = Weight.of(str(node.target), _shape(self.results[node]))
+        elif self._is_weight_reshaped(node):
+            weight = self.weights[node.all_input_nodes[0]]
+            self.weights[node] = weight._replace(shape=_shape(self.results[node]))
         elif isinstance(self.results[node], Tensor) or node.op == "call_module":
             if node.op == "get_attr":
                 raise Unsupported(
@@ -187,6 +171,18 @@ class _Translation:
                 )
             self.values[node] = self._translate(node)
         # What is no tensor (sizes, assertions) has had its effect on the results.
+
+    def _is_weight_reshaped(self, node: fx.Node) -> bool:
+        """Whether a node lays a parameter out anew: ``gamma.view(1, -1, 1, 1)``."""
+        read = node.all_input_nodes
+        if not read or read[0] not in self.weights or node.op == "call_module":
+            return False
+        if any(other in self.values for other in read):
+            return False
+        stored = prod(self.weights[read[0]].stored)
+        result = self.results[node]
+        is_whole = isinstance(result, Tensor) and result.numel() == stored
+        return is_whole and node.target in WEIGHT_RESHAPES
 
     def _output(self, node: fx.Node) -> int:
         value = node.args[0]
@@ -249,7 +245,7 @@ class _Translation:
         args, kwargs = arguments
         name = self._name(node)
         if kind in RESHAPES:
-            (operand,) = filter(_is_operand, (*args, *kwargs.values()))
+            (operand, *_) = filter(_is_operand, (*args, *kwargs.values()))
             return reshape(name, operand, _shape(self.results[node]))
         if node.op == "call_module":
             if kind not in MODULES:
@@ -257,6 +253,8 @@ class _Translation:
             operation, args = MODULES[kind], (*args, module)
         elif kind in FUNCTIONS:
             operation = FUNCTIONS[kind]
+            if kind not in TAKE_WEIGHTS and any(map(_is_weight, args)):
+                raise Unsupported("this with a parameter is not supported")
         else:
             raise Unsupported(f"supported functions are {_names(FUNCTIONS)}")
         try:
@@ -286,9 +284,9 @@ class _Translation:
             return Operand(value.position, _shape(self.results[node]), value.layout)
         if node in self.weights:
             weight = self.weights[node]
-            if weight.name in self.called:
+            if weight.name in self.used:
                 raise Unsupported("a parameter may be used only once")
-            self.called.add(weight.name)
+            self.used.add(weight.name)
             return weight
         return self.results[node]
 
@@ -299,9 +297,13 @@ class _Translation:
         return found or self._first_value(nodes[0])
 
     def _refuse_second_call(self, target: str, module: nn.Module) -> None:
-        if target in self.called and any(True for _ in module.parameters()):
-            raise Unsupported("a module with parameters may be called only once")
-        self.called.add(target)
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        names = {f"{target}.{name}" for name, _ in tensors}
+        if not names.isdisjoint(self.used):
+            raise Unsupported(
+                "a module with parameters or buffers may be called only once"
+            )
+        self.used |= names
 
     def _name(self, node: fx.Node) -> str:
         """The module's own name; for functions, their name after their module's."""
@@ -312,9 +314,8 @@ class _Translation:
                 return wanted
         else:
             stack = node.meta.get("nn_module_stack", {}).values()
-            function = re.sub(
-                r"_\d+$", "", node.name
-            )  # fx numbers them over all modules
+            # fx numbers them over all modules
+            function = re.sub(r"_\d+$", "", node.name)
             wanted = ".".join([*[path for path, _ in stack if path][-1:], function])
         name, count = wanted, 0
         while name in self.names:
@@ -343,6 +344,10 @@ def _names(table: Mapping[Any, Any]) -> str:
 def _is_chunk(node: Any) -> bool:
     is_function = isinstance(node, fx.Node) and node.op != "call_module"
     return is_function and node.target in CHUNKS
+
+
+def _is_weight(argument: Any) -> bool:
+    return isinstance(argument, Weight)
 
 
 def _is_operand(argument: Any) -> bool:
