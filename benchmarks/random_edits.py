@@ -2,9 +2,9 @@
 
     python benchmarks/random_edits.py --sequences 100000 --output random_edits.jsonl
 
-Plays random legal removals and then random shrinkages, checks after each removal and at
-the end that nothing grows (at granularity layer, where a max pool may go, the MACs may),
-and builds one student of eighteen on the meta device to count its parameters and
+Plays random legal removals and then random shrinkages, and checks after each removal
+and at the end that nothing grows (at granularity layer, where a max pool may go, the
+MACs may). Builds one student of eighteen on the meta device to count its parameters and
 multiply-accumulates with torch. A line is written for each hundred sequences; the same
 command goes on where it was stopped. Any failure is printed with the seed that repeats
 it.
