@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.columns import Columns
@@ -18,6 +18,8 @@ from rich.table import Table
 # torch and what needs it are imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.compress import Finished, Summary
+
+SUCCESS_MARGIN: Final = 0.01  # of accuracy that nobody is told of
 
 app = typer.Typer(
     name="n2n-gym",
@@ -144,14 +146,16 @@ def list_teachers(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from n2n_gym.teachers import kept_teachers, names, teacher_folder
+    from n2n_gym.teachers import kept_teachers, teacher_folder, traceable_names
 
     console = Console()
     console.print("[bold]Networks by name[/bold]")
-    console.print(Columns(names(), equal=True, column_first=True), highlight=False)
     console.print(
-        "vit, swin and maxvit use attention: they are refused with the node that does. "
-        "Own ones: module:function.\n",
+        Columns(traceable_names(), equal=True, column_first=True), highlight=False
+    )
+    console.print(
+        "Others of torchvision's use attention and are refused. Own ones: "
+        "module:function.\n",
         highlight=False,
     )
     kept = kept_teachers()
@@ -193,7 +197,7 @@ def train_teacher(
     The same command goes on where a training was stopped.
     """
     with _plain_errors():
-        from n2n_gym.teachers import load_teacher
+        from n2n_gym.teachers import kept_teachers, load_teacher
 
         teacher = load_teacher(
             name,
@@ -204,9 +208,19 @@ def train_teacher(
             epochs=epochs,
             again=again,
         )
-        accuracy = teacher.score.accuracy
+        before = {(about["path"], about["sha256"]) for about in kept_teachers()}
+        try:
+            accuracy = teacher.score.accuracy
+        except KeyboardInterrupt:
+            Console(stderr=True).print(
+                "Stopped. The same command goes on from the last epoch that was kept."
+            )
+            sys.exit(130)
+        is_new = {(x["path"], x["sha256"]) for x in kept_teachers()} != before
+    how = "" if is_new else " (it was kept already; --again trains it anew)"
     Console().print(
-        f"{name} on {task}: {accuracy:.2%} of the validation images", highlight=False
+        f"{name} on {task}: {accuracy:.2%} of the validation images{how}",
+        highlight=False,
     )
 
 
@@ -292,6 +306,14 @@ def _show(summary: Summary, teacher: str, task: str, output: Path) -> None:
     add("random search", summary.random, "")
     console = Console()
     console.print(table)
+    found = summary.student.score.accuracy
+    if found < whole.accuracy - SUCCESS_MARGIN:
+        console.print(
+            f"[yellow]No finalist is as accurate as the teacher[/yellow] ({found:.2%} "
+            f"against {whole.accuracy:.2%} on validation): what was written is the one "
+            f"of the highest reward. More --final-epochs may help.",
+            highlight=False,
+        )
     size = (output / "student.onnx").stat().st_size
     console.print(
         f"{output}/student.onnx: {size / 1e6:.2f} MB, logits equal to torch's to "

@@ -16,14 +16,19 @@ from tqdm.auto import tqdm
 from agents import reinforce
 from agents.search import random_search
 from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import shrink, shrinkages
+from n2n_gym.decisions import GRANULARITIES, removals, shrink, shrinkages
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
 from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.rewards import Score, n2n
 from n2n_gym.teachers import Statistics, Teacher, load_teacher, write_whole
 from n2n_gym.torch_layers import Network
-from n2n_gym.training import Diverged, compute_accuracy, pick_device
+from n2n_gym.training import (
+    Diverged,
+    Normalisation,
+    compute_accuracy,
+    pick_device,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +77,7 @@ class Summary:
 
     teacher: Score
     teacher_test_accuracy: float
+    normalise: Normalisation  # what goes before the networks
     student: Finished
     uniform: Finished | None
     random: Finished | None
@@ -100,6 +106,11 @@ def compress(options: Options) -> Summary:
         device=device,
         train_teacher=options.train_teacher,
     )
+    if not removals(teacher.architecture, options.granularity):
+        raise ValueError(
+            f"there is nothing to remove from {teacher.name} at the granularity "
+            f"{options.granularity!r}; {_numbers_of_removals(teacher)}"
+        )
     teacher_score = teacher.score  # trained now: the searches' bars are theirs alone
     output.mkdir(parents=True, exist_ok=True)
     chosen = json.dumps(asdict(options), indent=1, default=str)
@@ -124,6 +135,7 @@ def compress(options: Options) -> Summary:
     summary = Summary(
         teacher_score,
         _test_accuracy(_teacher_network(teacher, device), teacher, device),
+        teacher.normalise,
         student,
         uniform,
         random,
@@ -133,6 +145,11 @@ def compress(options: Options) -> Summary:
     )
     write_whole(output / "summary.json", json.dumps(_plain(summary), indent=1).encode())
     return summary
+
+
+def _numbers_of_removals(teacher: Teacher) -> str:
+    start = teacher.architecture
+    return ", ".join(f"{g!r} has {len(removals(start, g))}" for g in GRANULARITIES)
 
 
 class _History:
@@ -296,7 +313,7 @@ def _write_student(finished: Finished, teacher: Teacher, output: Path) -> float:
     about = {
         "teacher": teacher.name,
         "task": teacher.task.name,
-        "classes": ", ".join(teacher.task.class_names or ()),
+        "classes": json.dumps(teacher.task.class_names or teacher.task.num_classes),
         "preprocessing": teacher.task.preprocessing,
         "fingerprint": student.fingerprint,
         "test_accuracy": f"{finished.test_accuracy:.4f}",
@@ -320,6 +337,7 @@ def _plain(summary: Summary) -> Mapping[str, Any]:
             rows[name] = row(finished.score, finished.test_accuracy)
     return {
         **rows,
+        "normalisation": asdict(summary.normalise),
         "num_scored": summary.num_scored,
         "onnx_difference": summary.onnx_difference,
         "seconds": summary.seconds,

@@ -76,6 +76,8 @@ def export_onnx(
         model,
         {
             **about,
+            "output": "logits: float32 (batch, classes), unnormalised; the largest is "
+            "the class",
             "input": "pixels: float32 (batch, channels, height, width) in [0, 1]",
             "normalisation": (
                 f"part of the graph: (pixels - mean) / std, by channel, with mean "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -28,6 +29,11 @@ def lookup(
     if name in known:
         return known[name]
     module_name, colon, attribute = name.partition(":")
+    if module_name.endswith(".py"):
+        module_name = module_name.removesuffix(".py").replace("/", ".")
+        raise ValueError(
+            f"{what} {name!r} names a file; write '{module_name}:{attribute}'"
+        )
     if not colon:
         forms = ", ".join((*known, *also, "or 'module:attribute'"))
         near = get_close_matches(name, known, n=1)
@@ -50,3 +56,18 @@ def _import(name: str) -> ModuleType:
         # Last in line: files there must not stand in for packages.
         sys.path.append(os.getcwd())
         return importlib.import_module(name)
+
+
+def check_call(what: str, name: object, function: Any, *arguments: Any) -> None:
+    """Refuse a function of the user's that does not take these arguments.
+
+    Raises:
+        ValueError: It is no function, or takes others.
+    """
+    count = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
+    try:
+        inspect.signature(function).bind(*arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what} {name!r} must be a function that takes {count}: {error}"
+        ) from error

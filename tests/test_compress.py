@@ -173,6 +173,10 @@ def test_help_says_what_each_command_does():
         (["--device", "tpu9"], "unknown device 'tpu9'; available: cpu"),
         (["--task", "[bold]x"], "unknown task '[bold]x'"),
         (["--task", "nothing.npz"], "there is no file nothing.npz"),
+        (
+            ["--teacher", "alexnet", "--granularity", "block"],
+            "'unit' has 4, 'block' has 0",
+        ),
         (["--weights", "x.pt"], "there is no file x.pt with weights"),
         (["--mean", "0.5"], "--mean and --std go together"),
         (["--mean", "half", "--std", "1"], "are numbers with commas between"),

@@ -389,6 +389,12 @@ def test_a_start_that_is_wider_is_no_descendant(teacher):
         ShrinkEnv(teacher, start=start, evaluator="size")
 
 
+def test_a_start_can_be_the_folder_of_a_run(remove_env, teacher, tmp_path):
+    start = remove_env.student
+    (tmp_path / "architecture.json").write_text(start.to_json())
+    assert ShrinkEnv(teacher, start=tmp_path, evaluator="size").start == start
+
+
 def test_a_start_that_cannot_be_read_is_refused(teacher, tmp_path):
     with pytest.raises(ValueError, match=r"start='.*nothing.json' cannot be read"):
         ShrinkEnv(teacher, start=tmp_path / "nothing.json", evaluator="size")

@@ -17,7 +17,7 @@ from torchvision import models
 
 from n2n_gym.tasks import Task, data_folder, load_task
 from n2n_gym.teachers import Teacher, learning, load_teacher, torchvision_network
-from n2n_gym.torch_layers import build
+from n2n_gym.torch_layers import TraceError, build
 from n2n_gym.training import Normalisation, Recipe
 from tests.networks import SmallResNet, make_small
 
@@ -108,7 +108,7 @@ def test_a_function_may_give_a_whole_teacher(teacher, task):
         ("tests.networks:missing", "cannot be imported"),
         ("missing_module:make", "cannot be imported"),
         ("tests.networks:awake", "must give a torch module"),
-        (3, "a teacher is a name, 'module:function', a module or a Teacher, got 3"),
+        (3, "a teacher is a name, .* got 3"),
     ],
 )
 def test_what_is_no_teacher_is_refused(teacher, message, monkeypatch):
@@ -119,7 +119,37 @@ def test_what_is_no_teacher_is_refused(teacher, message, monkeypatch):
         load_teacher(teacher)
 
 
-@pytest.mark.parametrize("teacher", [SMALL, SmallResNet()])
+def test_a_function_may_be_given_itself(task):
+    teacher = load_teacher(make_small, task, weights="own")
+    assert teacher.name == "make_small"
+    assert teacher.fingerprint == load_teacher(SMALL, task, weights="own").fingerprint
+
+
+def test_a_function_must_take_the_task():
+    with pytest.raises(ValueError, match="function that takes 1 argument: too many"):
+        load_teacher(lambda: None)
+    with pytest.raises(ValueError, match=r"task .* function that takes 0 arguments"):
+        load_task(SMALL)
+
+
+def test_a_file_is_answered_with_how_to_write_it():
+    with pytest.raises(ValueError, match="names a file; write 'my_nets:make'"):
+        load_teacher("my_nets.py:make")
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t"])
+def test_attention_is_named_as_the_reason(name):
+    with pytest.raises(TraceError, match=f"{name} cannot be a teacher: it uses atten"):
+        load_teacher(name)
+
+
+def test_a_module_for_other_images_is_named(task):
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(9, 10))
+    with pytest.raises(TraceError, match=r"Sequential cannot be a teacher: .*take"):
+        load_teacher(module, task)
+
+
+@pytest.mark.parametrize("teacher", [SMALL, SmallResNet(), make_small])
 def test_environments_take_them(teacher):
     env = gym.make("n2n_gym:N2NRemove-v0", teacher=teacher, evaluator="size")
     env.reset(seed=0)
@@ -196,7 +226,12 @@ def test_a_pickle_that_would_run_code_is_refused(task, tmp_path, is_zip):
 @pytest.mark.parametrize(
     ("content", "suffix", "message"),
     [
-        (b"", ".pt", "cannot be read as a state dict"),
+        (b"", ".pt", "is neither a safetensors file nor what torch.save wrote"),
+        (
+            b"some text",
+            ".pt",
+            "is neither a safetensors file nor what torch.save wrote",
+        ),
         (b"", ".safetensors", "is no safetensors file"),
         (b"\x00" * 100, ".safetensors", "is no safetensors file"),
         (None, ".pt", "there is no file"),
@@ -263,7 +298,7 @@ def test_weights_for_other_classes_are_refused(task):
     seven = SmallResNet(classes=7).state_dict()
     with pytest.raises(ValueError, match="tells 7 classes apart, the task has 10"):
         load_teacher(SMALL, task, weights=seven)
-    with pytest.raises(ValueError, match=r"7 classes apart; task digits .* 10 classes"):
+    with pytest.raises(ValueError, match="7 classes apart, task digits has 10"):
         load_teacher(SmallResNet(classes=7), task)
 
 
@@ -335,11 +370,25 @@ def test_a_normalisation_belongs_to_its_teacher(module, task):
         ((0.5,), (0.2, 0.2)),
         ((float("nan"),), (1.0,)),
         ((0.5,), (float("nan"),)),
+        ((124,), (58,)),
     ],
 )
 def test_a_normalisation_that_does_not_fit_is_refused(module, task, statistics):
-    with pytest.raises(ValueError, match="for each of 1 channels, got"):
+    with pytest.raises(ValueError, match="for each of 1 channels; got"):
         load_teacher(module, task, normalisation=statistics)
+
+
+def test_a_normalisation_of_another_form_is_refused(module, task):
+    for statistics in ((0.5, 0.5), (("a",), (1.0,)), ((0.5,), (0.5,), (0.5,))):
+        with pytest.raises(ValueError, match=r"is \(\(mean, \.\.\.\), \(deviation"):
+            load_teacher(module, task, normalisation=statistics)
+
+
+def test_a_teacher_at_chance_is_warned_of(task, caplog):
+    blind = SmallResNet()
+    nn.init.zeros_(blind.fc.weight)
+    load_teacher(blind, task).score  # noqa: B018
+    assert "chance is 10.00%; are its classes in the order of" in caplog.text
 
 
 # Weights that torchvision publishes
@@ -385,7 +434,7 @@ def test_published_weights_of_googlenet_see_what_they_were_trained_on(tmp_path):
 
 def test_published_weights_have_their_own_classes(tmp_path):
     publish("squeezenet1_1", "IMAGENET1K_V1", tmp_path)
-    with pytest.raises(ValueError, match=r"1000 classes apart; .* of 10 classes"):
+    with pytest.raises(ValueError, match="1000 classes apart, task noise has 10"):
         load_teacher("squeezenet1_1", tiny_task((3, 64, 64)), weights="IMAGENET1K_V1")
 
 
@@ -393,6 +442,16 @@ def test_without_a_network_published_weights_say_where_to_put_them():
     message = r"could not be downloaded .* put https://.*pth into .*checkpoints"
     with pytest.raises(OSError, match=message):
         load_teacher("resnet18", tiny_task((3, 64, 64)), weights="IMAGENET1K_V1")
+
+
+def test_names_of_published_weights_are_for_torchvisions_networks(task):
+    with pytest.raises(ValueError, match=r"'IMAGENET1K_V1'; accepted are the path"):
+        load_teacher(SMALL, task, weights="IMAGENET1K_V1")
+
+
+def test_a_folder_is_no_file_with_weights(task, tmp_path):
+    with pytest.raises(ValueError, match="is a folder, not a file with weights"):
+        load_teacher(SMALL, task, weights=tmp_path)
 
 
 def test_unknown_weights_are_refused_with_the_known_ones(task):

@@ -536,3 +536,22 @@ def test_data_is_looked_for_in_the_cache_unless_told_otherwise(tmp_path, monkeyp
     assert data_folder() == tmp_path / "data"
     monkeypatch.setenv("N2N_DATA", str(tmp_path / "elsewhere"))
     assert data_folder() == tmp_path / "elsewhere"
+
+
+def test_images_with_their_channels_first_are_refused(tmp_path):
+    images = np.zeros((6, 3, 16, 16), np.uint8)
+    labels = np.arange(6) % 2
+    np.savez(
+        tmp_path / "nchw.npz",
+        **{f"{part}_images": images for part in ("train", "test")},
+        **{f"{part}_labels": labels for part in ("train", "test")},
+    )
+    with pytest.raises(ValueError, match=r"looks like \(N, C, H, W\); \(N, H, W, C\)"):
+        load_task(str(tmp_path / "nchw.npz"))
+
+
+def test_a_side_that_is_none_is_told_apart(tmp_path):
+    with pytest.raises(ValueError, match="'big' is no side of images"):
+        load_task(f"{tmp_path}@big")
+    with pytest.raises(ValueError, match=r"images of own\.npz have one size"):
+        load_task("own.npz@64")

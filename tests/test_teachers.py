@@ -130,10 +130,10 @@ def test_an_unknown_teacher_is_refused_with_the_known_ones():
 
 def test_a_teacher_and_a_task_that_do_not_fit_are_refused(task):
     architecture = trace(SmallResNet(channels=3), (3, 8, 8))
-    with pytest.raises(ValueError, match=r"takes \(3, 8, 8\) .* has \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"takes \(3, 8, 8\) .* are \(1, 8, 8\)"):
         Teacher("colour", task, architecture, lambda: None)
     architecture = trace(SmallResNet(classes=7), (1, 8, 8))
-    with pytest.raises(ValueError, match=r"7 classes apart; .* 10 classes"):
+    with pytest.raises(ValueError, match="7 classes apart, task digits has 10"):
         Teacher("seven", task, architecture, lambda: None)
 
 
@@ -164,6 +164,10 @@ def test_recipes_are_longer_in_epochs_on_small_data(task):
     data["train"] = (images.repeat(10, 0), labels.repeat(10))
     large = replace(task, read=lambda: data)
     assert teacher_recipe(large, architecture).epochs < small.epochs
+    data["train"] = (images[:100], labels[:100])
+    tiny = replace(task, read=lambda: data)
+    assert teacher_recipe(tiny, architecture).batch_size == 12
+    assert teacher_recipe(tiny, architecture).epochs == 300 // (100 // 12)
 
 
 # A training that is stopped

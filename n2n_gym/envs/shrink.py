@@ -184,7 +184,7 @@ def load_start(
     if not isinstance(start, Architecture):
         is_json = isinstance(start, str) and start.lstrip().startswith("{")
         try:
-            text = str(start) if is_json else Path(start).read_text()
+            text = str(start) if is_json else _file(Path(start)).read_text()
             start = Architecture.from_json(text)
         except (OSError, ValueError, TypeError) as error:
             shown = repr(str(start)[:60] if is_json else str(start))
@@ -194,6 +194,11 @@ def load_start(
             ) from error
     refuse_stranger(start, teacher)
     return start
+
+
+def _file(path: Path) -> Path:
+    """The file itself, or the one in the folder of a run."""
+    return path / "architecture.json" if path.is_dir() else path
 
 
 def refuse_stranger(student: Architecture, teacher: Architecture) -> None:

@@ -23,6 +23,11 @@ def check_images(where: str, split: str, images: NDArray[Any]) -> None:
             f"{where}: {split}_images must be uint8, (N, H, W) or (N, H, W, C), got "
             f"{images.dtype} {images.shape}"
         )
+    if images.ndim == 4 and images.shape[1] in (1, 3, 4) and images.shape[3] > 4:
+        raise ValueError(
+            f"{where}: {split}_images have the shape {images.shape}, which looks like "
+            f"(N, C, H, W); (N, H, W, C) is needed"
+        )
 
 
 def check_labels(where: str, split: str, labels: NDArray[Any], num_images: int) -> None:
@@ -63,6 +68,8 @@ def check_classes(
         missing = np.setdiff1d(np.arange(num_classes), present)
         if missing.size:
             named = f" ({class_names[missing[0]]})" if class_names else ""
+            if missing[0] == 0:
+                named += " (labels count from 0)"
             raise ValueError(
                 f"{where}: {split} lacks the class {missing[0]}{named}; every split "
                 f"needs images of each of the {num_classes} classes, or a student "

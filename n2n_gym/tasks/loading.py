@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from n2n_gym.lookup import lookup
+from n2n_gym.lookup import check_call, lookup
 from n2n_gym.tasks.folders import caltech256, from_folder, imagenet
 from n2n_gym.tasks.npz import from_npz
 from n2n_gym.tasks.places import data_folder
@@ -80,6 +80,13 @@ def load_task(task: str | Task) -> Task:
     if task not in TASKS and _is_folder(task):
         return from_folder(task)
     name, at, side = task.rpartition("@")
+    if at and name.endswith(".npz"):
+        raise ValueError(
+            f"the images of {name} have one size; a side, as in {task!r}, is for "
+            f"{', '.join(_OF_ANY_SIDE)} and folders of images"
+        )
+    if at and not side.isdecimal() and (name in TASKS or _is_folder(name)):
+        raise ValueError(f"{side!r} is no side of images; {name}@64 would have 64x64")
     if at and side.isdecimal():
         if name in _OF_ANY_SIDE:
             return _OF_ANY_SIDE[name](int(side))
@@ -92,6 +99,8 @@ def load_task(task: str | Task) -> Task:
             return from_folder(name, int(side))
     paths = "the path of an .npz file", "that of a folder of images"
     make: Any = lookup("task", task, TASKS, also=paths)
+    if callable(make):
+        check_call("task", task, make)
     made = make() if callable(make) else make
     if not isinstance(made, Task):
         raise ValueError(f"task {task!r} gives {made!r}, not a Task")

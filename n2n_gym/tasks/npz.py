@@ -64,7 +64,9 @@ def _checked_arrays(path: Path) -> Arrays:
         with open(path, "rb") as file:
             data = _arrays_in(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as an .npz file: {error}") from error
+        raise ValueError(
+            f"{path} cannot be read as an .npz file of plain arrays"
+        ) from error
     parts: dict[str, Labelled] = {}
     for split in SPLITS:
         keys = f"{split}_images", f"{split}_labels"

@@ -4,7 +4,11 @@ from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.loading import Statistics, Weights, load_teacher
 from n2n_gym.teachers.store import kept_teachers, teacher_folder, write_whole
 from n2n_gym.teachers.teacher import Teacher, Trained
-from n2n_gym.teachers.zoo import names, teacher_architecture, torchvision_network
+from n2n_gym.teachers.zoo import (
+    teacher_architecture,
+    torchvision_network,
+    traceable_names,
+)
 
 __all__ = [
     "Statistics",
@@ -13,11 +17,11 @@ __all__ = [
     "Weights",
     "kept_teachers",
     "load_teacher",
-    "names",
     "teacher_architecture",
     "teacher_folder",
     "teacher_recipe",
     "torchvision_network",
+    "traceable_names",
     "train_network",
     "write_whole",
 ]

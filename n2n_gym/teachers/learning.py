@@ -42,19 +42,24 @@ logger = logging.getLogger(__name__)
 
 LONGEST_UNASKED: Final = 600.0  # seconds of training that nobody asked for
 STEPS_TO_JUDGE: Final = 6  # how long it takes; the first two are not timed
+FEWEST_STEPS: Final = 300  # however few images there are
 ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
 SHORTEST_MEMORY: Final = 0.1  # momentum of batch-norm statistics, at least
+# Steps of a training from which on its precision is chosen: shorter ones are over soon,
+# and stay the same on every machine.
+WORTH_MEASURING: Final = 1_000
 KEEP_EVERY: Final = 15.0  # seconds at least between two checkpoints
 
 
 def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
     """How a teacher is trained: longer on small data sets, which have short epochs."""
-    is_small = len(task.splits["train"]) < 10_000
+    count = len(task.splits["train"])
+    size = min(64, max(8, count // 8))
     norms = (BatchNorm, LayerNorm)
     is_normalised = any(isinstance(layer, norms) for layer in architecture.layers)
     return Recipe(
-        epochs=20 if is_small else 15,
-        batch_size=64 if is_small else 128,
+        epochs=max(20 if count < 10_000 else 15, FEWEST_STEPS // max(1, count // size)),
+        batch_size=size,
         learning_rate=0.1,
         label_smoothing=0.1,
         largest_gradient=None if is_normalised else 1.0,
@@ -169,7 +174,7 @@ class _Lesson:
         size = min(self.recipe.batch_size, len(split))
         steps = len(split) // size
         precision: Precision = (
-            kept["precision"] if kept else self._precision(network, split, size)
+            kept["precision"] if kept else self._precision(network, split, size, steps)
         )
         recipe = replace(self.recipe, precision=precision)
         total = recipe.epochs * steps
@@ -233,8 +238,12 @@ class _Lesson:
         torch.save(content, buffer)
         write_whole(self.checkpoint, buffer.getvalue())
 
-    def _precision(self, network: Network, split: Split, size: int) -> Precision:
-        """The faster one for this network on this device."""
+    def _precision(
+        self, network: Network, split: Split, size: int, steps: int
+    ) -> Precision:
+        """The faster one for this network on this device, where that is worth it."""
+        if steps * self.recipe.epochs < WORTH_MEASURING:
+            return "float32"
         twin = copy.deepcopy(network).train()
         images, labels, _ = next(iter(split.batches(size)))
         inputs = self.normalise(images)

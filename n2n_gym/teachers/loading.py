@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.lookup import lookup
+from n2n_gym.lookup import check_call, lookup
 from n2n_gym.tasks import Task, load_task
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
@@ -58,7 +58,7 @@ class _Network(NamedTuple):
 
 
 def load_teacher(
-    teacher: str | nn.Module | Teacher = "resnet18",
+    teacher: str | nn.Module | Teacher | Callable[[Task], Any] = "resnet18",
     task: str | Task | None = None,
     *,
     weights: Weights | None = None,
@@ -75,9 +75,9 @@ def load_teacher(
 
     Args:
         teacher: The name of one of torchvision's classification networks;
-            ``"module:function"``, called with the task, gives a module or a
-            ``Teacher``; or a module, whose weights are its own. Networks by name are
-            fitted to small images, modules are taken as they are.
+            ``"module:function"`` or the function, called with the task, gives a module
+            or a ``Teacher``; or a module, whose weights are its own. Networks by name
+            are fitted to small images, modules are taken as they are.
         task: ``"digits"`` by default, or the task that the teacher given comes with.
             Grey images become three equal channels for networks with weights for
             colour.
@@ -103,10 +103,10 @@ def load_teacher(
     """
     if isinstance(teacher, Teacher):
         return _checked(teacher, task, weights, normalisation)
-    if not isinstance(teacher, (str, nn.Module)):
+    if not isinstance(teacher, (str, nn.Module)) and not callable(teacher):
         raise ValueError(
-            f"a teacher is a name, 'module:function', a module or a Teacher, got "
-            f"{teacher!r}"
+            f"a teacher is a name, 'module:function', a function of the task, a module "
+            f"or a Teacher, got {teacher!r}"
         )
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
@@ -115,16 +115,15 @@ def load_teacher(
     if isinstance(teacher, str) and is_name(teacher):
         network = _by_name(teacher, data, weights)
     else:
-        made = _call(teacher, data) if isinstance(teacher, str) else teacher
+        made = teacher if isinstance(teacher, nn.Module) else _call(teacher, data)
         if isinstance(made, Teacher):
             return _checked(made, task, weights, normalisation)
         if isinstance(teacher, nn.Module) and weights is None:
             weights = OWN
-        name = teacher if isinstance(teacher, str) else type(teacher).__name__
+        name = teacher if isinstance(teacher, str) else _name_of(teacher)
         network = _as_it_is(name, made, data, weights)
     if normalisation is not None:
-        mean, std = map(tuple, normalisation)
-        network = network._replace(normalisation=Normalisation(mean, std))
+        network = network._replace(normalisation=_normalisation(normalisation))
     asked = task if isinstance(task, str) else data.name
     advice = None if train_teacher else _advice(network, asked)
     return Teacher(
@@ -156,9 +155,29 @@ def _checked(
     return teacher
 
 
-def _call(teacher: str, task: Task) -> nn.Module | Teacher:
+def _name_of(teacher: nn.Module | Callable[[Task], Any]) -> str:
+    if isinstance(teacher, nn.Module):
+        return type(teacher).__name__
+    return getattr(teacher, "__name__", type(teacher).__name__)
+
+
+def _normalisation(statistics: Statistics) -> Normalisation:
+    try:
+        mean, std = (tuple(map(float, each)) for each in statistics)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"a normalisation is ((mean, ...), (deviation, ...)), one of each a "
+            f"channel, got {statistics!r}"
+        ) from error
+    return Normalisation(mean, std)
+
+
+def _call(teacher: str | Callable[[Task], Any], task: Task) -> nn.Module | Teacher:
     """What a function of the task makes, always the same."""
-    make: Callable[[Task], Any] = lookup("teacher", teacher, {})
+    make: Callable[[Task], Any] = (
+        lookup("teacher", teacher, {}) if isinstance(teacher, str) else teacher
+    )
+    check_call("teacher", teacher, make, task)
     with seeded(0, torch.device("cpu")):
         made = make(task)
     if not isinstance(made, (nn.Module, Teacher)):
@@ -230,11 +249,14 @@ def _with_weights(
     """A module as it is, with trained weights."""
     try:
         architecture = trace(module, task.input_shape)
-    except TraceError:
+    except TraceError as error:
         if task.input_shape[0] != 1:
-            raise
+            raise TraceError(f"{name} cannot be a teacher: {error}") from error
         task = task.in_colour()  # perhaps it is for colour
-        architecture = trace(module, task.input_shape)
+        try:
+            architecture = trace(module, task.input_shape)
+        except TraceError:
+            raise TraceError(f"{name} cannot be a teacher: {error}") from error
     # A module may hold weights that the logits do not need: auxiliary heads.
     spare = module.state_dict().keys()
     checked = check_weights(weights, architecture, source, spare=spare)
@@ -244,7 +266,14 @@ def _with_weights(
 def _read(weights: Weights) -> tuple[Mapping[str, Tensor], str]:
     if isinstance(weights, Mapping):
         return state_dict_in(weights, "the state dict"), "the state dict"
-    return read_weights(Path(weights)), str(weights)
+    path = Path(weights).expanduser()
+    if not path.suffix and not path.exists():
+        raise ValueError(
+            f"unknown weights {str(weights)!r}; accepted are the path of a safetensors "
+            f"file or of what torch.save wrote, a state dict, and 'own' for those that "
+            f"a module:function comes with"
+        )
+    return read_weights(path), str(weights)
 
 
 def _in_its_colours(channels: int, task: Task) -> Task:
@@ -303,9 +332,27 @@ def _provide(
                 )
             else:
                 trained = _score(network, network.weights, device)
+            _warn_of_chance(network, trained.accuracy)
             save_trained(path, trained, about)
             checkpoint.unlink(missing_ok=True)
     return trained
+
+
+def _warn_of_chance(network: _Network, accuracy: float) -> None:
+    task = network.task
+    chance = 1 / task.num_classes
+    if accuracy >= 1.5 * chance:
+        return
+    order = ", ".join((task.class_names or ())[:4])
+    logger.warning(
+        "teacher %s is right on %.2f%% of the validation images, chance is %.2f%%; are "
+        "its classes in the order of the task's (%s, ...), and its inputs normalised "
+        "as it is used to?",
+        network.name,
+        100 * accuracy,
+        100 * chance,
+        order or "0, 1, 2",
+    )
 
 
 def _score(

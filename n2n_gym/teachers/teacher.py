@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,21 +47,33 @@ class Teacher:
 
     def __post_init__(self) -> None:
         takes, gives = self.architecture.input_shape, self.architecture.num_outputs
-        if takes != self.task.input_shape or gives != self.task.num_classes:
+        task = self.task
+        if takes != task.input_shape:
             raise ValueError(
-                f"teacher {self.name} takes {takes} images and tells {gives} classes "
-                f"apart; task {self.task.name} has {self.task.input_shape} images of "
-                f"{self.task.num_classes} classes"
+                f"teacher {self.name} takes {takes} images, those of task {task.name} "
+                f"are {task.input_shape}"
+            )
+        if gives != task.num_classes:
+            raise ValueError(
+                f"teacher {self.name} tells {gives} classes apart, task {task.name} "
+                f"has {task.num_classes}"
             )
         if self.normalisation is not None:
             mean, std = self.normalisation.mean, self.normalisation.std
-            is_finite = all(map(math.isfinite, (*mean, *std)))
             fits = len(mean) == len(std) == takes[0]
-            if not (fits and is_finite and min(std) > 0):
-                raise ValueError(
-                    f"a normalisation has a mean and a positive deviation for each of "
-                    f"{takes[0]} channels, got {mean} and {std}"
-                )
+            if not (fits and all(0 <= m <= 1 for m in mean)):
+                self._refuse_normalisation()
+            if not all(0 < s <= 1 for s in std):
+                self._refuse_normalisation()
+
+    def _refuse_normalisation(self) -> None:
+        assert self.normalisation is not None
+        raise ValueError(
+            f"a normalisation has a mean from 0 to 1 and a deviation above 0, up to 1, "
+            f"of pixels in [0, 1] (bytes divided by 255), for each of "
+            f"{self.architecture.input_shape[0]} channels; got "
+            f"{self.normalisation.mean} and {self.normalisation.std}"
+        )
 
     @cached_property
     def trained(self) -> Trained:

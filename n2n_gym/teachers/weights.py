@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,18 @@ from n2n_gym.torch_layers import build
 
 # Where training scripts put the state dict in what they save.
 _USUAL_PLACES: Final = ("state_dict", "model_state_dict", "model")
+# What torch's reader raises for bytes that it did not write.
+_DAMAGES: Final = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
 _PARALLEL: Final = "module."  # what DataParallel puts before each name
 
 
@@ -28,6 +41,8 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         ValueError: There is no such file, it holds no state dict, or it is a pickle
             with anything but tensors and plain values in it.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file with weights")
     if not path.is_file():
         raise ValueError(f"there is no file {path} with weights")
     if path.suffix == ".safetensors":
@@ -42,11 +57,12 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is refused: it is no state dict, or a pickle that could run code "
-            f"when it is loaded. Save `model.state_dict()` alone, or a safetensors "
-            f"file. (torch: {str(error).splitlines()[0]})"
+            f"when it is loaded. Save `model.state_dict()` alone, or a safetensors file"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a state dict: {error}") from error
+    except _DAMAGES as error:
+        raise ValueError(
+            f"{path} is neither a safetensors file nor what torch.save wrote"
+        ) from error
     return state_dict_in(saved, path)
 
 

@@ -15,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 from n2n_gym.architecture import Architecture
 from n2n_gym.small_images import fit
 from n2n_gym.tasks import Task
-from n2n_gym.torch_layers import trace
+from n2n_gym.torch_layers import TraceError, trace
 from n2n_gym.training import Normalisation
 
 MADE_FOR: Final = (3, 224, 224)  # the images that torchvision's networks are made for
+_ATTENTION: Final = ("maxvit", "swin", "vit")
 # Their published weights see images in [-1, 1], whatever their transforms say: the
 # networks convert (``transform_input``).
 _SEE_PLUS_MINUS_ONE: Final = ("googlenet", "inception_v3")
@@ -30,6 +31,11 @@ def names() -> list[str]:
 
     found: list[str] = models.list_models(module=models)
     return found
+
+
+def traceable_names() -> list[str]:
+    """Those that can be teachers."""
+    return [name for name in names() if not name.startswith(_ATTENTION)]
 
 
 def is_name(teacher: str) -> bool:
@@ -55,7 +61,12 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
     Raises:
         TraceError: It uses an operation that is no kind of layer here.
     """
-    return fit(as_made(name, task.num_classes), task.input_shape)
+    try:
+        made = as_made(name, task.num_classes)
+    except TraceError as error:
+        why = "it uses attention; " if name.startswith(_ATTENTION) else ""
+        raise TraceError(f"{name} cannot be a teacher: {why}{error}") from error
+    return fit(made, task.input_shape)
 
 
 @cache
@@ -97,7 +108,7 @@ def published(name: str) -> list[str]:
     """What torchvision calls the weights that it has for a network."""
     from torchvision import models
 
-    return [*models.get_model_weights(name).__members__, "DEFAULT"]
+    return list(models.get_model_weights(name).__members__)
 
 
 class Published(NamedTuple):

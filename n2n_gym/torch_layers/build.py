@@ -64,6 +64,7 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
+        self.input_shape = architecture.input_shape  # of an image, (C, H, W)
         last_reader = {
             read: position
             for position, layer in enumerate(architecture.layers)
