@@ -1,6 +1,6 @@
 """What a step costs as networks grow, without evaluation.
 
-    pip install matplotlib
+    pip install -e ".[bench]"
     python benchmarks/edit_cost.py --plot benchmarks/edit_cost.png
 
 Plays random legal episodes on residual networks of 20 to 1,000 layers and on some of
