@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.columns import Columns
@@ -18,8 +18,6 @@ from rich.table import Table
 # torch and what needs it are imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.compress import Finished, Summary
-
-SUCCESS_MARGIN: Final = 0.01  # of accuracy that nobody is told of
 
 app = typer.Typer(
     name="n2n-gym",
@@ -306,6 +304,8 @@ def _show(summary: Summary, teacher: str, task: str, output: Path) -> None:
     add("random search", summary.random, "")
     console = Console()
     console.print(table)
+    from n2n_gym.envs.compression import SUCCESS_MARGIN
+
     found = summary.student.score.accuracy
     if found < whole.accuracy - SUCCESS_MARGIN:
         console.print(

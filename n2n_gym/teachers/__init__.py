@@ -1,7 +1,8 @@
 """Teachers: trained networks, made once and kept."""
 
+from n2n_gym.tasks.summary import Statistics
 from n2n_gym.teachers.learning import teacher_recipe, train_network
-from n2n_gym.teachers.loading import Statistics, Weights, load_teacher
+from n2n_gym.teachers.loading import Weights, load_teacher
 from n2n_gym.teachers.store import kept_teachers, teacher_folder, write_whole
 from n2n_gym.teachers.teacher import Teacher, Trained
 from n2n_gym.teachers.zoo import (

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from n2n_gym.architecture import Architecture
 from n2n_gym.lookup import check_call, lookup
 from n2n_gym.tasks import Task, load_task
+from n2n_gym.tasks.summary import Statistics
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.teachers.teacher import Teacher, Trained
@@ -42,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 # A path, a published name, or a state dict.
 Weights: TypeAlias = str | Path | Mapping[str, Tensor]
-Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 OWN = "own"
 
 
