@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.lookup import lookup
-from n2n_gym.rewards import Score
+from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import (
@@ -36,13 +36,6 @@ SHORT: Final = Recipe(
     largest_gradient=3.0,
 )
 FULL: Final = replace(SHORT, epochs=60, batch_size=64)
-
-
-class Failure(NamedTuple):
-    """Why a student has no score."""
-
-    reason: str
-    retryable: bool  # whether the same student may get one the next time
 
 
 class Evaluator(Protocol):

@@ -23,6 +23,13 @@ class Score(NamedTuple):
     cost: float = 0.0
 
 
+class Failure(NamedTuple):
+    """Why a student has no score."""
+
+    reason: str
+    retryable: bool  # whether the same student may get one the next time
+
+
 class Reward(Protocol):
     """A student's worth, from its score and its teacher's."""
 

@@ -6,9 +6,9 @@ import pytest
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import RATES
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import DistillationEvaluator, Failure, SizeEvaluator
+from n2n_gym.evaluators import DistillationEvaluator, SizeEvaluator
 from n2n_gym.features import CHOICE, COLUMNS, CURRENT, DECIDED
-from n2n_gym.rewards import Score
+from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import build, trace
 from n2n_gym.training import Recipe

@@ -4,12 +4,11 @@ import torch
 from n2n_gym.decisions import RATES, removals, remove, shrink, shrinkages
 from n2n_gym.evaluators import (
     DistillationEvaluator,
-    Failure,
     SizeEvaluator,
     distil,
     load_evaluator,
 )
-from n2n_gym.rewards import Score, compression, n2n
+from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.training import Recipe, compute_accuracy
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from torch import nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import Removal, Shrinkage
-from n2n_gym.evaluators import Evaluator, Failure, load_evaluator
+from n2n_gym.evaluators import Evaluator, load_evaluator
 from n2n_gym.features import (
     CHOICE,
     COLUMNS,
@@ -25,7 +25,7 @@ from n2n_gym.features import (
 )
 from n2n_gym.lookup import lookup
 from n2n_gym.render import draw_ansi, draw_rgb
-from n2n_gym.rewards import REWARDS, Reward
+from n2n_gym.rewards import REWARDS, Failure, Reward
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
 
