@@ -49,11 +49,19 @@ class Inheritance:
 
     Args:
         weights: The teacher's state dict.
+        ranked_by: The weights whose norms say which channels a narrower layer keeps;
+            the teacher's own by default.
     """
 
-    def __init__(self, teacher: Architecture, weights: Weights) -> None:
+    def __init__(
+        self,
+        teacher: Architecture,
+        weights: Weights,
+        ranked_by: Weights | None = None,
+    ) -> None:
         self.teacher = teacher
         self.weights = weights
+        self.ranked_by = weights if ranked_by is None else ranked_by
         self._channels = Channels(teacher)
 
     def build(self, student: Architecture) -> Network:
@@ -66,6 +74,43 @@ class Inheritance:
         """
         device = next(iter(self.weights.values())).device
         network = build(student, "meta").to_empty(device=device)
+        for layer, written, read in self._counterparts(student):
+            # Shrinkage before a concatenation can move channels to another group of
+            # the convolution that reads it: such weights have no counterpart either.
+            is_grouped = isinstance(layer, Conv) and layer.groups > 1
+            if is_grouped or (read == FRESH).any():
+                _reset(network, layer)
+                if (read == FRESH).all():
+                    continue
+            with torch.no_grad():
+                for key, new in network.weights_of(layer).items():
+                    new.copy_(_slice(layer, new, self.weights[key], written, read))
+        return network
+
+    def slices(self, student: Architecture, network: Network) -> dict[str, Tensor]:
+        """The student's parameters as functions of the teacher's, by name.
+
+        Gradients flow back to the teacher's weights. What has no counterpart there is
+        taken from the network, as constants.
+
+        Args:
+            network: The student's module.
+        """
+        found = {}
+        for layer, written, read in self._counterparts(student):
+            for key, own in network.weights_of(layer).items():
+                if isinstance(own, nn.Parameter):
+                    if (read == FRESH).all():
+                        found[key] = own.detach()
+                    else:
+                        old = self.weights[key]
+                        found[key] = _slice(layer, own.detach(), old, written, read)
+        return found
+
+    def _counterparts(
+        self, student: Architecture
+    ) -> Iterator[tuple[Layer, Indices, Indices]]:
+        """Each layer with weights, and the teacher's channels it writes and reads."""
         values = _Values(self, student)
         for position, layer in enumerate(student.layers):
             if isinstance(layer, PARAMETERISED):
@@ -74,46 +119,16 @@ class Inheritance:
                     values.runs(layer.inputs[0]),
                     values.teacher_runs(self.teacher.layers[old].inputs[0]),
                 )
-                written = values.kept.get(position, read)
-                self._fill(network, layer, written, read)
-        return network
+                yield layer, values.kept.get(position, read), read
 
     @cached_property
     def _norms(self) -> dict[str, Tensor]:
         """L1 norm of each output channel's weights, by layer."""
         return {
-            layer.name: self.weights[f"{layer.name}.weight"].abs().flatten(1).sum(1)
+            layer.name: self.ranked_by[f"{layer.name}.weight"].abs().flatten(1).sum(1)
             for layer in self.teacher.layers
             if isinstance(layer, PRODUCERS)
         }
-
-    @torch.no_grad()
-    def _fill(
-        self, network: Network, layer: Layer, written: Indices, read: Indices
-    ) -> None:
-        """Copy the slice of a layer's weights, after drawing fresh ones if needed."""
-        # Shrinkage before a concatenation can move channels to another group of the
-        # convolution that reads it: such weights have no counterpart either.
-        is_grouped = isinstance(layer, Conv) and layer.groups > 1
-        if is_grouped or (read == FRESH).any():
-            _reset(network, layer)
-            if (read == FRESH).all():
-                return
-        for key, new in network.weights_of(layer).items():
-            old = self.weights[key]
-            if isinstance(layer, Scale):
-                _copy(new.view(-1), old.view(-1), written)
-            elif new.dim() == 0:  # batch norm's count of batches
-                new.copy_(old)
-            elif new.dim() == 1:
-                _copy(new, old, written)
-            elif isinstance(layer, DepthwiseConv):
-                _copy(new, _crop(old, new.shape[2:]), written)
-            elif isinstance(layer, Conv):
-                old = _crop(old, new.shape[2:])
-                _copy_groups(new, old, written, read, layer.groups)
-            else:
-                _copy(new, old, written, read)
 
 
 def _reset(network: Network, layer: Layer) -> None:
@@ -218,13 +233,33 @@ def _crop(kernel: Tensor, size: torch.Size) -> Tensor:
     return kernel[:, :, top : top + size[0], left : left + size[1]]
 
 
-def _copy_groups(
+def _slice(
+    layer: Layer, new: Tensor, old: Tensor, written: Indices, read: Indices
+) -> Tensor:
+    """A student's tensor of a layer, from its teacher's tensor ``old``.
+
+    Args:
+        new: Of the student's shape, with fresh values for what has no counterpart.
+    """
+    if isinstance(layer, Scale):
+        return _pick(new.view(-1), old.view(-1), written).view(new.shape)
+    if new.dim() == 0:  # batch norm's count of batches
+        return old
+    if new.dim() == 1:
+        return _pick(new, old, written)
+    if isinstance(layer, DepthwiseConv):
+        return _pick(new, _crop(old, new.shape[2:]), written)
+    if isinstance(layer, Conv):
+        return _pick_groups(new, _crop(old, new.shape[2:]), written, read, layer.groups)
+    return _pick(new, old, written, read)
+
+
+def _pick_groups(
     new: Tensor, old: Tensor, written: Indices, read: Indices, groups: int
-) -> None:
-    """Copy a convolution's weights; channels that changed group stay fresh."""
+) -> Tensor:
+    """A convolution's weights; those of channels that changed group stay fresh."""
     if groups == 1:
-        _copy(new, old, written, read)
-        return
+        return _pick(new, old, written, read)
     reads = old.shape[1]  # by each group of the teacher
     writes = old.shape[0] // groups
     parts = zip(
@@ -233,21 +268,32 @@ def _copy_groups(
         np.split(read, groups),
         strict=True,
     )
+    found = []
     for part, outputs, inputs in parts:
         group = outputs[0] // writes
         inside = (inputs != FRESH) & (inputs // reads == group)
-        _copy(part, old, outputs, np.where(inside, inputs - group * reads, FRESH))
+        within = np.where(inside, inputs - group * reads, FRESH)
+        found.append(_pick(part, old, outputs, within))
+    return torch.cat(found)
 
 
-def _copy(
+def _pick(
     new: Tensor, old: Tensor, written: Indices, read: Indices | None = None
-) -> None:
-    """``new[i, j] = old[written[i], read[j]]`` wherever both have a counterpart."""
+) -> Tensor:
+    """``old[written[i], read[j]]`` wherever both have a counterpart, else ``new``."""
+    picked = _select(old, 0, written[written != FRESH])
+    if read is not None:
+        picked = _select(picked, 1, read[read != FRESH])
+    if picked.shape == new.shape:
+        return picked
     rows = torch.from_numpy(np.flatnonzero(written != FRESH)).to(new.device)
-    old = old[torch.from_numpy(written[written != FRESH]).to(old.device)]
     if read is None:
-        new[rows] = old
-        return
+        return new.index_put((rows,), picked)
     columns = torch.from_numpy(np.flatnonzero(read != FRESH)).to(new.device)
-    old = old[:, torch.from_numpy(read[read != FRESH]).to(old.device)]
-    new[rows[:, None], columns] = old
+    return new.index_put((rows[:, None], columns), picked)
+
+
+def _select(tensor: Tensor, axis: int, indices: Indices) -> Tensor:
+    if len(indices) == tensor.shape[axis] and (np.diff(indices) == 1).all():
+        return tensor  # all of them, in their order
+    return tensor.index_select(axis, torch.from_numpy(indices).to(tensor.device))

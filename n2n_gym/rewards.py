@@ -15,12 +15,14 @@ class Score(NamedTuple):
         num_macs: Multiply-accumulates for one image.
         cost: What finding it out costs, in nominal student-epochs: passes over the
             training split, whether or not the score was known already.
+        cost_once: What is spent once for all students of the teacher, likewise.
     """
 
     accuracy: float
     num_params: int
     num_macs: int
     cost: float = 0.0
+    cost_once: float = 0.0
 
 
 class Failure(NamedTuple):

@@ -20,6 +20,8 @@ EVALUATION_BATCH: Final = 500
 # All of a training under way: what ``torch.save`` takes and ``weights_only`` reads.
 State: TypeAlias = dict[str, Any]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
+# Normalised images, (B, C, H, W), to logits, (B, classes).
+Classify: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Diverged(ArithmeticError):
@@ -31,6 +33,7 @@ class Recipe:
     """How a network is trained: SGD with Nesterov momentum and a one-cycle rate.
 
     Attributes:
+        epochs: Passes over the images; the last may be a part of one.
         learning_rate: The highest of the cycle.
         weight_decay: Of weights; biases and normalisation have none.
         hard_weight: Of the labels' cross-entropy in the loss.
@@ -41,9 +44,11 @@ class Recipe:
         largest_gradient: Norm that all gradients together are clipped to: squared
             distances of logits are large at first, and would throw a student off.
         precision: Of the network's arithmetic; weights and losses stay float32.
+        optimiser: ``"adam"`` has no momentum of its own to set, decays all parameters
+            alike through the gradient (L2), and keeps one rate throughout.
     """
 
-    epochs: int
+    epochs: float
     batch_size: int = 64
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -54,6 +59,7 @@ class Recipe:
     warmup_share: float = 0.25
     largest_gradient: float | None = None
     precision: Precision = "float32"
+    optimiser: Literal["sgd", "adam"] = "sgd"
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     *,
-    logits: Tensor | None = None,
+    logits: Tensor | Classify | None = None,
     augment: Augmentation | None = None,
     after_step: Callable[[], None] | None = None,
     after_epoch: Callable[[Callable[[], State]], None] | None = None,
@@ -163,8 +169,9 @@ def train(
 
     Args:
         generator: Shuffles and augments; on the CPU.
-        logits: The teacher's on this split, (N, classes), where the recipe wants them.
-        augment: Of the images, but not of the logits, which are those of the originals.
+        logits: The teacher's, where the recipe wants them: of this split's images,
+            (N, classes), or the function that gives them.
+        augment: Of the images; logits that are given are those of the originals.
         after_epoch: Is given a function that gives all of the training's state.
         resume: Such a state, of the same recipe: the training goes on from it as if it
             had never stopped.
@@ -175,36 +182,32 @@ def train(
     device = split.device
     size = min(recipe.batch_size, len(split))
     steps = len(split) // size  # the rest of an epoch's shuffle sits out
-    optimiser = torch.optim.SGD(
-        _parameter_groups(network, recipe.weight_decay),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        fused=True,
-    )
+    num_steps = max(1, round(recipe.epochs * steps))
+    optimiser = make_optimiser(network, recipe)
     done = 0
     if resume is not None:
         done = _restore(resume, network, optimiser, generator, device)
     network.train()
-    for epoch in range(done, recipe.epochs):
-        order = torch.randperm(len(split), generator=generator)[: steps * size]
+    for epoch in range(done, math.ceil(num_steps / steps)):
+        here = min(steps, num_steps - epoch * steps)
+        order = torch.randperm(len(split), generator=generator)[: here * size]
         total = torch.zeros((), device=device)
         for i, (images, labels, positions) in enumerate(split.batches(size, order)):
-            progress = (epoch * steps + i) / (recipe.epochs * steps)
-            for group in optimiser.param_groups:
-                rate = one_cycle(progress, recipe.warmup_share)
-                group["lr"] = recipe.learning_rate * rate
+            if recipe.optimiser == "sgd":
+                progress = (epoch * steps + i) / num_steps
+                for group in optimiser.param_groups:
+                    rate = one_cycle(progress, recipe.warmup_share)
+                    group["lr"] = recipe.learning_rate * rate
             if augment is not None:
                 images = augment(images, generator)
             optimiser.zero_grad(set_to_none=True)
+            inputs = normalise(images)
             with autocast(device, recipe.precision):
-                outputs = network(normalise(images))
-            loss = distillation_loss(
-                outputs.float(),
-                labels,
-                None if logits is None else logits[positions],
-                recipe,
-            )
+                outputs = network(inputs)
+            targets = logits[positions] if isinstance(logits, Tensor) else None
+            if callable(logits) and targets is None:
+                targets = logits(inputs)
+            loss = distillation_loss(outputs.float(), labels, targets, recipe)
             loss.backward()  # type: ignore[no-untyped-call]
             if recipe.largest_gradient is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
@@ -261,6 +264,24 @@ def _restore(
     return int(state["epoch"])
 
 
+def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """What a recipe trains a network with."""
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(
+            network.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+    return torch.optim.SGD(
+        _parameter_groups(network, recipe.weight_decay),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+
+
 def _parameter_groups(
     network: nn.Module, weight_decay: float
 ) -> list[dict[str, list[nn.Parameter] | float]]:
@@ -282,6 +303,8 @@ def recompute_statistics(
     normalise: Normalisation,
     *,
     positions: Tensor | None = None,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
 ) -> None:
     """Batch-norm statistics anew: their mean over the batches of a split.
 
@@ -296,9 +319,10 @@ def recompute_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean
         norm.train()
-    for images, _, _ in split.batches(EVALUATION_BATCH, positions):
+    for images, _, _ in split.batches(batch_size, positions) if norms else ():
         if len(images) > 1:
-            network(normalise(images))
+            with autocast(split.device, precision):
+                network(normalise(images))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -306,17 +330,32 @@ def recompute_statistics(
 
 @torch.no_grad()
 def compute_logits(
-    network: nn.Module, split: Split, normalise: Normalisation
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
 ) -> Tensor:
-    """(N, classes) in eval mode, on the split's device."""
+    """(N, classes) in eval mode, float32, on the split's device."""
     network.eval()
-    batches = split.batches(EVALUATION_BATCH)
-    return torch.cat([network(normalise(images)) for images, _, _ in batches])
+    found = []
+    for images, _, _ in split.batches(batch_size):
+        with autocast(split.device, precision):
+            found.append(network(normalise(images)).float())
+    return torch.cat(found)
 
 
 def compute_accuracy(
-    network: nn.Module, split: Split, normalise: Normalisation
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
 ) -> float:
     """The share of images it classifies right, in [0, 1]."""
-    outputs = compute_logits(network, split, normalise)
+    outputs = compute_logits(
+        network, split, normalise, precision=precision, batch_size=batch_size
+    )
     return (outputs.argmax(1) == split.labels).double().mean().item()

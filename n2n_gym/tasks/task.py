@@ -146,6 +146,29 @@ class Task:
             grey=self,
         )
 
+    @classmethod
+    def of_splits(
+        cls,
+        name: str,
+        input_shape: Shape,
+        num_classes: int,
+        splits: Mapping[str, Split],
+        *,
+        augmentation: Augmentation,
+        resident_bytes: int | None,
+    ) -> Task:
+        """A task of splits that were checked before; perhaps not of all three."""
+        task = cls(
+            name,
+            input_shape,
+            num_classes,
+            read=dict,
+            augmentation=augmentation,
+            resident_bytes=resident_bytes,
+        )
+        task.__dict__["splits"] = splits  # where the cached property keeps them
+        return task
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         return self
 

@@ -3,6 +3,7 @@
 from n2n_gym.tasks.summary import Statistics
 from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.loading import Weights, load_teacher
+from n2n_gym.teachers.precision import pick_precision
 from n2n_gym.teachers.store import kept_teachers, teacher_folder, write_whole
 from n2n_gym.teachers.teacher import Teacher, Trained
 from n2n_gym.teachers.zoo import (
@@ -18,6 +19,7 @@ __all__ = [
     "Weights",
     "kept_teachers",
     "load_teacher",
+    "pick_precision",
     "teacher_architecture",
     "teacher_folder",
     "teacher_recipe",

@@ -177,7 +177,7 @@ class _Lesson:
             kept["precision"] if kept else self._precision(network, split, size, steps)
         )
         recipe = replace(self.recipe, precision=precision)
-        total = recipe.epochs * steps
+        total = round(recipe.epochs * steps)
         done = kept["training"]["epoch"] * steps if kept else 0
         with tqdm(
             total=total, initial=done, desc=f"Training teacher {self.title}"

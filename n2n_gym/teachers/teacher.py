@@ -15,6 +15,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.inheritance import Inheritance
 from n2n_gym.rewards import Score
 from n2n_gym.tasks import Task
+from n2n_gym.torch_layers import Network
 from n2n_gym.training import Normalisation
 
 
@@ -34,6 +35,8 @@ class Teacher:
         provide: Loads or trains it; called at the first use of what needs training.
         normalisation: What its inputs go through first; that of the task's training
             images by default.
+        ranked_by: The weights whose norms say which channels its students keep; its own
+            by default.
 
     Raises:
         ValueError: The architecture or the normalisation does not fit the task.
@@ -44,6 +47,7 @@ class Teacher:
     architecture: Architecture
     provide: Callable[[], Trained] = field(repr=False)
     normalisation: Normalisation | None = None
+    ranked_by: Mapping[str, Tensor] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         takes, gives = self.architecture.input_shape, self.architecture.num_outputs
@@ -109,11 +113,27 @@ class Teacher:
         """What its students start from, kept on the device for the next call."""
         if device not in self._inheritances:
             weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
-            self._inheritances[device] = Inheritance(self.architecture, weights)
+            self._inheritances[device] = Inheritance(
+                self.architecture, weights, self.ranked_by
+            )
         return self._inheritances[device]
+
+    def network(self, device: torch.device) -> Network:
+        """A new module with its weights, in eval mode."""
+        return self.inheritance(device).build(self.architecture).eval()
+
+    def logits(self, device: torch.device) -> Tensor:
+        """Its own on the training split, (N, classes), kept on the device."""
+        if device not in self._logits:
+            self._logits[device] = self.trained.logits.to(device)
+        return self._logits[device]
 
     @cached_property
     def _inheritances(self) -> dict[torch.device, Inheritance]:
+        return {}
+
+    @cached_property
+    def _logits(self) -> dict[torch.device, Tensor]:
         return {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:

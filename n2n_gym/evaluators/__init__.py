@@ -1,0 +1,40 @@
+"""How a student gets its score."""
+
+from n2n_gym.evaluators.distillation import Settings, distil, measure
+from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator, evaluate
+from n2n_gym.evaluators.loading import (
+    EVALUATORS,
+    Place,
+    Store,
+    load_evaluator,
+    load_runner,
+    load_store,
+)
+from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, PAPER, SHORT, Rung
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import InProcess, Runner, Workers
+
+__all__ = [
+    "ELASTIC",
+    "EVALUATORS",
+    "FULL",
+    "INHERIT",
+    "PAPER",
+    "SHORT",
+    "DistillationEvaluator",
+    "Evaluator",
+    "InProcess",
+    "Place",
+    "Runner",
+    "Rung",
+    "Settings",
+    "SizeEvaluator",
+    "Store",
+    "Workers",
+    "distil",
+    "evaluate",
+    "load_evaluator",
+    "load_runner",
+    "load_store",
+    "measure",
+]

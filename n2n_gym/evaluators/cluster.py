@@ -1,0 +1,104 @@
+"""Students measured on a Ray cluster."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import ray
+import torch
+
+from n2n_gym.evaluators.distillation import Settings
+from n2n_gym.evaluators.parcel import pack
+from n2n_gym.evaluators.worker import Broken, Job, Measured, perform
+from n2n_gym.evaluators.workers import LONGEST, Result, Task
+from n2n_gym.rewards import Failure
+from n2n_gym.teachers import Teacher
+
+HERE: Final = "ray"  # the cluster that this process is in, else one of this machine
+RETRIES: Final = 1  # of a student whose node or worker was lost
+
+_teachers: dict[str, Teacher] = {}  # what a worker of Ray's has loaded
+
+
+class RayWorkers:
+    """Tasks on a Ray cluster, one for each of its CPUs; Ray's workers stay.
+
+    A worker loads the teacher and the data once. What a lost node or worker was at is
+    done again elsewhere, once.
+
+    Args:
+        address: ``"ray"``, or that of a cluster: ``"ray://host:port"``,
+            ``"host:port"``, ``"auto"``.
+        longest: Seconds that a student may take.
+    """
+
+    def __init__(self, address: str = HERE, *, longest: float = LONGEST) -> None:
+        self.address = address
+        self.longest = longest
+        self._parcels: dict[str, Any] = {}  # references by the teacher's fingerprint
+
+    def run(
+        self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
+    ) -> Iterator[Result]:
+        self._connect()
+        reference = self._parcel(teacher)
+        waiting = deque(enumerate(tasks))
+        under_way: dict[Any, tuple[int, float]] = {}  # task's number, latest end
+        while waiting or under_way:
+            while waiting and len(under_way) < self._num_cpus():
+                number, task = waiting.popleft()
+                student = task.student.to_json()
+                job = Job(student, teacher.fingerprint, settings, task.seed)
+                # In a list, so that Ray hands it on unread.
+                future = _perform.remote(job, [reference])
+                under_way[future] = number, time.monotonic() + self.longest
+            soonest = min(latest for _, latest in under_way.values())
+            left = max(0.0, soonest - time.monotonic())
+            done, _ = ray.wait(list(under_way), timeout=left)
+            for future in done:
+                number, _ = under_way.pop(future)
+                yield _result(number, future)
+            late = [f for f, (_, t) in under_way.items() if t <= time.monotonic()]
+            for future in late:
+                number, _ = under_way.pop(future)
+                ray.cancel(future, force=True)
+                reason = f"it took longer than {self.longest:.0f} s"
+                yield Result(number, Failure(reason, retryable=True), self.longest)
+
+    def _connect(self) -> None:
+        if not ray.is_initialized():
+            address = None if self.address == HERE else self.address
+            ray.init(address, log_to_driver=False)
+
+    def _num_cpus(self) -> int:
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def _parcel(self, teacher: Teacher) -> Any:
+        """A reference to the packed teacher."""
+        if teacher.fingerprint not in self._parcels:
+            packed = io.BytesIO()
+            torch.save(pack(teacher), packed)
+            self._parcels[teacher.fingerprint] = ray.put(packed.getvalue())
+        return self._parcels[teacher.fingerprint]
+
+
+@ray.remote(num_cpus=1, max_retries=RETRIES)
+def _perform(job: Job, parcel: list[Any]) -> Measured:
+    def load(_: str) -> Any:
+        return torch.load(io.BytesIO(ray.get(parcel[0])))
+
+    return perform(job, _teachers, load)
+
+
+def _result(number: int, future: Any) -> Result:
+    try:
+        answer: Measured = ray.get(future)
+    except ray.exceptions.RayError as error:
+        return Result(number, Failure(f"it was lost: {error}", retryable=True), 0.0)
+    if isinstance(answer.result, Broken):
+        raise RuntimeError(f"in a worker:\n{answer.result.traceback}")
+    return Result(number, answer.result, answer.seconds)

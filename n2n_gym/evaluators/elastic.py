@@ -1,0 +1,170 @@
+"""An elastic teacher: trained once so that any student cut from it works at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Final
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.func import functional_call
+from tqdm.auto import tqdm
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.decisions import (
+    RATES,
+    Removal,
+    legal_removal,
+    removals,
+    shrink,
+    shrinkages,
+)
+from n2n_gym.inheritance import Inheritance
+from n2n_gym.tasks import cache_folder
+from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
+from n2n_gym.torch_layers import build
+from n2n_gym.training import (
+    Precision,
+    Recipe,
+    autocast,
+    distillation_loss,
+    one_cycle,
+    seeded,
+)
+
+RECIPE: Final = Recipe(
+    epochs=10,
+    batch_size=64,
+    learning_rate=0.05,
+    weight_decay=1e-4,
+    logit_weight=0.1,
+    largest_gradient=3.0,
+)
+STUDENTS: Final = 2  # cut at each step
+COST: Final = RECIPE.epochs * STUDENTS  # nominal student-epochs
+
+
+def random_student(
+    teacher: Architecture, offered: Sequence[Removal], rng: random.Random
+) -> Architecture:
+    """A student of random decisions, from nothing changed to hardly anything left."""
+    rate, left = rng.random(), teacher.rewire(frozenset(), frozenset())
+    taken: tuple[Removal, ...] = ()
+    for removal in offered:
+        if rng.random() < rate:
+            without = legal_removal(teacher, taken, left, removal)
+            if without is not None:
+                left, taken = without, (*taken, removal)
+    student = teacher.keep(left)
+    if rng.random() < 1 / 3:
+        return student
+    low = rng.choice(RATES)
+    return shrink(
+        student,
+        {s: rng.choice([r for r in RATES if r >= low]) for s in shrinkages(student)},
+    )
+
+
+def stretch(
+    teacher: Teacher,
+    device: torch.device,
+    *,
+    recipe: Recipe = RECIPE,
+    precision: Precision = "float32",
+    students: int = STUDENTS,
+) -> dict[str, Tensor]:
+    """A teacher's weights after training random students cut from them, in place.
+
+    Each step cuts some students, and their gradients flow back to the weights that they
+    were cut from; they learn the labels and the teacher's kept logits.
+    """
+    whole = teacher.architecture
+    network = build(whole, "meta")
+    names = {name for name, _ in network.named_parameters()}
+    weights = {
+        name: tensor.to(device, copy=True) for name, tensor in teacher.weights.items()
+    }
+    trained = [weights[name].requires_grad_() for name in sorted(names)]
+    inheritance = Inheritance(whole, weights, teacher.weights)
+    offered, rng = removals(whole), random.Random(0)
+    split, logits = teacher.task.split("train", device), teacher.logits(device)
+    size = min(recipe.batch_size, len(split))
+    steps = len(split) // size
+    total = round(recipe.epochs * steps)
+    optimiser = torch.optim.SGD(
+        trained,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+        foreach=False,  # leaves alone what no student of a step was cut from
+    )
+    bar = tqdm(total=total, desc=f"Making {teacher.name} elastic")
+    with seeded(0, device) as generator, bar:
+        for done in range(total):
+            if done % steps == 0:
+                order = torch.randperm(len(split), generator=generator)
+                batches = iter(split.batches(size, order[: steps * size]))
+            images, labels, positions = next(batches)
+            inputs = teacher.normalise(images)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * one_cycle(
+                    done / total, recipe.warmup_share
+                )
+            optimiser.zero_grad(set_to_none=True)
+            for _ in range(students):
+                student = random_student(whole, offered, rng)
+                cut = build(student).to(device).train()
+                with autocast(device, precision):
+                    outputs = functional_call(
+                        cut, inheritance.slices(student, cut), (inputs,)
+                    )
+                loss = distillation_loss(
+                    outputs.float(), labels, logits[positions], recipe
+                )
+                (loss / students).backward()
+            torch.nn.utils.clip_grad_norm_(trained, recipe.largest_gradient)
+            optimiser.step()
+            bar.update()
+    return {name: tensor.detach() for name, tensor in weights.items()}
+
+
+def elastic_teacher(
+    teacher: Teacher, device: torch.device, precision: Precision
+) -> Teacher:
+    """The teacher with weights that its students can be cut from; made once and kept.
+
+    It keeps the logits of the teacher that it was made from.
+    """
+    about = {
+        "teacher": teacher.fingerprint,
+        "task": teacher.task.fingerprint,
+        "recipe": asdict(RECIPE),
+        "students": STUDENTS,
+        "device": device.type,
+        "precision": precision,
+        "version": 1,
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    readable = teacher_path(teacher.name, teacher.task.name, key).name
+    path = cache_folder() / "elastic" / readable
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        trained = load_trained(path)
+        if trained is None:
+            weights = stretch(teacher, device, precision=precision)
+            weights = {name: w.cpu().contiguous() for name, w in weights.items()}
+            trained = teacher.trained._replace(weights=weights)
+            save_trained(path, trained, about)
+    return replace(
+        teacher,
+        provide=lambda: trained,
+        ranked_by=teacher.weights,
+        normalisation=teacher.normalise,
+    )

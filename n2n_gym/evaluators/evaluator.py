@@ -1,0 +1,54 @@
+"""The one seam between an environment and torch: students go in, scores come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.teachers import Teacher
+
+
+class Evaluator(Protocol):
+    """Scores students, each one by itself: never by what else is in the batch."""
+
+    def __call__(
+        self, students: Sequence[Architecture], teacher: Teacher
+    ) -> list[Score | Failure]:
+        """One result a student, in their order; raises for none of them."""
+
+    def score_teacher(self, teacher: Teacher) -> Score:
+        """What its students' scores are compared with."""
+
+
+class SizeEvaluator:
+    """Scores by size alone: every student is taken to be as accurate as its teacher.
+
+    It is exact, needs no trained teacher and costs nothing: for tests of environments
+    and agents.
+    """
+
+    def __call__(
+        self, students: Sequence[Architecture], teacher: Teacher
+    ) -> list[Score | Failure]:
+        return [Score(1.0, s.num_params, s.num_macs) for s in students]
+
+    def score_teacher(self, teacher: Teacher) -> Score:
+        whole = teacher.architecture
+        return Score(1.0, whole.num_params, whole.num_macs)
+
+
+def evaluate(
+    evaluator: Evaluator, students: Sequence[Architecture], teacher: Teacher
+) -> list[Score | Failure]:
+    """Score students; what failed for a reason that may pass is tried once more."""
+    results = list(evaluator(students, teacher))
+    again = [
+        i for i, r in enumerate(results) if isinstance(r, Failure) and r.retryable
+    ]
+    if again:
+        retried = evaluator([students[i] for i in again], teacher)
+        for i, result in zip(again, retried, strict=True):
+            results[i] = result
+    return results

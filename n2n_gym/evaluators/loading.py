@@ -1,0 +1,78 @@
+"""Evaluators by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, TypeAlias
+
+import torch
+
+from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
+from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, PAPER, SHORT
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import InProcess, Runner, Workers
+from n2n_gym.lookup import lookup
+from n2n_gym.scores import ScoreStore
+
+# Where students are measured: here, in so many processes, on a Ray cluster.
+Place: TypeAlias = int | str | Runner | None
+# Where scores are kept: in the cache folder, nowhere, at a database's address.
+Store: TypeAlias = bool | str | ScoreStore
+
+LADDER: Final = {
+    rung.name: partial(DistillationEvaluator, rung)
+    for rung in (INHERIT, ELASTIC, SHORT, PAPER, FULL)
+}
+EVALUATORS: Final[Mapping[str, Callable[..., Evaluator]]] = {
+    "size": lambda **_: SizeEvaluator(),
+    **LADDER,
+}
+
+
+def load_evaluator(
+    evaluator: str | Evaluator,
+    device: str | torch.device | None = None,
+    *,
+    workers: Place = None,
+    store: Store = True,
+) -> Evaluator:
+    """An evaluator from its name, or from ``"module:attribute"``: called with a device.
+
+    Args:
+        workers: Where students are measured: None: in this process; so many worker
+            processes; ``"ray"`` or the address of a Ray cluster.
+        store: Where scores are kept: True: in the cache folder; False: only in this
+            process; a path or a database's URL.
+
+    Raises:
+        ValueError: There is no such evaluator or device.
+    """
+    if not isinstance(evaluator, str):
+        return evaluator
+    make = lookup("evaluator", evaluator, EVALUATORS)
+    if evaluator not in EVALUATORS:
+        return make(device=device)
+    return make(device=device, runner=load_runner(workers), store=load_store(store))
+
+
+def load_runner(workers: Place) -> Runner:
+    """Where students are measured."""
+    if workers is None:
+        return InProcess()
+    if isinstance(workers, bool):
+        raise ValueError(f"evaluator_workers must be a number, 'ray' ..., got {workers}")
+    if isinstance(workers, int):
+        return Workers(workers)
+    if isinstance(workers, str):
+        from n2n_gym.evaluators.cluster import RayWorkers
+
+        return RayWorkers(workers)
+    return workers
+
+
+def load_store(store: Store) -> ScoreStore | None:
+    """Where scores are kept."""
+    if isinstance(store, bool):
+        return ScoreStore() if store else None
+    return ScoreStore(store) if isinstance(store, str) else store

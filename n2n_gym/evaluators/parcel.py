@@ -1,0 +1,62 @@
+"""A teacher and its task as plain values and tensors, for other processes.
+
+The test split is not among them: what scores students cannot read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.tasks import Augmentation, Split, Task
+from n2n_gym.teachers import Teacher, Trained
+from n2n_gym.training import Normalisation
+
+SPLITS = ("train", "validation")
+
+
+def pack(teacher: Teacher) -> dict[str, Any]:
+    """What students of a teacher are scored with: strings, numbers and tensors."""
+    task = teacher.task
+    return {
+        "name": teacher.name,
+        "architecture": teacher.architecture.to_json(),
+        "weights": dict(teacher.weights),
+        "ranked_by": None if teacher.ranked_by is None else dict(teacher.ranked_by),
+        "accuracy": teacher.trained.accuracy,
+        "logits": teacher.trained.logits,
+        "normalisation": (teacher.normalise.mean, teacher.normalise.std),
+        "task": task.name,
+        "num_classes": task.num_classes,
+        "augmentation": (task.augmentation.padding, task.augmentation.flip),
+        "resident_bytes": task.resident_bytes,
+        "splits": {
+            name: (split.images, split.labels, split.is_streamed)
+            for name, split in task.splits.items()
+            if name in SPLITS
+        },
+    }
+
+
+def unpack(parcel: Mapping[str, Any]) -> Teacher:
+    """The teacher that was packed, with its task's training and validation images."""
+    architecture = Architecture.from_json(parcel["architecture"])
+    mean, std = parcel["normalisation"]
+    task = Task.of_splits(
+        parcel["task"],
+        architecture.input_shape,
+        parcel["num_classes"],
+        {name: Split(*split) for name, split in parcel["splits"].items()},
+        augmentation=Augmentation(*parcel["augmentation"]),
+        resident_bytes=parcel["resident_bytes"],
+    )
+    trained = Trained(parcel["weights"], parcel["accuracy"], parcel["logits"])
+    return Teacher(
+        parcel["name"],
+        task,
+        architecture,
+        provide=lambda: trained,
+        normalisation=Normalisation(tuple(mean), tuple(std)),
+        ranked_by=parcel["ranked_by"],
+    )

@@ -1,0 +1,78 @@
+"""The fidelity ladder: how much is spent on a student's score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from n2n_gym.training import Recipe
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to find out how accurate a student can become.
+
+    Attributes:
+        start: Where its weights come from: ``"teacher"``, ``"elastic"`` (a teacher that
+            was trained to be cut), or ``"fresh"`` (drawn).
+        recipe: How it is trained then, if at all.
+        fewest_images: That it is trained on in passing, up to two epochs: few epochs
+            are too few steps on a small data set.
+        statistics: Training images that its batch-norm statistics are renewed with;
+            with 0 they are those of the training.
+        is_augmented: Whether training images are augmented, and the teacher asked about
+            each batch anew.
+    """
+
+    name: str
+    start: Literal["teacher", "elastic", "fresh"] = "teacher"
+    recipe: Recipe | None = None
+    fewest_images: int = 0
+    statistics: int = 1_000
+    is_augmented: bool = False
+
+    def recipe_for(self, num_images: int) -> Recipe | None:
+        """The recipe on so many training images."""
+        if self.recipe is None or not self.fewest_images:
+            return self.recipe
+        fewest = min(2.0, self.fewest_images / num_images)
+        return replace(self.recipe, epochs=max(self.recipe.epochs, fewest))
+
+    def cost(self, num_images: int, num_validation: int) -> float:
+        """Nominal student-epochs: passes over so many training images.
+
+        An image that is not trained on passes forward only, a third of the work.
+        """
+        recipe = self.recipe_for(num_images)
+        epochs = 0.0 if recipe is None else recipe.epochs
+        forward = min(self.statistics, num_images) + num_validation
+        return epochs + forward / (3 * num_images)
+
+
+_DISTILLATION: Final = Recipe(
+    epochs=60, batch_size=64, learning_rate=0.1, logit_weight=0.1, largest_gradient=3.0
+)
+INHERIT: Final = Rung("inherit")
+ELASTIC: Final = Rung("elastic", start="elastic")
+SHORT: Final = Rung(
+    "short",
+    recipe=replace(_DISTILLATION, epochs=0.375, batch_size=32),
+    fewest_images=2_000,
+)
+# Ashok et al. (2018): from scratch, the logit term alone, Adam; a batch of 128 is ours.
+PAPER: Final = Rung(
+    "paper",
+    start="fresh",
+    recipe=Recipe(
+        epochs=5,
+        batch_size=128,
+        learning_rate=5e-4,
+        weight_decay=5e-4,
+        hard_weight=0.0,
+        logit_weight=1.0,
+        optimiser="adam",
+    ),
+    statistics=0,
+    is_augmented=True,
+)
+FULL: Final = Rung("full", recipe=_DISTILLATION)

@@ -1,0 +1,197 @@
+"""The evaluator that distils: it knows what it has measured, and measures the rest."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import torch
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.evaluators.distillation import Settings, thread_count
+from n2n_gym.evaluators.elastic import COST as ELASTIC_COST
+from n2n_gym.evaluators.elastic import elastic_teacher
+from n2n_gym.evaluators.rungs import SHORT, Rung
+from n2n_gym.evaluators.workers import InProcess, Runner, Task
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.scores import Key, ScoreStore
+from n2n_gym.teachers import Teacher, pick_precision
+from n2n_gym.training import Precision, autocast, pick_device, seeded
+
+# Goes up whenever the same settings would give other scores than before.
+VERSION: Final = 1
+SPLIT: Final = "validation"
+
+
+class DistillationEvaluator:
+    """Scores students by distilling them, each of them once.
+
+    A score depends on the student, the teacher, the task and this evaluator's resolved
+    settings alone; the seed of the training derives from the same. So it is kept, in
+    memory and in the store, and is the same for any number of workers.
+
+    Args:
+        rung: How much is spent on a student.
+        precision: Of the networks' arithmetic: by default bfloat16 where a step of the
+            teacher is faster with it on this device (measured once, remembered).
+        threads: That a student is trained with on a CPU.
+        runner: Where students are measured: here by default.
+        store: Where scores are kept beyond this process, if anywhere.
+    """
+
+    def __init__(
+        self,
+        rung: Rung = SHORT,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision | None = None,
+        threads: int = 1,
+        runner: Runner | None = None,
+        store: ScoreStore | None = None,
+    ) -> None:
+        self.rung = rung
+        self.device = pick_device(device)
+        self.precision = precision
+        self.threads = threads
+        self.runner = runner or InProcess()
+        self.store = store
+        self.num_measured = 0
+        self._known: dict[str, Score | Failure] = {}
+        self._settings: dict[str, Settings] = {}  # by the teacher's fingerprint
+        self._elastic: dict[str, Teacher] = {}
+
+    def settings(self, teacher: Teacher) -> Settings:
+        """What this teacher's students are scored with."""
+        if teacher.fingerprint not in self._settings:
+            recipe = self.rung.recipe
+            precision = self.precision
+            if self.rung.name == "paper":
+                precision = "float32"
+            if precision is None:
+                size = recipe.batch_size if recipe else 64
+                precision = faster_precision(teacher, self.device, size, self.threads)
+            threads = self.threads if self.device.type == "cpu" else None
+            self._settings[teacher.fingerprint] = Settings(
+                self.rung, self.device, precision, threads
+            )
+        return self._settings[teacher.fingerprint]
+
+    def key(self, student: Architecture, teacher: Teacher) -> Key:
+        """All that the student's score depends on."""
+        settings = self.settings(teacher)
+        rung: dict[str, Any] = asdict(settings.rung)
+        resolved = {
+            **rung,
+            "device": settings.device.type,
+            "precision": settings.precision,
+            "threads": settings.threads,
+            "batch_size": settings.batch_size,
+        }
+        if self.rung.start == "elastic":
+            resolved["elastic"] = self._start(teacher).fingerprint
+        return Key(
+            fingerprint=student.fingerprint,
+            teacher=teacher.fingerprint,
+            task=teacher.task.fingerprint,
+            split=SPLIT,
+            rung=self.rung.name,
+            settings=json.dumps(resolved, sort_keys=True),
+            version=VERSION,
+        )
+
+    @torch.inference_mode(False)
+    def __call__(
+        self, students: Sequence[Architecture], teacher: Teacher
+    ) -> list[Score | Failure]:
+        keys = [self.key(student, teacher) for student in students]
+        wanted = {key.digest: (key, s) for key, s in zip(keys, students, strict=True)}
+        found = self._look_up(key for key, _ in wanted.values())
+        missing = [pair for digest, pair in wanted.items() if digest not in found]
+        if missing:
+            found |= self._measure(missing, teacher)
+        return [self._complete(found[key.digest]) for key in keys]
+
+    @torch.inference_mode(False)
+    def score_teacher(self, teacher: Teacher) -> Score:
+        return teacher.score
+
+    def _complete(self, result: Score | Failure) -> Score | Failure:
+        """With what this rung costs once, whoever found the score."""
+        if isinstance(result, Score) and self.rung.start == "elastic":
+            return result._replace(cost_once=ELASTIC_COST)
+        return result
+
+    def _look_up(self, keys: Iterable[Key]) -> dict[str, Score | Failure]:
+        found: dict[str, Score | Failure] = {}
+        unknown = []
+        for key in keys:
+            if key.digest in self._known:
+                found[key.digest] = self._known[key.digest]
+            else:
+                unknown.append(key)
+        if unknown and self.store is not None:
+            stored = self.store.get(unknown)
+            self._known |= stored
+            found |= stored
+        return found
+
+    def _measure(
+        self, missing: Sequence[tuple[Key, Architecture]], teacher: Teacher
+    ) -> Mapping[str, Score | Failure]:
+        found: dict[str, Score | Failure] = {}
+        tasks = [Task(student, int(key.digest[:15], 16)) for key, student in missing]
+        settings, start = self.settings(teacher), self._start(teacher)
+        for done in self.runner.run(tasks, start, settings):
+            key, result = missing[done.number][0], done.result
+            self.num_measured += 1
+            found[key.digest] = result
+            if isinstance(result, Failure) and result.retryable:
+                continue
+            self._known[key.digest] = result
+            if self.store is not None:  # at once: a kill loses what is under way alone
+                self.store.put(
+                    key,
+                    result,
+                    teacher_name=teacher.name,
+                    task_name=teacher.task.name,
+                    seconds=done.seconds,
+                )
+        return found
+
+    def _start(self, teacher: Teacher) -> Teacher:
+        """Whose weights the students are cut from."""
+        if self.rung.start != "elastic":
+            return teacher
+        if teacher.fingerprint not in self._elastic:
+            precision = self.settings(teacher).precision
+            self._elastic[teacher.fingerprint] = elastic_teacher(
+                teacher, self.device, precision
+            )
+        return self._elastic[teacher.fingerprint]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DistillationEvaluator:
+        return self
+
+
+def faster_precision(
+    teacher: Teacher, device: torch.device, size: int, threads: int
+) -> Precision:
+    """The one that a training step of the teacher is faster in."""
+    network = copy.deepcopy(teacher.network(device)).train()
+    images, labels, _ = next(iter(teacher.task.split("train", device).batches(size)))
+    inputs = teacher.normalise(images)
+
+    def step(precision: Precision) -> None:
+        with autocast(device, precision):
+            outputs = network(inputs)
+        loss = torch.nn.functional.cross_entropy(outputs.float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss.item()  # waits for an accelerator
+
+    of = f"students of {teacher.architecture.fingerprint} {size}"
+    # Dropout draws numbers.
+    with seeded(0, device), torch.enable_grad(), thread_count(threads):
+        return pick_precision(of, device, step)

@@ -1,0 +1,104 @@
+"""What a worker process does: measure the students it is sent, one after another.
+
+    python -m n2n_gym.evaluators.worker DESCRIPTOR [BYTES]
+
+It is started as a program and not by ``multiprocessing``, whose children import their
+parent's script, so that scripts need no ``if __name__ == "__main__"``.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.evaluators.distillation import Settings, measure
+from n2n_gym.evaluators.parcel import unpack
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.teachers import Teacher
+
+
+class Job(NamedTuple):
+    """One student to measure."""
+
+    student: str  # JSON
+    parcel: str  # where the packed teacher is
+    settings: Settings
+    seed: int
+
+
+class Broken(NamedTuple):
+    """A mistake of ours in a worker, with its traceback."""
+
+    traceback: str
+
+
+class Measured(NamedTuple):
+    """A worker's answer."""
+
+    result: Score | Failure | Broken
+    seconds: float
+
+
+def perform(
+    job: Job, teachers: dict[str, Teacher], load: Callable[[str], Mapping[str, Any]]
+) -> Measured:
+    """Measure a student.
+
+    Args:
+        teachers: What this process has loaded; it keeps the last one.
+        load: Gives a parcel.
+    """
+    started = time.perf_counter()
+    result: Score | Failure | Broken
+    try:
+        if job.parcel not in teachers:
+            teachers.clear()
+            teachers[job.parcel] = unpack(load(job.parcel))
+        student = Architecture.from_json(job.student)
+        teacher = teachers[job.parcel]
+        result = measure(student, teacher, job.settings, seed=job.seed)
+    except Exception:  # whatever it is, the parent must hear of it
+        result = Broken(traceback.format_exc())
+    return Measured(result, time.perf_counter() - started)
+
+
+def _exit_with(parent: int) -> None:
+    """End this process when its parent has, even in the middle of a student."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def main() -> None:
+    """Answer jobs until the parent closes the connection."""
+    descriptor, parent, *limit = map(int, sys.argv[1:])
+    # The parent hears Ctrl-C too, and decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit[0], limit[0]))
+    torch.set_num_threads(1)
+    connection: Connection[Measured | None, Job] = Connection(descriptor)
+    connection.send(None)  # it is ready
+    teachers: dict[str, Teacher] = {}
+    load = partial(torch.load, mmap=True)  # all workers map the same file
+    with suppress(EOFError, ConnectionError):
+        while True:
+            connection.send(perform(connection.recv(), teachers, load))
+
+
+if __name__ == "__main__":
+    main()
