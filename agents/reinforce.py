@@ -3,13 +3,13 @@
 It works on any environment whose observation is a sequence of rows, (T, F), in which
 the last three columns of a row are: 1 if it is being decided now, 1 if it has been
 decided, and the choice made; and which tells the legal actions in
-``info["action_mask"]``.
+``info["action_mask"]``; and on vectors of such, with the same result.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from agents.rollouts import Environment, Observation, play_all
 
 DYNAMIC = 3  # columns that change during an episode; the policy reads the others
 CURRENT = -3  # the column that marks the row being decided
@@ -146,7 +148,7 @@ def _places(rows: Tensor) -> Tensor:
 
 
 def make_policy(
-    env: gym.Env[Any, Any],
+    env: Environment,
     kind: str | None = None,
     *,
     hidden: int = 30,
@@ -158,7 +160,10 @@ def make_policy(
         kind: The paper's by default: bidirectional for two actions (keep or remove),
             autoregressive for more.
     """
-    space, actions = env.observation_space, env.action_space
+    if isinstance(env, gym.vector.VectorEnv):
+        space, actions = env.single_observation_space, env.single_action_space
+    else:
+        space, actions = env.observation_space, env.action_space
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
         raise ValueError(f"observations must be rows, (T, F), got {space}")
     if not isinstance(actions, gym.spaces.Discrete):
@@ -203,8 +208,48 @@ class Episode:
     info: dict[str, Any]  # the last
 
 
+class _Player:
+    """Plays one episode with a policy, and remembers it.
+
+    It asks the policy for this episode alone, since a forward pass over several can
+    differ in the last bits, and with them a draw.
+    """
+
+    def __init__(self, policy: Policy, generator: torch.Generator | None) -> None:
+        self.policy = policy
+        self.generator = generator
+        self.is_begun = False
+
+    def act(self, observation: Observation, mask: NDArray[np.int8]) -> int:
+        if not self.is_begun:
+            self._begin(observation)
+        current = int(observation[:, CURRENT].argmax())
+        if self.policy.kind == "autoregressive":
+            self.logits = _logits(self.policy, self.rows, self.actions)
+        is_legal = self.masks[current] = torch.from_numpy(mask.astype(bool))
+        scores = self.logits[current].masked_fill(~is_legal, -torch.inf)
+        if self.generator is None:
+            action = int(scores.argmax())
+        else:
+            draw = torch.multinomial(scores.softmax(0), 1, generator=self.generator)
+            action = int(draw)
+        self.actions[current] = action
+        return action
+
+    def _begin(self, observation: Observation) -> None:
+        self.is_begun = True
+        self.rows = torch.from_numpy(observation[:, :-DYNAMIC].copy())
+        self.actions = torch.full((len(self.rows),), NO_ACTION)
+        shape = len(self.rows), self.policy.num_actions
+        self.masks = torch.ones(shape, dtype=torch.bool)
+        self.logits = _logits(self.policy, self.rows, self.actions)
+
+    def episode(self, rewards: Sequence[float], info: dict[str, Any]) -> Episode:
+        return Episode(self.rows, self.actions, self.masks, returns(rewards), info)
+
+
 def play(
-    env: gym.Env[NDArray[np.float32], Any],
+    env: gym.Env[Observation, Any],
     policy: Policy,
     generator: torch.Generator | None = None,
 ) -> Episode:
@@ -213,27 +258,20 @@ def play(
     Args:
         generator: Samples; None for the likeliest action at every step.
     """
-    observation, info = env.reset()
-    rows = torch.from_numpy(observation[:, :-DYNAMIC].copy())
-    actions = torch.full((len(rows),), NO_ACTION)
-    masks = torch.ones(len(rows), policy.num_actions, dtype=torch.bool)
-    rewards, is_over = [], False
-    logits = _logits(policy, rows, actions)
-    while not is_over:
-        current = int(observation[:, CURRENT].argmax())
-        if policy.kind == "autoregressive":
-            logits = _logits(policy, rows, actions)
-        masks[current] = torch.from_numpy(info["action_mask"].astype(bool))
-        scores = logits[current].masked_fill(~masks[current], -torch.inf)
-        if generator is None:
-            action = int(scores.argmax())
-        else:
-            action = int(torch.multinomial(scores.softmax(0), 1, generator=generator))
-        actions[current] = action
-        observation, reward, terminated, truncated, info = env.step(action)
-        rewards.append(float(reward))
-        is_over = terminated or truncated
-    return Episode(rows, actions, masks, returns(rewards), info)
+    (episode,) = _play(env, [_Player(policy, generator)])
+    return episode
+
+
+def _play(env: Environment, players: Sequence[_Player]) -> Iterator[Episode]:
+    played = play_all(env, [player.act for player in players])
+    for player, (rewards, info) in zip(players, played, strict=True):
+        yield player.episode(rewards, info)
+
+
+def _generator(seed: int, episode: int) -> torch.Generator:
+    """An episode's own, so that it does not matter which are played before it."""
+    (state,) = np.random.SeedSequence([seed, episode]).generate_state(1)
+    return torch.Generator().manual_seed(int(state))
 
 
 @torch.no_grad()
@@ -253,7 +291,7 @@ def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
 
 
 def train(
-    env: gym.Env[NDArray[np.float32], Any],
+    env: Environment,
     policy: Policy,
     *,
     updates: int = 100,
@@ -271,7 +309,10 @@ def train(
     is_scaled=False``; the defaults find better students in as many episodes.
 
     Args:
-        rollouts: Episodes an update, all of the same policy.
+        env: An environment, or a vector of such, in which the rollouts are played
+            together; the result is the same.
+        rollouts: Episodes an update, all of the same policy; a multiple of a vector's
+            rows.
         baseline_decay: Of the moving average of earlier rewards; before the first
             update it is the mean of the first rollouts.
         entropy_bonus: Weight of the policy's entropy, against settling too early.
@@ -279,16 +320,17 @@ def train(
             their squares, so that a step does not shrink as rewards draw together.
         on_episode: Called after each episode.
     """
-    generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     baseline: float | None = None
     square: float | None = None
-    for _ in range(updates):
+    for update in range(updates):
+        numbers = range(update * rollouts, (update + 1) * rollouts)
+        players = [_Player(policy, _generator(seed, number)) for number in numbers]
         episodes = []
-        for _ in range(rollouts):
-            episodes.append(play(env, policy, generator))
+        for episode in _play(env, players):
+            episodes.append(episode)
             if on_episode is not None:
-                on_episode(episodes[-1])
+                on_episode(episode)
         earned = [episode.reward for episode in episodes]
         if baseline is None:
             baseline = sum(earned) / rollouts

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from agents import rollouts
+
 
 def random_search(
-    env: gym.Env[NDArray[np.float32], Any],
+    env: rollouts.Environment,
     *,
     episodes: int,
     seed: int = 0,
@@ -20,16 +21,20 @@ def random_search(
     """Play legal actions drawn uniformly.
 
     Args:
+        env: An environment or a vector of such; the episodes are the same.
+        episodes: How many; a multiple of a vector's rows.
         on_episode: Called with the return and the last info of each episode.
     """
-    env.action_space.seed(seed)
-    for _ in range(episodes):
-        _, info = env.reset()
-        earned, is_over = 0.0, False
-        while not is_over:
-            action = env.action_space.sample(info["action_mask"])
-            _, reward, terminated, truncated, info = env.step(action)
-            earned += float(reward)
-            is_over = terminated or truncated
+    acts = [_uniform(np.random.default_rng([seed, k])) for k in range(episodes)]
+    for rewards, info in rollouts.play_all(env, acts):
         if on_episode is not None:
-            on_episode(earned, info)
+            on_episode(sum(rewards), info)
+
+
+def _uniform(generator: np.random.Generator) -> rollouts.Act:
+    """Draws from the legal actions."""
+
+    def act(observation: rollouts.Observation, mask: NDArray[np.int8]) -> int:
+        return int(generator.choice(np.flatnonzero(mask)))
+
+    return act

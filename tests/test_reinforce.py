@@ -1,3 +1,5 @@
+import copy
+import json
 import math
 
 import gymnasium as gym
@@ -19,9 +21,10 @@ from agents.reinforce import (
     save_policy,
     train,
 )
+from agents.rollouts import play_all
 from agents.search import random_search
 from n2n_gym.decisions import legal_removal
-from n2n_gym.envs import RemoveEnv, ShrinkEnv
+from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import SizeEvaluator
 from n2n_gym.rewards import Score
 
@@ -168,6 +171,149 @@ def test_equal_seeds_give_equal_trainings(remove_env):
         rewards.append(found)
     assert rewards[0] == rewards[1]
     assert len(rewards[0]) == 15
+
+
+# Vectors.
+
+
+def vector_of(env, kind: str) -> gym.vector.VectorEnv:
+    """Five rows of an environment: our own, or Gymnasium's in an autoreset mode."""
+    if kind == "own":
+        return CompressionVectorEnv(env, 5)
+    return gym.vector.SyncVectorEnv(
+        [lambda: copy.deepcopy(env)] * 5, autoreset_mode=kind
+    )
+
+
+@pytest.mark.parametrize("kind", ["own", "NextStep", "SameStep"])
+@pytest.mark.parametrize("stage", ["remove_env", "shrink_env"])
+def test_a_training_is_the_same_in_a_vector(stage, kind, request):
+    single = request.getfixturevalue(stage)
+    policies, found = [], []
+    for env in (single, vector_of(single, kind)):
+        episodes = []
+        policies.append(make_policy(env, seed=1))
+        train(
+            env,
+            policies[-1],
+            updates=3,
+            rollouts=10,
+            seed=1,
+            on_episode=episodes.append,
+        )
+        found.append(episodes)
+    assert len(found[0]) == len(found[1]) == 30
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one.actions, two.actions)
+        assert torch.equal(one.masks, two.masks)
+        assert one.reward == two.reward
+        assert_equal_infos(one.info, two.info)
+    one, two = (policy.state_dict() for policy in policies)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def assert_equal_infos(one: dict, two: dict) -> None:
+    one, two = dict(one), dict(two)
+    masks = one.pop("action_mask"), two.pop("action_mask")
+    assert masks[0].tolist() == masks[1].tolist()
+    assert json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
+
+
+@pytest.mark.parametrize("kind", ["own", "NextStep", "SameStep"])
+@pytest.mark.parametrize("stage", ["remove_env", "shrink_env"])
+def test_a_random_search_is_the_same_in_a_vector(stage, kind, request):
+    single = request.getfixturevalue(stage)
+    found = []
+    for env in (single, vector_of(single, kind)):
+        scored = []
+        random_search(
+            env,
+            episodes=10,
+            seed=2,
+            on_episode=lambda reward, info, scored=scored: scored.append(
+                (reward, info["fingerprint"])
+            ),
+        )
+        found.append(scored)
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 5
+
+
+def test_an_episode_does_not_depend_on_those_before_it(shrink_env):
+    found = []
+    for episodes in (1, 3):
+        random_search(
+            shrink_env,
+            episodes=episodes,
+            on_episode=lambda reward, info: found.append(info["fingerprint"]),
+        )
+    assert found[0] == found[1]
+    assert len(set(found[1:])) == 3
+
+
+def test_the_students_of_an_update_are_scored_together(teacher):
+    evaluator = BatchSizes()
+    env = CompressionVectorEnv(ShrinkEnv(teacher, evaluator=evaluator), 5)
+    train(env, make_policy(env), updates=3, rollouts=5)
+    assert evaluator.sizes == [5, 5, 5]
+
+
+class BatchSizes(SizeEvaluator):
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, students, teacher):
+        self.sizes.append(len(students))
+        return super().__call__(students, teacher)
+
+
+def test_rollouts_that_do_not_fill_a_vector_are_refused(remove_env):
+    env = CompressionVectorEnv(remove_env, 4)
+    for learn in (
+        lambda: train(env, make_policy(env), rollouts=6),
+        lambda: random_search(env, episodes=6),
+    ):
+        with pytest.raises(ValueError, match="a multiple of num_envs=4, got 6"):
+            learn()
+
+
+class UntilOne(gym.Env):
+    """Ends at the first 1; an episode is as long as its actor likes."""
+
+    observation_space = gym.spaces.Box(0, 99, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.length = 0
+        return self._observation(), {"action_mask": np.ones(2, np.int8)}
+
+    def step(self, action):
+        self.length += 1
+        info = {"action_mask": np.ones(2, np.int8)}
+        if action:
+            info |= {"length": self.length, "name": f"of {self.length}"}
+        return self._observation(), 0.5, bool(action), False, info
+
+    def _observation(self):
+        return np.array([self.length], np.float32)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_rows_may_end_at_different_times(mode):
+    lengths = [3, 1, 5, 2]
+    acts = [
+        lambda observation, mask, n=n: int(observation[0] == n - 1) for n in lengths
+    ]
+    vector = gym.vector.SyncVectorEnv([UntilOne] * 2, autoreset_mode=mode)
+    for env in (UntilOne(), vector):
+        played = list(play_all(env, acts))
+        assert [rewards for rewards, _ in played] == [[0.5] * n for n in lengths]
+        assert [info["length"] for _, info in played] == lengths
+        assert [info["name"] for _, info in played] == [f"of {n}" for n in lengths]
+
+
+# What is learned.
 
 
 def test_shrinkage_learns(shrink_env):

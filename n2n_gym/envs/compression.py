@@ -25,7 +25,7 @@ from n2n_gym.features import (
 )
 from n2n_gym.lookup import lookup
 from n2n_gym.render import draw_ansi, draw_rgb
-from n2n_gym.rewards import REWARDS, Failure, Reward
+from n2n_gym.rewards import REWARDS, Failure, Reward, Score
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
 
@@ -201,18 +201,12 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         """
         if self._is_over:
             raise RuntimeError("there is no episode to step in; call reset() first")
-        action = self._checked(action)
-        is_illegal = not self._is_legal(action)
-        reward, info = 0.0, {}
-        if is_illegal and self.illegal == "end":
-            self._observation[self._row_of[self.position], CURRENT] = 0
-            self._is_over = True
-            reward, info = DEGENERATE, self._describe() | _failed("illegal action")
-        else:
-            self._record(self._keep() if is_illegal else action)
-            if self._is_over:
-                reward, info = self._score()
-        info |= {"illegal": is_illegal} | self._mask_info()
+        reward, info = self._go_on(self._checked(action))
+        if self.is_complete:
+            student = self.student
+            (result,) = evaluate([student], self.teacher, self.evaluator)
+            reward, last = self._conclude(student, result)
+            info |= last
         return self._observation.copy(), reward, self._is_over, False, info
 
     @property
@@ -221,9 +215,27 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         return len(self._choices)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all decisions have been made, so that there is a student to score."""
+        return self.position == len(self.decisions)
+
+    @property
     def current(self) -> D:
         """The decision at hand."""
         return self.decisions[self.position]
+
+    def _go_on(self, action: Any) -> tuple[float, dict[str, Any]]:
+        """Make the decision at hand; the step's reward and info but for the score."""
+        is_illegal = not self._is_legal(action)
+        reward, info = 0.0, {}
+        if is_illegal and self.illegal == "end":
+            self._observation[self._row_of[self.position], CURRENT] = 0
+            self._is_over = True
+            reward = DEGENERATE
+            info = self._describe(self.student) | _failed("illegal action")
+        else:
+            self._record(self._keep() if is_illegal else action)
+        return reward, info | {"illegal": is_illegal} | self._mask_info()
 
     def _record(self, action: Any) -> None:
         """Make the decision at hand and go on to the next."""
@@ -231,7 +243,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         choice = self._decide(action)
         here[CURRENT], here[DECIDED], here[CHOICE] = 0, 1, choice
         self._choices += (choice,)
-        if self.position == len(self.decisions):
+        if self.is_complete:
             self._is_over = True
         else:
             self._observation[self._row_of[self.position], CURRENT] = 1
@@ -246,9 +258,9 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
 
     # The end of an episode.
 
-    def _describe(self) -> dict[str, Any]:
-        """What is known of the student without scoring it."""
-        student, whole = self.student, self.teacher.architecture
+    def _describe(self, student: Architecture) -> dict[str, Any]:
+        """What is known of a student without scoring it."""
+        whole = self.teacher.architecture
         return {
             "num_params": student.num_params,
             "num_macs": student.num_macs,
@@ -257,12 +269,11 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             "student": student.to_json(),
         }
 
-    def _score(self) -> tuple[float, dict[str, Any]]:
-        """The reward of the finished student, and the last info."""
-        info = self._describe()
-        (result,) = self.evaluator([self.student], self.teacher)
-        if isinstance(result, Failure) and result.retryable:
-            (result,) = self.evaluator([self.student], self.teacher)
+    def _conclude(
+        self, student: Architecture, result: Score | Failure
+    ) -> tuple[float, dict[str, Any]]:
+        """The reward of the finished student, and what the last info says of it."""
+        info = self._describe(student)
         if isinstance(result, Failure):
             return DEGENERATE, info | _failed(result.reason)
         reference = self.evaluator.score_teacher(self.teacher)
@@ -292,6 +303,26 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         twin._np_random = copy.deepcopy(self._np_random)
         memo[id(self)] = twin
         return twin
+
+
+def evaluate(
+    students: Sequence[Architecture], teacher: Teacher, evaluator: Evaluator
+) -> list[Score | Failure]:
+    """Each student's result: equal ones have one, a failure may get a second chance."""
+    distinct = {student.fingerprint: student for student in students}
+
+    def ask(fingerprints: Sequence[str]) -> dict[str, Score | Failure]:
+        found = evaluator([distinct[key] for key in fingerprints], teacher)
+        return dict(zip(fingerprints, found, strict=True))
+
+    results = ask(list(distinct))
+    if failed := [key for key, result in results.items() if _may_retry(result)]:
+        results |= ask(failed)
+    return [results[student.fingerprint] for student in students]
+
+
+def _may_retry(result: Score | Failure) -> bool:
+    return isinstance(result, Failure) and result.retryable
 
 
 def _failed(reason: str) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Episodes in an environment, one after another or, in a vector, in lock step.
+
+What an episode is does not depend on that: each has an actor of its own, with a
+generator of its own if it draws anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Observation: TypeAlias = NDArray[np.float32]
+Environment: TypeAlias = (
+    gym.Env[Observation, Any] | gym.vector.VectorEnv[Observation, Any, NDArray[Any]]
+)
+# An episode's next action, of the observation and the mask of legal ones.
+Act: TypeAlias = Callable[[Observation, NDArray[np.int8]], int]
+Played: TypeAlias = tuple[list[float], dict[str, Any]]  # rewards, last info
+
+
+def play_all(env: Environment, acts: Sequence[Act]) -> Iterator[Played]:
+    """Play an episode with each of the actors; they come in their order.
+
+    Raises:
+        ValueError: A vector's rows cannot share the episodes evenly.
+    """
+    if not isinstance(env, gym.vector.VectorEnv):
+        for act in acts:
+            yield _play_one(env, act)
+        return
+    if len(acts) % env.num_envs:
+        raise ValueError(
+            f"the number of episodes played together must be a multiple of "
+            f"num_envs={env.num_envs}, got {len(acts)}"
+        )
+    for first in range(0, len(acts), env.num_envs):
+        yield from _play_together(env, acts[first : first + env.num_envs])
+
+
+def _play_one(env: gym.Env[Observation, Any], act: Act) -> Played:
+    observation, info = env.reset()
+    rewards, is_over = [], False
+    while not is_over:
+        action = act(observation, info["action_mask"])
+        observation, reward, terminated, truncated, info = env.step(action)
+        rewards.append(float(reward))
+        is_over = terminated or truncated
+    return rewards, info
+
+
+def _play_together(
+    env: gym.vector.VectorEnv[Observation, Any, NDArray[Any]], acts: Sequence[Act]
+) -> list[Played]:
+    """One episode in each row; a row that ends before the others is left alone."""
+    observations, infos = env.reset()
+    rewards: list[list[float]] = [[] for _ in acts]
+    last: dict[int, dict[str, Any]] = {}
+    while len(last) < len(acts):
+        masks = infos["action_mask"]
+        running = [i for i in range(len(acts)) if i not in last]
+        actions = masks.argmax(1)  # anything legal, where nothing is decided
+        for i in running:
+            actions[i] = acts[i](observations[i], masks[i])
+        observations, earned, terminated, truncated, infos = env.step(actions)
+        ends = infos.get("final_info", infos)  # there where rows reset by themselves
+        for i in running:
+            rewards[i].append(float(earned[i]))
+            if terminated[i] or truncated[i]:
+                last[i] = info_of(ends, i)
+    return [(rewards[i], last[i]) for i in range(len(acts))]
+
+
+def info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:
+    """A vector's infos as the environment of one row gave its own."""
+    return {
+        key: _value_of(value, row)
+        for key, value in infos.items()
+        if not key.startswith("_") and infos.get(f"_{key}", {row: True})[row]
+    }
+
+
+def _value_of(values: Any, row: int) -> Any:
+    if isinstance(values, dict):
+        return info_of(values, row)
+    value = values[row]
+    return value.item() if isinstance(value, np.generic) else value

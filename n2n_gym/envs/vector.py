@@ -1,0 +1,312 @@
+"""Many episodes of one environment in lock step, their students scored together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Final
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
+
+from n2n_gym.envs.compression import CompressionEnv, Observation, evaluate
+from n2n_gym.envs.remove import RemoveEnv
+from n2n_gym.envs.shrink import ShrinkEnv
+
+SHARED: Final = ("teacher", "evaluator")  # what a batch of students has in common
+
+
+class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]]):
+    """
+    ## Description
+    Plays `num_envs` episodes of one environment in lock step. All have the same number
+    of decisions and so end together: equal students are then one, and the rest go to
+    the evaluator in a single call, which can distil them in parallel. Each row gets
+    what the environment alone would give: the batch behaves as
+    `gymnasium.vector.SyncVectorEnv` does, in all three autoreset modes.
+
+    ## Action Space, Observation Space
+    Those of the environment, batched: observations are (N, T, F).
+
+    ## Episode End
+    With `illegal="end"` a row can end before the others. It then idles until they have
+    ended too, and all begin anew together. `terminated` is True once, with the reward
+    -1; while the row idles it is False, rewards are 0, actions are ignored, the
+    observation stays the episode's last, in which nothing is current, and
+    `info["idle"]` is True. So episodes and returns are counted rightly (idle steps are
+    counted to the next one's length), and an agent that leaves idle steps out has what
+    it would have of the environment alone. `reset(options={"reset_mask": ...})` ends
+    the idling of a row at any time.
+
+    ## Information
+    As in Gymnasium's vectors: each key an array over the rows, with a mask under
+    `"_" + key`. `action_mask` is (N, A) int8. `idle` is there if a row idles.
+
+    ## Arguments
+    ```python
+    gym.make_vec("N2NRemove-v0", num_envs=5, teacher="resnet18", task="digits")
+    ```
+
+    Args:
+        env: The environment; the rows are copies of it and share its teacher.
+        num_envs: How many.
+        autoreset_mode: "NextStep", "SameStep" or "Disabled".
+    """
+
+    def __init__(
+        self,
+        env: CompressionEnv[Any],
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    ) -> None:
+        # First, because older Gymnasiums close even what could not be constructed.
+        self.envs = [copy.deepcopy(env) for _ in range(num_envs)]
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError as error:
+            known = ", ".join(mode.value for mode in AutoresetMode)
+            raise ValueError(
+                f"unknown autoreset_mode={autoreset_mode!r}; known: {known}"
+            ) from error
+        self.num_envs = num_envs
+        self.metadata = env.metadata | {"autoreset_mode": self.autoreset_mode}
+        self.render_mode = env.render_mode
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(env.observation_space, num_envs)
+        self.action_space = batch_space(env.action_space, num_envs)
+        self._is_started = False
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode in every row, or restore one.
+
+        Args:
+            seed: One for each row; from an integer on, each row has the next one.
+            options: ``{"decisions": [...]}`` replays the actions of a legal proper
+                prefix of an episode, ``{"decisions": [[...], ...]}`` one for each row,
+                all of one length. ``{"reset_mask": ...}``, (N,) bool, leaves the rows
+                alone for which it is False.
+
+        Raises:
+            ValueError: There is not one seed or prefix for each row, or an option is
+                unknown or wrong.
+            TypeError: The reset mask is not an array of booleans.
+        """
+        options = dict(options or {})
+        chosen = self._checked_mask(options.pop("reset_mask", None))
+        seeds = self._seeds(seed)
+        prefixes = self._prefixes(options)
+        infos: dict[str, Any] = {}
+        for i in _positions(chosen):
+            _, info = self.envs[i].reset(seed=seeds[i], options=options | prefixes[i])
+            infos = self._add_info(infos, info, i)
+        self._is_started = True
+        return self._observations(), infos
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + i for i in range(self.num_envs)]
+        self._refuse_unless_one_each("seeds", seed)
+        return seed
+
+    def _prefixes(self, options: dict[str, Any]) -> list[dict[str, Any]]:
+        """The decisions among the options of each row, if they differ."""
+        given = options.get("decisions")
+        if not (given and _is_list(given) and all(map(_is_list, given))):
+            return [{}] * self.num_envs
+        self._refuse_unless_one_each("prefixes", given)
+        lengths = [len(prefix) for prefix in given]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"all prefixes must have one length, got {lengths}")
+        return [{"decisions": prefix} for prefix in given]
+
+    def _checked_mask(self, mask: Any) -> NDArray[np.bool_]:
+        """Which rows to reset, (N,); all without a mask."""
+        if mask is None:
+            return np.ones(self.num_envs, np.bool_)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f"reset_mask must be an array of booleans, got {mask!r}")
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f"reset_mask must have the shape ({self.num_envs},) and be True "
+                f"somewhere, got {mask}"
+            )
+        return mask
+
+    def _refuse_unless_one_each(self, name: str, values: Sequence[Any]) -> None:
+        if len(values) != self.num_envs:
+            raise ValueError(
+                f"there must be {self.num_envs} {name}, one for each row, got "
+                f"{len(values)}"
+            )
+
+    def step(
+        self, actions: Any
+    ) -> tuple[
+        Observation,
+        NDArray[np.float64],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        dict[str, Any],
+    ]:
+        """Make the decision at hand in every row.
+
+        Raises:
+            ValueError: There is not one action for each row, or one is not in the
+                action space; nothing has happened then.
+            RuntimeError: All episodes have ended and are not to begin anew by
+                themselves, or none was started.
+        """
+        is_running = np.array([not env._is_over for env in self.envs])
+        rewards = np.zeros(self.num_envs)
+        never = np.zeros(self.num_envs, np.bool_)
+        if not is_running.any():
+            if not self._is_started or self.autoreset_mode is AutoresetMode.DISABLED:
+                raise RuntimeError("there are no episodes to step in; call reset()")
+            observations, infos = self.reset()
+            return observations, rewards, never, never.copy(), infos
+
+        given = list(iterate(self.action_space, actions))
+        self._refuse_unless_one_each("actions", given)
+        running = _positions(is_running)
+        checked = {i: self.envs[i]._checked(given[i]) for i in running}
+        last: dict[int, dict[str, Any]] = {}  # each running row's info
+        for i, action in checked.items():
+            rewards[i], last[i] = self.envs[i]._go_on(action)
+        self._score([i for i in running if self.envs[i].is_complete], rewards, last)
+        terminations = np.array([env._is_over for env in self.envs]) & is_running
+        infos = self._end_step(last, terminations)
+        return self._observations(), rewards, terminations, never, infos
+
+    def _score(
+        self,
+        complete: Sequence[int],
+        rewards: NDArray[np.float64],
+        infos: dict[int, dict[str, Any]],
+    ) -> None:
+        """Fill in the rewards and last infos of the rows with a student to score."""
+        if not complete:
+            return
+        students = [self.envs[i].student for i in complete]
+        first = self.envs[0]
+        results = evaluate(students, first.teacher, first.evaluator)
+        for i, student, result in zip(complete, students, results, strict=True):
+            rewards[i], info = self.envs[i]._conclude(student, result)
+            infos[i] |= info
+
+    def _end_step(
+        self, last: dict[int, dict[str, Any]], terminations: NDArray[np.bool_]
+    ) -> dict[str, Any]:
+        """The infos of a step; resets the rows that are to be reset within it.
+
+        Args:
+            last: Of the rows that ran.
+            terminations: Which of them have ended, (N,).
+        """
+        resets = self.autoreset_mode is AutoresetMode.SAME_STEP
+        all_over = all(env._is_over for env in self.envs)
+        infos: dict[str, Any] = {}
+        for i, env in enumerate(self.envs):
+            info = last.get(i)
+            if resets and terminations[i]:
+                final = {"final_obs": env._observation.copy(), "final_info": info}
+                infos = self._add_info(infos, final, i)
+                info = None
+            if resets and all_over:
+                _, info = env.reset()
+            if info is None:
+                info = {"idle": True} | env._mask_info()
+            infos = self._add_info(infos, info, i)
+        return infos
+
+    def _observations(self) -> Observation:
+        """A fresh (N, T, F) array."""
+        return np.array([env._observation for env in self.envs])
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """``infos["action_mask"]`` as sb3-contrib asks for it, (N, A)."""
+        return np.stack([env.action_masks() for env in self.envs])
+
+    def render(self) -> tuple[Any, ...]:
+        """A frame for each row."""
+        return tuple(env.render() for env in self.envs)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What a method of each row returns, or the value of an attribute."""
+        found = self.get_attr(name)
+        return tuple(f(*args, **kwargs) if callable(f) else f for f in found)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of each row."""
+        return tuple(getattr(env, name) for env in self.envs)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of the rows: a list or tuple for each, else one for all.
+
+        Raises:
+            ValueError: There is not one value for each row, or rows would differ in
+                what they share.
+        """
+        each = values if _is_list(values) else [values] * self.num_envs
+        self._refuse_unless_one_each("values", each)
+        if name in SHARED and any(value is not each[0] for value in each):
+            raise ValueError(f"all rows share one {name}, got {each}")
+        for env, value in zip(self.envs, each, strict=True):
+            setattr(env, name, value)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the rows."""
+        for env in self.envs:
+            env.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompressionVectorEnv:
+        """Independent copies of the running episodes, which share the teacher."""
+        twin = copy.copy(self)
+        memo[id(self)] = twin
+        twin.envs = copy.deepcopy(self.envs, memo)
+        twin.action_space = copy.deepcopy(self.action_space)  # it has a generator
+        return twin
+
+
+def _positions(mask: NDArray[np.bool_]) -> list[int]:
+    """Where a mask is True."""
+    return [int(i) for i in np.flatnonzero(mask)]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def make_remove_vector(
+    num_envs: int = 1,
+    *,
+    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    **arguments: Any,
+) -> CompressionVectorEnv:
+    """Rows of ``RemoveEnv(**arguments)``."""
+    env = RemoveEnv(**arguments)
+    return CompressionVectorEnv(env, num_envs, autoreset_mode=autoreset_mode)
+
+
+def make_shrink_vector(
+    num_envs: int = 1,
+    *,
+    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    **arguments: Any,
+) -> CompressionVectorEnv:
+    """Rows of ``ShrinkEnv(**arguments)``."""
+    env = ShrinkEnv(**arguments)
+    return CompressionVectorEnv(env, num_envs, autoreset_mode=autoreset_mode)
