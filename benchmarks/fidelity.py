@@ -15,31 +15,18 @@ work of two cores. One thread each.
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
-import os
-import time
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
 from torch import nn
-from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import ELASTIC, FULL, INHERIT, PAPER, SHORT, Rung
-from n2n_gym.evaluators.distillation import Settings, measure
-from n2n_gym.evaluators.elastic import elastic_teacher
-from n2n_gym.evaluators.scoring import faster_precision
-from n2n_gym.rewards import Score, n2n
+from n2n_gym.evaluators import ELASTIC, INHERIT, PAPER, SHORT
 from n2n_gym.tasks import Augmentation, Task, data_folder
 from n2n_gym.teachers import Teacher, teacher_recipe, train_network
 from n2n_gym.teachers.store import load_trained, save_trained
@@ -160,3 +147,229 @@ class Results:
     def add(self, **result: Any) -> None:
         with open(self.path, "a") as file:
             file.write(json.dumps(result) + "\n")
+
+
+def measure_all(
+    folder: Path, teacher: Teacher, students: list[Architecture], seeds: int, part: str
+) -> None:
+    """Measure what is not in the folder yet; cheap rungs first."""
+    share, parts = map(int, part.split("/"))
+    results = Results(folder)
+    assert FULL.recipe is not None
+    precision = faster_precision(teacher, CPU, FULL.recipe.batch_size, 1)
+    jobs = [(rung, 0, student) for rung in RUNGS for student in students]
+    jobs += [(FULL, seed, student) for seed in range(seeds) for student in students]
+    mine = jobs[share - 1 :: parts]
+    elastic = make_elastic(teacher, precision, results)
+    bar = tqdm(mine)
+    for rung, seed, student in bar:
+        bar.set_description(f"{rung.name}, seed {seed}")
+        if (student.fingerprint, rung.name, seed) in results.read():
+            continue
+        is_paper = rung is PAPER
+        settings = Settings(rung, CPU, "float32" if is_paper else precision, 1)
+        start = elastic if rung is ELASTIC else teacher
+        before = time.process_time()
+        result = measure(student, start, settings, seed=seed)
+        used = time.process_time() - before
+        assert isinstance(result, Score), result
+        results.add(
+            student=student.fingerprint,
+            rung=rung.name,
+            seed=seed,
+            accuracy=result.accuracy,
+            cpu_seconds=used,
+            cost=result.cost,
+        )
+
+
+def make_elastic(teacher: Teacher, precision: Any, results: Results) -> Teacher:
+    before = time.process_time()
+    elastic = elastic_teacher(teacher, CPU, precision)
+    used = time.process_time() - before
+    if used > 10:  # it was trained now, not read
+        results.add(student="", rung="elastic once", seed=0, cpu_seconds=used)
+    return elastic
+
+
+# What the measurements say.
+
+
+def tau_of_similar(a: np.ndarray, b: np.ndarray, params: np.ndarray) -> float:
+    """Kendall's tau over the pairs of students that are of a size."""
+    agreement = [
+        np.sign(a[i] - a[j]) * np.sign(b[i] - b[j])
+        for i, j in combinations(range(len(a)), 2)
+        if abs(math.log(params[i] / params[j])) < math.log(SIMILAR)
+    ]
+    return float(np.mean(agreement))
+
+
+def left_one_out(features: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Linear least squares, each value predicted from the others."""
+    columns = np.column_stack([np.ones(len(values)), features])
+    found = []
+    for i in range(len(values)):
+        others = np.arange(len(values)) != i
+        weights = np.linalg.lstsq(columns[others], values[others], rcond=None)[0]
+        found.append(columns[i] @ weights)
+    return np.array(found)
+
+
+def analyse(
+    folder: Path, teacher: Teacher, students: list[Architecture]
+) -> dict[str, Any]:
+    """Each rung's agreement with full distillation, over students that have all."""
+    results = Results(folder).read()
+    by_rung: dict[tuple[str, int], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for (student, rung, seed), result in results.items():
+        by_rung[rung, seed][student] = result
+    seeds = sorted(seed for rung, seed in by_rung if rung == "full")
+    runs = [(rung.name, 0) for rung in RUNGS] + [("full", seed) for seed in seeds]
+    # Of seeds that have not come far, only what is there would be left: drop those.
+    most = max(len(by_rung["full", seed]) for seed in seeds)
+    runs = [r for r in runs if r[0] != "full" or len(by_rung[r]) >= 0.8 * most]
+    kept = [s for s in students if all(s.fingerprint in by_rung[run] for run in runs)]
+    accuracy = {
+        run: np.array([by_rung[run][s.fingerprint]["accuracy"] for s in kept])
+        for run in runs
+    }
+    used = {
+        run: float(np.mean([by_rung[run][s.fingerprint]["cpu_seconds"] for s in kept]))
+        for run in runs
+    }
+    params = np.array([s.num_params for s in kept])
+    sizes = np.log([[s.num_params, s.num_macs] for s in kept])
+    whole = teacher.score
+
+    def rewards(accuracies: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                n2n(Score(float(a), s.num_params, s.num_macs), whole)
+                for a, s in zip(accuracies, kept, strict=True)
+            ]
+        )
+
+    def agreement(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+        return {
+            "overall": kendalltau(a, b).statistic,
+            "similar": tau_of_similar(a, b, params),
+            "reward": kendalltau(rewards(a), rewards(b)).statistic,
+        }
+
+    truths = {run: accuracy[run] for run in runs if run[0] == "full"}
+    mean_truth = np.mean(list(truths.values()), 0)
+
+    def against_full(values: dict[str, np.ndarray] | np.ndarray) -> dict[str, float]:
+        """The mean over the seeds of full, each a single run as the rung is."""
+        each = [
+            agreement(values[run] if isinstance(values, dict) else values, truth)
+            for run, truth in truths.items()
+        ]
+        return {key: float(np.mean([e[key] for e in each])) for key in each[0]}
+
+    table: dict[str, dict[str, float]] = {}
+    pairs = [agreement(a, b) for a, b in combinations(truths.values(), 2)]
+    if pairs:
+        table["full, another seed"] = {
+            key: float(np.mean([pair[key] for pair in pairs])) for key in pairs[0]
+        }
+    for name in ("elastic", "inherit", "short", "paper"):
+        values = accuracy[name, 0]
+        table[name] = {
+            **against_full(values),
+            "bias": float((values - mean_truth).mean()),
+            "spread": float((values - mean_truth).std(ddof=1)),
+            "cpu_seconds": used[name, 0],
+        }
+    predicted = {run: left_one_out(sizes, truth) for run, truth in truths.items()}
+    table["log params, log MACs"] = against_full(predicted)
+    table["constant accuracy"] = against_full(np.ones(len(kept)))
+    full = float(np.mean([used[run] for run in truths]))
+    once = results.get(("", "elastic once", 0), {}).get("cpu_seconds", float("nan"))
+    return {
+        "students": len(kept),
+        "seeds": len(truths),
+        "pairs_of_a_size": sum(
+            abs(math.log(a / b)) < math.log(SIMILAR) for a, b in combinations(params, 2)
+        ),
+        "full_cpu_seconds": full,
+        "elastic_once_cpu_seconds": once,
+        "table": table,
+        "accuracy": {
+            name: accuracy[name, 0].tolist()
+            for name in ("elastic", "inherit", "short", "paper")
+        },
+        "full": mean_truth.tolist(),
+        "num_params": params.tolist(),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    full = found["full_cpu_seconds"]
+    print(
+        f"{found['students']} students, {found['seeds']} seeds of full "
+        f"({full:.1f} CPU-s a student), {found['pairs_of_a_size']} pairs of a size"
+    )
+    print(f"elastic, once: {found['elastic_once_cpu_seconds']:.0f} CPU-s")
+    head = ("overall", "of a size", "reward", "bias", "spread", "CPU-s", "of full")
+    print(f"{'Kendall tau':24}" + "".join(f"{name:>10}" for name in head))
+    for name, row in found["table"].items():
+        cells = [f"{row[key]:10.3f}" for key in ("overall", "similar", "reward")]
+        if "bias" in row:
+            cells += [f"{row['bias']:10.3f}", f"{row['spread']:10.3f}"]
+            cells += [f"{row['cpu_seconds']:10.2f}"]
+            cells += [f"{row['cpu_seconds'] / full:10.1%}"]
+        print(f"{name:24}" + "".join(cells))
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Each rung's accuracy against full distillation's, a point a student."""
+    from matplotlib import pyplot as plt
+
+    names = list(found["accuracy"])
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(3 * len(names), 3.2), sharey=True, layout="constrained"
+    )
+    for axis, name in zip(axes, names, strict=True):
+        points = axis.scatter(
+            found["accuracy"][name],
+            found["full"],
+            c=np.log10(found["num_params"]),
+            s=14,
+        )
+        axis.plot([0, 1], [0, 1], linewidth=0.8, color="grey", zorder=0)
+        tau = found["table"][name]["similar"]
+        axis.set_title(f"{name} (tau of a size {tau:.2f})", fontsize=10)
+        axis.set_xlabel("accuracy on this rung")
+        low = min(min(found["full"]), *found["accuracy"][name])
+        axis.set_xlim(low - 0.03, max(found["full"]) + 0.03)
+    axes[0].set_ylabel("accuracy distilled fully")
+    figure.colorbar(points, ax=axes, label="log10 parameters")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--students", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=3, help="of full distillation")
+    parser.add_argument("--part", default="1/1", help="this process' share of the work")
+    parser.add_argument("--output", type=Path, default=Path("runs/fidelity"))
+    parser.add_argument("--show", action="store_true", help="measure nothing more")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    # What is made for this benchmark stays in its folder.
+    os.environ["N2N_CACHE"] = str(options.output / "cache")
+    teacher = make_teacher(options.output)
+    students = random_students(teacher, options.students)
+    if not options.show:
+        measure_all(options.output, teacher, students, options.seeds, options.part)
+    found = analyse(options.output, teacher, students)
+    show(found)
+    (options.output / "fidelity.json").write_text(json.dumps(found, indent=1))
+    draw(found, options.output / "fidelity.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,35 +19,52 @@ from agents import reinforce
 from agents.search import random_search
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import GRANULARITIES, removals, shrink, shrinkages
-from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
+from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.evaluators import (
+    FULL,
+    DistillationEvaluator,
+    Evaluator,
+    Runner,
+    evaluate,
+    load_evaluator,
+    load_runner,
+    load_store,
+)
 from n2n_gym.export import export_onnx, save_weights
-from n2n_gym.rewards import Score, n2n
+from n2n_gym.rewards import Failure, Score, n2n
+from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Statistics, Teacher, load_teacher, write_whole
 from n2n_gym.torch_layers import Network
-from n2n_gym.training import (
-    Diverged,
-    Normalisation,
-    compute_accuracy,
-    pick_device,
-)
+from n2n_gym.training import Normalisation, compute_accuracy, pick_device
 
 logger = logging.getLogger(__name__)
 
 ROLLOUTS: Final = 5  # episodes an update, as in the paper
-FINALISTS: Final = 5  # students of a search that are distilled fully
+# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
+# of them are distilled for this share of the epochs, and the best go on.
+ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``n2n-gym compress`` is asked for; each is an option of the command."""
+    """What ``n2n-gym compress`` is asked for; each is an option of the command.
+
+    Attributes:
+        evaluator: The rung that the search scores students with.
+        workers: Processes that students are distilled in; by default as many as there
+            are cores, and students in a batch.
+        store: Path or URL of the scores' database; in the cache folder by default.
+    """
 
     teacher: str = "resnet18"
     task: str = "digits"
     output: Path = Path("runs/demo")
     removal_updates: int = 10
     shrinkage_updates: int = 40
-    final_epochs: int = FULL.epochs
+    final_epochs: int = 60
+    evaluator: str = "short"
+    workers: int | None = None
+    store: str | None = None
     weights: str | None = None
     normalisation: Statistics | None = None
     granularity: str = "unit"
@@ -115,26 +134,27 @@ def compress(options: Options) -> Summary:
     output.mkdir(parents=True, exist_ok=True)
     chosen = json.dumps(asdict(options), indent=1, default=str)
     write_whole(output / "options.json", chosen.encode())
-    evaluator = DistillationEvaluator(device=device)
+    store = load_store(True if options.store is None else options.store)
+    runner = load_runner(options.workers or min(os.cpu_count() or 1, ROLLOUTS))
+    evaluator = load_evaluator(options.evaluator, device, workers=runner, store=store)
+    final = _Final(teacher, options.final_epochs, device, runner, store)
     with open(output / "history.jsonl", "w") as file:
         history = _History(file)
         search = _Search(teacher, evaluator, options, history)
         _, shrunk = search.run("reinforce", _reinforce)
-        student = _finish(shrunk, teacher, options, device, "the best students")
+        student = final.choose(shrunk, "the best students")
         num_scored = history.num_lines
         uniform = random = None
         if options.controls:
             thin = uniform_student(teacher.architecture, student.student.num_params)
             alike = [Scored(0.0, thin)]
-            uniform = _finish(alike, teacher, options, device, "uniform width")
+            uniform = final.choose(alike, "uniform width")
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
             removed, shrunk = search.run("random", _random)
-            random = _finish(
-                removed + shrunk, teacher, options, device, "random search"
-            )
+            random = final.choose(removed + shrunk, "random search")
     summary = Summary(
         teacher_score,
-        _test_accuracy(_teacher_network(teacher, device), teacher, device),
+        _test_accuracy(teacher.network(device), teacher, device),
         teacher.normalise,
         student,
         uniform,
@@ -170,11 +190,11 @@ class _History:
 # An agent plays episodes in an environment, as many as there are updates ask for, and
 # tells of the return and the last info of each.
 Report = Callable[[float, dict[str, Any]], None]
-Agent = Callable[[CompressionEnv[Any], int, int, Report, Path], None]
+Agent = Callable[[CompressionVectorEnv, int, int, Report, Path], None]
 
 
 def _reinforce(
-    env: CompressionEnv[Any], updates: int, seed: int, report: Report, path: Path
+    env: CompressionVectorEnv, updates: int, seed: int, report: Report, path: Path
 ) -> None:
     policy = reinforce.make_policy(env, seed=seed)
     reinforce.train(
@@ -189,7 +209,7 @@ def _reinforce(
 
 
 def _random(
-    env: CompressionEnv[Any], updates: int, seed: int, report: Report, path: Path
+    env: CompressionVectorEnv, updates: int, seed: int, report: Report, path: Path
 ) -> None:
     random_search(env, episodes=updates * ROLLOUTS, seed=seed, on_episode=report)
 
@@ -199,7 +219,7 @@ class _Search:
     """Both stages of a search by some agent."""
 
     teacher: Teacher
-    evaluator: DistillationEvaluator
+    evaluator: Evaluator
     options: Options
     history: _History
 
@@ -239,59 +259,81 @@ class _Search:
                 bar.update()
 
             path = self.options.output / f"{name}-{stage}.policy.pt"
-            agent(env, updates, self.options.seed, report, path)
+            # One batch of students an update, for the workers to share.
+            batch = CompressionVectorEnv(env, ROLLOUTS)
+            agent(batch, updates, self.options.seed, report, path)
         return found
 
 
-def _finish(
-    found: list[Scored],
-    teacher: Teacher,
-    options: Options,
-    device: torch.device,
-    what: str,
-) -> Finished:
-    """Distil the best of a search fully, choose by validation, read the test split.
+@dataclass
+class _Final:
+    """The choice among the best students of a search."""
 
-    The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the choice is
-    the smallest student that is as accurate as the teacher, and only if there is none
-    the one of the highest reward.
-    """
-    by_student = {scored.student.fingerprint: scored for scored in found}
-    best = sorted(by_student.values(), key=lambda scored: -scored.reward)[:FINALISTS]
-    recipe = replace(FULL, epochs=options.final_epochs)
-    validation = teacher.task.split("validation", device)
-    distilled: list[tuple[Architecture, Network, Score]] = []
-    bar = tqdm(best, desc=f"Final distillation of {what}")
-    for scored in bar:
-        student = scored.student
-        try:
-            network = distil(student, teacher, recipe, seed=options.seed, device=device)
-        except Diverged as error:
-            logger.warning("a finalist diverged and is left out: %s", error)
-            continue
-        accuracy = compute_accuracy(network, validation, teacher.normalise)
-        score = Score(accuracy, student.num_params, student.num_macs, recipe.epochs)
-        distilled.append((student, network, score))
-        highest = max(n2n(entry[2], teacher.score) for entry in distilled)
-        bar.set_postfix_str(f"best reward {highest:.4f}")
-    if not distilled:
-        raise ValueError("the distillation of every finalist diverged")
-    as_good = [d for d in distilled if d[2].accuracy >= teacher.score.accuracy]
-    student, network, score = (
-        min(as_good, key=lambda d: d[2].num_params)
-        if as_good
-        else max(distilled, key=lambda d: n2n(d[2], teacher.score))
-    )
-    return Finished(student, network, score, _test_accuracy(network, teacher, device))
+    teacher: Teacher
+    epochs: int
+    device: torch.device
+    runner: Runner
+    store: ScoreStore | None
+
+    def choose(self, found: list[Scored], what: str) -> Finished:
+        """Distil the best fully, choose by validation, then read the test split.
+
+        The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
+        choice is the smallest student that is as accurate as the teacher, and only if
+        there is none the one of the highest reward.
+        """
+        by_student = {scored.student.fingerprint: scored for scored in found}
+        best = sorted(by_student.values(), key=lambda scored: -scored.reward)
+        students = [scored.student for scored in best]
+        for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
+            if len(students) > fewer:
+                evaluator = self._evaluator(share)
+                scored = self._distil(students[:count], evaluator, what)
+                students = [student for student, _ in scored]
+        bar = self.teacher.score.accuracy
+        as_good = [(s, score) for s, score in scored if score.accuracy >= bar]
+        student, score = (
+            min(as_good, key=lambda pair: pair[1].num_params) if as_good else scored[0]
+        )
+        network = evaluator.network(student, self.teacher)
+        test_accuracy = _test_accuracy(network, self.teacher, self.device)
+        return Finished(student, network, score, test_accuracy)
+
+    def _evaluator(self, share: float) -> DistillationEvaluator:
+        """Full distillation for a share of its epochs."""
+        assert FULL.recipe is not None
+        recipe = replace(FULL.recipe, epochs=max(1, round(self.epochs * share)))
+        return DistillationEvaluator(
+            replace(FULL, recipe=recipe),
+            device=self.device,
+            runner=self.runner,
+            store=self.store,
+        )
+
+    def _distil(
+        self, students: list[Architecture], evaluator: DistillationEvaluator, what: str
+    ) -> list[tuple[Architecture, Score]]:
+        """Those that have a score, the highest reward first."""
+        assert evaluator.rung.recipe is not None
+        epochs = evaluator.rung.recipe.epochs
+        title = f"Final distillation of {what}, {len(students)} for {epochs} epochs"
+        scored = []
+        with tqdm(total=len(students), desc=title) as bar:
+            evaluator.on_result = lambda: bar.update()
+            results = evaluate(students, self.teacher, evaluator)
+        for student, result in zip(students, results, strict=True):
+            if isinstance(result, Failure):
+                logger.warning("a finalist is left out: %s", result.reason)
+            else:
+                scored.append((student, result))
+        if not scored:
+            raise ValueError("the distillation of every finalist failed")
+        return sorted(scored, key=lambda pair: -n2n(pair[1], self.teacher.score))
 
 
 def _test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:
     split = teacher.task.split("test", device)
     return compute_accuracy(network, split, teacher.normalise)
-
-
-def _teacher_network(teacher: Teacher, device: torch.device) -> Network:
-    return teacher.inheritance(device).build(teacher.architecture)
 
 
 def uniform_student(teacher: Architecture, num_params: int) -> Architecture:

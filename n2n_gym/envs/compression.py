@@ -14,7 +14,7 @@ from torch import nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import Removal, Shrinkage
-from n2n_gym.evaluators import Evaluator, load_evaluator
+from n2n_gym.evaluators import Evaluator, Place, Store, evaluate, load_evaluator
 from n2n_gym.features import (
     CHOICE,
     COLUMNS,
@@ -59,6 +59,8 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         weights: Weights | None,
         normalisation: Statistics | None,
         evaluator: str | Evaluator,
+        evaluator_workers: Place,
+        store: Store,
         reward: str | Reward,
         illegal: Literal["keep", "end"],
         device: str | None,
@@ -80,7 +82,9 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             device=device,
             train_teacher=train_teacher,
         )
-        self.evaluator = load_evaluator(evaluator, device)
+        self.evaluator = load_evaluator(
+            evaluator, device, workers=evaluator_workers, store=store
+        )
         self.reward = (
             lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
         )
@@ -280,6 +284,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         return float(self.reward(result, reference)), info | {
             "accuracy": float(result.accuracy),
             "cost": float(result.cost),
+            "cost_once": float(result.cost_once),
             "is_success": result.accuracy >= reference.accuracy - SUCCESS_MARGIN,
         }
 
@@ -305,25 +310,5 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         return twin
 
 
-def evaluate(
-    students: Sequence[Architecture], teacher: Teacher, evaluator: Evaluator
-) -> list[Score | Failure]:
-    """Each student's result: equal ones have one, a failure may get a second chance."""
-    distinct = {student.fingerprint: student for student in students}
-
-    def ask(fingerprints: Sequence[str]) -> dict[str, Score | Failure]:
-        found = evaluator([distinct[key] for key in fingerprints], teacher)
-        return dict(zip(fingerprints, found, strict=True))
-
-    results = ask(list(distinct))
-    if failed := [key for key, result in results.items() if _may_retry(result)]:
-        results |= ask(failed)
-    return [results[student.fingerprint] for student in students]
-
-
-def _may_retry(result: Score | Failure) -> bool:
-    return isinstance(result, Failure) and result.retryable
-
-
 def _failed(reason: str) -> dict[str, Any]:
-    return {"error": reason, "cost": 0.0, "is_success": False}
+    return {"error": reason, "cost": 0.0, "cost_once": 0.0, "is_success": False}

@@ -11,7 +11,7 @@ from torch import nn
 from n2n_gym.architecture import Architecture, Wiring
 from n2n_gym.decisions import Removal, legal_removal, removals
 from n2n_gym.envs.compression import CompressionEnv, Mask
-from n2n_gym.evaluators import Evaluator
+from n2n_gym.evaluators import Evaluator, Place, Store
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights
@@ -56,7 +56,8 @@ class RemoveEnv(CompressionEnv[Removal]):
     ## Information
     From `reset` and every `step`: `action_mask`, int8, all ones at the end. From every
     `step`: `illegal`. At the end: `accuracy` (validation, in [0, 1]), `num_params`,
-    `num_macs`, `compression`, `cost` (nominal student-epochs), `is_success` (at most
+    `num_macs`, `compression`, `cost` (nominal student-epochs), `cost_once` (spent once
+    for all students), `is_success` (at most
     0.01 less accurate than the teacher), `fingerprint`, `student` (the architecture as
     JSON), and `error` in place of the accuracy where there is no score.
 
@@ -107,6 +108,8 @@ class RemoveEnv(CompressionEnv[Removal]):
         normalisation: Statistics | None = None,
         granularity: str = "unit",
         evaluator: str | Evaluator = "short",
+        evaluator_workers: Place = None,
+        store: Store = True,
         reward: str | Reward = "n2n",
         illegal: Literal["keep", "end"] = "keep",
         max_rows: int | None = None,
@@ -120,6 +123,8 @@ class RemoveEnv(CompressionEnv[Removal]):
             weights=weights,
             normalisation=normalisation,
             evaluator=evaluator,
+            evaluator_workers=evaluator_workers,
+            store=store,
             reward=reward,
             illegal=illegal,
             device=device,

@@ -14,7 +14,7 @@ from torch import nn
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import RATES, VARIABLES, Shrinkage, shrink, shrinkages
 from n2n_gym.envs.compression import CompressionEnv, Mask
-from n2n_gym.evaluators import Evaluator
+from n2n_gym.evaluators import Evaluator, Place, Store
 from n2n_gym.layers import ShapeError
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
@@ -97,6 +97,8 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
         variables: Sequence[str] = ("width", "kernel"),
         action: Literal["discrete", "continuous"] = "discrete",
         evaluator: str | Evaluator = "short",
+        evaluator_workers: Place = None,
+        store: Store = True,
         reward: str | Reward = "n2n",
         illegal: Literal["keep", "end"] = "keep",
         max_rows: int | None = None,
@@ -112,6 +114,8 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
             weights=weights,
             normalisation=normalisation,
             evaluator=evaluator,
+            evaluator_workers=evaluator_workers,
+            store=store,
             reward=reward,
             illegal=illegal,
             device=device,

@@ -12,9 +12,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from n2n_gym.envs.compression import CompressionEnv, Observation, evaluate
+from n2n_gym.envs.compression import CompressionEnv, Observation
 from n2n_gym.envs.remove import RemoveEnv
 from n2n_gym.envs.shrink import ShrinkEnv
+from n2n_gym.evaluators import evaluate
 
 SHARED: Final = ("teacher", "evaluator")  # what a batch of students has in common
 

@@ -75,7 +75,7 @@ def stretch(
     teacher: Teacher,
     device: torch.device,
     *,
-    recipe: Recipe = RECIPE,
+    recipe: Recipe,
     precision: Precision = "float32",
     students: int = STUDENTS,
 ) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def elastic_teacher(
     with FileLock(path.with_suffix(".lock")):
         trained = load_trained(path)
         if trained is None:
-            weights = stretch(teacher, device, precision=precision)
+            weights = stretch(teacher, device, recipe=RECIPE, precision=precision)
             weights = {name: w.cpu().contiguous() for name, w in weights.items()}
             trained = teacher.trained._replace(weights=weights)
             save_trained(path, trained, about)

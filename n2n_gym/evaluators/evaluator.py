@@ -40,15 +40,20 @@ class SizeEvaluator:
 
 
 def evaluate(
-    evaluator: Evaluator, students: Sequence[Architecture], teacher: Teacher
+    students: Sequence[Architecture], teacher: Teacher, evaluator: Evaluator
 ) -> list[Score | Failure]:
-    """Score students; what failed for a reason that may pass is tried once more."""
-    results = list(evaluator(students, teacher))
-    again = [
-        i for i, r in enumerate(results) if isinstance(r, Failure) and r.retryable
-    ]
-    if again:
-        retried = evaluator([students[i] for i in again], teacher)
-        for i, result in zip(again, retried, strict=True):
-            results[i] = result
-    return results
+    """Each student's result: equal ones have one, a failure may get a second chance."""
+    distinct = {student.fingerprint: student for student in students}
+
+    def ask(fingerprints: Sequence[str]) -> dict[str, Score | Failure]:
+        found = evaluator([distinct[key] for key in fingerprints], teacher)
+        return dict(zip(fingerprints, found, strict=True))
+
+    results = ask(list(distinct))
+    if failed := [key for key, result in results.items() if _may_retry(result)]:
+        results |= ask(failed)
+    return [results[student.fingerprint] for student in students]
+
+
+def _may_retry(result: Score | Failure) -> bool:
+    return isinstance(result, Failure) and result.retryable

@@ -61,7 +61,9 @@ def load_runner(workers: Place) -> Runner:
     if workers is None:
         return InProcess()
     if isinstance(workers, bool):
-        raise ValueError(f"evaluator_workers must be a number, 'ray' ..., got {workers}")
+        raise ValueError(
+            f"evaluator_workers must be a number, 'ray' ..., got {workers}"
+        )
     if isinstance(workers, int):
         return Workers(workers)
     if isinstance(workers, str):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 import torch
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators.distillation import Settings, thread_count
+from n2n_gym.evaluators.distillation import Settings, distil, thread_count
 from n2n_gym.evaluators.elastic import COST as ELASTIC_COST
 from n2n_gym.evaluators.elastic import elastic_teacher
 from n2n_gym.evaluators.rungs import SHORT, Rung
 from n2n_gym.evaluators.workers import InProcess, Runner, Task
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.scores import Key, ScoreStore
+from n2n_gym.scores import Key, ScoreStore, canonical
 from n2n_gym.teachers import Teacher, pick_precision
+from n2n_gym.torch_layers import Network
 from n2n_gym.training import Precision, autocast, pick_device, seeded
 
 # Goes up whenever the same settings would give other scores than before.
@@ -59,6 +59,7 @@ class DistillationEvaluator:
         self.runner = runner or InProcess()
         self.store = store
         self.num_measured = 0
+        self.on_result: Callable[[], object] = lambda: None  # for a progress bar
         self._known: dict[str, Score | Failure] = {}
         self._settings: dict[str, Settings] = {}  # by the teacher's fingerprint
         self._elastic: dict[str, Teacher] = {}
@@ -98,7 +99,7 @@ class DistillationEvaluator:
             task=teacher.task.fingerprint,
             split=SPLIT,
             rung=self.rung.name,
-            settings=json.dumps(resolved, sort_keys=True),
+            settings=canonical(resolved),
             version=VERSION,
         )
 
@@ -117,6 +118,12 @@ class DistillationEvaluator:
     @torch.inference_mode(False)
     def score_teacher(self, teacher: Teacher) -> Score:
         return teacher.score
+
+    @torch.inference_mode(False)
+    def network(self, student: Architecture, teacher: Teacher) -> Network:
+        """The student as it was when it was scored: distilled again, here."""
+        start, seed = self._start(teacher), _seed(self.key(student, teacher))
+        return distil(student, start, self.settings(teacher), seed=seed)
 
     def _complete(self, result: Score | Failure) -> Score | Failure:
         """With what this rung costs once, whoever found the score."""
@@ -142,11 +149,12 @@ class DistillationEvaluator:
         self, missing: Sequence[tuple[Key, Architecture]], teacher: Teacher
     ) -> Mapping[str, Score | Failure]:
         found: dict[str, Score | Failure] = {}
-        tasks = [Task(student, int(key.digest[:15], 16)) for key, student in missing]
+        tasks = [Task(student, _seed(key)) for key, student in missing]
         settings, start = self.settings(teacher), self._start(teacher)
         for done in self.runner.run(tasks, start, settings):
             key, result = missing[done.number][0], done.result
             self.num_measured += 1
+            self.on_result()
             found[key.digest] = result
             if isinstance(result, Failure) and result.retryable:
                 continue
@@ -174,6 +182,11 @@ class DistillationEvaluator:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DistillationEvaluator:
         return self
+
+
+def _seed(key: Key) -> int:
+    """Of the training: it depends on what the score depends on, and on nothing else."""
+    return int(key.digest[:15], 16)
 
 
 def faster_precision(

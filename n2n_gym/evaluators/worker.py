@@ -1,9 +1,7 @@
 """What a worker process does: measure the students it is sent, one after another.
 
-    python -m n2n_gym.evaluators.worker DESCRIPTOR [BYTES]
-
-It is started as a program and not by ``multiprocessing``, whose children import their
-parent's script, so that scripts need no ``if __name__ == "__main__"``.
+It is a program of its own and not started by ``multiprocessing``, whose children import
+their parent's script: so scripts need no ``if __name__ == "__main__"``.
 """
 
 from __future__ import annotations
@@ -83,7 +81,11 @@ def _exit_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Answer jobs until the parent closes the connection."""
+    """Answer jobs until the parent closes the connection.
+
+    Its arguments: the connection's file descriptor, the parent's process number, and
+    perhaps how many bytes it may allocate.
+    """
     descriptor, parent, *limit = map(int, sys.argv[1:])
     # The parent hears Ctrl-C too, and decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -99,6 +101,3 @@ def main() -> None:
         while True:
             connection.send(perform(connection.recv(), teachers, load))
 
-
-if __name__ == "__main__":
-    main()

@@ -26,6 +26,7 @@ from n2n_gym.teachers import Teacher
 
 LONGEST: Final = 3600.0  # seconds that a student may take
 ATTEMPTS: Final = 2  # at a student whose worker died or got stuck
+PROGRAM: Final = "from n2n_gym.evaluators.worker import main; main()"
 LONGEST_START: Final = 300.0  # seconds until a worker answers at first
 
 
@@ -163,7 +164,7 @@ class _Worker:
         descriptor = theirs.fileno()
         arguments = [str(n) for n in (descriptor, os.getpid(), memory) if n is not None]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "n2n_gym.evaluators.worker", *arguments],
+            [sys.executable, "-c", PROGRAM, *arguments],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # What it allocates and frees at each step it keeps: getting it from the

@@ -230,7 +230,7 @@ def _channels_first(
 
 
 def _scale(container: nn.Module, name: str, x: Tensor) -> Tensor:
-    scale = container.get_parameter(name)
+    scale: Tensor = getattr(container, name)
     return x * scale.view(-1, *[1] * (x.dim() - 2))
 
 

@@ -1,0 +1,476 @@
+"""How fast students are scored, against the paper's recipe written plainly.
+
+    python benchmarks/speed.py
+
+CIFAR-10 (the folder that ``N2N_DATA`` names), 5,000 training and 500 validation images,
+a ResNet-18 teacher, students of its size, a quarter and a tenth (all widths at one
+rate). Everything that is compared is measured in turn, in this one run.
+
+The reference: the student from scratch, 5 epochs; PNG images decoded and augmented one
+by one by a DataLoader with two workers, a pass of the teacher for every batch of 128,
+Adam, float32, torch's own number of threads. Ours runs on one thread. CPU time is that
+of all processes and threads, in user and kernel mode. Takes some 35 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms
+from tqdm.auto import tqdm
+
+from benchmarks.steps import processor, steps_per_second
+from n2n_gym.architecture import Architecture
+from n2n_gym.compress import uniform_student
+from n2n_gym.envs import RemoveEnv
+from n2n_gym.evaluators import (
+    ELASTIC,
+    FULL,
+    INHERIT,
+    SHORT,
+    DistillationEvaluator,
+    Settings,
+    Workers,
+    distil,
+    elastic,
+    measure,
+)
+from n2n_gym.evaluators.distillation import thread_count
+from n2n_gym.evaluators.scoring import faster_precision
+from n2n_gym.evaluators.workers import Task as Work
+from n2n_gym.layers import Conv, DepthwiseConv, Linear
+from n2n_gym.scores import ScoreStore
+from n2n_gym.tasks import Augmentation, Task, data_folder
+from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.torch_layers import build
+from n2n_gym.training import train
+
+CPU = torch.device("cpu")
+COUNTS = {"train": 5_000, "validation": 500, "test": 500}
+SIZES = {"full size": 1.0, "1/4": 0.25, "1/10": 0.1}
+REFERENCE_EPOCHS = 5
+REFERENCE_BATCH = 128
+
+
+def some_of_cifar10() -> Task:
+    def read() -> dict[str, Any]:
+        with np.load(data_folder() / "cifar10.npz") as file:
+            return {
+                split: (
+                    file[f"{split}_images"][:count],
+                    file[f"{split}_labels"][:count],
+                )
+                for split, count in COUNTS.items()
+            }
+
+    augmentation = Augmentation(padding=4, flip=True)
+    return Task("cifar10-5000", (3, 32, 32), 10, read, augmentation=augmentation)
+
+
+def make_teacher() -> Teacher:
+    """ResNet-18 with trained weights where they are, else trained for one epoch."""
+    task = some_of_cifar10()
+    weights = data_folder() / "resnet18_cifar10.safetensors"
+    if weights.exists():
+        norms = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+        return load_teacher("resnet18", task, weights=weights, normalisation=norms)
+    return load_teacher("resnet18", task, train_teacher=True, epochs=1)
+
+
+# The reference: what a researcher writes first, on a good day.
+
+
+class Files(torch.utils.data.Dataset):
+    """PNG images, decoded and augmented one by one."""
+
+    def __init__(self, task: Task, mean: tuple[float, ...], std: tuple[float, ...]):
+        split = task.splits["train"]
+        self.labels = split.labels.tolist()
+        self.files = []
+        for image in split.images.permute(0, 2, 3, 1).numpy():
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "PNG")
+            self.files.append(file.getvalue())
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(mean, std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        image = Image.open(io.BytesIO(self.files[i])).convert("RGB")
+        return self.transform(image), self.labels[i]
+
+
+def reference_epoch(student: nn.Module, teacher: nn.Module, files: Files) -> None:
+    optimiser = torch.optim.Adam(student.parameters(), lr=5e-4, weight_decay=5e-4)
+    loader = torch.utils.data.DataLoader(
+        files, batch_size=REFERENCE_BATCH, shuffle=True, num_workers=2
+    )
+    student.train()
+    for images, labels in loader:
+        with torch.no_grad():
+            wanted = teacher(images)
+        outputs = student(images)
+        distance = (outputs - wanted).square().sum(1).mean()
+        loss = F.cross_entropy(outputs, labels) + 0.1 * distance
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+# Measuring.
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Of all threads and of child processes that have ended."""
+
+    def used() -> float:
+        both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+    before = used()
+    work()
+    return used() - before
+
+
+def wall_seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def our_epoch(student: Architecture, teacher: Teacher, settings: Settings) -> None:
+    """One epoch of "full", from building the student to its trained weights."""
+    assert FULL.recipe is not None
+    rung = replace(FULL, recipe=replace(FULL.recipe, epochs=1), statistics=0)
+    distil(student, teacher, replace(settings, rung=rung), seed=0)
+
+
+def products(student: Architecture, batch: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Seconds of each convolution and matrix product of a training step, alone."""
+    rows = []
+    for position, layer in enumerate(student.layers):
+        if not isinstance(layer, (Conv, DepthwiseConv, Linear)):
+            continue
+        shape = student.shape_of(layer.inputs[0])
+        x = torch.randn(batch, *shape).to(dtype)
+        if isinstance(layer, Linear):
+            w = torch.randn(layer.width, shape[0]).to(dtype)
+            g = torch.randn(batch, layer.width).to(dtype)
+            works = [lambda: x @ w.T, lambda: g @ w, lambda: g.T @ x]
+        else:
+            x = x.to(memory_format=torch.channels_last)
+            groups = layer.groups if isinstance(layer, Conv) else shape[0]
+            width = student.shape_of(position)[0]
+            w = torch.randn(width, shape[0] // groups, *layer.kernel).to(dtype)
+            w = w.to(memory_format=torch.channels_last)
+            sizes = (layer.stride, layer.padding, layer.dilation)
+            g = torch.randn_like(F.conv2d(x, w, None, *sizes, groups))
+
+            def backward(inputs: bool, weights: bool) -> None:
+                torch.ops.aten.convolution_backward(
+                    *(g, x, w, None, *sizes, False, (0, 0), groups),
+                    (inputs, weights, False),
+                )
+
+            works = [
+                lambda: F.conv2d(x, w, None, *sizes, groups),
+                lambda: backward(False, True),
+            ]
+            if position != student.first:
+                works.append(lambda: backward(True, False))
+        macs = student.macs_per_layer[position] * batch
+        for work in works:
+            work()
+            seconds = statistics.median(wall_seconds(work) for _ in range(5))
+            rows.append((seconds, 2 * macs / seconds))
+    return {
+        "seconds": sum(seconds for seconds, _ in rows),
+        "best": max(rate for _, rate in rows),
+    }
+
+
+def best_matmul(dtype: torch.dtype) -> float:
+    """FLOP/s of a large square product."""
+    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    seconds = statistics.median(wall_seconds(lambda: a @ b) for _ in range(7))
+    return 2 * 2048**3 / seconds
+
+
+def step_seconds(student: Architecture, teacher: Teacher, settings: Settings) -> float:
+    """Of one training step, the median of many."""
+    assert FULL.recipe is not None
+    recipe = replace(FULL.recipe, epochs=1, precision=settings.precision)
+    split = teacher.task.split("train", CPU)
+    network = teacher.inheritance(CPU).build(student)
+    network = network.to(memory_format=torch.channels_last)
+    ends: list[float] = []
+    logits = teacher.logits(CPU)
+    train(
+        network,
+        split,
+        teacher.normalise,
+        replace(recipe, epochs=16 * recipe.batch_size / len(split)),
+        torch.Generator().manual_seed(0),
+        logits=logits,
+        after_step=lambda: ends.append(time.perf_counter()),
+    )
+    return statistics.median(np.diff(ends)[3:])
+
+
+class Report:
+    """What was measured, as JSON and as lines."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+
+    def add(self, name: str, value: Any, line: str) -> None:
+        self.figures[name] = value
+        tqdm.write(line)
+
+
+def compare_epochs(
+    teacher: Teacher,
+    students: dict[str, Architecture],
+    settings: Settings,
+    repeats: int,
+    report: Report,
+) -> dict[str, float]:
+    """CPU seconds of the reference's epoch, by student."""
+    files = Files(teacher.task, teacher.normalise.mean, teacher.normalise.std)
+    whole = teacher.network(CPU)
+    taken: dict[str, dict[str, list[float]]] = {
+        name: {"reference": [], "ours": []} for name in students
+    }
+    with tqdm(total=2 * repeats * len(students), desc="Epochs") as bar:
+        for _ in range(repeats):
+            for name, student in students.items():
+                network = build(student)
+                reference = cpu_seconds(lambda: reference_epoch(network, whole, files))
+                taken[name]["reference"].append(reference)
+                bar.update()
+                ours = cpu_seconds(lambda: our_epoch(student, teacher, settings))
+                taken[name]["ours"].append(ours)
+                bar.update()
+    medians = {}
+    for name, each in taken.items():
+        reference, ours = map(statistics.median, (each["reference"], each["ours"]))
+        medians[name] = reference
+        report.add(
+            f"epoch {name}",
+            {**each, "ratio": reference / ours},
+            f"an epoch, {name:9} reference {reference:7.1f} CPU-s, ours {ours:6.1f}: "
+            f"{reference / ours:.2f}x",
+        )
+    return medians
+
+
+def compare_scores(
+    teacher: Teacher,
+    students: dict[str, Architecture],
+    settings: Settings,
+    reference: dict[str, float],
+    report: Report,
+) -> None:
+    """Cost of a score on each cheap rung against the reference's five epochs."""
+    for rung in (SHORT, INHERIT, ELASTIC):
+        # Elastic students are cut from other weights of the same shapes.
+        start = "teacher" if rung is ELASTIC else rung.start
+        ruled = replace(settings, rung=replace(rung, start=start))
+        for name, student in students.items():
+            score = cpu_seconds
+            seconds = statistics.median(
+                score(lambda: measure(student, teacher, ruled, seed=0))
+                for _ in range(3)
+            )
+            ratio = REFERENCE_EPOCHS * reference[name] / seconds
+            report.add(
+                f"{rung.name} {name}",
+                {"cpu_seconds": seconds, "ratio": ratio},
+                f"a score, {rung.name:8} {name:9} {seconds:6.2f} CPU-s: {ratio:.0f}x",
+            )
+    recipe = replace(elastic.RECIPE, epochs=0.5)
+    part = cpu_seconds(
+        lambda: elastic.stretch(
+            teacher, CPU, recipe=recipe, precision=settings.precision
+        )
+    )
+    once = part * elastic.RECIPE.epochs / recipe.epochs
+    evaluations = once / (REFERENCE_EPOCHS * reference["full size"])
+    report.add(
+        "elastic once",
+        {"cpu_seconds": once, "reference_evaluations": evaluations},
+        f"elastic, once: {once:.0f} CPU-s (from {recipe.epochs} of "
+        f"{elastic.RECIPE.epochs} epochs), {evaluations:.1f} reference evaluations",
+    )
+
+
+def compare_with_peak(
+    teacher: Teacher,
+    students: dict[str, Architecture],
+    settings: Settings,
+    report: Report,
+) -> None:
+    """The share of a step that its products take, and how near to the best they are."""
+    dtype = getattr(torch, settings.precision)
+    assert FULL.recipe is not None
+    batch = FULL.recipe.batch_size
+    alone = {name: products(s, batch, dtype) for name, s in students.items()}
+    best = max(best_matmul(dtype), *(each["best"] for each in alone.values()))
+    for name, student in students.items():
+        step = step_seconds(student, teacher, settings)
+        share = alone[name]["seconds"] / step
+        # Forward, and backward to weights and inputs: three times the products.
+        rate = 6 * student.num_macs * batch / step
+        report.add(
+            f"peak {name}",
+            {"share": share, "flops": rate, "best_flops": best},
+            f"a step, {name:9} products alone {share:.0%} of it; {rate / 1e9:.0f} "
+            f"GFLOP/s, {rate / best:.0%} of the best shape's {best / 1e9:.0f}",
+        )
+
+
+def compare_workers(
+    teacher: Teacher,
+    students: dict[str, Architecture],
+    settings: Settings,
+    report: Report,
+) -> None:
+    """Students a minute of two workers and of one, in turn."""
+    ruled = replace(settings, rung=SHORT)
+    work = [Work(students["1/10"], seed) for seed in range(8)]
+    pools = {1: Workers(1), 2: Workers(2)}
+    for count, pool in pools.items():  # they start, and load the teacher
+        list(pool.run(work[:count], teacher, ruled))
+    taken: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(3):
+        for count, pool in pools.items():
+            seconds = wall_seconds(
+                lambda pool=pool: list(pool.run(work, teacher, ruled))
+            )
+            taken[count].append(60 * len(work) / seconds)
+    rates = {count: statistics.median(each) for count, each in taken.items()}
+    for pool in pools.values():
+        pool.close()
+    report.add(
+        "workers",
+        {**taken, "ratio": rates[2] / rates[1]},
+        f'"short" students of 1/10 a minute: one worker {rates[1]:.1f}, two '
+        f"{rates[2]:.1f}: {rates[2] / rates[1]:.2f}x",
+    )
+
+
+def time_a_stored_score(teacher: Teacher, folder: Path, report: Report) -> None:
+    """An episode's last step where the student's score is in the store."""
+    store = ScoreStore(folder / "scores.sqlite")
+    seconds = []
+    for i in range(51):
+        # A new evaluator knows nothing that the store does not.
+        evaluator = DistillationEvaluator(INHERIT, device=CPU, store=store)
+        evaluator.settings(teacher)
+        env = RemoveEnv(teacher, evaluator=evaluator)
+        env.reset(options={"decisions": [0] * (len(env.decisions) - 1)})
+        taken = wall_seconds(lambda: env.step(0))
+        if i:
+            seconds.append(taken)
+    middle = statistics.median(seconds)
+    report.add(
+        "stored",
+        {"seconds": middle, "highest": max(seconds)},
+        f"last step, stored student: {1e3 * middle:.2f} ms (highest of "
+        f"{len(seconds)}: {1e3 * max(seconds):.2f})",
+    )
+
+
+def time_steps(report: Report) -> None:
+    env = RemoveEnv("resnet18", evaluator="size")
+    env.action_space.seed(0)
+    steps_per_second(env)
+    rates = [steps_per_second(env) for _ in range(5)]
+    rate = statistics.median(rates)
+    report.add("steps", rates, f"steps without evaluation, resnet18: {rate:,.0f}/s")
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Two panels of ratios to the reference, on a logarithmic scale."""
+    from matplotlib import pyplot as plt
+
+    rows = [("one epoch", "epoch"), ("short", "short"), ("elastic", "elastic")]
+    rows.append(("inherit", "inherit"))
+    figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    height = 0.25
+    for i, name in enumerate(SIZES):
+        ratios = [figures[f"{key} {name}"]["ratio"] for _, key in rows]
+        places = np.arange(len(rows)) + (1 - i) * height
+        bars = axes.barh(places, ratios, height, label=name)
+        axes.bar_label(bars, [f"{r:.1f}x" if r < 10 else f"{r:.0f}x" for r in ratios])
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlim(1, axes.get_xlim()[1] * 2)
+    axes.set_xlabel("times less CPU time than the paper's recipe written plainly")
+    axes.legend(title="student", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3, help="of each epoch")
+    parser.add_argument("--output", type=Path, default=Path("runs/speed"))
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    started = time.perf_counter()
+    print(f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, Python")
+    print(f"{platform.python_version()}; reference: {torch.get_num_threads()} threads")
+    teacher = make_teacher()
+    whole = teacher.architecture
+    students = {
+        name: whole
+        if share == 1
+        else uniform_student(whole, int(share * whole.num_params))
+        for name, share in SIZES.items()
+    }
+    assert FULL.recipe is not None
+    size = FULL.recipe.batch_size
+    precision = faster_precision(teacher, CPU, size, 1)
+    settings = Settings(FULL, CPU, precision, 1)
+    print(f"ours: one thread, {precision}")
+    reference = compare_epochs(teacher, students, settings, options.repeats, report)
+    compare_scores(teacher, students, settings, reference, report)
+    with thread_count(1):
+        compare_with_peak(teacher, students, settings, report)
+        time_steps(report)
+        time_a_stored_score(teacher, options.output, report)
+    compare_workers(teacher, students, settings, report)
+    (options.output / "speed.json").write_text(json.dumps(report.figures, indent=1))
+    draw(report.figures, options.output / "speed.png")
+    print(f"{(time.perf_counter() - started) / 60:.0f} minutes; {options.output}")
+
+
+if __name__ == "__main__":
+    main()

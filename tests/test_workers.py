@@ -1,0 +1,237 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from n2n_gym.decisions import RATES, removals, remove, shrink, shrinkages
+from n2n_gym.envs import RemoveEnv
+from n2n_gym.evaluators import (
+    DistillationEvaluator,
+    Rung,
+    Settings,
+    Workers,
+    evaluate,
+    load_evaluator,
+)
+from n2n_gym.evaluators.parcel import pack, unpack
+from n2n_gym.evaluators.workers import InProcess, Task
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.tasks import Task as TaskOfImages
+from n2n_gym.tasks.arrays import Arrays
+from n2n_gym.teachers import Teacher, Trained
+from n2n_gym.torch_layers import trace
+from n2n_gym.training import Recipe
+
+CPU = torch.device("cpu")
+QUICK = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1, logit_weight=0.1))
+SLOW = Rung("slow", recipe=Recipe(100, 32, learning_rate=0.01, logit_weight=0.1))
+
+
+def settings(rung: Rung = QUICK) -> Settings:
+    return Settings(rung, CPU, "float32", 1)
+
+
+@pytest.fixture(scope="module")
+def students(teacher):
+    start = teacher.architecture
+    branch = next(r for r in removals(start) if r.form == "branch")
+    shrunk = [shrink(start, dict.fromkeys(shrinkages(start), r)) for r in RATES[3:]]
+    return [start, remove(start, [branch]), *shrunk]
+
+
+@pytest.fixture
+def workers():
+    pool = Workers(2)
+    yield pool
+    pool.close()
+
+
+def processes(pool: Workers) -> list[psutil.Process]:
+    return [psutil.Process(worker._process.pid) for worker in pool._workers]
+
+
+def test_a_packed_teacher_scores_students_alike_and_has_no_test_split(
+    teacher, students
+):
+    twin = unpack(pack(teacher))
+    task = Task(students[1], 1)
+    (expected,) = InProcess().run([task], teacher, settings())
+    (found,) = InProcess().run([task], twin, settings())
+    assert found.result == expected.result
+    assert set(twin.task.splits) == {"train", "validation"}
+
+
+def test_scores_do_not_depend_on_the_number_of_workers(teacher, students):
+    found = {}
+    for count in (0, 1, 3):
+        pool = Workers(count) if count else InProcess()
+        evaluator = DistillationEvaluator(
+            QUICK, device="cpu", precision="float32", runner=pool
+        )
+        found[count] = evaluator(students, teacher)
+        if count:
+            pool.close()
+    assert found[0] == found[1] == found[3]
+    assert all(isinstance(score, Score) for score in found[0])
+
+
+def test_workers_stay(teacher, students, workers):
+    list(workers.run([Task(students[0], 0)] * 2, teacher, settings()))
+    before = [process.pid for process in processes(workers)]
+    list(workers.run([Task(students[1], 0)] * 2, teacher, settings()))
+    assert [process.pid for process in processes(workers)] == before
+    workers.close()
+    assert not any(map(psutil.pid_exists, before))
+
+
+def kill_soon(pool: Workers, how: signal.Signals) -> threading.Thread:
+    """Sends a signal to a worker as soon as it is measuring something."""
+
+    def kill() -> None:
+        while not any(worker.number is not None for worker in pool._workers):
+            time.sleep(0.01)
+        busy = next(w for w in pool._workers if w.number is not None)
+        time.sleep(0.3)
+        os.kill(busy._process.pid, how)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_a_killed_worker_is_replaced_and_its_student_measured_again(
+    teacher, students, workers
+):
+    tasks = [Task(student, 0) for student in students[:4]]
+    slow = settings(Rung("slow", recipe=Recipe(5, 32, learning_rate=0.1)))
+    expected = [r.result for r in InProcess().run(tasks, teacher, slow)]
+    thread = kill_soon(workers, signal.SIGKILL)
+    found = {r.number: r.result for r in workers.run(tasks, teacher, slow)}
+    thread.join()
+    assert [found[i] for i in range(4)] == expected
+
+
+def test_a_stuck_worker_is_replaced_and_its_student_measured_again(teacher, students):
+    pool = Workers(1, longest=8.0)
+    list(pool.run([Task(students[0], 0)], teacher, settings()))
+    thread = kill_soon(pool, signal.SIGSTOP)
+    slow = settings(Rung("slow", recipe=Recipe(3, 32, learning_rate=0.1)))
+    (found,) = pool.run([Task(students[1], 0)], teacher, slow)
+    thread.join()
+    pool.close()
+    assert isinstance(found.result, Score)
+
+
+def test_a_student_that_always_takes_too_long_is_a_failure(teacher, students):
+    pool = Workers(1, longest=1.0)
+    tasks = [Task(students[0], 0), Task(students[1], 0)]
+    found = {r.number: r.result for r in pool.run(tasks, teacher, settings(SLOW))}
+    pool.close()
+    for result in found.values():
+        assert isinstance(result, Failure)
+        assert "took longer than 1 s, twice" in result.reason
+        assert result.retryable
+
+
+@pytest.fixture(scope="module")
+def large() -> Teacher:
+    """An untrained teacher whose maps of a whole batch take a gigabyte."""
+    generator = np.random.default_rng(0)
+
+    def read() -> Arrays:
+        images = generator.integers(0, 256, (200, 64, 64), np.uint8)
+        labels = np.arange(200) % 10
+        return dict.fromkeys(("train", "validation", "test"), (images, labels))
+
+    task = TaskOfImages("noise", (1, 64, 64), 10, read)
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 320, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(320, 320, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(320, 10)),
+    )
+    trained = Trained(network.state_dict(), 0.1, torch.zeros(200, 10))
+    architecture = trace(network, task.input_shape)
+    return Teacher("large", task, architecture, lambda: trained)
+
+
+def test_a_student_that_exhausts_memory_is_a_failure_and_the_others_have_scores(large):
+    pool = Workers(1, memory=1_500_000_000)
+    start = large.architecture
+    students = [start, shrink(start, dict.fromkeys(shrinkages(start), 0.1))]
+    whole_batch = Rung("whole", recipe=Recipe(1, 200, learning_rate=1e-3))
+    evaluator = DistillationEvaluator(
+        whole_batch, device="cpu", precision="float32", runner=pool
+    )
+    failed, scored = evaluate(students, large, evaluator)
+    pool.close()
+    assert isinstance(failed, Failure)
+    assert "memory" in failed.reason
+    assert isinstance(scored, Score)
+    env = RemoveEnv(large, evaluator=evaluator)
+    env.reset()
+    _, reward, terminated, _, info = env.step(0)
+    assert terminated
+    assert reward == -1
+    assert "memory" in info["error"]
+
+
+def test_workers_end_with_their_parent(teacher, tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from n2n_gym.evaluators.workers import _Worker
+        worker = _Worker(None)
+        worker.connection.recv()
+        print(worker._process.pid, flush=True)
+        time.sleep(60)
+        """
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], 10)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import gymnasium as gym
+            import n2n_gym
+            envs = gym.make_vec(
+                "N2NRemove-v0", num_envs=2, teacher="squeezenet1_1",
+                evaluator="inherit", evaluator_workers=1, store=False,
+            )
+            envs.reset()
+            print("fine")
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "fine\n"
+    assert Path(script).exists()
+
+
+@pytest.mark.parametrize("workers", [0, -1, True])
+def test_a_wrong_number_of_workers_is_refused(workers):
+    with pytest.raises(ValueError, match=str(workers)):
+        load_evaluator("short", "cpu", workers=workers)
