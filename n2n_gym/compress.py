@@ -20,8 +20,9 @@ from n2n_gym.decisions import GRANULARITIES, removals, shrink, shrinkages
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
 from n2n_gym.export import export_onnx, save_weights
+from n2n_gym.places import write_whole
 from n2n_gym.rewards import Score, n2n
-from n2n_gym.teachers import Statistics, Teacher, load_teacher, write_whole
+from n2n_gym.teachers import Statistics, Teacher, load_teacher
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import (
     Diverged,
