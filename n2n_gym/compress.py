@@ -31,9 +31,10 @@ from n2n_gym.evaluators import (
     load_store,
 )
 from n2n_gym.export import export_onnx, save_weights
+from n2n_gym.places import write_whole
 from n2n_gym.rewards import Failure, Score, n2n
 from n2n_gym.scores import ScoreStore
-from n2n_gym.teachers import Statistics, Teacher, load_teacher, write_whole
+from n2n_gym.teachers import Statistics, Teacher, load_teacher
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import Normalisation, compute_accuracy, pick_device
 

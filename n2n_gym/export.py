@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from n2n_gym.teachers import write_whole
+from n2n_gym.places import write_whole
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import Normalisation
 

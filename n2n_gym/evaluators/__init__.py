@@ -1,5 +1,10 @@
 """How a student gets its score."""
 
+from n2n_gym.evaluators.calibration import (
+    CalibratedEvaluator,
+    Calibration,
+    calibrate,
+)
 from n2n_gym.evaluators.distillation import Settings, distil, measure
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator, evaluate
 from n2n_gym.evaluators.loading import (
@@ -7,6 +12,7 @@ from n2n_gym.evaluators.loading import (
     Place,
     Store,
     load_evaluator,
+    load_rung,
     load_runner,
     load_store,
 )
@@ -21,6 +27,8 @@ __all__ = [
     "INHERIT",
     "PAPER",
     "SHORT",
+    "CalibratedEvaluator",
+    "Calibration",
     "DistillationEvaluator",
     "Evaluator",
     "InProcess",
@@ -31,9 +39,11 @@ __all__ = [
     "SizeEvaluator",
     "Store",
     "Workers",
+    "calibrate",
     "distil",
     "evaluate",
     "load_evaluator",
+    "load_rung",
     "load_runner",
     "load_store",
     "measure",

@@ -75,7 +75,8 @@ class RayWorkers:
             ray.init(address, log_to_driver=False)
 
     def _num_cpus(self) -> int:
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return max(1, int(resources.get("CPU", 1)))
 
     def _parcel(self, teacher: Teacher) -> Any:
         """A reference to the packed teacher."""

@@ -25,7 +25,7 @@ from n2n_gym.decisions import (
     shrinkages,
 )
 from n2n_gym.inheritance import Inheritance
-from n2n_gym.tasks import cache_folder
+from n2n_gym.places import cache_folder
 from n2n_gym.teachers import Teacher
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.torch_layers import build
@@ -128,8 +128,9 @@ def stretch(
                 loss = distillation_loss(
                     outputs.float(), labels, logits[positions], recipe
                 )
-                (loss / students).backward()
-            torch.nn.utils.clip_grad_norm_(trained, recipe.largest_gradient)
+                (loss / students).backward()  # type: ignore[no-untyped-call]
+            if recipe.largest_gradient is not None:
+                torch.nn.utils.clip_grad_norm_(trained, recipe.largest_gradient)
             optimiser.step()
             bar.update()
     return {name: tensor.detach() for name, tensor in weights.items()}

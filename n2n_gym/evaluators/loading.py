@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 
 import torch
 
+from n2n_gym.evaluators.calibration import CalibratedEvaluator, Calibration
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
-from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, PAPER, SHORT
+from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, PAPER, SHORT, Rung
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.evaluators.workers import InProcess, Runner, Workers
 from n2n_gym.lookup import lookup
@@ -18,15 +19,14 @@ from n2n_gym.scores import ScoreStore
 # Where students are measured: here, in so many processes, on a Ray cluster.
 Place: TypeAlias = int | str | Runner | None
 # Where scores are kept: in the cache folder, nowhere, at a database's address.
-Store: TypeAlias = bool | str | ScoreStore
+Store: TypeAlias = bool | str | ScoreStore | None
 
-LADDER: Final = {
-    rung.name: partial(DistillationEvaluator, rung)
-    for rung in (INHERIT, ELASTIC, SHORT, PAPER, FULL)
+RUNGS: Final[Mapping[str, Rung]] = {
+    rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, PAPER, FULL)
 }
 EVALUATORS: Final[Mapping[str, Callable[..., Evaluator]]] = {
     "size": lambda **_: SizeEvaluator(),
-    **LADDER,
+    **{name: partial(DistillationEvaluator, rung) for name, rung in RUNGS.items()},
 }
 
 
@@ -39,21 +39,45 @@ def load_evaluator(
 ) -> Evaluator:
     """An evaluator from its name, or from ``"module:attribute"``: called with a device.
 
+    The path of a file that ``n2n-gym scores calibrate`` wrote is one as well.
+
     Args:
         workers: Where students are measured: None: in this process; so many worker
             processes; ``"ray"`` or the address of a Ray cluster.
-        store: Where scores are kept: True: in the cache folder; False: only in this
-            process; a path or a database's URL.
+        store: Where scores are kept: True: in the cache folder; False or None: only in
+            this process; a path or a database's URL.
 
     Raises:
         ValueError: There is no such evaluator or device.
     """
     if not isinstance(evaluator, str):
         return evaluator
-    make = lookup("evaluator", evaluator, EVALUATORS)
+    if evaluator.endswith(".json"):
+        calibration = Calibration.read(evaluator)
+        runner, opened = load_runner(workers), load_store(store)
+        cheap = load_rung(calibration.rung, device, runner=runner, store=opened)
+        return CalibratedEvaluator(cheap, calibration)
+    make = lookup("evaluator", evaluator, EVALUATORS, also=("a calibration.json",))
     if evaluator not in EVALUATORS:
         return make(device=device)
     return make(device=device, runner=load_runner(workers), store=load_store(store))
+
+
+def load_rung(
+    name: str,
+    device: str | torch.device | None = None,
+    *,
+    runner: Runner | None = None,
+    store: ScoreStore | None = None,
+) -> DistillationEvaluator:
+    """The evaluator of a rung of the ladder.
+
+    Raises:
+        ValueError: There is no such rung or device.
+    """
+    if name not in RUNGS:
+        raise ValueError(f"unknown rung {name!r}; known: {', '.join(RUNGS)}")
+    return DistillationEvaluator(RUNGS[name], device=device, runner=runner, store=store)
 
 
 def load_runner(workers: Place) -> Runner:
@@ -75,6 +99,6 @@ def load_runner(workers: Place) -> Runner:
 
 def load_store(store: Store) -> ScoreStore | None:
     """Where scores are kept."""
-    if isinstance(store, bool):
+    if isinstance(store, bool) or store is None:
         return ScoreStore() if store else None
     return ScoreStore(store) if isinstance(store, str) else store

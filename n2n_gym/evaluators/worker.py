@@ -100,4 +100,3 @@ def main() -> None:
     with suppress(EOFError, ConnectionError):
         while True:
             connection.send(perform(connection.recv(), teachers, load))
-

@@ -109,22 +109,22 @@ class Workers:
                     job = Job(task.student.to_json(), parcel, settings, task.seed)
                     worker.start(number, job)
             for worker in self._after_waiting():
-                number = worker.number
+                doing = worker.number
                 answer = worker.take(self.longest)
                 if isinstance(answer, Measured):
-                    assert number is not None
+                    assert doing is not None
                     if isinstance(answer.result, Broken):
                         raise RuntimeError(f"in a worker:\n{answer.result.traceback}")
-                    yield Result(number, answer.result, answer.seconds)
+                    yield Result(doing, answer.result, answer.seconds)
                 elif isinstance(answer, str):  # why the worker is of no use any more
                     self._workers.remove(worker)
-                    if number is None:
+                    if doing is None:
                         raise RuntimeError(f"a worker could not start: it {answer}")
-                    if attempts[number] < ATTEMPTS:
-                        waiting.appendleft((number, tasks[number]))
+                    if attempts[doing] < ATTEMPTS:
+                        waiting.appendleft((doing, tasks[doing]))
                     else:
                         reason = f"the worker that measured it {answer}, twice"
-                        yield Result(number, Failure(reason, retryable=True), 0.0)
+                        yield Result(doing, Failure(reason, retryable=True), 0.0)
 
     def close(self) -> None:
         """End the processes; a later use starts new ones."""

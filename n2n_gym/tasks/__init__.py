@@ -1,11 +1,11 @@
 """Labelled images: data sets with three disjoint splits."""
 
+from n2n_gym.places import cache_folder, data_folder
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.folders import caltech256, from_folder, imagenet
 from n2n_gym.tasks.loading import TASKS, is_here, load_task
 from n2n_gym.tasks.npz import from_npz
-from n2n_gym.tasks.places import cache_folder, data_folder
 from n2n_gym.tasks.sets import (
     cifar10,
     cifar100,

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from n2n_gym.places import data_folder
 from n2n_gym.tasks.arrays import (
     Labelled,
     check_classes,
@@ -18,7 +19,6 @@ from n2n_gym.tasks.arrays import (
 )
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.image_cache import keep_images, load_summary, open_images
-from n2n_gym.tasks.places import data_folder
 from n2n_gym.tasks.sets import from_torchvision
 from n2n_gym.tasks.task import Task
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 import numpy as np
 from filelock import FileLock
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
+from n2n_gym.places import cache_folder, to_disk
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled
-from n2n_gym.tasks.places import cache_folder
 from n2n_gym.tasks.summary import Summary, compute_fingerprint, compute_normalisation
 from n2n_gym.tasks.task import as_split
 
@@ -124,10 +124,10 @@ def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) ->
                 for images in _decoded(iter(paths), side):
                     file.write(images.data)
                     bar.update(len(images))
-                _to_disk(file)
+                to_disk(file)
             with open(folder / f"{split}-labels.npy", "wb") as file:
                 np.save(file, labels)
-                _to_disk(file)
+                to_disk(file)
     splits = {split: as_split(*part) for split, part in open_images(folder).items()}
     about = {
         "name": name,
@@ -136,12 +136,7 @@ def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) ->
     }
     with open(folder / "about.json", "w") as text:
         json.dump(about, text, indent=1)
-        _to_disk(text)
-
-
-def _to_disk(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+        to_disk(text)
 
 
 def _decoded(paths: Iterator[str], side: int) -> Iterator[NDArray[np.uint8]]:

@@ -12,10 +12,10 @@ from filelock import FileLock
 from sklearn.datasets import load_digits
 
 from n2n_gym.layers import Shape
+from n2n_gym.places import cache_folder, data_folder
 from n2n_gym.tasks.arrays import Arrays, Labelled, three_ways, with_validation
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.npz import from_npz
-from n2n_gym.tasks.places import cache_folder, data_folder
 from n2n_gym.tasks.task import Task
 
 _DIGITS: Final = tuple(string.digits)

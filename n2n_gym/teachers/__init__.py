@@ -4,7 +4,7 @@ from n2n_gym.tasks.summary import Statistics
 from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.loading import Weights, load_teacher
 from n2n_gym.teachers.precision import pick_precision
-from n2n_gym.teachers.store import kept_teachers, teacher_folder, write_whole
+from n2n_gym.teachers.store import kept_teachers, teacher_folder
 from n2n_gym.teachers.teacher import Teacher, Trained
 from n2n_gym.teachers.zoo import (
     teacher_architecture,
@@ -26,5 +26,4 @@ __all__ = [
     "torchvision_network",
     "traceable_names",
     "train_network",
-    "write_whole",
 ]

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.layers import BatchNorm, LayerNorm
+from n2n_gym.places import write_whole
 from n2n_gym.tasks import Split, Task
 from n2n_gym.teachers.precision import pick_precision
-from n2n_gym.teachers.store import write_whole
 from n2n_gym.teachers.teacher import Trained
 from n2n_gym.torch_layers import Network, build
 from n2n_gym.training import (

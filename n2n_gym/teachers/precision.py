@@ -15,8 +15,8 @@ from typing import Any, Final
 import torch
 from filelock import FileLock
 
+from n2n_gym.places import write_whole
 from n2n_gym.tasks import cache_folder
-from n2n_gym.teachers.store import write_whole
 from n2n_gym.training import Precision
 
 logger = logging.getLogger(__name__)

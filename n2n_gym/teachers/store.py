@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Final
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from n2n_gym.tasks import cache_folder
+from n2n_gym.places import cache_folder, write_whole
 from n2n_gym.teachers.teacher import Trained
 
 logger = logging.getLogger(__name__)
@@ -84,13 +83,3 @@ def _about(path: Path) -> dict[str, Any] | None:
         logger.warning("%s does not describe a teacher (%r)", path, error)
         return None
     return {**about, "path": path.with_suffix(".safetensors")}
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, even after a crash."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

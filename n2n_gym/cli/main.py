@@ -1,11 +1,9 @@
-"""The command line: ``n2n-gym``."""
+"""The commands that compress networks, and list what that takes."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +12,9 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.scores import scores
 
 # torch and what needs it are imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
 app.add_typer(teachers, name="teachers")
+app.add_typer(scores, name="scores")
 
 Teacher = Annotated[
     str,
@@ -88,6 +90,21 @@ def compress(
     final_epochs: Annotated[
         int, typer.Option(min=1, help="Epochs of distillation of each finalist.")
     ] = 60,
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            help="How the search scores students: short, elastic, inherit, paper, "
+            "full, size, or a file that `n2n-gym scores calibrate` wrote."
+        ),
+    ] = "short",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that distil; one a core by default."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where scores are kept: a file, or a database's URL."),
+    ] = None,
     weights: Weights = None,
     mean: Channels = None,
     std: Channels = None,
@@ -113,7 +130,7 @@ def compress(
     best students are distilled from the teacher and the best of those is written, with
     everything that was tried (history.jsonl), to the output folder.
     """
-    with _plain_errors():
+    with plain_errors():
         from n2n_gym.compress import Options
         from n2n_gym.compress import compress as run
 
@@ -124,6 +141,9 @@ def compress(
             removal_updates=removal_updates,
             shrinkage_updates=shrinkage_updates,
             final_epochs=final_epochs,
+            evaluator=evaluator,
+            workers=workers,
+            store=store,
             weights=weights,
             normalisation=_statistics(mean, std),
             granularity=granularity,
@@ -194,7 +214,7 @@ def train_teacher(
 
     The same command goes on where a training was stopped.
     """
-    with _plain_errors():
+    with plain_errors():
         from n2n_gym.teachers import kept_teachers, load_teacher
 
         teacher = load_teacher(
@@ -257,18 +277,6 @@ def _statistics(
             f"{std!r}"
         ) from error
     return means, stds
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """One line for what the user can mend; a traceback for a mistake of ours."""
-    try:
-        yield
-    except (ValueError, OSError, ArithmeticError) as error:
-        Console(stderr=True).print(
-            f"[red]Error:[/red] {escape(str(error))}", highlight=False
-        )
-        sys.exit(1)
 
 
 def _show(summary: Summary, teacher: str, task: str, output: Path) -> None:

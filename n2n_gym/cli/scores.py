@@ -1,0 +1,231 @@
+"""The commands for the store of scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from n2n_gym.cli.errors import plain_errors
+from n2n_gym.rewards import Failure
+
+# SQLAlchemy is imported in the commands, so that --help is quick.
+if TYPE_CHECKING:
+    from n2n_gym.scores import Entry, ScoreStore
+
+scores = typer.Typer(help="Scores: what was measured of students, kept for all runs.")
+
+Teacher = Annotated[str | None, typer.Option(help="Students of this teacher alone.")]
+Task = Annotated[str | None, typer.Option(help="On this task alone.")]
+Rung = Annotated[str | None, typer.Option(help="Of this rung alone.")]
+Fingerprint = Annotated[
+    str | None, typer.Option(help="Of the student whose fingerprint begins so.")
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        help="The store: a file, or a database's URL "
+        "(postgresql+psycopg://user:password@host/database); by default scores.sqlite "
+        "in the cache folder."
+    ),
+]
+
+
+@scores.callback(invoke_without_command=True)
+def list_scores(
+    context: typer.Context,
+    limit: Annotated[
+        int, typer.Option(min=1, help="How many to list, the newest first.")
+    ] = 20,
+    teacher: Teacher = None,
+    task: Task = None,
+    rung: Rung = None,
+    fingerprint: Fingerprint = None,
+    store: Store = None,
+) -> None:
+    """List the newest scores kept, and how many there are of each rung.
+
+    `n2n-gym scores export` writes them to a file, `merge` adds those of others.
+    """
+    if context.invoked_subcommand is not None:
+        if any((teacher, task, rung, fingerprint, store)):
+            name = context.invoked_subcommand
+            raise typer.BadParameter(f"options of {name} go after {name!r}")
+        return
+    with plain_errors(), _opened(store) as opened:
+        counts = opened.count_by_rung(
+            teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
+        )
+        newest = opened.rows(
+            teacher_name=teacher,
+            task_name=task,
+            rung=rung,
+            fingerprint=fingerprint,
+            newest_first=True,
+            limit=limit,
+        )
+        entries = list(newest)
+        if entries:
+            Console().print(_table(entries, f"The newest in {opened}"))
+        for entry in entries:
+            if isinstance(entry.result, Failure):
+                _say(f"{entry.key.fingerprint[:12]} failed: {entry.result.reason}")
+        each = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+        _say(f"{sum(counts.values()):,} scores in {opened}{each and f' ({each})'}")
+
+
+@scores.command()
+def export(
+    file: Annotated[
+        Path, typer.Argument(help="What to write: .csv, .jsonl or .parquet.")
+    ],
+    teacher: Teacher = None,
+    task: Task = None,
+    rung: Rung = None,
+    fingerprint: Fingerprint = None,
+    store: Store = None,
+) -> None:
+    """Write the scores to a CSV, JSON lines or Parquet file, by its suffix."""
+    with plain_errors(), _opened(store) as opened:
+        from n2n_gym.scores import write_scores
+
+        entries = opened.rows(
+            teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
+        )
+        count = write_scores(file, entries)
+    _say(f"{count:,} scores written to {file}")
+
+
+@scores.command()
+def merge(
+    others: Annotated[
+        list[str],
+        typer.Argument(help="Stores (files or URLs), or files that export wrote."),
+    ],
+    store: Store = None,
+) -> None:
+    """Add the scores of other stores to this one; those that are here already stay."""
+    with plain_errors(), _opened(store) as opened:
+        from n2n_gym.scores import read_scores
+
+        for other in others:
+            path = Path(other)
+            if path.suffix.lower() in (".csv", ".jsonl", ".parquet"):
+                merged = opened.merge(read_scores(path))
+            else:
+                with _opened(_not_to_change(other)) as source:
+                    merged = opened.merge(source)
+            _say(
+                f"{other}: {merged.added:,} added, {merged.known:,} here already, "
+                f"{merged.different:,} here with another accuracy, which stays"
+            )
+
+
+@scores.command()
+def calibrate(
+    file: Annotated[
+        Path, typer.Argument(help="What to write; then evaluator=FILE uses it.")
+    ],
+    teacher: Annotated[
+        str, typer.Option(help="The network, as in `n2n-gym compress`.")
+    ] = "resnet18",
+    task: Annotated[str, typer.Option(help="The images.")] = "digits",
+    rung: Annotated[
+        str, typer.Option(help="The cheap one: short, elastic, inherit or paper.")
+    ] = "short",
+    students: Annotated[
+        int, typer.Option(min=3, help="How many to distil fully, drawn at random.")
+    ] = 24,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one for each core by default.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    store: Store = None,
+) -> None:
+    """Learn what full distillation would make of a cheap rung's accuracies.
+
+    Distils random students of a teacher on both and fits a monotone map. Stopped, it
+    goes on where it was: the scores are in the store.
+    """
+    with plain_errors():
+        if file.suffix != ".json":
+            raise ValueError(f"a calibration is a .json file, got {file}")
+        from n2n_gym.evaluators import Workers, calibrate, load_rung, load_store
+        from n2n_gym.places import write_whole
+        from n2n_gym.teachers import load_teacher
+
+        runner = Workers(workers or os.cpu_count() or 1)
+        opened = load_store(True if store is None else store)
+        cheap, full = (
+            load_rung(name, device, runner=runner, store=opened)
+            for name in (rung, "full")
+        )
+        loaded = load_teacher(teacher, task, device=device)
+        try:
+            found = calibrate(loaded, cheap, full, num_students=students, seed=seed)
+        finally:
+            runner.close()
+        write_whole(file, found.to_json().encode())
+    pairs = zip(found.cheap, found.full, strict=True)
+    _say(", ".join(f"{low:.1%} -> {high:.1%}" for low, high in pairs))
+    _say(
+        f"{found.num_students} students, {found.cost:,.0f} student-epochs. Use it with "
+        f'evaluator="{file}".'
+    )
+
+
+@contextmanager
+def _opened(store: str | None) -> Iterator[ScoreStore]:
+    from n2n_gym.scores import ScoreStore
+
+    with ScoreStore(store) as opened:
+        yield opened
+
+
+def _not_to_change(other: str) -> str:
+    """The URL of somebody's store, to be read alone."""
+    path = Path(other)
+    if "://" in other:
+        return other
+    if not path.is_file():
+        raise ValueError(f"there is no file {other}")
+    return f"sqlite:///{path.absolute().as_uri()}?mode=ro&uri=true"
+
+
+def _table(entries: Iterable[Entry], title: str) -> Table:
+    # Nothing but a space between columns: all of them fit into 80 characters.
+    table = Table(title=escape(title), box=box.SIMPLE, padding=0, show_edge=False)
+    for name in ("teacher", "task", "rung"):
+        table.add_column(name, overflow="fold")
+    for name in ("accuracy", "parameters", "cost", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("UTC", no_wrap=True)
+    table.add_column("student", no_wrap=True)
+    for entry in entries:
+        if isinstance(entry.result, Failure):
+            measured = ["[red]failed[/red]", "", ""]
+        else:
+            score = entry.result
+            measured = [f"{score.accuracy:.2%}", f"{score.num_params:,}"]
+            measured.append(f"{score.cost:,.3g}")
+        table.add_row(
+            *map(escape, (entry.teacher_name, entry.task_name, entry.key.rung)),
+            *measured,
+            f"{entry.seconds:,.1f}",
+            entry.created[5:16].replace("T", " "),
+            entry.key.fingerprint[:12],
+        )
+    return table
+
+
+def _say(text: str) -> None:
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)

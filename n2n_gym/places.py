@@ -1,0 +1,49 @@
+"""Folders that data and what is made of them are kept in, and files written whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+
+
+def data_folder() -> Path:
+    """Where data sets are looked for and downloaded to: ``N2N_DATA`` or the cache."""
+    named = os.environ.get("N2N_DATA")
+    return Path(named) if named else cache_folder() / "data"
+
+
+def cache_folder() -> Path:
+    """Where what is made once is kept: ``N2N_CACHE`` or the user's cache folder."""
+    named = os.environ.get("N2N_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("n2n-gym"))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, even after a crash."""
+    with written_whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes its place when all of it is on the disk."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            to_disk(file)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def to_disk(file: IO[Any]) -> None:
+    """Wait until what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())

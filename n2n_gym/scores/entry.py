@@ -1,0 +1,202 @@
+"""A score as it is kept: what it is of, what it is, and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from typing import Any, Final
+
+from n2n_gym.rewards import Failure, Score
+
+COLUMNS: Final[Mapping[str, type[str] | type[int] | type[float]]] = {
+    "key": str,
+    "fingerprint": str,
+    "teacher": str,
+    "teacher_name": str,
+    "task": str,
+    "task_name": str,
+    "split": str,
+    "rung": str,
+    "settings": str,
+    "version": int,
+    "accuracy": float,
+    "num_params": int,
+    "num_macs": int,
+    "cost": float,
+    "error": str,
+    "seconds": float,
+    "created": str,
+}
+# A score has all but the error, a failure the error alone.
+OPTIONAL: Final = ("accuracy", "num_params", "num_macs", "cost", "error")
+_LARGEST: Final = 2**63 - 1  # whole number that databases keep
+
+
+def canonical(value: object) -> str:
+    """The one JSON text of a value.
+
+    Raises:
+        ValueError: It holds a number that is not finite.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Key:
+    """All that a score depends on.
+
+    Attributes:
+        fingerprint: The student's.
+        teacher: Hash of the teacher's weights.
+        task: Fingerprint of the data.
+        split: What accuracy was measured on.
+        rung: How thoroughly the student was trained.
+        settings: All other resolved settings (precision, device, threads, ...), as
+            ``canonical`` writes them.
+        version: Of the way scores are measured.
+
+    Raises:
+        ValueError: The settings are spelt in another way, which would be another key.
+    """
+
+    fingerprint: str
+    teacher: str
+    task: str
+    split: str
+    rung: str
+    settings: str
+    version: int
+
+    def __post_init__(self) -> None:
+        try:
+            expected = canonical(json.loads(self.settings))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"settings must be JSON, got {self.settings!r}: {error}"
+            ) from error
+        if self.settings != expected:
+            raise ValueError(
+                f"settings must be canonical JSON, got {self.settings!r}, "
+                f"expected {expected!r}"
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        """What the score is found under: SHA-256 of all fields."""
+        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A student's score, or why it cannot have one.
+
+    Attributes:
+        seconds: What measuring took.
+        created: When, in ISO 8601, UTC.
+
+    Raises:
+        ValueError: A number is out of its range, or the failure might not last.
+    """
+
+    key: Key
+    result: Score | Failure
+    teacher_name: str
+    task_name: str
+    seconds: float
+    created: str
+
+    def __post_init__(self) -> None:
+        if isinstance(self.result, Failure):
+            if self.result.retryable:
+                raise ValueError(
+                    f"a failure that may pass is not kept: {self.result.reason}"
+                )
+        else:
+            accuracy, num_params, num_macs, cost = self.result[:4]
+            if not 0 <= accuracy <= 1:
+                raise ValueError(f"accuracy must be in [0, 1], got {accuracy}")
+            for name, count in (("num_params", num_params), ("num_macs", num_macs)):
+                if not 0 <= count <= _LARGEST:
+                    raise ValueError(f"{name} must be in [0, 2**63), got {count}")
+            _check_amount("cost", cost)
+        _check_amount("seconds", self.seconds)
+        if datetime.fromisoformat(self.created).utcoffset() != timedelta(0):
+            raise ValueError(f"created must be in UTC, got {self.created!r}")
+
+
+def as_row(entry: Entry) -> dict[str, Any]:
+    """The entry by column, in their order."""
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row.update(asdict(entry.key), key=entry.key.digest)
+    if isinstance(entry.result, Failure):
+        row["error"] = _plain(entry.result.reason)
+    else:
+        accuracy, num_params, num_macs, cost = entry.result[:4]
+        row.update(
+            accuracy=float(accuracy),
+            num_params=int(num_params),
+            num_macs=int(num_macs),
+            cost=float(cost),
+        )
+    row.update(
+        teacher_name=_plain(entry.teacher_name),
+        task_name=_plain(entry.task_name),
+        seconds=float(entry.seconds),
+        created=entry.created,
+    )
+    return row
+
+
+def from_row(row: Mapping[str, Any]) -> Entry:
+    """What ``as_row`` wrote, from wherever it was since.
+
+    Raises:
+        ValueError: It is not: a column lacks, has another type or is out of range, or
+            the key is not that of the other columns.
+    """
+    if row.keys() != COLUMNS.keys():
+        raise ValueError(
+            f"the columns must be {', '.join(COLUMNS)}; these are missing or too many: "
+            f"{', '.join(sorted(map(str, row.keys() ^ COLUMNS.keys())))}"
+        )
+    for name, kind in COLUMNS.items():
+        value = row[name]
+        is_fit = type(value) is kind or (kind is float and type(value) is int)
+        if not (is_fit or (value is None and name in OPTIONAL)):
+            raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r}")
+    fields = ("fingerprint", "teacher", "task", "split", "rung", "settings", "version")
+    key = Key(*(row[name] for name in fields))
+    if row["key"] != key.digest:
+        raise ValueError(
+            f"its key is {row['key']}, but that of its columns is {key.digest}"
+        )
+    numbers = row["accuracy"], row["num_params"], row["num_macs"], row["cost"]
+    result: Score | Failure
+    if row["error"] is not None and all(number is None for number in numbers):
+        result = Failure(row["error"], retryable=False)
+    elif row["error"] is None and all(number is not None for number in numbers):
+        result = Score(*numbers)
+    else:
+        raise ValueError("it must have a score or an error, and not both")
+    names = row["teacher_name"], row["task_name"]
+    return Entry(key, result, *names, row["seconds"], row["created"])
+
+
+def now() -> str:
+    """The time for ``Entry.created``."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _check_amount(name: str, amount: float) -> None:
+    if not (math.isfinite(amount) and amount >= 0):
+        raise ValueError(f"{name} must be finite and at least 0, got {amount}")
+
+
+def _plain(text: str) -> str:
+    """What every database keeps: no NUL, and no half of a surrogate pair (a path)."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()

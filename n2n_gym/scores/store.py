@@ -1,0 +1,289 @@
+"""The store of scores: shared by processes and runs, and never the end of a run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.exc import IntegrityError
+
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.scores.addresses import as_url
+from n2n_gym.scores.database import SCORES, Database
+from n2n_gym.scores.entry import COLUMNS, Entry, Key, as_row, from_row, now
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_PAUSE: Final = 300.0  # seconds until a database out of reach is tried again
+_AT_ONCE: Final = 500  # keys; some builds of SQLite take no more than 999 parameters
+
+
+class Merged(NamedTuple):
+    """What became of the entries of another store."""
+
+    added: int
+    known: int  # here already, with the same accuracy
+    different: int  # here already, with another accuracy, which stays
+
+
+class ScoreStore:
+    """Scores of students, each under all that it depends on.
+
+    Nothing is opened before the first use. Processes and threads may use the same
+    database, also over a fork, and a store can be pickled. Where the database is out of
+    reach, ``get`` and ``put`` say so once, in a warning and as ``trouble``, and do
+    without it. A damaged SQLite file is renamed, and a new one started.
+
+    Args:
+        url: A path, or any database's URL as SQLAlchemy takes it; by default
+            ``scores.sqlite`` in the cache folder.
+
+    Raises:
+        ValueError: The URL is malformed, or its driver is missing.
+    """
+
+    def __init__(self, url: str | Path | None = None) -> None:
+        self._database = Database(as_url(url))
+        self._unsound: set[str] = set()  # digests of damaged rows
+        self._troubles: dict[str, tuple[str, float]] = {}  # reason, until when
+        self._has_warned = False
+
+    def __repr__(self) -> str:
+        return f"ScoreStore({str(self._database)!r})"
+
+    def __str__(self) -> str:
+        return str(self._database)
+
+    def __reduce__(self) -> tuple[type[ScoreStore], tuple[str]]:
+        url = self._database.url
+        return ScoreStore, (url.render_as_string(hide_password=False),)
+
+    def __enter__(self) -> ScoreStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self.rows()
+
+    def close(self) -> None:
+        """Close all connections; the next use opens new ones."""
+        self._database.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why scores are not found or not kept at the moment; None if they are."""
+        return next((reason for reason, _ in self._troubles.values()), None)
+
+    def get(self, keys: Sequence[Key]) -> dict[str, Score | Failure]:
+        """What is known of these, by ``Key.digest``."""
+        wanted = {key.digest: key for key in keys}
+        rows = self._attempt("looked up", lambda: self._fetch(list(wanted))) or []
+        entries = [entry for row in rows if (entry := self._checked(row))]
+        return {
+            entry.key.digest: entry.result
+            for entry in entries
+            if entry.key == wanted[entry.key.digest]
+        }
+
+    def put(
+        self,
+        key: Key,
+        result: Score | Failure,
+        *,
+        teacher_name: str,
+        task_name: str,
+        seconds: float,
+    ) -> None:
+        """Keep a result, unless there is one: the first stays.
+
+        Args:
+            seconds: What measuring took.
+
+        Raises:
+            ValueError: Accuracy is not in [0, 1], a count or an amount is negative, or
+                the failure is one that may pass.
+        """
+        row = as_row(Entry(key, result, teacher_name, task_name, seconds, now()))
+        self._attempt("kept", lambda: self._add([row]))
+
+    def rows(
+        self,
+        *,
+        teacher_name: str | None = None,
+        task_name: str | None = None,
+        rung: str | None = None,
+        fingerprint: str | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Entry]:
+        """All entries, or some: by teacher, task and rung, and the best first in each.
+
+        Args:
+            fingerprint: How the student's begins.
+
+        Raises:
+            OSError: The database is out of reach, or damaged.
+        """
+        if self._database.is_missing():
+            return
+        columns = SCORES.c
+        by_name = (
+            columns.teacher_name,
+            columns.task_name,
+            columns.rung,
+            columns.accuracy.desc().nulls_last(),
+        )
+        order = (columns.created.desc(),) if newest_first else by_name
+        where = _conditions(teacher_name, task_name, rung, fingerprint)
+        query = select(SCORES).where(*where).order_by(*order, columns.key).limit(limit)
+        for row in self._database.stream(query):
+            if entry := self._checked(row):
+                yield entry
+
+    def count_by_rung(
+        self,
+        *,
+        teacher_name: str | None = None,
+        task_name: str | None = None,
+        rung: str | None = None,
+        fingerprint: str | None = None,
+    ) -> dict[str, int]:
+        """How many entries there are of each rung.
+
+        Raises:
+            OSError: The database is out of reach.
+        """
+        if self._database.is_missing():
+            return {}
+        where = _conditions(teacher_name, task_name, rung, fingerprint)
+        query = select(SCORES.c.rung, func.count()).where(*where)
+        query = query.group_by(SCORES.c.rung).order_by(SCORES.c.rung)
+        pairs = self._database.use(lambda connection: connection.execute(query).all())
+        return dict(pairs)
+
+    def count(self) -> int:
+        """How many entries there are.
+
+        Raises:
+            OSError: The database is out of reach.
+        """
+        return sum(self.count_by_rung().values())
+
+    def merge(self, others: Iterable[Entry]) -> Merged:
+        """Add what is missing here: of another store, or of ``read_scores``.
+
+        It goes in batches: after an error what was added stays, and merging again adds
+        the rest.
+
+        Raises:
+            OSError: A database is out of reach, or damaged.
+        """
+        added = known = different = 0
+        entries = iter(others)
+        while batch := list(islice(entries, _AT_ONCE)):
+            rows = {entry.key.digest: as_row(entry) for entry in batch}
+            for ours in self._fetch(list(rows)):
+                if self._checked(ours):
+                    theirs = rows.pop(ours["key"])
+                    is_known = ours["accuracy"] == theirs["accuracy"]
+                    known += is_known
+                    different += not is_known
+            if rows:
+                self._add(list(rows.values()))
+            added += len(rows)
+        return Merged(added, known, different)
+
+    def _fetch(self, digests: Sequence[str]) -> list[RowMapping]:
+        def read(connection: Connection) -> list[RowMapping]:
+            found: list[RowMapping] = []
+            for start in range(0, len(digests), _AT_ONCE):
+                some = SCORES.c.key.in_(digests[start : start + _AT_ONCE])
+                found += connection.execute(select(SCORES).where(some)).mappings()
+            return found
+
+        return self._database.use(read)
+
+    def _add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert rows; where there is one of that key, it stays, unless damaged."""
+        unsound = [row["key"] for row in rows if row["key"] in self._unsound]
+
+        def write(connection: Connection) -> None:
+            if unsound:
+                which = SCORES.c.key.in_(unsound)
+                connection.execute(delete(SCORES).where(which))
+            connection.execute(insert(SCORES), rows)
+
+        try:
+            self._database.use(write, is_writing=True)
+        except IntegrityError:
+            # One of them is there already; every database can tell which that way.
+            if len(rows) > 1:
+                for row in rows:
+                    self._add([row])
+            elif not self._fetch([rows[0]["key"]]):
+                raise
+        self._unsound.difference_update(unsound)
+
+    def _checked(self, row: RowMapping) -> Entry | None:
+        """The entry; None if the row is damaged: that is said."""
+        try:
+            return from_row({name: row[name] for name in COLUMNS})
+        except ValueError as error:
+            if row["key"] not in self._unsound:
+                logger.warning("%s: a row is damaged and left out: %s", self, error)
+            self._unsound.add(row["key"])
+            return None
+
+    def _attempt(
+        self, what: Literal["looked up", "kept"], action: Callable[[], T]
+    ) -> T | None:
+        """What the action gives; None while the database is out of reach."""
+        _, until = self._troubles.get(what, ("", 0.0))
+        if time.monotonic() < until:
+            return None
+        try:
+            result = action()
+        except OSError as error:
+            if not self._has_warned:
+                logger.warning(
+                    "scores cannot be %s: %s. The run goes on without", what, error
+                )
+            self._has_warned = True
+            self._troubles[what] = str(error), time.monotonic() + _PAUSE
+            return None
+        self._troubles.pop(what, None)
+        return result
+
+
+def _conditions(
+    teacher_name: str | None,
+    task_name: str | None,
+    rung: str | None,
+    fingerprint: str | None,
+) -> list[ColumnElement[bool]]:
+    columns = SCORES.c
+    asked = (
+        (columns.teacher_name, teacher_name),
+        (columns.task_name, task_name),
+        (columns.rung, rung),
+    )
+    found = [column == value for column, value in asked if value is not None]
+    if fingerprint is not None:
+        found.append(columns.fingerprint.startswith(fingerprint, autoescape=True))
+    return found
