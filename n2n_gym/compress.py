@@ -115,6 +115,9 @@ def compress(options: Options) -> Summary:
     """
     started = time.perf_counter()
     device = pick_device(options.device)
+    store = load_store(True if options.store is None else options.store)
+    runner = load_runner(options.workers or min(os.cpu_count() or 1, ROLLOUTS))
+    evaluator = load_evaluator(options.evaluator, device, workers=runner, store=store)
     output = options.output
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; give another output folder")
@@ -135,9 +138,6 @@ def compress(options: Options) -> Summary:
     output.mkdir(parents=True, exist_ok=True)
     chosen = json.dumps(asdict(options), indent=1, default=str)
     write_whole(output / "options.json", chosen.encode())
-    store = load_store(True if options.store is None else options.store)
-    runner = load_runner(options.workers or min(os.cpu_count() or 1, ROLLOUTS))
-    evaluator = load_evaluator(options.evaluator, device, workers=runner, store=store)
     final = _Final(teacher, options.final_epochs, device, runner, store)
     with open(output / "history.jsonl", "w") as file:
         history = _History(file)

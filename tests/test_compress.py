@@ -16,10 +16,11 @@ from n2n_gym import compress as module
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.compress import Options, compress, uniform_student
+from n2n_gym.rewards import Failure
 from n2n_gym.tasks import TASKS, Task
 from n2n_gym.teachers import learning, load_teacher, teacher_architecture
 from n2n_gym.torch_layers import build
-from n2n_gym.training import Diverged, Recipe
+from n2n_gym.training import Recipe
 
 ROOT = Path(__file__).parent.parent
 SMALL = Options(
@@ -38,7 +39,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         recipe = Recipe(2, 32, largest_gradient=1.0)
         patch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-        patch.setattr(module, "FINALISTS", 2)
+        patch.setattr(module, "ROUNDS", ((3, 0.5), (2, 1.0)))
         options = Options(**{**vars(SMALL), "output": folder})
         yield folder, compress(options)
 
@@ -126,22 +127,18 @@ def test_a_folder_with_a_run_is_not_overwritten(run):
 
 
 def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog):
-    calls = []
+    def evaluate(students, *arguments):
+        results = original(students, *arguments)
+        return [Failure("the distillation diverged", retryable=False), *results[1:]]
 
-    def distil(*arguments, **named):
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise Diverged("the loss became nan")
-        return original(*arguments, **named)
-
-    original = module.distil
-    monkeypatch.setattr(module, "distil", distil)
+    original = module.evaluate
+    monkeypatch.setattr(module, "evaluate", evaluate)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     options = {**vars(SMALL), "output": tmp_path / "run", "controls": False}
     summary = compress(Options(**options))
     assert summary.student.score.accuracy > 0
-    assert "diverged and is left out" in caplog.text
+    assert "a finalist is left out: the distillation diverged" in caplog.text
 
 
 @pytest.mark.parametrize("share", [2, 10, 100])
@@ -177,6 +174,9 @@ def test_help_says_what_each_command_does():
             ["--teacher", "alexnet", "--granularity", "block"],
             "'unit' has 4, 'block' has 0",
         ),
+        (["--evaluator", "exact"], "unknown evaluator 'exact'; known: size, inherit"),
+        (["--evaluator", "x.json"], "x.json holds no calibration"),
+        (["--store", "abc://x"], "abc"),
         (["--weights", "x.pt"], "there is no file x.pt with weights"),
         (["--mean", "0.5"], "--mean and --std go together"),
         (["--mean", "half", "--std", "1"], "are numbers with commas between"),

@@ -6,7 +6,7 @@ import pytest
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import RATES
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import DistillationEvaluator, SizeEvaluator
+from n2n_gym.evaluators import DistillationEvaluator, Rung, SizeEvaluator
 from n2n_gym.features import CHOICE, COLUMNS, CURRENT, DECIDED
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
@@ -14,7 +14,7 @@ from n2n_gym.torch_layers import build, trace
 from n2n_gym.training import Recipe
 from tests.networks import PlainNet
 
-QUICK = Recipe(1, batch_size=32, learning_rate=0.1, logit_weight=0.1)
+QUICK = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1, logit_weight=0.1))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_distilled_student_is_scored_against_its_teacher(teacher):
     compression = 1 - info["num_params"] / teacher.architecture.num_params
     share = info["accuracy"] / teacher.score.accuracy
     assert reward == pytest.approx(compression * (2 - compression) * share)
-    assert info["cost"] == 1.0
+    assert info["cost"] > 1.0
     assert info["is_success"] == (info["accuracy"] >= teacher.score.accuracy - 0.01)
     assert play(env, actions)[0] == reward
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from n2n_gym.evaluators import distil
+from n2n_gym.evaluators import Rung, Settings, distil
 from n2n_gym.tasks import SPLITS, Split, Task, summary
 from n2n_gym.teachers import Teacher
 from n2n_gym.training import (
@@ -222,11 +222,11 @@ def test_training_streamed_is_training_resident(task, streamed):
 
 
 def test_distilling_streamed_is_distilling_resident(teacher, streamed):
-    recipe = Recipe(1, batch_size=32, logit_weight=0.1)
+    rung = Rung("quick", recipe=Recipe(1, batch_size=32, logit_weight=0.1))
+    settings = Settings(rung, CPU, "float32", 1)
     other = Teacher("small", streamed, teacher.architecture, lambda: teacher.trained)
     networks = [
-        distil(teacher.architecture, one, recipe, seed=1, device=CPU)
-        for one in (teacher, other)
+        distil(teacher.architecture, one, settings, seed=1) for one in (teacher, other)
     ]
     first, second = (network.state_dict() for network in networks)
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from n2n_gym.evaluators import DistillationEvaluator
+from n2n_gym.evaluators import DistillationEvaluator, Rung
 from n2n_gym.tasks import Augmentation, Task, digits, load_task
 from n2n_gym.teachers import (
     Teacher,
@@ -86,7 +86,9 @@ def test_a_damaged_teacher_is_named_and_trained_again(cache, caplog, damage):
 
 
 def test_an_agent_in_inference_mode_can_have_its_teacher_trained(cache):
-    evaluator = DistillationEvaluator(RECIPE, device="cpu")
+    evaluator = DistillationEvaluator(
+        Rung("quick", recipe=RECIPE), device="cpu", precision="float32"
+    )
     teacher = load_teacher("squeezenet1_1", digits(), device="cpu")
     with torch.inference_mode():
         (score,) = evaluator([teacher.architecture], teacher)

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 import n2n_gym  # noqa: F401  registers the ids
 from envs_registry import ENVIRONMENTS
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import DistillationEvaluator, SizeEvaluator
+from n2n_gym.evaluators import INHERIT, DistillationEvaluator, SizeEvaluator
 from n2n_gym.features import CURRENT
 from n2n_gym.rewards import Failure
-from n2n_gym.training import Recipe
 
 IDS = sorted(ENVIRONMENTS)
 STAGES = {"remove": RemoveEnv, "shrink": ShrinkEnv}
-QUICK = Recipe(0)  # what is inherited, with statistics of its own
 
 
 class Recorder(SizeEvaluator):
@@ -104,7 +102,7 @@ def test_it_behaves_as_gymnasiums_vector(teacher, stage, mode, seed, num_envs):
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("stage", STAGES)
 def test_it_behaves_as_gymnasiums_vector_with_networks_scored(teacher, stage, mode):
-    evaluator = DistillationEvaluator(QUICK, device="cpu")
+    evaluator = DistillationEvaluator(INHERIT, device="cpu", precision="float32")
     compare_vectors(STAGES[stage](teacher, evaluator=evaluator), mode, 0, 3)
 
 
