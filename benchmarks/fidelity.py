@@ -15,18 +15,37 @@ work of two cores. One thread each.
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
+import os
+import time
+from collections import defaultdict
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import kendalltau
 from torch import nn
+from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import ELASTIC, INHERIT, PAPER, SHORT
+from n2n_gym.evaluators import (
+    ELASTIC,
+    FULL,
+    INHERIT,
+    PAPER,
+    SHORT,
+    Settings,
+    measure,
+)
+from n2n_gym.evaluators.elastic import elastic_teacher
+from n2n_gym.evaluators.scoring import faster_precision
+from n2n_gym.rewards import Score, n2n
 from n2n_gym.tasks import Augmentation, Task, data_folder
 from n2n_gym.teachers import Teacher, teacher_recipe, train_network
 from n2n_gym.teachers.store import load_trained, save_trained

@@ -24,6 +24,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,13 @@ from n2n_gym.evaluators import (
 )
 from n2n_gym.evaluators.distillation import thread_count
 from n2n_gym.evaluators.scoring import faster_precision
-from n2n_gym.evaluators.workers import Task as Work
+from n2n_gym.evaluators.workers import Task as Job
 from n2n_gym.layers import Conv, DepthwiseConv, Linear
 from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks import Augmentation, Task, data_folder
 from n2n_gym.teachers import Teacher, load_teacher
 from n2n_gym.torch_layers import build
-from n2n_gym.training import train
+from n2n_gym.training import pick_device, train
 
 CPU = torch.device("cpu")
 COUNTS = {"train": 5_000, "validation": 500, "test": 500}
@@ -144,7 +145,7 @@ def reference_epoch(student: nn.Module, teacher: nn.Module, files: Files) -> Non
 # Measuring.
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
+def cpu_seconds(work: Callable[..., object], *arguments: Any) -> float:
     """Of all threads and of child processes that have ended."""
 
     def used() -> float:
@@ -152,13 +153,13 @@ def cpu_seconds(work: Callable[[], object]) -> float:
         return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
     before = used()
-    work()
+    work(*arguments)
     return used() - before
 
 
-def wall_seconds(work: Callable[[], object]) -> float:
+def wall_seconds(work: Callable[..., object], *arguments: Any) -> float:
     started = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - started
 
 
@@ -169,44 +170,46 @@ def our_epoch(student: Architecture, teacher: Teacher, settings: Settings) -> No
     distil(student, teacher, replace(settings, rung=rung), seed=0)
 
 
+def products_of(student: Architecture, position: int, batch: int, dtype: torch.dtype):
+    """Forward, and backward to the weights and to the inputs, of one layer."""
+    layer = student.layers[position]
+    shape = student.shape_of(layer.inputs[0])
+    x = torch.randn(batch, *shape).to(dtype)
+    if isinstance(layer, Linear):
+        w = torch.randn(layer.width, shape[0]).to(dtype)
+        g = torch.randn(batch, layer.width).to(dtype)
+        return [lambda: x @ w.T, lambda: g.T @ x, lambda: g @ w]
+    x = x.to(memory_format=torch.channels_last)
+    groups = layer.groups if isinstance(layer, Conv) else shape[0]
+    width = student.shape_of(position)[0]
+    w = torch.randn(width, shape[0] // groups, *layer.kernel).to(dtype)
+    w = w.to(memory_format=torch.channels_last)
+    sizes = (layer.stride, layer.padding, layer.dilation)
+    g = torch.randn_like(F.conv2d(x, w, None, *sizes, groups))
+
+    def backward(*wanted: bool) -> None:
+        torch.ops.aten.convolution_backward(
+            *(g, x, w, None, *sizes, False, (0, 0), groups), (*wanted, False)
+        )
+
+    works = [
+        lambda: F.conv2d(x, w, None, *sizes, groups),
+        lambda: backward(False, True),
+        lambda: backward(True, False),
+    ]
+    return works[:2] if position == student.first else works
+
+
 def products(student: Architecture, batch: int, dtype: torch.dtype) -> dict[str, Any]:
     """Seconds of each convolution and matrix product of a training step, alone."""
     rows = []
     for position, layer in enumerate(student.layers):
-        if not isinstance(layer, (Conv, DepthwiseConv, Linear)):
-            continue
-        shape = student.shape_of(layer.inputs[0])
-        x = torch.randn(batch, *shape).to(dtype)
-        if isinstance(layer, Linear):
-            w = torch.randn(layer.width, shape[0]).to(dtype)
-            g = torch.randn(batch, layer.width).to(dtype)
-            works = [lambda: x @ w.T, lambda: g @ w, lambda: g.T @ x]
-        else:
-            x = x.to(memory_format=torch.channels_last)
-            groups = layer.groups if isinstance(layer, Conv) else shape[0]
-            width = student.shape_of(position)[0]
-            w = torch.randn(width, shape[0] // groups, *layer.kernel).to(dtype)
-            w = w.to(memory_format=torch.channels_last)
-            sizes = (layer.stride, layer.padding, layer.dilation)
-            g = torch.randn_like(F.conv2d(x, w, None, *sizes, groups))
-
-            def backward(inputs: bool, weights: bool) -> None:
-                torch.ops.aten.convolution_backward(
-                    *(g, x, w, None, *sizes, False, (0, 0), groups),
-                    (inputs, weights, False),
-                )
-
-            works = [
-                lambda: F.conv2d(x, w, None, *sizes, groups),
-                lambda: backward(False, True),
-            ]
-            if position != student.first:
-                works.append(lambda: backward(True, False))
-        macs = student.macs_per_layer[position] * batch
-        for work in works:
-            work()
-            seconds = statistics.median(wall_seconds(work) for _ in range(5))
-            rows.append((seconds, 2 * macs / seconds))
+        if isinstance(layer, (Conv, DepthwiseConv, Linear)):
+            flops = 2 * student.macs_per_layer[position] * batch
+            for work in products_of(student, position, batch, dtype):
+                work()
+                seconds = statistics.median(wall_seconds(work) for _ in range(5))
+                rows.append((seconds, flops / seconds))
     return {
         "seconds": sum(seconds for seconds, _ in rows),
         "best": max(rate for _, rate in rows),
@@ -269,10 +272,10 @@ def compare_epochs(
         for _ in range(repeats):
             for name, student in students.items():
                 network = build(student)
-                reference = cpu_seconds(lambda: reference_epoch(network, whole, files))
+                reference = cpu_seconds(reference_epoch, network, whole, files)
                 taken[name]["reference"].append(reference)
                 bar.update()
-                ours = cpu_seconds(lambda: our_epoch(student, teacher, settings))
+                ours = cpu_seconds(our_epoch, student, teacher, settings)
                 taken[name]["ours"].append(ours)
                 bar.update()
     medians = {}
@@ -301,11 +304,8 @@ def compare_scores(
         start = "teacher" if rung is ELASTIC else rung.start
         ruled = replace(settings, rung=replace(rung, start=start))
         for name, student in students.items():
-            score = cpu_seconds
-            seconds = statistics.median(
-                score(lambda: measure(student, teacher, ruled, seed=0))
-                for _ in range(3)
-            )
+            score = partial(measure, student, teacher, ruled, seed=0)
+            seconds = statistics.median(cpu_seconds(score) for _ in range(3))
             ratio = REFERENCE_EPOCHS * reference[name] / seconds
             report.add(
                 f"{rung.name} {name}",
@@ -361,7 +361,7 @@ def compare_workers(
 ) -> None:
     """Students a minute of two workers and of one, in turn."""
     ruled = replace(settings, rung=SHORT)
-    work = [Work(students["1/10"], seed) for seed in range(8)]
+    work = [Job(students["1/10"], seed) for seed in range(8)]
     pools = {1: Workers(1), 2: Workers(2)}
     for count, pool in pools.items():  # they start, and load the teacher
         list(pool.run(work[:count], teacher, ruled))
@@ -393,7 +393,7 @@ def time_a_stored_score(teacher: Teacher, folder: Path, report: Report) -> None:
         evaluator.settings(teacher)
         env = RemoveEnv(teacher, evaluator=evaluator)
         env.reset(options={"decisions": [0] * (len(env.decisions) - 1)})
-        taken = wall_seconds(lambda: env.step(0))
+        taken = wall_seconds(env.step, 0)
         if i:
             seconds.append(taken)
     middle = statistics.median(seconds)
@@ -412,6 +412,40 @@ def time_steps(report: Report) -> None:
     rates = [steps_per_second(env) for _ in range(5)]
     rate = statistics.median(rates)
     report.add("steps", rates, f"steps without evaluation, resnet18: {rate:,.0f}/s")
+
+
+def measure_on_accelerator(device: torch.device, report: Report) -> None:
+    """Students a minute on all of CIFAR-10, several processes sharing the device."""
+    teacher = load_teacher("resnet18", "cifar10", device=device, train_teacher=True)
+    whole = teacher.architecture
+    precision = faster_precision(teacher, device, 64, 1)
+    settings = Settings(SHORT, device, precision, None)
+    a, b = (torch.randn(8192, 8192, device=device).bfloat16() for _ in range(2))
+
+    def product() -> None:
+        _ = a @ b
+        torch.accelerator.synchronize()
+
+    product()
+    peak = 2 * 8192**3 / statistics.median(wall_seconds(product) for _ in range(10))
+    num_images = len(teacher.task.splits["train"])
+    recipe = SHORT.recipe_for(num_images)
+    assert recipe is not None
+    for name in ("full size", "1/10"):
+        student = uniform_student(whole, round(SIZES[name] * whole.num_params))
+        for count in (1, 2, 4, 8):
+            pool = Workers(count)
+            jobs = [Job(student, seed) for seed in range(4 * count)]
+            list(pool.run(jobs[:count], teacher, settings))  # they load the teacher
+            seconds = wall_seconds(list, pool.run(jobs, teacher, settings)) / len(jobs)
+            pool.close()
+            flops = 6 * student.num_macs * num_images * recipe.epochs / seconds
+            report.add(
+                f"{device.type} {name}, {count} workers",
+                {"students_per_minute": 60 / seconds, "share_of_peak": flops / peak},
+                f"{device.type}, {name}, {count} workers: {60 / seconds:.1f} students "
+                f"a minute, {flops / peak:.0%} of the measured bf16 peak",
+            )
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
@@ -467,6 +501,8 @@ def main() -> None:
         time_steps(report)
         time_a_stored_score(teacher, options.output, report)
     compare_workers(teacher, students, settings, report)
+    if torch.accelerator.is_available():
+        measure_on_accelerator(pick_device(None), report)
     (options.output / "speed.json").write_text(json.dumps(report.figures, indent=1))
     draw(report.figures, options.output / "speed.png")
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes; {options.output}")

@@ -79,9 +79,17 @@ class RemoveEnv(CompressionEnv[Removal]):
             teacher's inputs are normalised with; the training images' by default.
         granularity: What one decision is about: "unit" (units and branches), "block"
             (branches alone), or "layer" (the paper's: every single layer).
-        evaluator: "short" (inherited weights, two epochs of distillation), "inherit"
-            (no training), "full", "size" (no accuracy at all, for tests),
-            "module:attribute" or an `Evaluator`.
+        evaluator: How much is spent on a student's accuracy: "size" (nothing),
+            "inherit" (the teacher's weights, no training), "elastic" (those of a
+            teacher trained once to be cut), "short" (inherited weights, some
+            distillation), "paper" (from scratch, 5 epochs), "full" (to convergence).
+            Or the path of a calibration that `n2n-gym scores calibrate` wrote,
+            "module:attribute", an `Evaluator`.
+        evaluator_workers: Where students are distilled: in this process (None), in so
+            many worker processes, on a Ray cluster ("ray" or its address). The scores
+            are the same.
+        store: Where they are kept: in the user's cache folder (True), nowhere (False),
+            in a file or a database by its URL.
         reward: "n2n", "module:attribute" or a function of the student's and the
             teacher's `Score`.
         illegal: "keep" takes an illegal action for a 0; "end" ends the episode with -1.

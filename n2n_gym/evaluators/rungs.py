@@ -28,7 +28,7 @@ class Rung:
     start: Literal["teacher", "elastic", "fresh"] = "teacher"
     recipe: Recipe | None = None
     fewest_images: int = 0
-    statistics: int = 1_000
+    statistics: int = 500
     is_augmented: bool = False
 
     def recipe_for(self, num_images: int) -> Recipe | None:

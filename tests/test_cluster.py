@@ -1,0 +1,61 @@
+"""Students on a real Ray cluster of this machine."""
+
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+
+from n2n_gym.decisions import RATES, shrink, shrinkages
+from n2n_gym.evaluators import DistillationEvaluator, Rung, Settings, load_runner
+from n2n_gym.evaluators.cluster import RayWorkers
+from n2n_gym.evaluators.workers import InProcess, Task
+from n2n_gym.rewards import Score
+from n2n_gym.training import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:ray")
+CPU = torch.device("cpu")
+SLOW = Rung("slow", recipe=Recipe(20, 32, learning_rate=0.05, logit_weight=0.1))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that measures nothing, and two nodes of one CPU each."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    found.add_node(num_cpus=1)
+    ray.init(found.address, log_to_driver=False)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def students(teacher):
+    start = teacher.architecture
+    return [shrink(start, dict.fromkeys(shrinkages(start), r)) for r in RATES[2:]]
+
+
+def test_scores_are_those_of_any_other_place(teacher, students, cluster):
+    rung = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1))
+    found = [
+        DistillationEvaluator(rung, device="cpu", precision="float32", runner=runner)(
+            students, teacher
+        )
+        for runner in (InProcess(), load_runner("ray"))
+    ]
+    assert found[0] == found[1]
+    assert all(isinstance(score, Score) for score in found[0])
+
+
+def test_students_of_a_lost_node_are_measured_on_another(teacher, students, cluster):
+    doomed = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    settings = Settings(SLOW, CPU, "float32", 1)
+    tasks = [Task(student, 0) for student in students]
+    expected = {r.number: r.result for r in InProcess().run(tasks, teacher, settings)}
+
+    found = {}
+    for result in RayWorkers().run(tasks, teacher, settings):
+        if not found:  # another student is under way on each of the nodes
+            cluster.remove_node(doomed, allow_graceful=False)
+        found[result.number] = result.result
+    assert found == expected
