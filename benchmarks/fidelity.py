@@ -36,6 +36,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import (
     ELASTIC,
+    ELASTIC_SHORT,
     FULL,
     INHERIT,
     PAPER,
@@ -54,7 +55,8 @@ from n2n_gym.torch_layers import trace
 CPU = torch.device("cpu")
 NUM_IMAGES = 5_000
 TEACHER_EPOCHS = 40
-RUNGS = (INHERIT, ELASTIC, SHORT, PAPER)
+RUNGS = (INHERIT, ELASTIC, SHORT, ELASTIC_SHORT, PAPER)
+CHEAP = [rung.name for rung in RUNGS]
 SIMILAR = 1.5  # pairs whose parameter counts differ by less are of a size
 
 
@@ -187,7 +189,7 @@ def measure_all(
             continue
         is_paper = rung is PAPER
         settings = Settings(rung, CPU, "float32" if is_paper else precision, 1)
-        start = elastic if rung is ELASTIC else teacher
+        start = elastic if rung.start == "elastic" else teacher
         before = time.process_time()
         result = measure(student, start, settings, seed=seed)
         used = time.process_time() - before
@@ -293,7 +295,7 @@ def analyse(
         table["full, another seed"] = {
             key: float(np.mean([pair[key] for pair in pairs])) for key in pairs[0]
         }
-    for name in ("elastic", "inherit", "short", "paper"):
+    for name in CHEAP:
         values = accuracy[name, 0]
         table[name] = {
             **against_full(values),
@@ -315,10 +317,7 @@ def analyse(
         "full_cpu_seconds": full,
         "elastic_once_cpu_seconds": once,
         "table": table,
-        "accuracy": {
-            name: accuracy[name, 0].tolist()
-            for name in ("elastic", "inherit", "short", "paper")
-        },
+        "accuracy": {name: accuracy[name, 0].tolist() for name in CHEAP},
         "full": mean_truth.tolist(),
         "num_params": params.tolist(),
     }

@@ -9,7 +9,6 @@ from n2n_gym.evaluators import DistillationEvaluator, elastic, load_evaluator
 from n2n_gym.evaluators.rungs import ELASTIC, INHERIT
 from n2n_gym.inheritance import Inheritance
 from n2n_gym.torch_layers import build, trace
-from n2n_gym.training import Recipe
 from tests.networks import IMAGE, NETWORKS, awake
 
 CPU = torch.device("cpu")
@@ -64,8 +63,7 @@ def test_random_students_are_legal_and_of_all_sizes(teacher):
 
 @pytest.fixture
 def quickly(monkeypatch):
-    recipe = Recipe(20, 32, learning_rate=0.1, logit_weight=0.1, largest_gradient=3.0)
-    monkeypatch.setattr(elastic, "RECIPE", recipe)
+    monkeypatch.setattr(elastic, "STEPS", 600)
 
 
 def test_students_cut_from_an_elastic_teacher_work_at_once(teacher, quickly):
@@ -77,7 +75,7 @@ def test_students_cut_from_an_elastic_teacher_work_at_once(teacher, quickly):
         scores = evaluator(students, teacher)
         found[rung.name] = sum(score.accuracy for score in scores) / len(scores)
         assert {score.cost_once for score in scores} == {
-            elastic.COST if rung is ELASTIC else 0
+            2 * 600 / (1077 // 64) if rung is ELASTIC else 0
         }
     assert found["elastic"] > found["inherit"] + 0.15
     # The teacher that they are compared with is the original.
@@ -90,3 +88,9 @@ def test_an_elastic_teacher_is_made_once_and_kept(teacher, quickly, monkeypatch)
     monkeypatch.setattr(elastic, "stretch", None)  # would fail if it were called
     again = load_evaluator("elastic", "cpu", store=False)
     assert again([teacher.architecture], teacher) == [score]
+
+
+def test_few_images_are_gone_through_more_often():
+    assert elastic.recipe_for(45_000).epochs == 3_000 / 703
+    assert elastic.recipe_for(1_000_000).epochs == 4
+    assert elastic.recipe_for(640).epochs == 300

@@ -16,12 +16,21 @@ from n2n_gym.evaluators.loading import (
     load_runner,
     load_store,
 )
-from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, PAPER, SHORT, Rung
+from n2n_gym.evaluators.rungs import (
+    ELASTIC,
+    ELASTIC_SHORT,
+    FULL,
+    INHERIT,
+    PAPER,
+    SHORT,
+    Rung,
+)
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.evaluators.workers import InProcess, Runner, Workers
 
 __all__ = [
     "ELASTIC",
+    "ELASTIC_SHORT",
     "EVALUATORS",
     "FULL",
     "INHERIT",

@@ -38,16 +38,28 @@ from n2n_gym.training import (
     seeded,
 )
 
+STEPS: Final = 3_000  # at least; few epochs are enough where there are many images
 RECIPE: Final = Recipe(
-    epochs=10,
+    epochs=4,
     batch_size=64,
-    learning_rate=0.05,
+    learning_rate=0.1,
     weight_decay=1e-4,
     logit_weight=0.1,
     largest_gradient=3.0,
 )
 STUDENTS: Final = 2  # cut at each step
-COST: Final = RECIPE.epochs * STUDENTS  # nominal student-epochs
+
+
+def recipe_for(num_images: int) -> Recipe:
+    """How an elastic teacher is trained on so many images."""
+    size = min(RECIPE.batch_size, num_images)
+    fewest = STEPS / (num_images // size)
+    return replace(RECIPE, epochs=max(RECIPE.epochs, fewest))
+
+
+def cost_once(num_images: int) -> float:
+    """Of an elastic teacher, in nominal student-epochs."""
+    return recipe_for(num_images).epochs * STUDENTS
 
 
 def random_student(
@@ -143,10 +155,11 @@ def elastic_teacher(
 
     It keeps the logits of the teacher that it was made from.
     """
+    recipe = recipe_for(len(teacher.task.splits["train"]))
     about = {
         "teacher": teacher.fingerprint,
         "task": teacher.task.fingerprint,
-        "recipe": asdict(RECIPE),
+        "recipe": asdict(recipe),
         "students": STUDENTS,
         "device": device.type,
         "precision": precision,
@@ -159,7 +172,7 @@ def elastic_teacher(
     with FileLock(path.with_suffix(".lock")):
         trained = load_trained(path)
         if trained is None:
-            weights = stretch(teacher, device, recipe=RECIPE, precision=precision)
+            weights = stretch(teacher, device, recipe=recipe, precision=precision)
             weights = {name: w.cpu().contiguous() for name, w in weights.items()}
             trained = teacher.trained._replace(weights=weights)
             save_trained(path, trained, about)

@@ -10,7 +10,15 @@ import torch
 
 from n2n_gym.evaluators.calibration import CalibratedEvaluator, Calibration
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
-from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, PAPER, SHORT, Rung
+from n2n_gym.evaluators.rungs import (
+    ELASTIC,
+    ELASTIC_SHORT,
+    FULL,
+    INHERIT,
+    PAPER,
+    SHORT,
+    Rung,
+)
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.evaluators.workers import InProcess, Runner, Workers
 from n2n_gym.lookup import lookup
@@ -22,7 +30,7 @@ Place: TypeAlias = int | str | Runner | None
 Store: TypeAlias = bool | str | ScoreStore | None
 
 RUNGS: Final[Mapping[str, Rung]] = {
-    rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, PAPER, FULL)
+    rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, ELASTIC_SHORT, PAPER, FULL)
 }
 EVALUATORS: Final[Mapping[str, Callable[..., Evaluator]]] = {
     "size": lambda **_: SizeEvaluator(),

@@ -59,6 +59,7 @@ SHORT: Final = Rung(
     recipe=replace(_DISTILLATION, epochs=0.375, batch_size=32),
     fewest_images=2_000,
 )
+ELASTIC_SHORT: Final = replace(SHORT, name="elastic-short", start="elastic")
 # Ashok et al. (2018): from scratch, the logit term alone, Adam; a batch of 128 is ours.
 PAPER: Final = Rung(
     "paper",

@@ -11,8 +11,7 @@ import torch
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import Settings, distil, thread_count
-from n2n_gym.evaluators.elastic import COST as ELASTIC_COST
-from n2n_gym.evaluators.elastic import elastic_teacher
+from n2n_gym.evaluators.elastic import cost_once, elastic_teacher
 from n2n_gym.evaluators.rungs import SHORT, Rung
 from n2n_gym.evaluators.workers import InProcess, Runner, Task
 from n2n_gym.rewards import Failure, Score
@@ -113,7 +112,7 @@ class DistillationEvaluator:
         missing = [pair for digest, pair in wanted.items() if digest not in found]
         if missing:
             found |= self._measure(missing, teacher)
-        return [self._complete(found[key.digest]) for key in keys]
+        return [self._complete(found[key.digest], teacher) for key in keys]
 
     @torch.inference_mode(False)
     def score_teacher(self, teacher: Teacher) -> Score:
@@ -125,10 +124,11 @@ class DistillationEvaluator:
         start, seed = self._start(teacher), _seed(self.key(student, teacher))
         return distil(student, start, self.settings(teacher), seed=seed)
 
-    def _complete(self, result: Score | Failure) -> Score | Failure:
+    def _complete(self, result: Score | Failure, teacher: Teacher) -> Score | Failure:
         """With what this rung costs once, whoever found the score."""
         if isinstance(result, Score) and self.rung.start == "elastic":
-            return result._replace(cost_once=ELASTIC_COST)
+            num_images = len(teacher.task.splits["train"])
+            return result._replace(cost_once=cost_once(num_images))
         return result
 
     def _look_up(self, keys: Iterable[Key]) -> dict[str, Score | Failure]:
