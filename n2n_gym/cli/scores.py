@@ -206,7 +206,7 @@ def _table(entries: Iterable[Entry], title: str) -> Table:
     table = Table(title=escape(title), box=box.SIMPLE, padding=0, show_edge=False)
     for name in ("teacher", "task", "rung"):
         table.add_column(name, overflow="fold")
-    for name in ("accuracy", "parameters", "cost", "seconds"):
+    for name in ("accuracy", "parameters", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("UTC", no_wrap=True)
     table.add_column("student", no_wrap=True)
@@ -220,7 +220,6 @@ def _table(entries: Iterable[Entry], title: str) -> Table:
         table.add_row(
             *map(escape, (entry.teacher_name, entry.task_name, entry.key.rung)),
             *measured,
-            f"{entry.seconds:,.1f}",
             entry.created[5:16].replace("T", " "),
             entry.key.fingerprint[:12],
         )
