@@ -79,6 +79,29 @@ class Normalisation:
         return torch.addcmul(shift.view(-1, 1, 1), inputs, scale.view(-1, 1, 1))
 
 
+@dataclass(frozen=True)
+class Views:
+    """Each image of a split in several augmented forms, with a teacher's logits.
+
+    So students see augmented images, and no batch needs the teacher.
+    """
+
+    augmentation: Augmentation
+    changes: Tensor  # (V, 3, N) int64
+    logits: Tensor  # (V, N, classes)
+
+    def pick(
+        self, images: Tensor, positions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One form of each image of a batch, and its logits, (B, classes)."""
+        count = len(self.changes)
+        chosen = torch.randint(count, (len(images),), generator=generator)
+        chosen = chosen.to(positions.device)
+        changes = self.changes[chosen, :, positions].T
+        logits = self.logits[chosen, positions]
+        return self.augmentation.apply(images, changes), logits
+
+
 def pick_device(name: str | torch.device | None) -> torch.device:
     """The device of this name; the accelerator if there is one, else the CPU, for None.
 
@@ -159,7 +182,7 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     *,
-    logits: Tensor | Classify | None = None,
+    logits: Tensor | Classify | Views | None = None,
     augment: Augmentation | None = None,
     after_step: Callable[[], None] | None = None,
     after_epoch: Callable[[Callable[[], State]], None] | None = None,
@@ -170,7 +193,7 @@ def train(
     Args:
         generator: Shuffles and augments; on the CPU.
         logits: The teacher's, where the recipe wants them: of this split's images,
-            (N, classes), or the function that gives them.
+            (N, classes), the function that gives them, or views to train on.
         augment: Of the images; logits that are given are those of the originals.
         after_epoch: Is given a function that gives all of the training's state.
         resume: Such a state, of the same recipe: the training goes on from it as if it
@@ -200,12 +223,14 @@ def train(
                     group["lr"] = recipe.learning_rate * rate
             if augment is not None:
                 images = augment(images, generator)
+            targets = logits[positions] if isinstance(logits, Tensor) else None
+            if isinstance(logits, Views):
+                images, targets = logits.pick(images, positions, generator)
             optimiser.zero_grad(set_to_none=True)
             inputs = normalise(images)
             with autocast(device, recipe.precision):
                 outputs = network(inputs)
-            targets = logits[positions] if isinstance(logits, Tensor) else None
-            if callable(logits) and targets is None:
+            if targets is None and callable(logits):
                 targets = logits(inputs)
             loss = distillation_loss(outputs.float(), labels, targets, recipe)
             loss.backward()  # type: ignore[no-untyped-call]

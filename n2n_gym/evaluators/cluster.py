@@ -12,7 +12,7 @@ import ray
 import torch
 
 from n2n_gym.evaluators.distillation import Settings
-from n2n_gym.evaluators.parcel import pack
+from n2n_gym.evaluators.parcel import pack, parcel_name
 from n2n_gym.evaluators.worker import Broken, Job, Measured, perform
 from n2n_gym.evaluators.workers import LONGEST, Result, Task
 from n2n_gym.rewards import Failure
@@ -39,7 +39,7 @@ class RayWorkers:
     def __init__(self, address: str = HERE, *, longest: float = LONGEST) -> None:
         self.address = address
         self.longest = longest
-        self._parcels: dict[str, Any] = {}  # references by the teacher's fingerprint
+        self._parcels: dict[str, Any] = {}  # references by their names
 
     def run(
         self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
@@ -52,7 +52,7 @@ class RayWorkers:
             while waiting and len(under_way) < self._num_cpus():
                 number, task = waiting.popleft()
                 student = task.student.to_json()
-                job = Job(student, teacher.fingerprint, settings, task.seed)
+                job = Job(student, parcel_name(teacher), settings, task.seed)
                 # In a list, so that Ray hands it on unread.
                 future = _perform.remote(job, [reference])
                 under_way[future] = number, time.monotonic() + self.longest
@@ -80,11 +80,12 @@ class RayWorkers:
 
     def _parcel(self, teacher: Teacher) -> Any:
         """A reference to the packed teacher."""
-        if teacher.fingerprint not in self._parcels:
+        name = parcel_name(teacher)
+        if name not in self._parcels:
             packed = io.BytesIO()
             torch.save(pack(teacher), packed)
-            self._parcels[teacher.fingerprint] = ray.put(packed.getvalue())
-        return self._parcels[teacher.fingerprint]
+            self._parcels[name] = ray.put(packed.getvalue())
+        return self._parcels[name]
 
 
 @ray.remote(num_cpus=1, max_retries=RETRIES)

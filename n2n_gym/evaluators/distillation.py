@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.tasks import Split
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers import Teacher, teacher_views
 from n2n_gym.torch_layers import Network, build
 from n2n_gym.training import (
+    Classify,
     Diverged,
     Precision,
+    Views,
     compute_accuracy,
     recompute_statistics,
     seeded,
@@ -83,11 +86,7 @@ def distil(
                 teacher.normalise,
                 replace(recipe, precision=settings.precision),
                 generator,
-                logits=(
-                    teacher.network(device)
-                    if rung.is_augmented
-                    else teacher.logits(device)
-                ),
+                logits=_targets(teacher, settings),
                 augment=teacher.task.augmentation if rung.is_augmented else None,
             )
         if rung.statistics:
@@ -103,7 +102,23 @@ def distil(
     return network.eval()
 
 
-def _balanced(split: Split, count: int, generator: torch.Generator) -> torch.Tensor:
+def _targets(teacher: Teacher, settings: Settings) -> Tensor | Classify | Views:
+    """What a student learns from its teacher."""
+    if settings.rung.is_augmented:
+        return teacher.network(settings.device)
+    return prepare(teacher, settings) or teacher.logits(settings.device)
+
+
+def prepare(teacher: Teacher, settings: Settings) -> Views | None:
+    """What is made once for all students: the views they see, if more than one."""
+    if settings.rung.views == 1:
+        return None
+    return teacher_views(
+        teacher, settings.rung.views, settings.device, settings.precision
+    )
+
+
+def _balanced(split: Split, count: int, generator: torch.Generator) -> Tensor:
     """Positions of so many images drawn at random, of every class its share."""
     labels = split.labels.cpu()
     shuffled = torch.randperm(len(labels), generator=generator)

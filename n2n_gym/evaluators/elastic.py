@@ -57,7 +57,7 @@ def recipe_for(num_images: int) -> Recipe:
     return replace(RECIPE, epochs=max(RECIPE.epochs, fewest))
 
 
-def cost_once(num_images: int) -> float:
+def elastic_cost(num_images: int) -> float:
     """Of an elastic teacher, in nominal student-epochs."""
     return recipe_for(num_images).epochs * STUDENTS
 

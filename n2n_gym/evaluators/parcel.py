@@ -11,7 +11,7 @@ from typing import Any
 from n2n_gym.architecture import Architecture
 from n2n_gym.tasks import Augmentation, Split, Task
 from n2n_gym.teachers import Teacher, Trained
-from n2n_gym.training import Normalisation
+from n2n_gym.training import Normalisation, Views
 
 SPLITS = ("train", "validation")
 
@@ -29,6 +29,10 @@ def pack(teacher: Teacher) -> dict[str, Any]:
         "normalisation": (teacher.normalise.mean, teacher.normalise.std),
         "task": task.name,
         "num_classes": task.num_classes,
+        "views": {
+            key: None if views is None else (views.changes, views.logits)
+            for key, views in teacher.views.items()
+        },
         "augmentation": (task.augmentation.padding, task.augmentation.flip),
         "resident_bytes": task.resident_bytes,
         "splits": {
@@ -51,8 +55,12 @@ def unpack(parcel: Mapping[str, Any]) -> Teacher:
         augmentation=Augmentation(*parcel["augmentation"]),
         resident_bytes=parcel["resident_bytes"],
     )
+    views = {
+        key: None if views is None else Views(task.augmentation, *views)
+        for key, views in parcel["views"].items()
+    }
     trained = Trained(parcel["weights"], parcel["accuracy"], parcel["logits"])
-    return Teacher(
+    teacher = Teacher(
         parcel["name"],
         task,
         architecture,
@@ -60,3 +68,11 @@ def unpack(parcel: Mapping[str, Any]) -> Teacher:
         normalisation=Normalisation(tuple(mean), tuple(std)),
         ranked_by=parcel["ranked_by"],
     )
+    teacher.views.update(views)
+    return teacher
+
+
+def parcel_name(teacher: Teacher) -> str:
+    """Tells what is in a parcel."""
+    views = "".join(f"-{count}-{precision}" for count, precision in teacher.views)
+    return f"{teacher.fingerprint[:16]}{views}"

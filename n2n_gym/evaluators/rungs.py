@@ -20,8 +20,10 @@ class Rung:
             are too few steps on a small data set.
         statistics: Training images that its batch-norm statistics are renewed with;
             with 0 they are those of the training.
-        is_augmented: Whether training images are augmented, and the teacher asked about
-            each batch anew.
+        views: In how many augmented forms it sees each training image; the teacher's
+            logits of all of them are kept.
+        is_augmented: Whether training images are augmented anew each time, and the
+            teacher is asked about each batch.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Rung:
     recipe: Recipe | None = None
     fewest_images: int = 0
     statistics: int = 500
+    views: int = 1
     is_augmented: bool = False
 
     def recipe_for(self, num_images: int) -> Recipe | None:
@@ -76,4 +79,4 @@ PAPER: Final = Rung(
     statistics=0,
     is_augmented=True,
 )
-FULL: Final = Rung("full", recipe=_DISTILLATION)
+FULL: Final = Rung("full", recipe=_DISTILLATION, views=8)

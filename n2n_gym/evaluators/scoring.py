@@ -10,8 +10,13 @@ from typing import Any, Final
 import torch
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators.distillation import Settings, distil, thread_count
-from n2n_gym.evaluators.elastic import cost_once, elastic_teacher
+from n2n_gym.evaluators.distillation import (
+    Settings,
+    distil,
+    prepare,
+    thread_count,
+)
+from n2n_gym.evaluators.elastic import elastic_cost, elastic_teacher
 from n2n_gym.evaluators.rungs import SHORT, Rung
 from n2n_gym.evaluators.workers import InProcess, Runner, Task
 from n2n_gym.rewards import Failure, Score
@@ -126,10 +131,14 @@ class DistillationEvaluator:
 
     def _complete(self, result: Score | Failure, teacher: Teacher) -> Score | Failure:
         """With what this rung costs once, whoever found the score."""
-        if isinstance(result, Score) and self.rung.start == "elastic":
-            num_images = len(teacher.task.splits["train"])
-            return result._replace(cost_once=cost_once(num_images))
-        return result
+        if isinstance(result, Failure):
+            return result
+        cost = 0.0
+        if self.rung.start == "elastic":
+            cost += elastic_cost(len(teacher.task.splits["train"]))
+        if self.rung.views > 1 and not teacher.task.augmentation.is_none:
+            cost += (self.rung.views - 1) / 3  # they pass forward, a third of the work
+        return result._replace(cost_once=cost)
 
     def _look_up(self, keys: Iterable[Key]) -> dict[str, Score | Failure]:
         found: dict[str, Score | Failure] = {}
@@ -151,6 +160,7 @@ class DistillationEvaluator:
         found: dict[str, Score | Failure] = {}
         tasks = [Task(student, _seed(key)) for key, student in missing]
         settings, start = self.settings(teacher), self._start(teacher)
+        prepare(start, settings)  # before it is sent to workers
         for done in self.runner.run(tasks, start, settings):
             key, result = missing[done.number][0], done.result
             self.num_measured += 1

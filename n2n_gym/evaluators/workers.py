@@ -19,7 +19,7 @@ import torch
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import Settings, measure
-from n2n_gym.evaluators.parcel import pack
+from n2n_gym.evaluators.parcel import pack, parcel_name
 from n2n_gym.evaluators.worker import Broken, Job, Measured
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
@@ -89,7 +89,7 @@ class Workers:
         self.memory = memory
         self._workers: list[_Worker] = []
         self._folder = tempfile.TemporaryDirectory(prefix="n2n-gym-")
-        self._parcels: dict[str, str] = {}  # paths by the teacher's fingerprint
+        self._parcels: dict[str, str] = {}  # paths by their names
         self._close = weakref.finalize(self, _close, self._workers, self._folder)
 
     def run(
@@ -134,11 +134,12 @@ class Workers:
 
     def _parcel(self, teacher: Teacher) -> str:
         """The path of the packed teacher."""
-        if teacher.fingerprint not in self._parcels:
-            path = Path(self._folder.name) / f"{teacher.fingerprint[:16]}.pt"
+        name = parcel_name(teacher)
+        if name not in self._parcels:
+            path = Path(self._folder.name) / f"{name}.pt"
             torch.save(pack(teacher), path)
-            self._parcels[teacher.fingerprint] = str(path)
-        return self._parcels[teacher.fingerprint]
+            self._parcels[name] = str(path)
+        return self._parcels[name]
 
     def _clear(self) -> None:
         """End what is still busy with a run that was left in the middle."""

@@ -6,6 +6,7 @@ from n2n_gym.teachers.loading import Weights, load_teacher
 from n2n_gym.teachers.precision import pick_precision
 from n2n_gym.teachers.store import kept_teachers, teacher_folder
 from n2n_gym.teachers.teacher import Teacher, Trained
+from n2n_gym.teachers.views import teacher_views
 from n2n_gym.teachers.zoo import (
     teacher_architecture,
     torchvision_network,
@@ -23,6 +24,7 @@ __all__ = [
     "teacher_architecture",
     "teacher_folder",
     "teacher_recipe",
+    "teacher_views",
     "torchvision_network",
     "traceable_names",
     "train_network",

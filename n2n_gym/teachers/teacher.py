@@ -16,7 +16,7 @@ from n2n_gym.inheritance import Inheritance
 from n2n_gym.rewards import Score
 from n2n_gym.tasks import Task
 from n2n_gym.torch_layers import Network
-from n2n_gym.training import Normalisation
+from n2n_gym.training import Normalisation, Views
 
 
 class Trained(NamedTuple):
@@ -127,6 +127,14 @@ class Teacher:
         if device not in self._logits:
             self._logits[device] = self.trained.logits.to(device)
         return self._logits[device]
+
+    @cached_property
+    def views(self) -> dict[tuple[int, str], Views | None]:
+        """Augmented training images with its logits, on the CPU: see `teacher_views`.
+
+        By their number and the precision of the logits.
+        """
+        return {}
 
     @cached_property
     def _inheritances(self) -> dict[torch.device, Inheritance]:
