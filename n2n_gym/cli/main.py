@@ -93,8 +93,8 @@ def compress(
     evaluator: Annotated[
         str,
         typer.Option(
-            help="How the search scores students: short, elastic, inherit, paper, "
-            "full, size, or a file that `n2n-gym scores calibrate` wrote."
+            help="How the search scores students: short, elastic, elastic-short, "
+            "inherit, paper, full, size, or a file that `n2n-gym scores calibrate` wrote."
         ),
     ] = "short",
     workers: Annotated[

@@ -139,7 +139,10 @@ def calibrate(
     ] = "resnet18",
     task: Annotated[str, typer.Option(help="The images.")] = "digits",
     rung: Annotated[
-        str, typer.Option(help="The cheap one: short, elastic, inherit or paper.")
+        str,
+        typer.Option(
+            help="The cheap one: short, elastic, elastic-short, inherit or paper."
+        ),
     ] = "short",
     students: Annotated[
         int, typer.Option(min=3, help="How many to distil fully, drawn at random.")

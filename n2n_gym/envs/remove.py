@@ -82,7 +82,8 @@ class RemoveEnv(CompressionEnv[Removal]):
         evaluator: How much is spent on a student's accuracy: "size" (nothing),
             "inherit" (the teacher's weights, no training), "elastic" (those of a
             teacher trained once to be cut), "short" (inherited weights, some
-            distillation), "paper" (from scratch, 5 epochs), "full" (to convergence).
+            distillation), "elastic-short" (both), "paper" (from scratch, 5 epochs),
+            "full" (to convergence).
             Or the path of a calibration that `n2n-gym scores calibrate` wrote,
             "module:attribute", an `Evaluator`.
         evaluator_workers: Where students are distilled: in this process (None), in so
