@@ -94,7 +94,7 @@ def compress(
         str,
         typer.Option(
             help="How the search scores students: short, elastic, elastic-short, "
-            "inherit, paper, full, size, or a file that `n2n-gym scores calibrate` wrote."
+            "inherit, paper, full, size, or a file of `n2n-gym scores calibrate`."
         ),
     ] = "short",
     workers: Annotated[
