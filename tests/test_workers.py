@@ -1,7 +1,9 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -23,6 +25,7 @@ from n2n_gym.evaluators import (
     evaluate,
     load_evaluator,
 )
+from n2n_gym.evaluators import workers as module
 from n2n_gym.evaluators.parcel import pack, unpack
 from n2n_gym.evaluators.workers import InProcess, Task
 from n2n_gym.rewards import Failure, Score
@@ -32,6 +35,7 @@ from n2n_gym.teachers import Teacher, Trained
 from n2n_gym.torch_layers import trace
 from n2n_gym.training import Recipe
 
+ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 QUICK = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1, logit_weight=0.1))
 SLOW = Rung("slow", recipe=Recipe(100, 32, learning_rate=0.01, logit_weight=0.1))
@@ -141,6 +145,123 @@ def test_a_student_that_always_takes_too_long_is_a_failure(teacher, students):
         assert isinstance(result, Failure)
         assert "took longer than 1 s, twice" in result.reason
         assert result.retryable
+
+
+def test_a_worker_killed_as_it_starts_is_replaced(teacher, students, workers, caplog):
+    def kill() -> None:
+        while not workers._workers:
+            time.sleep(0.01)
+        workers._workers[0]._process.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = list(workers.run([Task(students[0], 0)] * 2, teacher, settings()))
+    thread.join()
+    assert all(isinstance(each.result, Score) for each in found)
+    assert "exit code -9) as it started; another is started" in caplog.text
+
+
+def test_workers_that_all_die_as_they_start_are_an_error_that_says_so(
+    teacher, students, workers, monkeypatch
+):
+    monkeypatch.setattr(module, "PROGRAM", "raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match=r"exit code 3\), the last of 6 in a row"):
+        list(workers.run([Task(students[0], 0)] * 2, teacher, settings()))
+
+
+def test_a_worker_killed_while_idle_costs_its_next_student_no_attempt(
+    teacher, students, monkeypatch
+):
+    monkeypatch.setattr(module, "ATTEMPTS", 1)
+    pool = Workers(1)
+    list(pool.run([Task(students[0], 0)], teacher, settings()))
+    (idle,) = processes(pool)
+    idle.kill()
+    while idle.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    (found,) = pool.run([Task(students[1], 0)], teacher, settings())
+    pool.close()
+    assert isinstance(found.result, Score)
+
+
+# Ready, a job, and the beginning of an answer of 100 bytes.
+CUT_SHORT = """
+import os, struct, sys
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+connection.send(None)
+connection.recv_bytes()
+os.write(connection.fileno(), struct.pack("!i", 100) + b"half")
+"""
+
+
+def test_an_answer_that_was_cut_short_is_the_death_of_its_worker(
+    teacher, students, monkeypatch
+):
+    monkeypatch.setattr(module, "PROGRAM", CUT_SHORT)
+    pool = Workers(1)
+    (found,) = pool.run([Task(students[0], 0)], teacher, settings())
+    pool.close()
+    assert isinstance(found.result, Failure)
+    assert "died (exit code 0), twice" in found.result.reason
+
+
+def test_no_file_has_to_be_removed_after_a_kill(
+    teacher, workers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    twin = unpack(torch.load(workers._parcel(teacher), mmap=True))
+    assert twin.architecture == teacher.architecture
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_folder_for_temporary_files_is_an_error_that_names_it(
+    teacher, workers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _ = teacher.fingerprint  # trained
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"{tmp_path}: .* File too large; TMPDIR"):
+            workers._parcel(teacher)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_forked_process_leaves_its_parents_workers_alone():
+    script = textwrap.dedent(
+        """
+        import os, sys, torch
+        from n2n_gym.evaluators import INHERIT, Settings, Workers
+        from n2n_gym.evaluators.workers import Task
+        from n2n_gym.tasks import digits
+        from n2n_gym.teachers import Teacher, Trained
+        from n2n_gym.torch_layers import trace
+        from tests.networks import SmallResNet
+
+        network, task = SmallResNet(), digits()
+        trained = Trained(network.state_dict(), 0.1, torch.zeros(1, 10))
+        start = trace(network, task.input_shape)
+        teacher = Teacher("small", task, start, lambda: trained)
+        settings = Settings(INHERIT, torch.device("cpu"), "float32", 1)
+        pool = Workers(1)
+
+        def worker():
+            (found,) = pool.run([Task(start, 0)], teacher, settings)
+            return pool._workers[0]._process.pid
+
+        before = worker()
+        child = os.fork()
+        if child == 0:
+            list(pool.run([], teacher, settings))
+            sys.exit(len(pool._workers))
+        assert os.waitpid(child, 0)[1] == 0
+        assert worker() == before
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
+    assert done.returncode == 0
 
 
 @pytest.fixture(scope="module")

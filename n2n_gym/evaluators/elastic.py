@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from typing import Final
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.func import functional_call
 from tqdm.auto import tqdm
@@ -25,7 +24,7 @@ from n2n_gym.decisions import (
     shrinkages,
 )
 from n2n_gym.inheritance import Inheritance
-from n2n_gym.places import cache_folder
+from n2n_gym.places import alone_with, cache_folder, kept_if_possible
 from n2n_gym.teachers import Teacher
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.torch_layers import build
@@ -168,14 +167,14 @@ def elastic_teacher(
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     readable = teacher_path(teacher.name, teacher.task.name, key).name
     path = cache_folder() / "elastic" / readable
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with alone_with(path):
         trained = load_trained(path)
         if trained is None:
             weights = stretch(teacher, device, recipe=recipe, precision=precision)
             weights = {name: w.cpu().contiguous() for name, w in weights.items()}
             trained = teacher.trained._replace(weights=weights)
-            save_trained(path, trained, about)
+            with kept_if_possible(path):
+                save_trained(path, trained, about)
     return replace(
         teacher,
         provide=lambda: trained,

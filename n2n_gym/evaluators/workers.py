@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,11 +10,11 @@ import tempfile
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 import torch
 
@@ -24,10 +25,20 @@ from n2n_gym.evaluators.worker import Broken, Job, Measured
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 
+logger = logging.getLogger(__name__)
+
 LONGEST: Final = 3600.0  # seconds that a student may take
 ATTEMPTS: Final = 2  # at a student whose worker died or got stuck
 PROGRAM: Final = "from n2n_gym.evaluators.worker import main; main()"
 LONGEST_START: Final = 300.0  # seconds until a worker answers at first
+LONGEST_END: Final = 10.0  # seconds from the end of its connection to its own
+STARTS: Final = 3  # times that all workers may die before one of them is ready
+# A file without a name is gone with the last process that has it open, even a killed
+# one; this is how other processes open it, on Linux.
+OPEN_FILES: Final = "/proc/{process}/fd/{descriptor}"
+HAS_OPEN_FILES: Final = Path("/proc/self/fd").is_dir()
+# A forked process must neither use its parent's workers nor end them.
+_INHERITED: Final[list[list[_Worker]]] = []
 
 
 class Task(NamedTuple):
@@ -71,12 +82,17 @@ class Workers:
 
     A worker that dies, or takes too long over a student, is replaced, and its student
     goes to another, once. A connection each, and nothing that workers share, so that
-    one killed at any moment leaves the others alone.
+    one killed at any moment leaves the others alone. They end with this process, and
+    nothing of it stays on the disk, even if it is killed.
 
     Args:
         count: Of processes; started at the first use.
         longest: Seconds that a student may take.
         memory: Bytes that a worker may allocate; a student that needs more fails.
+
+    Raises:
+        RuntimeError: In ``run``: a worker cannot start, or made a mistake of ours.
+        OSError: In ``run``: the folder for temporary files is full.
     """
 
     def __init__(
@@ -88,9 +104,12 @@ class Workers:
         self.longest = longest
         self.memory = memory
         self._workers: list[_Worker] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="n2n-gym-")
-        self._parcels: dict[str, str] = {}  # paths by their names
-        self._close = weakref.finalize(self, _close, self._workers, self._folder)
+        self._false_starts = 0  # in a row
+        self._parcels: dict[str, IO[bytes]] = {}  # by their names
+        self._owner = os.getpid()
+        self._close = weakref.finalize(
+            self, _close, self._owner, self._workers, self._parcels
+        )
 
     def run(
         self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
@@ -98,8 +117,11 @@ class Workers:
         parcel = self._parcel(teacher)
         waiting = deque(enumerate(tasks))
         attempts = [0] * len(tasks)
-        self._clear()
+        self._disown()
+        self._false_starts = 0
+        self._end(lambda worker: worker.number is not None)  # of a run that was left
         while waiting or any(worker.number is not None for worker in self._workers):
+            self._end(lambda worker: worker.has_died_idle)
             while waiting and len(self._workers) < self.count:
                 self._workers.append(_Worker(self.memory))
             for worker in self._workers:
@@ -116,11 +138,13 @@ class Workers:
                     if isinstance(answer.result, Broken):
                         raise RuntimeError(f"in a worker:\n{answer.result.traceback}")
                     yield Result(doing, answer.result, answer.seconds)
-                elif isinstance(answer, str):  # why the worker is of no use any more
+                elif answer is None:  # it is ready
+                    self._false_starts = 0
+                else:  # why the worker is of no use any more
                     self._workers.remove(worker)
                     if doing is None:
-                        raise RuntimeError(f"a worker could not start: it {answer}")
-                    if attempts[doing] < ATTEMPTS:
+                        self._note_false_start(answer)
+                    elif attempts[doing] < ATTEMPTS:
                         waiting.appendleft((doing, tasks[doing]))
                     else:
                         reason = f"the worker that measured it {answer}, twice"
@@ -136,16 +160,33 @@ class Workers:
         """The path of the packed teacher."""
         name = parcel_name(teacher)
         if name not in self._parcels:
-            path = Path(self._folder.name) / f"{name}.pt"
-            torch.save(pack(teacher), path)
-            self._parcels[name] = str(path)
-        return self._parcels[name]
+            self._parcels[name] = _written(pack(teacher))
+        file = self._parcels[name]
+        if not HAS_OPEN_FILES:
+            return file.name
+        return OPEN_FILES.format(process=os.getpid(), descriptor=file.fileno())
 
-    def _clear(self) -> None:
-        """End what is still busy with a run that was left in the middle."""
-        for worker in [w for w in self._workers if w.number is not None]:
+    def _disown(self) -> None:
+        """Leave the workers to the process that this one was forked from."""
+        if self._owner != os.getpid():
+            _INHERITED.append(list(self._workers))
+            self._workers.clear()
+            self._owner = os.getpid()
+
+    def _end(self, which: Callable[[_Worker], bool]) -> None:
+        for worker in list(filter(which, self._workers)):
             worker.end()
             self._workers.remove(worker)
+
+    def _note_false_start(self, why: str) -> None:
+        """One died before it was ready; the run starts another, but not for ever."""
+        self._false_starts += 1
+        if self._false_starts == STARTS * self.count:
+            raise RuntimeError(
+                f"a worker could not start: it {why}, the last of "
+                f"{self._false_starts} in a row"
+            )
+        logger.warning("a worker %s as it started; another is started", why)
 
     def _after_waiting(self) -> list[_Worker]:
         """The workers that have answered, died, or run out of time."""
@@ -187,6 +228,10 @@ class _Worker:
     def is_free(self) -> bool:
         return self._is_ready and self.number is None
 
+    @property
+    def has_died_idle(self) -> bool:
+        return self.is_free and self._process.poll() is not None
+
     def start(self, number: int, job: Job) -> None:
         self.number, self._since = number, time.monotonic()
         with suppress(ConnectionError):  # it has died: the next wait finds out
@@ -194,7 +239,10 @@ class _Worker:
 
     def until(self, longest: float) -> float:
         """When it must have answered."""
-        return self._since + (longest if self._is_ready else LONGEST_START)
+        return self._since + self._limit(longest)
+
+    def _limit(self, longest: float) -> float:
+        return longest if self._is_ready else LONGEST_START
 
     def take(self, longest: float) -> Measured | str | None:
         """Its answer, None that it is ready, or why it gives none; it is ended then."""
@@ -203,12 +251,13 @@ class _Worker:
                 answer = self.connection.recv()
                 self._is_ready, self.number = True, None
                 return answer
-        except (EOFError, ConnectionError):
-            self._process.wait()
+        except (EOFError, OSError):  # the latter in the middle of an answer
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(LONGEST_END)
             self.end()
             return f"died (exit code {self._process.returncode})"
         self.end()
-        return f"took longer than {longest:.0f} s"
+        return f"took longer than {self._limit(longest):.0f} s"
 
     def end(self) -> None:
         self._process.kill()
@@ -216,7 +265,30 @@ class _Worker:
         self.connection.close()
 
 
-def _close(workers: list[_Worker], folder: tempfile.TemporaryDirectory[str]) -> None:
-    for worker in workers:
-        worker.end()
-    folder.cleanup()
+def _written(parcel: Mapping[str, Any]) -> IO[bytes]:
+    """A temporary file with a packed teacher."""
+    make = tempfile.TemporaryFile if HAS_OPEN_FILES else tempfile.NamedTemporaryFile
+    file: IO[bytes] = make(prefix="n2n-gym-")
+    try:
+        torch.save(parcel, file)
+        file.flush()
+    except (OSError, RuntimeError) as error:
+        # What writing raised, torch replaces by an error of its own.
+        reason = error if isinstance(error, OSError) else error.__context__
+        with suppress(OSError):
+            file.close()
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(
+            f"{tempfile.gettempdir()}: the teacher cannot be written there for the "
+            f"workers: {reason}; TMPDIR can name another folder"
+        ) from None
+    return file
+
+
+def _close(owner: int, workers: list[_Worker], parcels: dict[str, IO[bytes]]) -> None:
+    if owner == os.getpid():
+        for worker in workers:
+            worker.end()
+    for file in parcels.values():
+        file.close()

@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-from filelock import FileLock
 from sklearn.datasets import load_digits
 
 from n2n_gym.layers import Shape
-from n2n_gym.places import cache_folder, data_folder
+from n2n_gym.places import alone_with, cache_folder, data_folder
 from n2n_gym.tasks.arrays import Arrays, Labelled, three_ways, with_validation
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.npz import from_npz
@@ -178,11 +177,10 @@ def from_torchvision(name: str, *parts: dict[str, Any]) -> list[Any]:
     """torchvision's data set of this name for each part, downloaded if need be."""
     import torchvision  # slow to import, and needed here only
 
-    root, cache = data_folder(), cache_folder()
+    root = data_folder()
     dataset = getattr(torchvision.datasets, name)
-    cache.mkdir(parents=True, exist_ok=True)
     # Whoever comes second waits for the first's download.
-    with FileLock(cache / f"{name}.lock"):
+    with alone_with(cache_folder() / name):
         try:
             return [dataset(root, download=True, **part) for part in parts]
         except (OSError, RuntimeError) as error:

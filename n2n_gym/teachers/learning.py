@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.layers import BatchNorm, LayerNorm
-from n2n_gym.places import write_whole
+from n2n_gym.places import kept_if_possible, write_whole
 from n2n_gym.tasks import Split, Task
 from n2n_gym.teachers.precision import pick_precision
 from n2n_gym.teachers.teacher import Trained
@@ -236,7 +236,8 @@ class _Lesson:
             "training": state(),
         }
         torch.save(content, buffer)
-        write_whole(self.checkpoint, buffer.getvalue())
+        with kept_if_possible(self.checkpoint):
+            write_whole(self.checkpoint, buffer.getvalue())
 
     def _precision(
         self, network: Network, split: Split, size: int, steps: int

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.lookup import check_call, lookup
+from n2n_gym.places import alone_with, kept_if_possible
 from n2n_gym.tasks import Task, load_task
 from n2n_gym.tasks.summary import Statistics
 from n2n_gym.teachers import learning
@@ -303,10 +303,9 @@ def _provide(
     ]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     path = teacher_path(network.name, task.name, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = path.with_suffix(".checkpoint")
     # Whoever comes second waits, then finds what the first has made.
-    with FileLock(path.with_suffix(".lock")):
+    with alone_with(path):
         trained = None if again else load_trained(path)
         if trained is None:
             about: dict[str, Any] = {
@@ -333,8 +332,9 @@ def _provide(
             else:
                 trained = _score(network, network.weights, device)
             _warn_of_chance(network, trained.accuracy)
-            save_trained(path, trained, about)
-            checkpoint.unlink(missing_ok=True)
+            with kept_if_possible(path):
+                save_trained(path, trained, about)
+                checkpoint.unlink(missing_ok=True)
     return trained
 
 

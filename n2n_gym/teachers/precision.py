@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from filelock import FileLock
 
-from n2n_gym.places import write_whole
-from n2n_gym.tasks import cache_folder
+from n2n_gym.places import alone_with, cache_folder, kept_if_possible, write_whole
 from n2n_gym.training import Precision
 
 logger = logging.getLogger(__name__)
@@ -39,14 +37,14 @@ def pick_precision(
         step: Computes one step, and waits for it.
     """
     path = cache_folder() / "precision.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(json.dumps([of, *_machine(device)]).encode()).hexdigest()[:16]
-    with FileLock(path.with_suffix(".lock")):
+    with alone_with(path):
         known = _known(path)
         if key not in known:
             seconds = _measure(step)
             known[key] = {"device": _machine(device), "seconds": seconds}
-            write_whole(path, json.dumps(known, indent=1).encode())
+            with kept_if_possible(path):
+                write_whole(path, json.dumps(known, indent=1).encode())
     seconds = known[key]["seconds"]
     is_faster = seconds["float32"] > FASTER * seconds["bfloat16"]
     return "bfloat16" if is_faster else "float32"
@@ -58,7 +56,7 @@ def _known(path: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(path.read_text()))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         logger.warning("%s is damaged (%s) and is measured anew", path, error)
         return {}
 

@@ -9,13 +9,17 @@ from dataclasses import replace
 from typing import Final
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from n2n_gym.places import cache_folder, write_whole
+from n2n_gym.places import (
+    alone_with,
+    cache_folder,
+    kept_if_possible,
+    write_whole,
+)
 from n2n_gym.teachers.teacher import Teacher
 from n2n_gym.training import EVALUATION_BATCH, Precision, Views, autocast
 
@@ -66,15 +70,15 @@ def _kept_logits(
     about += [repr(teacher.task.augmentation), device.type, precision]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = cache_folder() / "views" / f"{key}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with alone_with(path):
         if path.exists():
             try:
                 return load_file(path)["logits"]
             except (OSError, SafetensorError, KeyError) as error:
                 logger.warning("%s is damaged (%s) and is made anew", path, error)
         logits = _compute_logits(teacher, changes, device, precision).cpu()
-        write_whole(path, save({"logits": logits}))
+        with kept_if_possible(path):
+            write_whole(path, save({"logits": logits}))
     return logits
 
 
