@@ -181,14 +181,13 @@ def measure_all(
     jobs = [(rung, 0, student) for rung in RUNGS for student in students]
     jobs += [(FULL, seed, student) for seed in range(seeds) for student in students]
     mine = jobs[share - 1 :: parts]
-    elastic = make_elastic(teacher, precision, results)
+    elastic = make_elastic(teacher, Settings(ELASTIC, CPU, precision, 1), results)
     bar = tqdm(mine)
     for rung, seed, student in bar:
         bar.set_description(f"{rung.name}, seed {seed}")
         if (student.fingerprint, rung.name, seed) in results.read():
             continue
-        is_paper = rung is PAPER
-        settings = Settings(rung, CPU, "float32" if is_paper else precision, 1)
+        settings = Settings(rung, CPU, rung.precision or precision, 1)
         start = elastic if rung.start == "elastic" else teacher
         before = time.process_time()
         result = measure(student, start, settings, seed=seed)
@@ -204,9 +203,9 @@ def measure_all(
         )
 
 
-def make_elastic(teacher: Teacher, precision: Any, results: Results) -> Teacher:
+def make_elastic(teacher: Teacher, settings: Settings, results: Results) -> Teacher:
     before = time.process_time()
-    elastic = elastic_teacher(teacher, CPU, precision)
+    elastic = elastic_teacher(teacher, settings)
     used = time.process_time() - before
     if used > 10:  # it was trained now, not read
         results.add(student="", rung="elastic once", seed=0, cpu_seconds=used)
@@ -218,12 +217,14 @@ def make_elastic(teacher: Teacher, precision: Any, results: Results) -> Teacher:
 
 def tau_of_similar(a: np.ndarray, b: np.ndarray, params: np.ndarray) -> float:
     """Kendall's tau over the pairs of students that are of a size."""
-    agreement = [
-        np.sign(a[i] - a[j]) * np.sign(b[i] - b[j])
+    pairs = [
+        (i, j)
         for i, j in combinations(range(len(a)), 2)
         if abs(math.log(params[i] / params[j])) < math.log(SIMILAR)
     ]
-    return float(np.mean(agreement))
+    signs = np.array([(np.sign(a[i] - a[j]), np.sign(b[i] - b[j])) for i, j in pairs])
+    untied = np.sqrt((signs != 0).sum(0).prod())  # tau-b, as scipy's
+    return float(signs.prod(1).sum() / untied) if untied else float("nan")
 
 
 def left_one_out(features: np.ndarray, values: np.ndarray) -> np.ndarray:

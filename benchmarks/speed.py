@@ -24,7 +24,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,11 +330,7 @@ def compare_scores(
             )
     whole = elastic.recipe_for(COUNTS["train"])
     recipe = replace(whole, epochs=1)
-    stretch = partial(
-        elastic.stretch, teacher, CPU, recipe=recipe, precision=settings.precision
-    )
-    with thread_count(1):
-        part = cpu_seconds(stretch)
+    part = cpu_seconds(elastic.stretch, teacher, settings, recipe)
     once = part * whole.epochs / recipe.epochs
     evaluations = once / (REFERENCE_EPOCHS * reference["full size"])
     report.add(

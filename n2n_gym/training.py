@@ -231,7 +231,8 @@ def train(
             with autocast(device, recipe.precision):
                 outputs = network(inputs)
             if targets is None and callable(logits):
-                targets = logits(inputs)
+                with torch.no_grad():
+                    targets = logits(inputs)
             loss = distillation_loss(outputs.float(), labels, targets, recipe)
             loss.backward()  # type: ignore[no-untyped-call]
             if recipe.largest_gradient is not None:

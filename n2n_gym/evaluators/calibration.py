@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from sklearn.isotonic import IsotonicRegression
 
 from n2n_gym.architecture import Architecture
@@ -113,6 +114,7 @@ class CalibratedEvaluator:
         settings = json.loads(key.settings) | {"calibration": made_for.digest}
         return replace(key, settings=canonical(settings))
 
+    @torch.inference_mode(False)
     def __call__(
         self, students: Sequence[Architecture], teacher: Teacher
     ) -> list[Score | Failure]:
@@ -135,6 +137,7 @@ class CalibratedEvaluator:
         return self
 
 
+@torch.inference_mode(False)
 def calibrate(
     teacher: Teacher,
     cheap: DistillationEvaluator,

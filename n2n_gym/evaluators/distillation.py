@@ -48,6 +48,23 @@ class Settings:
 
 
 @contextmanager
+def alone(threads: int | None) -> Iterator[None]:
+    """Nothing that the caller has set of torch changes what is computed inside.
+
+    Args:
+        threads: To compute with on a CPU; None leaves their number as it is.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+        thread_count(threads),
+    ):
+        yield
+
+
+@contextmanager
 def thread_count(threads: int | None) -> Iterator[None]:
     """Torch computes with so many threads inside; None leaves it alone."""
     before = torch.get_num_threads()
@@ -58,8 +75,6 @@ def thread_count(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# An agent may step its environment in inference mode; training must not notice.
-@torch.inference_mode(False)
 def distil(
     student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
 ) -> Network:
@@ -73,7 +88,7 @@ def distil(
     rung, device = settings.rung, settings.device
     split = teacher.task.split("train", device)
     recipe = rung.recipe_for(len(split))
-    with seeded(seed, device) as generator, thread_count(settings.threads):
+    with alone(settings.threads), seeded(seed, device) as generator:
         if rung.start == "fresh":
             network = build(student).to(device)
         else:
@@ -131,7 +146,6 @@ def _balanced(split: Split, count: int, generator: torch.Generator) -> Tensor:
     return by_class[place.argsort(stable=True)][:count]
 
 
-@torch.inference_mode(False)
 def measure(
     student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
 ) -> Score | Failure:
@@ -140,7 +154,7 @@ def measure(
     try:
         network = distil(student, teacher, settings, seed=seed)
         validation = teacher.task.split("validation", settings.device)
-        with thread_count(settings.threads):
+        with alone(settings.threads):
             accuracy = compute_accuracy(
                 network,
                 validation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -23,19 +24,24 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
+from n2n_gym.evaluators.distillation import Settings, alone, measure
+from n2n_gym.evaluators.rungs import INHERIT
 from n2n_gym.inheritance import Inheritance
 from n2n_gym.places import alone_with, cache_folder, kept_if_possible
-from n2n_gym.teachers import Teacher
+from n2n_gym.rewards import Failure
+from n2n_gym.teachers import Teacher, Trained
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.torch_layers import build
 from n2n_gym.training import (
-    Precision,
+    Diverged,
     Recipe,
     autocast,
     distillation_loss,
     one_cycle,
     seeded,
 )
+
+logger = logging.getLogger(__name__)
 
 STEPS: Final = 3_000  # at least; few epochs are enough where there are many images
 RECIPE: Final = Recipe(
@@ -47,6 +53,9 @@ RECIPE: Final = Recipe(
     largest_gradient=3.0,
 )
 STUDENTS: Final = 2  # cut at each step
+ATTEMPTS: Final = 4  # at ever lower learning rates
+LEAST: Final = 0.8  # of the teacher's accuracy, that the uncut elastic one must have
+CHECK_EVERY: Final = 50  # steps
 
 
 def recipe_for(num_images: int) -> Recipe:
@@ -83,31 +92,27 @@ def random_student(
 
 
 def stretch(
-    teacher: Teacher,
-    device: torch.device,
-    *,
-    recipe: Recipe,
-    precision: Precision = "float32",
-    students: int = STUDENTS,
+    teacher: Teacher, settings: Settings, recipe: Recipe, *, students: int = STUDENTS
 ) -> dict[str, Tensor]:
     """A teacher's weights after training random students cut from them, in place.
 
     Each step cuts some students, and their gradients flow back to the weights that they
     were cut from; they learn the labels and the teacher's kept logits.
+
+    Raises:
+        Diverged: The loss became infinite or not a number.
     """
-    whole = teacher.architecture
-    network = build(whole, "meta")
-    names = {name for name, _ in network.named_parameters()}
+    device, whole = settings.device, teacher.architecture
     weights = {
         name: tensor.to(device, copy=True) for name, tensor in teacher.weights.items()
     }
-    trained = [weights[name].requires_grad_() for name in sorted(names)]
+    names = sorted(name for name, _ in build(whole, "meta").named_parameters())
+    trained = [weights[name].requires_grad_() for name in names]
     inheritance = Inheritance(whole, weights, teacher.weights)
     offered, rng = removals(whole), random.Random(0)
     split, logits = teacher.task.split("train", device), teacher.logits(device)
     size = min(recipe.batch_size, len(split))
     steps = len(split) // size
-    total = round(recipe.epochs * steps)
     optimiser = torch.optim.SGD(
         trained,
         lr=recipe.learning_rate,
@@ -116,43 +121,47 @@ def stretch(
         nesterov=True,
         foreach=False,  # leaves alone what no student of a step was cut from
     )
+
+    def loss_of_cut(inputs: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        student = random_student(whole, offered, rng)
+        cut = build(student).to(device).train()
+        with autocast(device, settings.precision):
+            slices = inheritance.slices(student, cut)
+            outputs = functional_call(cut, slices, (inputs,))
+        return distillation_loss(outputs.float(), labels, targets, recipe)
+
+    total = round(recipe.epochs * steps)
     bar = tqdm(total=total, desc=f"Making {teacher.name} elastic")
-    with seeded(0, device) as generator, bar:
+    with alone(settings.threads), seeded(0, device) as generator, bar:
         for done in range(total):
             if done % steps == 0:
                 order = torch.randperm(len(split), generator=generator)
-                batches = iter(split.batches(size, order[: steps * size]))
+                batches = split.batches(size, order[: steps * size])
             images, labels, positions = next(batches)
             inputs = teacher.normalise(images)
+            rate = one_cycle(done / total, recipe.warmup_share)
             for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * one_cycle(
-                    done / total, recipe.warmup_share
-                )
+                group["lr"] = recipe.learning_rate * rate
             optimiser.zero_grad(set_to_none=True)
             for _ in range(students):
-                student = random_student(whole, offered, rng)
-                cut = build(student).to(device).train()
-                with autocast(device, precision):
-                    outputs = functional_call(
-                        cut, inheritance.slices(student, cut), (inputs,)
-                    )
-                loss = distillation_loss(
-                    outputs.float(), labels, logits[positions], recipe
-                )
-                (loss / students).backward()  # type: ignore[no-untyped-call]
-            if recipe.largest_gradient is not None:
-                torch.nn.utils.clip_grad_norm_(trained, recipe.largest_gradient)
+                loss = loss_of_cut(inputs, labels, logits[positions]) / students
+                loss.backward()  # type: ignore[no-untyped-call]
+            assert recipe.largest_gradient is not None
+            torch.nn.utils.clip_grad_norm_(trained, recipe.largest_gradient)
             optimiser.step()
             bar.update()
+            if done % CHECK_EVERY == 0 and not torch.isfinite(loss):
+                raise Diverged(f"the loss became {loss.item()}")
     return {name: tensor.detach() for name, tensor in weights.items()}
 
 
-def elastic_teacher(
-    teacher: Teacher, device: torch.device, precision: Precision
-) -> Teacher:
+def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:
     """The teacher with weights that its students can be cut from; made once and kept.
 
     It keeps the logits of the teacher that it was made from.
+
+    Raises:
+        Diverged: Its training fails at the lowest learning rate too.
     """
     recipe = recipe_for(len(teacher.task.splits["train"]))
     about = {
@@ -160,8 +169,9 @@ def elastic_teacher(
         "task": teacher.task.fingerprint,
         "recipe": asdict(recipe),
         "students": STUDENTS,
-        "device": device.type,
-        "precision": precision,
+        "device": settings.device.type,
+        "precision": settings.precision,
+        "threads": settings.threads,
         "version": 1,
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -170,14 +180,48 @@ def elastic_teacher(
     with alone_with(path):
         trained = load_trained(path)
         if trained is None:
-            weights = stretch(teacher, device, recipe=recipe, precision=precision)
-            weights = {name: w.cpu().contiguous() for name, w in weights.items()}
-            trained = teacher.trained._replace(weights=weights)
+            trained = _make(teacher, settings, recipe)
             with kept_if_possible(path):
                 save_trained(path, trained, about)
+    return _with(teacher, trained)
+
+
+def _with(teacher: Teacher, trained: Trained) -> Teacher:
+    """The teacher with elastic weights."""
     return replace(
         teacher,
         provide=lambda: trained,
         ranked_by=teacher.weights,
         normalisation=teacher.normalise,
     )
+
+
+def _make(teacher: Teacher, settings: Settings, recipe: Recipe) -> Trained:
+    """Elastic weights that serve at least the whole teacher.
+
+    Networks without normalisation need lower learning rates than others.
+    """
+    for attempt in range(ATTEMPTS):
+        rate = recipe.learning_rate / 3**attempt
+        try:
+            weights = stretch(teacher, settings, replace(recipe, learning_rate=rate))
+            weights = {name: w.cpu().contiguous() for name, w in weights.items()}
+            trained = teacher.trained._replace(weights=weights)
+            _check(_with(teacher, trained), teacher.score.accuracy, settings)
+        except Diverged as error:
+            what = f"the elastic {teacher.name} at the learning rate {rate:.2g}"
+            if attempt == ATTEMPTS - 1:
+                raise Diverged(f"{what}: {error}") from error
+            logger.warning("%s: %s; it starts again at a third of it", what, error)
+        else:
+            return trained
+    raise AssertionError
+
+
+def _check(elastic: Teacher, accuracy: float, settings: Settings) -> None:
+    """Diverged if the uncut elastic teacher is far worse than the teacher."""
+    inherited = replace(settings, rung=INHERIT)
+    uncut = measure(elastic.architecture, elastic, inherited, seed=0)
+    if isinstance(uncut, Failure) or uncut.accuracy < LEAST * accuracy:
+        found = uncut.reason if isinstance(uncut, Failure) else f"{uncut.accuracy:.1%}"
+        raise Diverged(f"uncut, its accuracy is {found}, the teacher's {accuracy:.1%}")

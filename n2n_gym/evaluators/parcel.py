@@ -75,4 +75,4 @@ def unpack(parcel: Mapping[str, Any]) -> Teacher:
 def parcel_name(teacher: Teacher) -> str:
     """Tells what is in a parcel."""
     views = "".join(f"-{count}-{precision}" for count, precision in teacher.views)
-    return f"{teacher.fingerprint[:16]}{views}"
+    return f"{teacher.identity[:16]}{views}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from n2n_gym.training import Recipe
+from n2n_gym.training import Precision, Recipe
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Rung:
             logits of all of them are kept.
         is_augmented: Whether training images are augmented anew each time, and the
             teacher is asked about each batch.
+        precision: Of the arithmetic, where it does not depend on the device.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Rung:
     statistics: int = 500
     views: int = 1
     is_augmented: bool = False
+    precision: Precision | None = None
 
     def recipe_for(self, num_images: int) -> Recipe | None:
         """The recipe on so many training images."""
@@ -78,5 +80,6 @@ PAPER: Final = Rung(
     ),
     statistics=0,
     is_augmented=True,
+    precision="float32",
 )
 FULL: Final = Rung("full", recipe=_DISTILLATION, views=8)

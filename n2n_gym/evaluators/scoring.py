@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -12,9 +11,9 @@ import torch
 from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import (
     Settings,
+    alone,
     distil,
     prepare,
-    thread_count,
 )
 from n2n_gym.evaluators.elastic import elastic_cost, elastic_teacher
 from n2n_gym.evaluators.rungs import SHORT, Rung
@@ -65,25 +64,25 @@ class DistillationEvaluator:
         self.num_measured = 0
         self.on_result: Callable[[], object] = lambda: None  # for a progress bar
         self._known: dict[str, Score | Failure] = {}
-        self._settings: dict[str, Settings] = {}  # by the teacher's fingerprint
-        self._elastic: dict[str, Teacher] = {}
+        self._settings: dict[str, Settings] = {}  # by the teacher's identity
+        self._elastic: dict[str, Teacher] = {}  # likewise
 
+    @torch.inference_mode(False)
     def settings(self, teacher: Teacher) -> Settings:
         """What this teacher's students are scored with."""
-        if teacher.fingerprint not in self._settings:
+        if teacher.identity not in self._settings:
             recipe = self.rung.recipe
-            precision = self.precision
-            if self.rung.name == "paper":
-                precision = "float32"
+            precision = self.precision or self.rung.precision
             if precision is None:
                 size = recipe.batch_size if recipe else 64
                 precision = faster_precision(teacher, self.device, size, self.threads)
             threads = self.threads if self.device.type == "cpu" else None
-            self._settings[teacher.fingerprint] = Settings(
+            self._settings[teacher.identity] = Settings(
                 self.rung, self.device, precision, threads
             )
-        return self._settings[teacher.fingerprint]
+        return self._settings[teacher.identity]
 
+    @torch.inference_mode(False)
     def key(self, student: Architecture, teacher: Teacher) -> Key:
         """All that the student's score depends on."""
         settings = self.settings(teacher)
@@ -95,6 +94,8 @@ class DistillationEvaluator:
             "threads": settings.threads,
             "batch_size": settings.batch_size,
         }
+        if settings.rung.is_augmented or settings.rung.views > 1:
+            resolved["augmentation"] = asdict(teacher.task.augmentation)
         if self.rung.start == "elastic":
             resolved["elastic"] = self._start(teacher).fingerprint
         return Key(
@@ -183,12 +184,10 @@ class DistillationEvaluator:
         """Whose weights the students are cut from."""
         if self.rung.start != "elastic":
             return teacher
-        if teacher.fingerprint not in self._elastic:
-            precision = self.settings(teacher).precision
-            self._elastic[teacher.fingerprint] = elastic_teacher(
-                teacher, self.device, precision
-            )
-        return self._elastic[teacher.fingerprint]
+        if teacher.identity not in self._elastic:
+            settings = self.settings(teacher)
+            self._elastic[teacher.identity] = elastic_teacher(teacher, settings)
+        return self._elastic[teacher.identity]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DistillationEvaluator:
         return self
@@ -203,7 +202,7 @@ def faster_precision(
     teacher: Teacher, device: torch.device, size: int, threads: int
 ) -> Precision:
     """The one that a training step of the teacher is faster in."""
-    network = copy.deepcopy(teacher.network(device)).train()
+    network = teacher.network(device).train()
     images, labels, _ = next(iter(teacher.task.split("train", device).batches(size)))
     inputs = teacher.normalise(images)
 
@@ -215,6 +214,5 @@ def faster_precision(
         loss.item()  # waits for an accelerator
 
     of = f"students of {teacher.architecture.fingerprint} {size}"
-    # Dropout draws numbers.
-    with seeded(0, device), torch.enable_grad(), thread_count(threads):
+    with alone(threads), seeded(0, device):  # dropout draws numbers
         return pick_precision(of, device, step)

@@ -109,6 +109,12 @@ class Teacher:
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the teacher and of all of its task that students learn from."""
+        of_task = self.task.fingerprint, repr(self.task.augmentation)
+        return hashlib.sha256(repr((self.fingerprint, *of_task)).encode()).hexdigest()
+
     def inheritance(self, device: torch.device) -> Inheritance:
         """What its students start from, kept on the device for the next call."""
         if device not in self._inheritances:
