@@ -1,6 +1,6 @@
 """How fast students are scored, against the paper's recipe written plainly.
 
-    python benchmarks/speed.py
+    python -m benchmarks.speed
 
 CIFAR-10 (the folder that ``N2N_DATA`` names), 5,000 training and 500 validation images,
 a ResNet-18 teacher, students of its size, a quarter and a tenth (all widths at one

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -117,7 +118,11 @@ def compress(options: Options) -> Summary:
     device = pick_device(options.device)
     store = load_store(True if options.store is None else options.store)
     runner = load_runner(options.workers or min(os.cpu_count() or 1, ROLLOUTS))
-    evaluator = load_evaluator(options.evaluator, device, workers=runner, store=store)
+    evaluator = (
+        load_evaluator(options.evaluator, device)
+        if ":" in options.evaluator
+        else load_evaluator(options.evaluator, device, workers=runner, store=store)
+    )
     output = options.output
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; give another output folder")
@@ -139,7 +144,7 @@ def compress(options: Options) -> Summary:
     chosen = json.dumps(asdict(options), indent=1, default=str)
     write_whole(output / "options.json", chosen.encode())
     final = _Final(teacher, options.final_epochs, device, runner, store)
-    with open(output / "history.jsonl", "w") as file:
+    with closing(runner), open(output / "history.jsonl", "w") as file:
         history = _History(file)
         search = _Search(teacher, evaluator, options, history)
         _, shrunk = search.run("reinforce", _reinforce)
@@ -303,9 +308,13 @@ class _Final:
     def _evaluator(self, share: float) -> DistillationEvaluator:
         """Full distillation for a share of its epochs."""
         assert FULL.recipe is not None
-        recipe = replace(FULL.recipe, epochs=max(1, round(self.epochs * share)))
+        epochs = max(1, round(self.epochs * share))
+        rung = FULL
+        if epochs != FULL.recipe.epochs:
+            recipe = replace(FULL.recipe, epochs=epochs)
+            rung = replace(FULL, name=f"full-{epochs}", recipe=recipe)
         return DistillationEvaluator(
-            replace(FULL, recipe=recipe),
+            rung,
             device=self.device,
             runner=self.runner,
             store=self.store,

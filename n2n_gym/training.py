@@ -250,8 +250,17 @@ def train(
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a network computes with this precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    """The context in which a network computes with this precision.
+
+    Without torch's cache of weights: inside another such context it is not cleared at
+    the end of this one, and a training would go on with the weights of its first step.
+    """
+    return torch.autocast(
+        device.type,
+        torch.bfloat16,
+        enabled=precision == "bfloat16",
+        cache_enabled=False,
+    )
 
 
 def _state(

@@ -151,3 +151,27 @@ def test_a_fresh_start_inherits_nothing(teacher, students):
     untrained = Rung("untrained", start="fresh", statistics=100)
     (score,) = quick(untrained)(students[:1], teacher)
     assert score.accuracy < 0.4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_the_caller_has_set_of_torch_does_not_matter(teacher, students, precision):
+    (expected,) = quick(precision=precision)(students[1:2], teacher)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        (found,) = quick(precision=precision)(students[1:2], teacher)
+    assert found == expected
+    # A student learns in either precision.
+    assert expected.accuracy > 0.5
+
+
+def test_the_papers_teacher_gets_no_gradients(teacher, students, monkeypatch):
+    networks = []
+    original = type(teacher).network
+
+    def network(self, device):
+        networks.append(original(self, device))
+        return networks[-1]
+
+    monkeypatch.setattr(type(teacher), "network", network)
+    quick(PAPER)(students[2:], teacher)
+    assert networks
+    assert all(p.grad is None for n in networks for p in n.parameters())

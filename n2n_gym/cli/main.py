@@ -14,6 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.options import (
+    Channels,
+    Device,
+    Task,
+    Teacher,
+    TrainTeacher,
+    Weights,
+    statistics,
+)
 from n2n_gym.cli.scores import scores
 
 # torch and what needs it are imported in the commands, so that --help is quick.
@@ -30,41 +39,9 @@ teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
 app.add_typer(teachers, name="teachers")
 app.add_typer(scores, name="scores")
 
-Teacher = Annotated[
-    str,
-    typer.Option(
-        help="The network to start from: one of torchvision's by name (`n2n-gym "
-        "teachers` lists them), or module:function, which is given the task."
-    ),
-]
-Task = Annotated[
-    str,
-    typer.Option(
-        help="The images: a name (`n2n-gym tasks` lists them), the path of an .npz "
-        "file or of a folder of images (path@64: of that side), or module:function."
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Trained weights of the teacher: a safetensors file, a state dict that "
-        "torch.save wrote, or torchvision's name for them (IMAGENET1K_V1)."
-    ),
-]
-Channels = Annotated[
-    str | None,
-    typer.Option(
-        help="What the teacher's inputs are normalised with, by channel, of pixels in "
-        "[0, 1]: 0.485,0.456,0.406. By default as the training images."
-    ),
-]
 Epochs = Annotated[
     int | None,
     typer.Option(min=1, help="Of the teacher's training; by the size of the data."),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda, ...; the accelerator by default if there is one."),
 ]
 
 
@@ -118,11 +95,9 @@ def compress(
         bool,
         typer.Option(help="Also try uniform width scaling and random search."),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the search and the distillation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     device: Device = None,
-    train_teacher: Annotated[
-        bool, typer.Option(help="Train the teacher even if it takes over ten minutes.")
-    ] = False,
+    train_teacher: TrainTeacher = False,
 ) -> None:
     """Turn a teacher into a small student and write it as an ONNX file.
 
@@ -145,7 +120,7 @@ def compress(
             workers=workers,
             store=store,
             weights=weights,
-            normalisation=_statistics(mean, std),
+            normalisation=statistics(mean, std),
             granularity=granularity,
             controls=controls,
             seed=seed,
@@ -221,7 +196,7 @@ def train_teacher(
             name,
             task,
             device=device,
-            normalisation=_statistics(mean, std),
+            normalisation=statistics(mean, std),
             train_teacher=True,
             epochs=epochs,
             again=again,
@@ -259,24 +234,6 @@ def list_tasks() -> None:
         "subfolder for each class, or module:function.",
         highlight=False,
     )
-
-
-def _statistics(
-    mean: str | None, std: str | None
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """``--mean`` and ``--std`` as numbers."""
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise ValueError("--mean and --std go together")
-    try:
-        means, stds = (tuple(map(float, x.split(","))) for x in (mean, std))
-    except ValueError as error:
-        raise ValueError(
-            f"--mean and --std are numbers with commas between, got {mean!r} and "
-            f"{std!r}"
-        ) from error
-    return means, stds
 
 
 def _show(summary: Summary, teacher: str, task: str, output: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tqdm.auto import tqdm
 
+from n2n_gym.cli import options
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.rewards import Failure
 
@@ -134,10 +136,11 @@ def calibrate(
     file: Annotated[
         Path, typer.Argument(help="What to write; then evaluator=FILE uses it.")
     ],
-    teacher: Annotated[
-        str, typer.Option(help="The network, as in `n2n-gym compress`.")
-    ] = "resnet18",
-    task: Annotated[str, typer.Option(help="The images.")] = "digits",
+    teacher: options.Teacher = "resnet18",
+    task: options.Task = "digits",
+    weights: options.Weights = None,
+    mean: options.Channels = None,
+    std: options.Channels = None,
     rung: Annotated[
         str,
         typer.Option(
@@ -151,7 +154,8 @@ def calibrate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; one for each core by default.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    device: options.Device = None,
+    train_teacher: options.TrainTeacher = False,
     store: Store = None,
 ) -> None:
     """Learn what full distillation would make of a cheap rung's accuracies.
@@ -162,6 +166,8 @@ def calibrate(
     with plain_errors():
         if file.suffix != ".json":
             raise ValueError(f"a calibration is a .json file, got {file}")
+        if rung == "full":
+            raise ValueError("full distillation is what cheap rungs are calibrated by")
         from n2n_gym.evaluators import Workers, calibrate, load_rung, load_store
         from n2n_gym.places import write_whole
         from n2n_gym.teachers import load_teacher
@@ -172,11 +178,18 @@ def calibrate(
             load_rung(name, device, runner=runner, store=opened)
             for name in (rung, "full")
         )
-        loaded = load_teacher(teacher, task, device=device)
-        try:
+        loaded = load_teacher(
+            teacher,
+            task,
+            weights=weights,
+            normalisation=options.statistics(mean, std),
+            device=device,
+            train_teacher=train_teacher,
+        )
+        _ = loaded.score  # trained now: its bar comes first
+        with closing(runner), tqdm(total=2 * students, desc="Calibrating") as bar:
+            cheap.on_result = full.on_result = lambda: bar.update()
             found = calibrate(loaded, cheap, full, num_students=students, seed=seed)
-        finally:
-            runner.close()
         write_whole(file, found.to_json().encode())
     pairs = zip(found.cheap, found.full, strict=True)
     _say(", ".join(f"{low:.1%} -> {high:.1%}" for low, high in pairs))

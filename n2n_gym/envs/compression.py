@@ -85,6 +85,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         self.evaluator = load_evaluator(
             evaluator, device, workers=evaluator_workers, store=store
         )
+        self._owns_evaluator = isinstance(evaluator, str)
         self.reward = (
             lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
         )
@@ -299,6 +300,15 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         draw = draw_ansi if self.render_mode == "ansi" else draw_rgb
         current = None if self._is_over else self.current
         return draw(self.teacher.architecture, self.start, self.student, current)
+
+    def close(self) -> None:
+        """End the workers, if this environment started them; a later step starts more.
+
+        Copies share them.
+        """
+        close = getattr(self.evaluator, "close", None)
+        if self._owns_evaluator and close is not None:
+            close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv[D]:
         """An independent copy of the running episode; what never changes is shared."""

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 VERSION: Final = 1
 FEWEST: Final = 3  # students that a map can be fitted to
+DRAWS: Final = 50  # for each student wanted
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Calibration:
             ascend = all((np.diff(values) >= 0).all() for values in (cheap, full))
             if not (len(cheap) == len(full) > 0 and ascend):
                 raise ValueError("its accuracies do not ascend together")
+            ends = (*cheap[[0, -1]], *full[[0, -1]])
+            if not all(0 <= end <= 1 for end in ends):
+                raise ValueError(f"accuracies are in [0, 1], got {ends}")
+            if not 0 <= float(found.cost) < float("inf"):
+                raise ValueError(f"a cost is at least 0, got {found.cost}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no calibration: {error}") from error
         if found.version != VERSION:
@@ -106,6 +112,8 @@ class CalibratedEvaluator:
         made_for = self.calibration
         for name in ("rung", "teacher", "task", "settings"):
             found, wanted = getattr(key, name), getattr(made_for, name)
+            if name == "settings":
+                found, wanted = _difference(found, wanted)
             if found != wanted:
                 raise ValueError(
                     f"the calibration was made for {name} {wanted}, not {found}; "
@@ -125,6 +133,10 @@ class CalibratedEvaluator:
     def score_teacher(self, teacher: Teacher) -> Score:
         return self.evaluator.score_teacher(teacher)
 
+    def close(self) -> None:
+        """End the workers and close the store; a later use takes them again."""
+        self.evaluator.close()
+
     def _map(self, result: Score | Failure) -> Score | Failure:
         if isinstance(result, Failure):
             return result
@@ -135,6 +147,13 @@ class CalibratedEvaluator:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CalibratedEvaluator:
         return self
+
+
+def _difference(one: str, other: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of two settings, the entries in which they differ."""
+    a, b = json.loads(one), json.loads(other)
+    names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+    return {n: a.get(n) for n in names}, {n: b.get(n) for n in names}
 
 
 @torch.inference_mode(False)
@@ -160,9 +179,11 @@ def calibrate(
     rng, whole = random.Random(seed), teacher.architecture
     offered = removals(whole)
     sample = {whole.fingerprint: whole}  # the map is sure of its upper end
-    while len(sample) < num_students:
+    for _ in range(DRAWS * num_students):  # a small network has few students
         student = random_student(whole, offered, rng)
         sample[student.fingerprint] = student
+        if len(sample) >= num_students:
+            break
     students = list(sample.values())
     pairs, cost = [], 0.0
     for low, high in zip(

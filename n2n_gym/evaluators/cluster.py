@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import ray
@@ -19,7 +20,7 @@ from n2n_gym.rewards import Failure
 from n2n_gym.teachers import Teacher
 
 HERE: Final = "ray"  # the cluster that this process is in, else one of this machine
-RETRIES: Final = 1  # of a student whose node or worker was lost
+SHARE: Final = 0.25  # of an accelerator, for a student
 
 _teachers: dict[str, Teacher] = {}  # what a worker of Ray's has loaded
 
@@ -27,13 +28,14 @@ _teachers: dict[str, Teacher] = {}  # what a worker of Ray's has loaded
 class RayWorkers:
     """Tasks on a Ray cluster, one for each of its CPUs; Ray's workers stay.
 
-    A worker loads the teacher and the data once. What a lost node or worker was at is
-    done again elsewhere, once.
+    A worker loads the teacher and the data once. What a lost node or worker was at is a
+    failure that may be tried again elsewhere (`evaluate` does so, once).
 
     Args:
         address: ``"ray"``, or that of a cluster: ``"ray://host:port"``,
-            ``"host:port"``, ``"auto"``.
-        longest: Seconds that a student may take.
+            ``"host:port"``, ``"auto"``. Where this process is connected to a cluster
+            already, it is that one.
+        longest: Seconds that a student may take from when Ray is given it.
     """
 
     def __init__(self, address: str = HERE, *, longest: float = LONGEST) -> None:
@@ -45,32 +47,48 @@ class RayWorkers:
         self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
         self._connect()
-        reference = self._parcel(teacher)
+        name, reference = parcel_name(teacher), self._parcel(teacher)
+        share = 0.0 if settings.device.type == "cpu" else SHARE
+        perform = _perform.options(num_gpus=share)
         waiting = deque(enumerate(tasks))
         under_way: dict[Any, tuple[int, float]] = {}  # task's number, latest end
-        while waiting or under_way:
-            while waiting and len(under_way) < self._num_cpus():
-                number, task = waiting.popleft()
-                student = task.student.to_json()
-                job = Job(student, parcel_name(teacher), settings, task.seed)
-                # In a list, so that Ray hands it on unread.
-                future = _perform.remote(job, [reference])
-                under_way[future] = number, time.monotonic() + self.longest
-            soonest = min(latest for _, latest in under_way.values())
-            left = max(0.0, soonest - time.monotonic())
-            done, _ = ray.wait(list(under_way), timeout=left)
-            for future in done:
-                number, _ = under_way.pop(future)
-                yield _result(number, future)
-            late = [f for f, (_, t) in under_way.items() if t <= time.monotonic()]
-            for future in late:
-                number, _ = under_way.pop(future)
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < self._num_cpus():
+                    number, task = waiting.popleft()
+                    job = Job(task.student.to_json(), name, settings, task.seed)
+                    # In a list, so that Ray hands it on unread.
+                    future = perform.remote(job, [reference])
+                    under_way[future] = number, time.monotonic() + self.longest
+                soonest = min(latest for _, latest in under_way.values())
+                left = max(0.0, soonest - time.monotonic())
+                done, _ = ray.wait(list(under_way), timeout=left)
+                for future in done:
+                    number, _ = under_way.pop(future)
+                    yield _result(number, future)
+                late = [f for f, (_, t) in under_way.items() if t <= time.monotonic()]
+                for future in late:
+                    number, _ = under_way.pop(future)
+                    ray.cancel(future, force=True)
+                    reason = f"it took longer than {self.longest:.0f} s"
+                    yield Result(number, Failure(reason, retryable=True), self.longest)
+        finally:
+            for future in under_way:  # of a run that is left in the middle
                 ray.cancel(future, force=True)
-                reason = f"it took longer than {self.longest:.0f} s"
-                yield Result(number, Failure(reason, retryable=True), self.longest)
+
+    def close(self) -> None:
+        """Forget the packed teachers; the cluster stays as it is."""
+        self._parcels.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RayWorkers:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], RayWorkers], tuple[()]]:
+        return partial(RayWorkers, self.address, longest=self.longest), ()
 
     def _connect(self) -> None:
         if not ray.is_initialized():
+            self._parcels.clear()  # they were another cluster's
             address = None if self.address == HERE else self.address
             ray.init(address, log_to_driver=False)
 
@@ -88,7 +106,7 @@ class RayWorkers:
         return self._parcels[name]
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+@ray.remote(num_cpus=1, max_retries=0)
 def _perform(job: Job, parcel: list[Any]) -> Measured:
     def load(_: str) -> Any:
         return torch.load(io.BytesIO(ray.get(parcel[0])))

@@ -29,6 +29,13 @@ from n2n_gym.training import (
 
 # Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
 BATCH: Final = {"cpu": 125}
+OUT_OF_MEMORY: Final = (
+    "allocate memory",  # torch's allocator, and the system's
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)
 LARGEST_BATCH: Final = 1_000  # on an accelerator
 
 
@@ -146,6 +153,15 @@ def _balanced(split: Split, count: int, generator: torch.Generator) -> Tensor:
     return by_class[place.argsort(stable=True)][:count]
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what went wrong; on a CPU, torch has no type for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in OUT_OF_MEMORY
+    )
+
+
 def measure(
     student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
 ) -> Score | Failure:
@@ -165,8 +181,7 @@ def measure(
     except Diverged as error:
         return Failure(f"the distillation diverged: {error}", retryable=False)
     except (MemoryError, RuntimeError) as error:
-        # On a CPU, torch has no type of its own for this.
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return Failure(f"out of memory: {error}", retryable=True)
     num_images = len(teacher.task.splits["train"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import torch
@@ -27,8 +28,9 @@ from n2n_gym.scores import ScoreStore
 # Where students are measured: here, in so many processes, on a Ray cluster.
 Place: TypeAlias = int | str | Runner | None
 # Where scores are kept: in the cache folder, nowhere, at a database's address.
-Store: TypeAlias = bool | str | ScoreStore | None
+Store: TypeAlias = bool | str | Path | ScoreStore | None
 
+ADDRESSES: Final = ("ray", "auto", "local")  # of Ray, beside those with a port
 RUNGS: Final[Mapping[str, Rung]] = {
     rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, ELASTIC_SHORT, PAPER, FULL)
 }
@@ -39,7 +41,7 @@ EVALUATORS: Final[Mapping[str, Callable[..., Evaluator]]] = {
 
 
 def load_evaluator(
-    evaluator: str | Evaluator,
+    evaluator: str | Path | Evaluator,
     device: str | torch.device | None = None,
     *,
     workers: Place = None,
@@ -58,6 +60,14 @@ def load_evaluator(
     Raises:
         ValueError: There is no such evaluator or device.
     """
+    if isinstance(evaluator, Path):
+        evaluator = str(evaluator)
+    is_own = not isinstance(evaluator, str) or ":" in evaluator
+    if is_own and not (workers is None and store is True):
+        raise ValueError(
+            f"evaluator_workers and store are for evaluators by name; {evaluator!r} "
+            f"has its own"
+        )
     if not isinstance(evaluator, str):
         return evaluator
     if evaluator.endswith(".json"):
@@ -89,24 +99,34 @@ def load_rung(
 
 
 def load_runner(workers: Place) -> Runner:
-    """Where students are measured."""
+    """Where students are measured.
+
+    Raises:
+        ValueError: There is no such place.
+    """
     if workers is None:
         return InProcess()
-    if isinstance(workers, bool):
-        raise ValueError(
-            f"evaluator_workers must be a number, 'ray' ..., got {workers}"
-        )
-    if isinstance(workers, int):
+    if isinstance(workers, int) and not isinstance(workers, bool):
         return Workers(workers)
-    if isinstance(workers, str):
-        from n2n_gym.evaluators.cluster import RayWorkers
-
+    if isinstance(workers, str) and (workers in ADDRESSES or ":" in workers):
+        try:
+            from n2n_gym.evaluators.cluster import RayWorkers
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"evaluator_workers={workers!r} needs Ray ({error}); "
+                f'pip install "n2n-gym[ray]"'
+            ) from error
         return RayWorkers(workers)
-    return workers
+    if isinstance(workers, Runner):
+        return workers
+    raise ValueError(
+        f"unknown evaluator_workers {workers!r}; accepted: None, a number of "
+        f"processes, 'ray', 'auto', the address of a Ray cluster, an object with run()"
+    )
 
 
 def load_store(store: Store) -> ScoreStore | None:
     """Where scores are kept."""
     if isinstance(store, bool) or store is None:
         return ScoreStore() if store else None
-    return ScoreStore(store) if isinstance(store, str) else store
+    return store if isinstance(store, ScoreStore) else ScoreStore(store)

@@ -130,6 +130,12 @@ class DistillationEvaluator:
         start, seed = self._start(teacher), _seed(self.key(student, teacher))
         return distil(student, start, self.settings(teacher), seed=seed)
 
+    def close(self) -> None:
+        """End the workers and close the store; a later use takes them again."""
+        self.runner.close()
+        if self.store is not None:
+            self.store.close()
+
     def _complete(self, result: Score | Failure, teacher: Teacher) -> Score | Failure:
         """With what this rung costs once, whoever found the score."""
         if isinstance(result, Failure):

@@ -7,7 +7,6 @@ their parent's script: so scripts need no ``if __name__ == "__main__"``.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import threading
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators.distillation import Settings, measure
+from n2n_gym.evaluators.distillation import Settings, is_out_of_memory, measure
 from n2n_gym.evaluators.parcel import unpack
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
@@ -68,8 +67,11 @@ def perform(
         student = Architecture.from_json(job.student)
         teacher = teachers[job.parcel]
         result = measure(student, teacher, job.settings, seed=job.seed)
-    except Exception:  # whatever it is, the parent must hear of it
-        result = Broken(traceback.format_exc())
+    except Exception as error:  # whatever it is, the parent must hear of it
+        if is_out_of_memory(error):  # as it loaded the teacher
+            result = Failure(f"out of memory: {error}", retryable=True)
+        else:
+            result = Broken(traceback.format_exc())
     return Measured(result, time.perf_counter() - started)
 
 
@@ -91,6 +93,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     if limit:
+        import resource  # POSIX alone has it
+
         resource.setrlimit(resource.RLIMIT_DATA, (limit[0], limit[0]))
     torch.set_num_threads(1)
     connection: Connection[Measured | None, Job] = Connection(descriptor)

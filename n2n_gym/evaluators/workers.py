@@ -12,9 +12,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -28,8 +29,12 @@ from n2n_gym.teachers import Teacher
 logger = logging.getLogger(__name__)
 
 LONGEST: Final = 3600.0  # seconds that a student may take
-ATTEMPTS: Final = 2  # at a student whose worker died or got stuck
-PROGRAM: Final = "from n2n_gym.evaluators.worker import main; main()"
+# Its path is set before it imports anything: files in the current folder must not stand
+# in for modules that they do not stand in for here.
+PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv.pop(1).splitlines(); "
+    "from n2n_gym.evaluators.worker import main; main()"
+)
 LONGEST_START: Final = 300.0  # seconds until a worker answers at first
 LONGEST_END: Final = 10.0  # seconds from the end of its connection to its own
 STARTS: Final = 3  # times that all workers may die before one of them is ready
@@ -56,6 +61,7 @@ class Result(NamedTuple):
     seconds: float
 
 
+@runtime_checkable
 class Runner(Protocol):
     """Where students are measured."""
 
@@ -63,6 +69,9 @@ class Runner(Protocol):
         self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
         """The results of all tasks, each as soon as it is there."""
+
+    def close(self) -> None:
+        """Give back what it holds; a later use takes it again."""
 
 
 class InProcess:
@@ -76,14 +85,18 @@ class InProcess:
             result = measure(task.student, teacher, settings, seed=task.seed)
             yield Result(number, result, time.perf_counter() - started)
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 class Workers:
     """Processes that stay, each with one thread, a connection and its teacher.
 
-    A worker that dies, or takes too long over a student, is replaced, and its student
-    goes to another, once. A connection each, and nothing that workers share, so that
-    one killed at any moment leaves the others alone. They end with this process, and
-    nothing of it stays on the disk, even if it is killed.
+    A worker that dies, or takes too long over a student, is replaced; its student is a
+    failure that may be tried again (`evaluate` does so, once). A connection each, and
+    nothing that workers share, so that one killed at any moment leaves the others
+    alone. They end with this process, and nothing of it stays on the disk, even if it
+    is killed.
 
     Args:
         count: Of processes; started at the first use.
@@ -100,6 +113,8 @@ class Workers:
     ) -> None:
         if count < 1:
             raise ValueError(f"workers must be at least 1, got {count}")
+        if os.name != "posix":
+            raise ValueError(f"worker processes need POSIX, this is {os.name!r}")
         self.count = count
         self.longest = longest
         self.memory = memory
@@ -116,7 +131,6 @@ class Workers:
     ) -> Iterator[Result]:
         parcel = self._parcel(teacher)
         waiting = deque(enumerate(tasks))
-        attempts = [0] * len(tasks)
         self._disown()
         self._false_starts = 0
         self._end(lambda worker: worker.number is not None)  # of a run that was left
@@ -127,7 +141,6 @@ class Workers:
             for worker in self._workers:
                 if waiting and worker.is_free:
                     number, task = waiting.popleft()
-                    attempts[number] += 1
                     job = Job(task.student.to_json(), parcel, settings, task.seed)
                     worker.start(number, job)
             for worker in self._after_waiting():
@@ -144,10 +157,8 @@ class Workers:
                     self._workers.remove(worker)
                     if doing is None:
                         self._note_false_start(answer)
-                    elif attempts[doing] < ATTEMPTS:
-                        waiting.appendleft((doing, tasks[doing]))
                     else:
-                        reason = f"the worker that measured it {answer}, twice"
+                        reason = f"the worker that measured it {answer}"
                         yield Result(doing, Failure(reason, retryable=True), 0.0)
 
     def close(self) -> None:
@@ -155,6 +166,14 @@ class Workers:
         for worker in self._workers:
             worker.end()
         self._workers.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workers:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], Workers], tuple[()]]:
+        """Processes do not travel: a copy elsewhere starts its own."""
+        again = partial(Workers, self.count, longest=self.longest, memory=self.memory)
+        return again, ()
 
     def _parcel(self, teacher: Teacher) -> str:
         """The path of the packed teacher."""
@@ -204,16 +223,16 @@ class _Worker:
         self.connection: Connection[Job, Measured | None]
         self.connection, theirs = Pipe()
         descriptor = theirs.fileno()
+        path = "\n".join(entry for entry in sys.path if isinstance(entry, str))
         arguments = [str(n) for n in (descriptor, os.getpid(), memory) if n is not None]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments],
+            [sys.executable, "-c", PROGRAM, path, *arguments],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
             # What it allocates and frees at each step it keeps: getting it from the
             # kernel again takes longer than many layers.
             env=os.environ
             | {
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 "OMP_NUM_THREADS": "1",
                 "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
                 "MALLOC_TRIM_THRESHOLD_": str(1 << 34),

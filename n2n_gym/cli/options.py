@@ -1,0 +1,61 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Teacher = Annotated[
+    str,
+    typer.Option(
+        help="The network to start from: one of torchvision's by name (`n2n-gym "
+        "teachers` lists them), or module:function, which is given the task."
+    ),
+]
+Task = Annotated[
+    str,
+    typer.Option(
+        help="The images: a name (`n2n-gym tasks` lists them), the path of an .npz "
+        "file or of a folder of images (path@64: of that side), or module:function."
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Trained weights of the teacher: a safetensors file, a state dict that "
+        "torch.save wrote, or torchvision's name for them (IMAGENET1K_V1)."
+    ),
+]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        help="What the teacher's inputs are normalised with, by channel, of pixels in "
+        "[0, 1]: 0.485,0.456,0.406. By default as the training images."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, ...; the accelerator by default if there is one."),
+]
+TrainTeacher = Annotated[
+    bool, typer.Option(help="Train the teacher even if it takes over ten minutes.")
+]
+
+
+def statistics(
+    mean: str | None, std: str | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """``--mean`` and ``--std`` as numbers."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ValueError("--mean and --std go together")
+    try:
+        means, stds = (tuple(map(float, x.split(","))) for x in (mean, std))
+    except ValueError as error:
+        raise ValueError(
+            f"--mean and --std are numbers with commas between, got {mean!r} and "
+            f"{std!r}"
+        ) from error
+    return means, stds
