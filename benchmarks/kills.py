@@ -140,6 +140,9 @@ class Noted:
             yield result
             note(self.log, "kept", fingerprint)
 
+    def close(self) -> None:
+        self.runner.close()
+
 
 def note(log: str, event: str, fingerprint: str = "") -> None:
     """A line that a kill leaves whole."""

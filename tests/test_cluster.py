@@ -6,15 +6,24 @@ import torch
 from ray.cluster_utils import Cluster
 
 from n2n_gym.decisions import RATES, shrink, shrinkages
-from n2n_gym.evaluators import DistillationEvaluator, Rung, Settings, load_runner
+from n2n_gym.evaluators import (
+    DistillationEvaluator,
+    Rung,
+    evaluate,
+    load_runner,
+)
 from n2n_gym.evaluators.cluster import RayWorkers
-from n2n_gym.evaluators.workers import InProcess, Task
+from n2n_gym.evaluators.workers import InProcess
 from n2n_gym.rewards import Score
 from n2n_gym.training import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:ray")
 CPU = torch.device("cpu")
 SLOW = Rung("slow", recipe=Recipe(20, 32, learning_rate=0.05, logit_weight=0.1))
+
+
+def make(rung, runner) -> DistillationEvaluator:
+    return DistillationEvaluator(rung, device="cpu", precision="float32", runner=runner)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +46,7 @@ def students(teacher):
 def test_scores_are_those_of_any_other_place(teacher, students, cluster):
     rung = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1))
     found = [
-        DistillationEvaluator(rung, device="cpu", precision="float32", runner=runner)(
-            students, teacher
-        )
+        evaluate(students, teacher, make(rung, runner))
         for runner in (InProcess(), load_runner("ray"))
     ]
     assert found[0] == found[1]
@@ -49,13 +56,15 @@ def test_scores_are_those_of_any_other_place(teacher, students, cluster):
 def test_students_of_a_lost_node_are_measured_on_another(teacher, students, cluster):
     doomed = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    settings = Settings(SLOW, CPU, "float32", 1)
-    tasks = [Task(student, 0) for student in students]
-    expected = {r.number: r.result for r in InProcess().run(tasks, teacher, settings)}
+    expected = evaluate(students, teacher, make(SLOW, InProcess()))
 
-    found = {}
-    for result in RayWorkers().run(tasks, teacher, settings):
-        if not found:  # another student is under way on each of the nodes
-            cluster.remove_node(doomed, allow_graceful=False)
-        found[result.number] = result.result
-    assert found == expected
+    class Noticing(RayWorkers):
+        def run(self, *arguments):
+            for number, result in enumerate(super().run(*arguments)):
+                if not number and doomed in cluster.worker_nodes:
+                    # Another student is under way on each of the nodes.
+                    cluster.remove_node(doomed, allow_graceful=False)
+                yield result
+
+    assert evaluate(students, teacher, make(SLOW, Noticing())) == expected
+    assert doomed not in cluster.worker_nodes

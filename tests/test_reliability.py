@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from benchmarks import kills
-from n2n_gym.evaluators import elastic
+from n2n_gym.evaluators import ELASTIC, Settings, elastic
 from n2n_gym.places import alone_with, kept_if_possible, write_whole
 from n2n_gym.teachers import load_teacher, pick_precision
-from n2n_gym.training import Recipe
 from tests.networks import make_small
 
 CPU = torch.device("cpu")
@@ -62,11 +61,11 @@ def test_a_teacher_that_cannot_be_kept_is_trained_and_used(no_cache, caplog):
 def test_an_elastic_teacher_that_cannot_be_kept_is_made_and_used(
     teacher, no_cache, caplog, monkeypatch
 ):
-    recipe = Recipe(1, 32, learning_rate=0.01, logit_weight=0.1)
-    monkeypatch.setattr(elastic, "RECIPE", recipe)
+    monkeypatch.setattr(elastic, "STEPS", 300)
     _ = teacher.weights
     caplog.clear()
-    made = elastic.elastic_teacher(teacher, CPU, "float32")
+    settings = Settings(ELASTIC, CPU, "float32", 1)
+    made = elastic.elastic_teacher(teacher, settings)
     assert made.weights.keys() == teacher.weights.keys()
     (warning,) = caplog.messages
     assert f"{no_cache / 'elastic'}" in warning
