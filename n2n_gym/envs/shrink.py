@@ -75,8 +75,9 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
             path of a file with it. The teacher itself by default.
         variables: What to shrink, of "width", "kernel" and "padding".
         action: "discrete" or "continuous".
-        teacher, task, weights, normalisation, evaluator, reward, illegal, max_rows,
-            device, train_teacher, render_mode: As in N2NRemove.
+        teacher, task, weights, normalisation, evaluator, evaluator_workers, store,
+            reward, illegal, max_rows, device, train_teacher, render_mode: As in
+            N2NRemove.
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
