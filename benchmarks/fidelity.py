@@ -1,7 +1,7 @@
 """What cheap scores are worth: each rung against full distillation.
 
-    python benchmarks/fidelity.py                     # 60 students, 3 seeds: hours
-    python benchmarks/fidelity.py --students 16 --seeds 2     # under 45 minutes
+    python -m benchmarks.fidelity                     # 60 students, 3 seeds: hours
+    python -m benchmarks.fidelity --students 16 --seeds 2     # under 45 minutes
 
 CIFAR-10 (the folder that ``N2N_DATA`` names), 5,000 training images, a residual teacher
 of widths 16, 32, 64 trained on them. Half of the students come from random legal play
@@ -32,6 +32,7 @@ from scipy.stats import kendalltau
 from torch import nn
 from tqdm.auto import tqdm
 
+from benchmarks.subjects import Block, some_of_cifar10
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import (
@@ -47,7 +48,6 @@ from n2n_gym.evaluators import (
 from n2n_gym.evaluators.elastic import elastic_teacher
 from n2n_gym.evaluators.scoring import faster_precision
 from n2n_gym.rewards import Score, n2n
-from n2n_gym.tasks import Augmentation, Task, data_folder
 from n2n_gym.teachers import Teacher, teacher_recipe, train_network
 from n2n_gym.teachers.store import load_trained, save_trained
 from n2n_gym.torch_layers import trace
@@ -58,25 +58,6 @@ TEACHER_EPOCHS = 40
 RUNGS = (INHERIT, ELASTIC, SHORT, ELASTIC_SHORT, PAPER)
 CHEAP = [rung.name for rung in RUNGS]
 SIMILAR = 1.5  # pairs whose parameter counts differ by less are of a size
-
-
-class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-                nn.BatchNorm2d(outputs),
-            )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (y + self.shortcut(x)).relu()
 
 
 def residual(blocks: int = 2) -> nn.Module:
@@ -93,31 +74,8 @@ def residual(blocks: int = 2) -> nn.Module:
     )
 
 
-def some_of_cifar10() -> Task:
-    """CIFAR-10 with its own validation split and few training images."""
-
-    def read() -> dict[str, Any]:
-        path = data_folder() / "cifar10.npz"
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        return {
-            split: (
-                arrays[f"{split}_images"][:count],
-                arrays[f"{split}_labels"][:count],
-            )
-            for split, count in (
-                ("train", NUM_IMAGES),
-                ("validation", None),
-                ("test", None),
-            )
-        }
-
-    augmentation = Augmentation(padding=4, flip=True)
-    return Task("cifar10-5000", (3, 32, 32), 10, read, augmentation=augmentation)
-
-
 def make_teacher(folder: Path) -> Teacher:
-    task = some_of_cifar10()
+    task = some_of_cifar10(NUM_IMAGES)
     architecture = trace(residual(), task.input_shape)
     path = folder / "teacher.safetensors"
     trained = load_trained(path)

@@ -1,6 +1,6 @@
 """Does a search survive whatever kills its processes, and whatever cannot be written?
 
-    python benchmarks/kills.py --kills 100 --output runs/kills
+    python -m benchmarks.kills --kills 100 --output runs/kills
 
 Random searches over N2NRemove on digits, a small network, two workers, the scores in a
 file. Half of the kills (SIGKILL) hit the process, half one of its workers, at random
@@ -40,6 +40,7 @@ from torch import nn
 
 import n2n_gym
 from agents.search import random_search
+from benchmarks.subjects import Block
 from n2n_gym.decisions import removals
 from n2n_gym.evaluators import (
     DistillationEvaluator,
@@ -98,22 +99,6 @@ class Search(NamedTuple):
 
 
 # What the child processes do.
-
-
-class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        return (y + self.shortcut(x)).relu()
 
 
 def small_network(task: TaskOfImages) -> nn.Module:

@@ -37,6 +37,7 @@ from torchvision import transforms
 from tqdm.auto import tqdm
 
 from benchmarks.steps import processor, steps_per_second
+from benchmarks.subjects import some_of_cifar10
 from n2n_gym.architecture import Architecture
 from n2n_gym.compress import uniform_student
 from n2n_gym.envs import RemoveEnv
@@ -57,36 +58,21 @@ from n2n_gym.evaluators.workers import Task as Job
 from n2n_gym.layers import Conv, DepthwiseConv, Linear
 from n2n_gym.rewards import Score
 from n2n_gym.scores import ScoreStore
-from n2n_gym.tasks import Augmentation, Task, data_folder
+from n2n_gym.tasks import Task, data_folder
 from n2n_gym.teachers import Teacher, load_teacher
 from n2n_gym.torch_layers import build
 from n2n_gym.training import pick_device, train
 
 CPU = torch.device("cpu")
-COUNTS = {"train": 5_000, "validation": 500, "test": 500}
+NUM_IMAGES, NUM_VALIDATION = 5_000, 500
 SIZES = {"full size": 1.0, "1/4": 0.25, "1/10": 0.1}
 REFERENCE_EPOCHS = 5
 REFERENCE_BATCH = 128
 
 
-def some_of_cifar10() -> Task:
-    def read() -> dict[str, Any]:
-        with np.load(data_folder() / "cifar10.npz") as file:
-            return {
-                split: (
-                    file[f"{split}_images"][:count],
-                    file[f"{split}_labels"][:count],
-                )
-                for split, count in COUNTS.items()
-            }
-
-    augmentation = Augmentation(padding=4, flip=True)
-    return Task("cifar10-5000", (3, 32, 32), 10, read, augmentation=augmentation)
-
-
 def make_teacher() -> Teacher:
     """ResNet-18 with trained weights where they are, else trained for one epoch."""
-    task = some_of_cifar10()
+    task = some_of_cifar10(NUM_IMAGES, NUM_VALIDATION)
     weights = data_folder() / "resnet18_cifar10.safetensors"
     if weights.exists():
         norms = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -328,7 +314,7 @@ def compare_scores(
                 {"cpu_seconds": seconds, "ratio": ratio},
                 f"a score, {rung.name:8} {name:9} {seconds:6.2f} CPU-s: {ratio:.0f}x",
             )
-    whole = elastic.recipe_for(COUNTS["train"])
+    whole = elastic.recipe_for(NUM_IMAGES)
     recipe = replace(whole, epochs=1)
     part = cpu_seconds(elastic.stretch, teacher, settings, recipe)
     once = part * whole.epochs / recipe.epochs

@@ -20,9 +20,9 @@ from n2n_gym.evaluators.rungs import SHORT, Rung
 from n2n_gym.evaluators.workers import InProcess, Runner, Task
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Key, ScoreStore, canonical
-from n2n_gym.teachers import Teacher, pick_precision
+from n2n_gym.teachers import Teacher, pick_precision, training_step
 from n2n_gym.torch_layers import Network
-from n2n_gym.training import Precision, autocast, pick_device, seeded
+from n2n_gym.training import Precision, pick_device, seeded
 
 # Goes up whenever the same settings would give other scores than before.
 VERSION: Final = 1
@@ -61,7 +61,6 @@ class DistillationEvaluator:
         self.threads = threads
         self.runner = runner or InProcess()
         self.store = store
-        self.num_measured = 0
         self.on_result: Callable[[], object] = lambda: None  # for a progress bar
         self._known: dict[str, Score | Failure] = {}
         self._settings: dict[str, Settings] = {}  # by the teacher's identity
@@ -170,7 +169,6 @@ class DistillationEvaluator:
         prepare(start, settings)  # before it is sent to workers
         for done in self.runner.run(tasks, start, settings):
             key, result = missing[done.number][0], done.result
-            self.num_measured += 1
             self.on_result()
             found[key.digest] = result
             if isinstance(result, Failure) and result.retryable:
@@ -210,15 +208,7 @@ def faster_precision(
     """The one that a training step of the teacher is faster in."""
     network = teacher.network(device).train()
     images, labels, _ = next(iter(teacher.task.split("train", device).batches(size)))
-    inputs = teacher.normalise(images)
-
-    def step(precision: Precision) -> None:
-        with autocast(device, precision):
-            outputs = network(inputs)
-        loss = torch.nn.functional.cross_entropy(outputs.float(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss.item()  # waits for an accelerator
-
+    step = training_step(network, teacher.normalise(images), labels)
     of = f"students of {teacher.architecture.fingerprint} {size}"
     with alone(threads), seeded(0, device):  # dropout draws numbers
         return pick_precision(of, device, step)

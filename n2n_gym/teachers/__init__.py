@@ -3,7 +3,7 @@
 from n2n_gym.tasks.summary import Statistics
 from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.loading import Weights, load_teacher
-from n2n_gym.teachers.precision import pick_precision
+from n2n_gym.teachers.precision import pick_precision, training_step
 from n2n_gym.teachers.store import kept_teachers, teacher_folder
 from n2n_gym.teachers.teacher import Teacher, Trained
 from n2n_gym.teachers.views import teacher_views
@@ -28,4 +28,5 @@ __all__ = [
     "torchvision_network",
     "traceable_names",
     "train_network",
+    "training_step",
 ]

@@ -20,7 +20,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.layers import BatchNorm, LayerNorm
 from n2n_gym.places import kept_if_possible, write_whole
 from n2n_gym.tasks import Split, Task
-from n2n_gym.teachers.precision import pick_precision
+from n2n_gym.teachers.precision import pick_precision, training_step
 from n2n_gym.teachers.teacher import Trained
 from n2n_gym.torch_layers import Network, build
 from n2n_gym.training import (
@@ -29,10 +29,8 @@ from n2n_gym.training import (
     Precision,
     Recipe,
     State,
-    autocast,
     compute_accuracy,
     compute_logits,
-    distillation_loss,
     initialise,
     seeded,
     train,
@@ -247,15 +245,7 @@ class _Lesson:
             return "float32"
         twin = copy.deepcopy(network).train()
         images, labels, _ = next(iter(split.batches(size)))
-        inputs = self.normalise(images)
-
-        def step(precision: Precision) -> None:
-            with autocast(split.device, precision):
-                outputs = twin(inputs)
-            loss = distillation_loss(outputs.float(), labels, None, self.recipe)
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss.item()  # waits for an accelerator
-
+        step = training_step(twin, self.normalise(images), labels)
         of = f"{self.architecture.fingerprint} {size}"
         with seeded(0, split.device):  # dropout draws numbers
             return pick_precision(of, split.device, step)

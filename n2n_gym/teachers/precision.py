@@ -13,14 +13,31 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from n2n_gym.places import alone_with, cache_folder, kept_if_possible, write_whole
-from n2n_gym.training import Precision
+from n2n_gym.training import Precision, autocast
 
 logger = logging.getLogger(__name__)
 
 FASTER: Final = 1.2  # how much bfloat16 must gain to be chosen
 _REPEATS: Final = 4  # of each; the first is not counted
+
+
+def training_step(
+    network: nn.Module, inputs: Tensor, labels: Tensor
+) -> Callable[[Precision], None]:
+    """What `pick_precision` measures of a network in training."""
+
+    def step(precision: Precision) -> None:
+        with autocast(inputs.device, precision):
+            outputs = network(inputs)
+        loss = F.cross_entropy(outputs.float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss.item()  # waits for an accelerator
+
+    return step
 
 
 def pick_precision(
