@@ -1,33 +1,48 @@
 """REINFORCE with recurrent policies, as in N2N learning (Ashok et al., ICLR 2018).
 
-It works on any environment whose observation is a sequence of rows, (T, F), in which
-the last three columns of a row are: 1 if it is being decided now, 1 if it has been
-decided, and the choice made; and which tells the legal actions in
-``info["action_mask"]``; and on vectors of such, with the same result.
+It works on any environment that ``agents.policies`` can play and which tells the legal
+actions in ``info["action_mask"]``; and on vectors of such, with the same result.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from agents.policies import (
+    CURRENT,
+    DYNAMIC,
+    NO_ACTION,
+    Policy,
+    load_policy,
+    make_policy,
+    read_content,
+    require_fit,
+    save_policy,
+)
 from agents.rollouts import Environment, Observation, play_all
 
-DYNAMIC = 3  # columns that change during an episode; the policy reads the others
-CURRENT = -3  # the column that marks the row being decided
-NO_ACTION = -1
-FREQUENCIES = 16  # of the sinusoids that tell a row's place
-KINDS = ("bidirectional", "autoregressive")
+__all__ = [
+    "MODERN",
+    "PAPER",
+    "Episode",
+    "Settings",
+    "Update",
+    "load_policy",
+    "make_policy",
+    "play",
+    "save_policy",
+    "train",
+]
 
 
 # The arithmetic.
@@ -75,125 +90,6 @@ def mean_entropy(log_probs: Tensor, is_decided: Tensor) -> Tensor:
     return (each * is_decided).sum(1).mean()
 
 
-# The policies.
-
-
-class Policy(nn.Module):
-    """A recurrent network over the rows of an observation.
-
-    ``"bidirectional"`` is pi(a_t | h_{t-1}, h_{t+1}, x_t), the paper's for removal;
-    ``"autoregressive"`` is pi(a_t | a_{t-1}, h_{t-1}, x_t), the paper's for shrinkage.
-    Rows are standardised over the sequence and carry their place in it, since layers
-    often differ in little else; the head reads them beside the LSTM's output.
-    """
-
-    def __init__(
-        self, kind: str, num_features: int, num_actions: int, hidden: int = 30
-    ) -> None:
-        super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"unknown policy {kind!r}; known: {', '.join(KINDS)}")
-        self.kind = kind
-        self.num_actions = num_actions
-        self.arguments = {
-            "kind": kind,
-            "num_features": num_features,
-            "num_actions": num_actions,
-            "hidden": hidden,
-        }
-        is_bidirectional = kind == "bidirectional"
-        num_inputs = num_features + 2 * FREQUENCIES
-        if not is_bidirectional:
-            num_inputs += num_actions
-        self.lstm = nn.LSTM(
-            num_inputs,
-            hidden,
-            num_layers=2,
-            bidirectional=is_bidirectional,
-            batch_first=True,
-        )
-        self.head = nn.Linear((1 + is_bidirectional) * hidden + num_inputs, num_actions)
-
-    def forward(self, rows: Tensor, actions: Tensor) -> Tensor:
-        """Logits of every row, (B, T, A).
-
-        Args:
-            rows: (B, T, F).
-            actions: Taken at each row, (B, T) int64, ``NO_ACTION`` where there was
-                none. Autoregressive logits depend on those of earlier rows,
-                bidirectional ones on none.
-        """
-        inputs = [_standardised(rows), _places(rows)]
-        if self.kind == "autoregressive":
-            before = torch.full_like(actions, NO_ACTION)
-            before[:, 1:] = actions[:, :-1]
-            taken = nn.functional.one_hot(before + 1, self.num_actions + 1)[..., 1:]
-            inputs.append(taken.to(rows))
-        read = torch.cat(inputs, -1)
-        logits: Tensor = self.head(torch.cat([self.lstm(read)[0], read], -1))
-        return logits
-
-
-def _standardised(rows: Tensor) -> Tensor:
-    """Each column with mean 0 and deviation 1 over the sequence, (B, T, F)."""
-    return (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + 1e-3)
-
-
-def _places(rows: Tensor) -> Tensor:
-    """Sinusoids of each row's place (Vaswani et al., 2017), (B, T, 2 * FREQUENCIES)."""
-    place = torch.arange(rows.shape[1], dtype=rows.dtype)[:, None]
-    frequency = torch.pi * 100 ** (-torch.arange(FREQUENCIES) / FREQUENCIES)
-    waves = torch.cat([(place * frequency).sin(), (place * frequency).cos()], -1)
-    return 2 * waves.expand(len(rows), -1, -1)
-
-
-def make_policy(
-    env: Environment,
-    kind: str | None = None,
-    *,
-    hidden: int = 30,
-    seed: int = 0,
-) -> Policy:
-    """A fresh policy that fits an environment.
-
-    Args:
-        kind: The paper's by default: bidirectional for two actions (keep or remove),
-            autoregressive for more.
-    """
-    if isinstance(env, gym.vector.VectorEnv):
-        space, actions = env.single_observation_space, env.single_action_space
-    else:
-        space, actions = env.observation_space, env.action_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
-        raise ValueError(f"observations must be rows, (T, F), got {space}")
-    if not isinstance(actions, gym.spaces.Discrete):
-        raise ValueError(f"actions must be Discrete, got {actions}")
-    kind = kind or ("bidirectional" if actions.n == 2 else "autoregressive")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return Policy(kind, space.shape[1] - DYNAMIC, int(actions.n), hidden)
-
-
-def save_policy(policy: Policy, path: str | Path) -> None:
-    """Write a policy's arguments and weights, nothing that could run code."""
-    torch.save({"policy": policy.arguments, "weights": policy.state_dict()}, path)
-
-
-def load_policy(path: str | Path) -> Policy:
-    """The policy that ``save_policy`` wrote.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
-    try:
-        content = torch.load(path, weights_only=True)
-        policy = Policy(**content["policy"])
-        policy.load_state_dict(content["weights"])
-    except (KeyError, TypeError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} does not hold a policy: {error}") from error
-    return policy
-
-
 # The episodes.
 
 
@@ -220,7 +116,8 @@ class _Player:
         self.generator = generator
         self.is_begun = False
 
-    def act(self, observation: Observation, mask: NDArray[np.int8]) -> int:
+    def act(self, observation: Observation, mask: NDArray[np.int8] | None) -> int:
+        assert mask is not None, "policies choose between discrete actions"
         if not self.is_begun:
             self._begin(observation)
         current = int(observation[:, CURRENT].argmax())
@@ -258,6 +155,7 @@ def play(
     Args:
         generator: Samples; None for the likeliest action at every step.
     """
+    require_fit(policy, env)
     (episode,) = _play(env, [_Player(policy, generator)])
     return episode
 
@@ -290,62 +188,191 @@ def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
     return logits.masked_fill(~masks, -torch.inf).log_softmax(-1)
 
 
-def train(
-    env: Environment,
-    policy: Policy,
-    *,
-    updates: int = 100,
-    rollouts: int = 5,
-    learning_rate: float = 1e-2,
-    baseline_decay: float = 0.9,
-    entropy_bonus: float = 0.1,
-    is_scaled: bool = True,
-    seed: int = 0,
-    on_episode: Callable[[Episode], None] | None = None,
-) -> None:
-    """Improve a policy in place.
+# The training.
 
-    The paper's own settings are ``learning_rate=3e-3, entropy_bonus=0,
-    is_scaled=False``; the defaults find better students in as many episodes.
 
-    Args:
-        env: An environment, or a vector of such, in which the rollouts are played
-            together; the result is the same.
-        rollouts: Episodes an update, all of the same policy; a multiple of a vector's
-            rows.
+@dataclass(frozen=True)
+class Settings:
+    """How a policy learns; the paper's by default.
+
+    Attributes:
+        rollouts: Episodes an update, all of the same policy.
+        learning_rate: Adam's. The paper's code has 0.1 for shrinkage, with which
+            nothing is learned; this serves both.
         baseline_decay: Of the moving average of earlier rewards; before the first
             update it is the mean of the first rollouts.
         entropy_bonus: Weight of the policy's entropy, against settling too early.
         is_scaled: Whether advantages are divided by the root of the moving average of
             their squares, so that a step does not shrink as rewards draw together.
-        on_episode: Called after each episode.
     """
-    optimiser = torch.optim.Adam(policy.parameters(), lr=learning_rate)
-    baseline: float | None = None
-    square: float | None = None
-    for update in range(updates):
-        numbers = range(update * rollouts, (update + 1) * rollouts)
-        players = [_Player(policy, _generator(seed, number)) for number in numbers]
+
+    rollouts: int = 5
+    learning_rate: float = 3e-3
+    baseline_decay: float = 0.9
+    entropy_bonus: float = 0.0
+    is_scaled: bool = False
+
+
+PAPER: Final = Settings()
+# Finds better students in as many episodes.
+MODERN: Final = Settings(learning_rate=1e-2, entropy_bonus=0.1, is_scaled=True)
+
+
+class Update(NamedTuple):
+    """What one update of the policy was made from."""
+
+    number: int  # from 1
+    mean_reward: float
+    best_reward: float  # of its rollouts
+    baseline: float  # that the rewards were compared with
+    loss: float
+    entropy: float  # nats an episode
+    gradient: float  # norm
+
+
+@dataclass
+class _Progress:
+    """All that a training goes on from, beside the policy."""
+
+    optimiser: torch.optim.Adam
+    baseline: float | None = None  # moving average of rewards
+    square: float | None = None  # moving average of their squared distances from it
+    updates: list[Update] | None = None
+
+
+def train(
+    env: Environment,
+    policy: Policy,
+    settings: Settings = PAPER,
+    *,
+    updates: int = 100,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    on_episode: Callable[[Episode], None] | None = None,
+    on_update: Callable[[Update], None] | None = None,
+) -> list[Update]:
+    """Improve a policy in place.
+
+    Args:
+        env: An environment, or a vector of such, in which the rollouts are played
+            together; the result is the same. Rollouts must be a multiple of its rows.
+        seed: Of the episodes: each has a generator of its own, from this and its
+            number.
+        checkpoint: Where all of the training is kept after each update. Where there is
+            such a file of this training already, it goes on as if it had never stopped.
+        on_episode: Called after each episode that is played.
+        on_update: Called after each update; first with those of the checkpoint.
+
+    Returns:
+        All updates, those of the checkpoint included.
+
+    Raises:
+        ValueError: The policy does not fit the environment, or the checkpoint is of
+            another training.
+    """
+    require_fit(policy, env)
+    progress = _Progress(
+        torch.optim.Adam(policy.parameters(), lr=settings.learning_rate), updates=[]
+    )
+    about = {"settings": asdict(settings), "seed": seed}
+    if checkpoint is not None and Path(checkpoint).exists():
+        _restore(Path(checkpoint), policy, progress, about)
+    assert progress.updates is not None
+    for done in progress.updates:
+        if on_update is not None:
+            on_update(done)
+    for number in range(len(progress.updates), updates):
         episodes = []
+        numbers = range(number * settings.rollouts, (number + 1) * settings.rollouts)
+        players = [_Player(policy, _generator(seed, k)) for k in numbers]
         for episode in _play(env, players):
             episodes.append(episode)
             if on_episode is not None:
                 on_episode(episode)
-        earned = [episode.reward for episode in episodes]
-        if baseline is None:
-            baseline = sum(earned) / rollouts
-        spread = sum((reward - baseline) ** 2 for reward in earned) / rollouts
-        square = moving_average(square, [spread], baseline_decay)
-        scale = math.sqrt(square) + 1e-4 if is_scaled else 1.0
+        _learn(policy, settings, progress, episodes)
+        if checkpoint is not None:
+            _save(Path(checkpoint), policy, progress, about)
+        if on_update is not None:
+            on_update(progress.updates[-1])
+    return progress.updates
 
-        log_probs = log_probabilities(policy, episodes)
-        actions = torch.stack([episode.actions for episode in episodes])
-        is_decided = actions != NO_ACTION
-        taken = log_probs.gather(-1, actions.clamp_min(0)[..., None])[..., 0]
-        taken = taken.masked_fill(~is_decided, 0.0)
-        loss = reinforce_loss(taken, advantages(earned, baseline, scale))
-        loss = loss - entropy_bonus * mean_entropy(log_probs, is_decided)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        baseline = moving_average(baseline, earned, baseline_decay)
+
+def _learn(
+    policy: Policy,
+    settings: Settings,
+    progress: _Progress,
+    episodes: Sequence[Episode],
+) -> None:
+    """One update from the rollouts of one policy."""
+    earned = [episode.reward for episode in episodes]
+    decay = settings.baseline_decay
+    baseline = progress.baseline
+    if baseline is None:
+        baseline = sum(earned) / len(earned)
+    spread = sum((reward - baseline) ** 2 for reward in earned) / len(earned)
+    progress.square = moving_average(progress.square, [spread], decay)
+    scale = math.sqrt(progress.square) + 1e-4 if settings.is_scaled else 1.0
+
+    log_probs = log_probabilities(policy, episodes)
+    actions = torch.stack([episode.actions for episode in episodes])
+    is_decided = actions != NO_ACTION
+    taken = log_probs.gather(-1, actions.clamp_min(0)[..., None])[..., 0]
+    taken = taken.masked_fill(~is_decided, 0.0)
+    entropy = mean_entropy(log_probs, is_decided)
+    loss = reinforce_loss(taken, advantages(earned, baseline, scale))
+    loss = loss - settings.entropy_bonus * entropy
+    progress.optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradient = torch.nn.utils.get_total_norm(
+        [p.grad for p in policy.parameters() if p.grad is not None]
+    )
+    progress.optimiser.step()
+    progress.baseline = moving_average(baseline, earned, decay)
+    assert progress.updates is not None
+    progress.updates.append(
+        Update(
+            len(progress.updates) + 1,
+            sum(earned) / len(earned),
+            max(earned),
+            baseline,
+            loss.item(),
+            entropy.item(),
+            gradient.item(),
+        )
+    )
+
+
+def _save(
+    path: Path, policy: Policy, progress: _Progress, about: dict[str, Any]
+) -> None:
+    # The episodes' generators need no state: each is made from the seed and a number.
+    save_policy(
+        policy,
+        path,
+        about=about,
+        optimiser=progress.optimiser.state_dict(),
+        baseline=progress.baseline,
+        square=progress.square,
+        updates=[list(update) for update in progress.updates or ()],
+    )
+
+
+def _restore(
+    path: Path, policy: Policy, progress: _Progress, about: dict[str, Any]
+) -> None:
+    content = read_content(path)
+    if "optimiser" not in content:
+        raise ValueError(f"{path} holds a policy, but no training to go on with")
+    kept = {"policy": content["policy"], **content["about"]}
+    wanted = {"policy": policy.arguments, **about}
+    for name, value in wanted.items():
+        if kept[name] != value:
+            raise ValueError(
+                f"{path} is of another training: its {name} is {kept[name]}, not "
+                f"{value}"
+            )
+    policy.load_state_dict(content["weights"])
+    progress.optimiser.load_state_dict(content["optimiser"])
+    progress.baseline = content["baseline"]
+    progress.square = content["square"]
+    progress.updates = [Update(*update) for update in content["updates"]]

@@ -17,8 +17,9 @@ Observation: TypeAlias = NDArray[np.float32]
 Environment: TypeAlias = (
     gym.Env[Observation, Any] | gym.vector.VectorEnv[Observation, Any, NDArray[Any]]
 )
-# An episode's next action, of the observation and the mask of legal ones.
-Act: TypeAlias = Callable[[Observation, NDArray[np.int8]], int]
+# An episode's next action, of the observation and the mask of legal ones; there is none
+# where actions are continuous.
+Act: TypeAlias = Callable[[Observation, NDArray[np.int8] | None], Any]
 Played: TypeAlias = tuple[list[float], dict[str, Any]]  # rewards, last info
 
 
@@ -42,10 +43,19 @@ def play_all(env: Environment, acts: Sequence[Act]) -> Iterator[Played]:
 
 
 def _play_one(env: gym.Env[Observation, Any], act: Act) -> Played:
-    observation, info = env.reset()
+    return play_on(env, *env.reset(), act)
+
+
+def play_on(
+    env: gym.Env[Observation, Any],
+    observation: Observation,
+    info: dict[str, Any],
+    act: Act,
+) -> Played:
+    """Play the rest of an episode, from what the environment gave last."""
     rewards, is_over = [], False
     while not is_over:
-        action = act(observation, info["action_mask"])
+        action = act(observation, info.get("action_mask"))
         observation, reward, terminated, truncated, info = env.step(action)
         rewards.append(float(reward))
         is_over = terminated or truncated

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import kendalltau
+from sklearn.isotonic import IsotonicRegression
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -37,7 +38,6 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import (
     ELASTIC,
-    ELASTIC_SHORT,
     FULL,
     INHERIT,
     PAPER,
@@ -55,7 +55,7 @@ from n2n_gym.torch_layers import trace
 CPU = torch.device("cpu")
 NUM_IMAGES = 5_000
 TEACHER_EPOCHS = 40
-RUNGS = (INHERIT, ELASTIC, SHORT, ELASTIC_SHORT, PAPER)
+RUNGS = (INHERIT, ELASTIC, SHORT, PAPER)
 CHEAP = [rung.name for rung in RUNGS]
 SIMILAR = 1.5  # pairs whose parameter counts differ by less are of a size
 
@@ -196,6 +196,16 @@ def left_one_out(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+def calibrated(cheap: np.ndarray, full: np.ndarray) -> np.ndarray:
+    """Monotone regression of full accuracies on cheap ones, each left out in turn."""
+    found = []
+    for i, value in enumerate(cheap):
+        others = np.arange(len(cheap)) != i
+        fitted = IsotonicRegression(out_of_bounds="clip")
+        found.append(fitted.fit(cheap[others], full[others]).predict([value])[0])
+    return np.array(found)
+
+
 def analyse(
     folder: Path, teacher: Teacher, students: list[Architecture]
 ) -> dict[str, Any]:
@@ -206,6 +216,8 @@ def analyse(
         by_rung[rung, seed][student] = result
     seeds = sorted(seed for rung, seed in by_rung if rung == "full")
     runs = [(rung.name, 0) for rung in RUNGS] + [("full", seed) for seed in seeds]
+    if not seeds:
+        raise SystemExit("nothing has been distilled fully yet")
     # Of seeds that have not come far, only what is there would be left: drop those.
     most = max(len(by_rung["full", seed]) for seed in seeds)
     runs = [r for r in runs if r[0] != "full" or len(by_rung[r]) >= 0.8 * most]
@@ -256,8 +268,10 @@ def analyse(
         }
     for name in CHEAP:
         values = accuracy[name, 0]
+        mapped = {run: calibrated(values, truth) for run, truth in truths.items()}
         table[name] = {
             **against_full(values),
+            "reward_calibrated": against_full(mapped)["reward"],
             "bias": float((values - mean_truth).mean()),
             "spread": float((values - mean_truth).std(ddof=1)),
             "cpu_seconds": used[name, 0],
@@ -290,13 +304,15 @@ def show(found: dict[str, Any]) -> None:
     )
     print(f"elastic, once: {found['elastic_once_cpu_seconds']:.0f} CPU-s")
     head = ("overall", "of a size", "reward", "bias", "spread", "CPU-s", "of full")
-    print(f"{'Kendall tau':24}" + "".join(f"{name:>10}" for name in head))
+    head += ("reward, calibrated",)
+    print(f"{'Kendall tau':24}" + "".join(f" {name:>9}" for name in head))
     for name, row in found["table"].items():
         cells = [f"{row[key]:10.3f}" for key in ("overall", "similar", "reward")]
         if "bias" in row:
             cells += [f"{row['bias']:10.3f}", f"{row['spread']:10.3f}"]
             cells += [f"{row['cpu_seconds']:10.2f}"]
             cells += [f"{row['cpu_seconds'] / full:10.1%}"]
+            cells += [f"{row['reward_calibrated']:19.3f}"]
         print(f"{name:24}" + "".join(cells))
 
 

@@ -21,7 +21,6 @@ import json
 import os
 import random
 import resource
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -587,9 +586,9 @@ def main() -> None:
     chosen = parser.parse_args()
 
     folder = chosen.output.absolute()
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    if folder.exists() and any(folder.iterdir()):
+        parser.error(f"{folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     well = [report("Kills", check_kills(folder, chosen.kills))]
     well.append(report("Sharing", check_sharing(folder)))

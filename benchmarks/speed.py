@@ -52,9 +52,9 @@ from n2n_gym.evaluators import (
     Workers,
     elastic,
 )
-from n2n_gym.evaluators.distillation import thread_count
 from n2n_gym.evaluators.scoring import faster_precision
 from n2n_gym.evaluators.workers import Task as Job
+from n2n_gym.isolation import thread_count
 from n2n_gym.layers import Conv, DepthwiseConv, Linear
 from n2n_gym.rewards import Score
 from n2n_gym.scores import ScoreStore
@@ -352,6 +352,13 @@ def compare_with_peak(
         )
 
 
+def run_all(
+    pool: Workers, work: list[Job], teacher: Teacher, settings: Settings
+) -> None:
+    for done in pool.run(work, teacher, settings):
+        assert isinstance(done.result, Score), done.result
+
+
 def compare_workers(
     teacher: Teacher,
     students: dict[str, Architecture],
@@ -362,14 +369,12 @@ def compare_workers(
     ruled = replace(settings, rung=SHORT)
     work = [Job(students["1/10"], seed) for seed in range(8)]
     pools = {1: Workers(1), 2: Workers(2)}
-    for count, pool in pools.items():  # they start, and load the teacher
-        list(pool.run(work[:count], teacher, ruled))
+    for pool in pools.values():  # all workers start, and load the teacher
+        run_all(pool, work, teacher, ruled)
     taken: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(3):
         for count, pool in pools.items():
-            seconds = wall_seconds(
-                lambda pool=pool: list(pool.run(work, teacher, ruled))
-            )
+            seconds = wall_seconds(run_all, pool, work, teacher, ruled)
             taken[count].append(60 * len(work) / seconds)
     rates = {count: statistics.median(each) for count, each in taken.items()}
     for pool in pools.values():
@@ -435,8 +440,8 @@ def measure_on_accelerator(device: torch.device, report: Report) -> None:
         for count in (1, 2, 4, 8):
             pool = Workers(count)
             jobs = [Job(student, seed) for seed in range(4 * count)]
-            list(pool.run(jobs[:count], teacher, settings))  # they load the teacher
-            seconds = wall_seconds(list, pool.run(jobs, teacher, settings)) / len(jobs)
+            run_all(pool, jobs, teacher, settings)  # they load the teacher
+            seconds = wall_seconds(run_all, pool, jobs, teacher, settings) / len(jobs)
             pool.close()
             flops = 6 * student.num_macs * num_images * recipe.epochs / seconds
             report.add(

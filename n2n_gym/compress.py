@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -26,9 +25,10 @@ from n2n_gym.evaluators import (
     DistillationEvaluator,
     Evaluator,
     Runner,
+    Workers,
+    default_runner,
     evaluate,
     load_evaluator,
-    load_runner,
     load_store,
 )
 from n2n_gym.export import export_onnx, save_weights
@@ -41,7 +41,7 @@ from n2n_gym.training import Normalisation, compute_accuracy, pick_device
 
 logger = logging.getLogger(__name__)
 
-ROLLOUTS: Final = 5  # episodes an update, as in the paper
+ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
 # Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
 # of them are distilled for this share of the epochs, and the best go on.
 ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
@@ -74,6 +74,10 @@ class Options:
     seed: int = 0
     device: str | None = None
     train_teacher: bool = False
+
+
+class Failed(ValueError):
+    """No student could be distilled."""
 
 
 class Scored(NamedTuple):
@@ -117,7 +121,8 @@ def compress(options: Options) -> Summary:
     started = time.perf_counter()
     device = pick_device(options.device)
     store = load_store(True if options.store is None else options.store)
-    runner = load_runner(options.workers or min(os.cpu_count() or 1, ROLLOUTS))
+    most, _ = ROUNDS[0]
+    runner = Workers(options.workers) if options.workers else default_runner(most)
     evaluator = (
         load_evaluator(options.evaluator, device)
         if ":" in options.evaluator
@@ -149,15 +154,15 @@ def compress(options: Options) -> Summary:
         search = _Search(teacher, evaluator, options, history)
         _, shrunk = search.run("reinforce", _reinforce)
         student = final.choose(shrunk, "the best students")
+        onnx_difference = _write_student(student, teacher, output)
         num_scored = history.num_lines
         uniform = random = None
         if options.controls:
             thin = uniform_student(teacher.architecture, student.student.num_params)
-            alike = [Scored(0.0, thin)]
-            uniform = final.choose(alike, "uniform width")
+            uniform = final.compare([Scored(0.0, thin)], "uniform width")
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
             removed, shrunk = search.run("random", _random)
-            random = final.choose(removed + shrunk, "random search")
+            random = final.compare(removed + shrunk, "random search")
     summary = Summary(
         teacher_score,
         _test_accuracy(teacher.network(device), teacher, device),
@@ -166,7 +171,7 @@ def compress(options: Options) -> Summary:
         uniform,
         random,
         num_scored,
-        _write_student(student, teacher, output),
+        onnx_difference,
         time.perf_counter() - started,
     )
     write_whole(output / "summary.json", json.dumps(_plain(summary), indent=1).encode())
@@ -206,8 +211,8 @@ def _reinforce(
     reinforce.train(
         env,
         policy,
+        reinforce.MODERN,
         updates=updates,
-        rollouts=ROLLOUTS,
         seed=seed,
         on_episode=lambda episode: report(episode.reward, episode.info),
     )
@@ -305,6 +310,14 @@ class _Final:
         test_accuracy = _test_accuracy(network, self.teacher, self.device)
         return Finished(student, network, score, test_accuracy)
 
+    def compare(self, found: list[Scored], what: str) -> Finished | None:
+        """What the student is compared with, chosen likewise; None if that fails."""
+        try:
+            return self.choose(found, what)
+        except Failed as error:
+            logger.warning("%s: %s", what, error)
+            return None
+
     def _evaluator(self, share: float) -> DistillationEvaluator:
         """Full distillation for a share of its epochs."""
         assert FULL.recipe is not None
@@ -337,7 +350,7 @@ class _Final:
             else:
                 scored.append((student, result))
         if not scored:
-            raise ValueError("the distillation of every finalist failed")
+            raise Failed("the distillation of every finalist failed")
         return sorted(scored, key=lambda pair: -n2n(pair[1], self.teacher.score))
 
 

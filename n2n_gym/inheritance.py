@@ -72,19 +72,28 @@ class Inheritance:
         Args:
             student: Has layers of the teacher only, by name, none of them wider.
         """
+        network = self.blank(student)
+        for layer, written, read in self._counterparts(student):
+            if (read == FRESH).all():
+                continue
+            with torch.no_grad():
+                for key, new in network.weights_of(layer).items():
+                    new.copy_(_slice(layer, new, self.weights[key], written, read))
+        return network
+
+    def blank(self, student: Architecture) -> Network:
+        """The student's module with fresh weights where it inherits none.
+
+        The others are not set.
+        """
         device = next(iter(self.weights.values())).device
         network = build(student, "meta").to_empty(device=device)
-        for layer, written, read in self._counterparts(student):
+        for layer, _, read in self._counterparts(student):
             # Shrinkage before a concatenation can move channels to another group of
             # the convolution that reads it: such weights have no counterpart either.
             is_grouped = isinstance(layer, Conv) and layer.groups > 1
             if is_grouped or (read == FRESH).any():
                 _reset(network, layer)
-                if (read == FRESH).all():
-                    continue
-            with torch.no_grad():
-                for key, new in network.weights_of(layer).items():
-                    new.copy_(_slice(layer, new, self.weights[key], written, read))
         return network
 
     def slices(self, student: Architecture, network: Network) -> dict[str, Tensor]:
@@ -191,7 +200,7 @@ def _largest(norms: Tensor, count: int, multiple: int) -> Indices:
     """The channels of largest norm, in their order, equally many in each block."""
     if count == len(norms):
         return np.arange(count)
-    blocks = norms.double().cpu().numpy().reshape(multiple, -1)
+    blocks = norms.cpu().double().numpy().reshape(multiple, -1)
     order = np.argsort(-blocks, axis=1, kind="stable")[:, : count // multiple]
     offsets = np.arange(multiple)[:, None] * blocks.shape[1]
     return np.asarray((np.sort(order, axis=1) + offsets).ravel(), np.int64)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
@@ -71,12 +71,20 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> float32, channels last."""
-        scale = torch.tensor(self.std, device=images.device).mul_(255).reciprocal_()
-        shift = -torch.tensor(self.mean, device=images.device) / torch.tensor(
-            self.std, device=images.device
-        )
+        mean, std = tuple(self.mean), tuple(self.std)
+        shift, scale = _shift_and_scale(mean, std, images.device)
         inputs = images.to(torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(shift.view(-1, 1, 1), inputs, scale.view(-1, 1, 1))
+        return torch.addcmul(shift, inputs, scale)
+
+
+@lru_cache(maxsize=64)  # an accelerator would wait for these at each batch
+def _shift_and_scale(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What is added to a byte's multiple, and the multiple, (C, 1, 1) each."""
+    shift = -torch.tensor(mean) / torch.tensor(std)
+    scale = torch.tensor(std).mul_(255).reciprocal_()
+    return shift.view(-1, 1, 1).to(device), scale.view(-1, 1, 1).to(device)
 
 
 @dataclass(frozen=True)
@@ -354,7 +362,10 @@ def recompute_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean
         norm.train()
-    for images, _, _ in split.batches(batch_size, positions) if norms else ():
+    # Of a size: each counts alike, and a last one of few images would count too much.
+    count = len(split) if positions is None else len(positions)
+    size = math.ceil(count / math.ceil(count / batch_size))
+    for images, _, _ in split.batches(size, positions) if norms else ():
         if len(images) > 1:
             with autocast(split.device, precision):
                 network(normalise(images))
@@ -393,4 +404,5 @@ def compute_accuracy(
     outputs = compute_logits(
         network, split, normalise, precision=precision, batch_size=batch_size
     )
-    return (outputs.argmax(1) == split.labels).double().mean().item()
+    # Not all accelerators have double precision.
+    return (outputs.argmax(1) == split.labels).cpu().double().mean().item()

@@ -18,6 +18,7 @@ from n2n_gym.evaluators import (
     rungs,
 )
 from n2n_gym.evaluators.elastic import random_student
+from n2n_gym.tasks import Augmentation, Task
 from n2n_gym.training import Recipe
 
 CHEAP = Rung("inherit")
@@ -75,6 +76,18 @@ def test_its_cost_is_counted_once(teacher, calibration, students):
     assert calibration.cost == pytest.approx(30 * (raw.cost + full.cost))
     # What the reward compares with stays the teacher as it is.
     assert evaluator.score_teacher(teacher) == teacher.score
+
+
+def test_what_full_distillation_costs_once_is_counted_once(teacher):
+    read, task = teacher.task.read, teacher.task
+    moving = Task(task.name, (1, 8, 8), 10, read, augmentation=Augmentation(padding=1))
+    teacher = replace(teacher, task=moving)
+    full = make(replace(FULL, views=3))
+    found = calibrate(teacher, make(CHEAP), full, num_students=3)
+    (cheap,) = make(CHEAP)([teacher.architecture], teacher)
+    (score,) = full([teacher.architecture], teacher)
+    assert score.cost_once == pytest.approx(2 / 3)  # two more views, forward only
+    assert found.cost == pytest.approx(3 * (cheap.cost + score.cost) + 2 / 3)
 
 
 def test_the_map_is_part_of_the_key(teacher, calibration, students):

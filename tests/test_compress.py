@@ -16,6 +16,7 @@ from n2n_gym import compress as module
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.compress import Options, compress, uniform_student
+from n2n_gym.evaluators import elastic
 from n2n_gym.rewards import Failure
 from n2n_gym.tasks import TASKS, Task
 from n2n_gym.teachers import learning, load_teacher, teacher_architecture
@@ -25,6 +26,7 @@ from n2n_gym.training import Recipe
 ROOT = Path(__file__).parent.parent
 SMALL = Options(
     teacher="squeezenet1_1",
+    evaluator="inherit",
     removal_updates=1,
     shrinkage_updates=1,
     final_epochs=1,
@@ -141,6 +143,34 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
     assert "a finalist is left out: the distillation diverged" in caplog.text
 
 
+def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, caplog):
+    def evaluate(students, *arguments):
+        found = original(students, *arguments)
+        if (tmp_path / "run" / "student.onnx").exists():  # the controls come last
+            found = [Failure("the distillation diverged", retryable=False)]
+        return found
+
+    original = module.evaluate
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    monkeypatch.setattr(module._Search, "run", controls_find_one(module._Search.run))
+    summary = compress(Options(**{**vars(SMALL), "output": tmp_path / "run"}))
+    assert (summary.uniform, summary.random) == (None, None)
+    assert "uniform width: the distillation of every finalist failed" in caplog.text
+    assert "random" not in json.loads((tmp_path / "run/summary.json").read_text())
+
+
+def controls_find_one(search):
+    """Random search that offers one student, and not all it found."""
+
+    def run(self, name, agent):
+        removed, shrunk = search(self, name, agent)
+        return (removed[:1], []) if name == "random" else (removed, shrunk)
+
+    return run
+
+
 @pytest.mark.parametrize("share", [2, 10, 100])
 def test_uniform_width_scaling_comes_close_to_a_size_and_stays_within(share):
     teacher = teacher_architecture("resnet18", Task("none", (1, 8, 8), 10, dict))
@@ -254,6 +284,7 @@ def test_own_images_and_an_own_network_are_compressed_from_end_to_end(
     monkeypatch, tmp_path
 ):
     monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    monkeypatch.setattr(elastic, "STEPS", 300)
     bunch = load_digits()
     images = (bunch.images * 15).astype(np.uint8)
     path = tmp_path / "own.npz"

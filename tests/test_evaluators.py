@@ -1,16 +1,25 @@
+import os
+from dataclasses import replace
+
 import pytest
 import torch
 
 from n2n_gym.decisions import RATES, removals, remove, shrink, shrinkages
 from n2n_gym.evaluators import (
     FULL,
+    INHERIT,
     PAPER,
     SHORT,
     DistillationEvaluator,
+    InProcess,
     Rung,
     SizeEvaluator,
+    default_runner,
+    evaluate,
     load_evaluator,
 )
+from n2n_gym.evaluators.distillation import OUT_OF_MEMORY, is_out_of_memory
+from n2n_gym.evaluators.parcel import parcel_name
 from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.training import Recipe, compute_accuracy
 
@@ -38,6 +47,21 @@ def test_a_student_has_one_score_whatever_the_batch(teacher, students):
     assert [s.num_params for s in together] == [s.num_params for s in students]
     # One epoch, and forward 500 training and 360 validation images.
     assert {s.cost for s in together} == {1 + (500 + 360) / (3 * 1077)}
+
+
+def test_students_are_trained_with_one_seed_and_those_of_others_with_others(
+    teacher, students
+):
+    class Seeds(InProcess):
+        def run(self, tasks, teacher, settings):
+            seen.append({task.seed for task in tasks})
+            return super().run(tasks, teacher, settings)
+
+    seen: list[set[int]] = []
+    for rung in (QUICK, INHERIT):
+        quick(rung, runner=Seeds())(students, teacher)
+    assert [len(seeds) for seeds in seen] == [1, 1]
+    assert seen[0] != seen[1]
 
 
 def test_scores_are_validation_accuracies(teacher, students):
@@ -75,6 +99,58 @@ def test_what_its_score_depends_on_is_in_the_key(teacher, students):
     assert len(keys) == len(evaluators) + len(students) - 1
 
 
+def test_what_a_teacher_says_is_in_the_key_too(teacher, students):
+    trained = teacher.trained._replace(logits=teacher.trained.logits * 2)
+    ensemble = replace(teacher, provide=lambda: trained)
+    keys = {quick().key(students[0], t).digest for t in (teacher, ensemble)}
+    assert len(keys) == 2
+    assert parcel_name(ensemble) != parcel_name(teacher)
+
+
+class Often(SizeEvaluator):
+    """Fails in a way that may pass; says which students it was asked for."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.asked: list[int] = []
+
+    def __call__(self, students, teacher):
+        self.asked.append(len(students))
+        return [Failure(self.reason, retryable=True) for _ in students]
+
+
+def test_what_was_lost_is_tried_once_more_and_what_was_too_large_alone(
+    teacher, students
+):
+    for reason, asked in (("the worker died", [3, 3]), (OUT_OF_MEMORY, [3, 1, 1, 1])):
+        evaluator = Often(f"{reason}: 42")
+        results = evaluate(students, teacher, evaluator)
+        assert all(isinstance(result, Failure) for result in results)
+        assert evaluator.asked == asked
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "could not create a primitive",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR",
+        "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_exhausted_memory_is_told_by_what_torch_says(message):
+    assert is_out_of_memory(RuntimeError(message))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(ValueError(message))
+
+
+def test_as_many_workers_as_cores_or_fewer(monkeypatch):
+    cores = len(os.sched_getaffinity(0))
+    assert default_runner(1).count == 1
+    assert default_runner(1_000).count == cores
+    monkeypatch.setattr(os, "name", "nt")
+    assert isinstance(default_runner(4), InProcess)
+
+
 def test_torchs_threads_do_not_matter(teacher, students):
     expected = quick()(students[1:2], teacher)
     threads = torch.get_num_threads()
@@ -93,10 +169,11 @@ def test_inheriting_the_whole_teacher_is_as_accurate_as_the_teacher(teacher):
 
 
 def test_distillation_makes_up_for_what_removal_lost(teacher, students):
-    inherit = load_evaluator("inherit", "cpu")
-    (before,) = inherit(students[1:2], teacher)
-    (after,) = load_evaluator("short", "cpu")(students[1:2], teacher)
-    assert after.accuracy > before.accuracy
+    rungs = (Rung("bare"), INHERIT, QUICK)
+    (bare,), (fitted,), (distilled,) = (
+        quick(rung)(students[1:2], teacher) for rung in rungs
+    )
+    assert bare.accuracy < fitted.accuracy < distilled.accuracy
 
 
 def test_a_diverged_student_is_a_failure_and_the_others_have_scores(teacher, students):
@@ -127,7 +204,8 @@ def test_an_unknown_evaluator_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("num_images", "epochs"), [(500, 2.0), (1_000, 2.0), (4_000, 0.5), (45_000, 0.375)]
+    ("num_images", "epochs"),
+    [(500, 2.0), (1_000, 1.7), (4_000, 0.425), (45_000, 1 / 3)],
 )
 def test_short_is_two_epochs_of_few_images_and_a_part_of_one_of_many(
     num_images, epochs

@@ -20,6 +20,7 @@ ORDER = (
     "render",
     "small_images",
     "torch_layers",
+    "isolation",
     "tasks",
     "scores",
     "training",

@@ -1,24 +1,28 @@
 import copy
+import inspect
 import json
 import math
+import multiprocessing
+import random
+import time
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from agents.policies import NO_ACTION, load_policy, make_policy, save_policy
 from agents.reinforce import (
-    NO_ACTION,
+    MODERN,
+    PAPER,
     advantages,
-    load_policy,
     log_probabilities,
-    make_policy,
     mean_entropy,
     moving_average,
     play,
     reinforce_loss,
     returns,
-    save_policy,
     train,
 )
 from agents.rollouts import play_all
@@ -196,8 +200,8 @@ def test_a_training_is_the_same_in_a_vector(stage, kind, request):
         train(
             env,
             policies[-1],
+            replace(PAPER, rollouts=10),
             updates=3,
-            rollouts=10,
             seed=1,
             on_episode=episodes.append,
         )
@@ -254,7 +258,7 @@ def test_an_episode_does_not_depend_on_those_before_it(shrink_env):
 def test_the_students_of_an_update_are_scored_together(teacher):
     evaluator = BatchSizes()
     env = CompressionVectorEnv(ShrinkEnv(teacher, evaluator=evaluator), 5)
-    train(env, make_policy(env), updates=3, rollouts=5)
+    train(env, make_policy(env), updates=3)
     assert evaluator.sizes == [5, 5, 5]
 
 
@@ -270,7 +274,7 @@ class BatchSizes(SizeEvaluator):
 def test_rollouts_that_do_not_fill_a_vector_are_refused(remove_env):
     env = CompressionVectorEnv(remove_env, 4)
     for learn in (
-        lambda: train(env, make_policy(env), rollouts=6),
+        lambda: train(env, make_policy(env), replace(PAPER, rollouts=6)),
         lambda: random_search(env, episodes=6),
     ):
         with pytest.raises(ValueError, match="a multiple of num_envs=4, got 6"):
@@ -319,7 +323,7 @@ def test_rows_may_end_at_different_times(mode):
 def test_shrinkage_learns(shrink_env):
     """With accuracy left out, the smallest student is the best."""
     policy = make_policy(shrink_env)
-    train(shrink_env, policy, updates=40)
+    train(shrink_env, policy, MODERN, updates=40)
     assert play(shrink_env, policy).reward > 0.995
 
 
@@ -377,7 +381,7 @@ def test_reinforce_finds_the_best_of_all_students():
     greedy, random_best = [], []
     for seed in SEEDS:
         policy = make_policy(env, seed=seed)
-        train(env, policy, updates=100, rollouts=5, seed=seed)
+        train(env, policy, MODERN, updates=100, seed=seed)
         greedy.append(play(env, policy).reward)
         found: list[float] = []
         random_search(
@@ -389,3 +393,156 @@ def test_reinforce_finds_the_best_of_all_students():
         random_best.append(max(found))
     assert min(greedy) >= 0.99 * best, [reward / best for reward in greedy]
     assert np.median(greedy) > np.median(random_best)
+
+
+# Going on.
+
+
+def everything(policy, checkpoint) -> list[torch.Tensor]:
+    """All numbers of a training: weights, moments, moving averages, updates."""
+    content = torch.load(checkpoint, weights_only=True)
+    states = content["optimiser"]["state"].values()
+    numbers = [content["baseline"], content["square"], content["updates"]]
+    return [
+        *policy.state_dict().values(),
+        *(torch.as_tensor(v) for state in states for v in state.values()),
+        *(torch.tensor(n, dtype=torch.float64) for n in numbers),
+    ]
+
+
+def is_equal(one, two) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def train_and_keep(env, path, updates, **more) -> list[torch.Tensor]:
+    policy = make_policy(env, seed=1)
+    train(env, policy, MODERN, updates=updates, seed=1, checkpoint=path, **more)
+    return everything(policy, path)
+
+
+@pytest.mark.parametrize("stage", ["remove_env", "shrink_env"])
+def test_a_training_goes_on_as_if_it_had_never_stopped(stage, request, tmp_path):
+    env = request.getfixturevalue(stage)
+    whole = train_and_keep(env, tmp_path / "whole.pt", 5)
+    seen: list[int] = []
+    for updates in (2, 5):
+        path, seen = tmp_path / "parts.pt", []
+        parts = train_and_keep(
+            env, path, updates, on_update=lambda update, s=seen: s.append(update.number)
+        )
+    assert is_equal(whole, parts)
+    assert seen == [1, 2, 3, 4, 5]
+    assert {p.name for p in tmp_path.iterdir()} == {"whole.pt", "parts.pt"}
+
+
+def train_in_child(path: str) -> None:
+    torch.set_num_threads(1)
+    env = ShrinkEnv("vgg11_bn", evaluator="size")
+    train_and_keep(env, path, 30)
+
+
+def test_ten_kills_leave_the_result_as_it_is(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["agents.reinforce", "n2n_gym.envs"])
+
+    def start(name: str) -> multiprocessing.Process:
+        child = context.Process(target=train_in_child, args=(str(tmp_path / name),))
+        child.start()
+        return child
+
+    started = time.perf_counter()
+    whole = start("whole.pt")
+    whole.join()
+    seconds = time.perf_counter() - started
+    rng, kills = random.Random(0), 0
+    while kills < 10:
+        child = start("killed.pt")
+        child.join(seconds * rng.uniform(0, 0.3))
+        if child.exitcode is not None:  # done before the last kill: once more, anew
+            assert child.exitcode == 0
+            (tmp_path / "killed.pt").unlink()
+            continue
+        child.kill()
+        child.join()
+        kills += 1
+    last = start("killed.pt")
+    last.join()
+    assert (whole.exitcode, last.exitcode) == (0, 0)
+    one, two = (
+        everything(load_policy(tmp_path / name), tmp_path / name)
+        for name in ("whole.pt", "killed.pt")
+    )
+    assert is_equal(one, two)
+
+
+def test_a_checkpoint_of_another_training_is_refused(remove_env, tmp_path):
+    path = tmp_path / "training.pt"
+    train_and_keep(remove_env, path, 1)
+    policy = make_policy(remove_env)
+    with pytest.raises(ValueError, match="another training: its seed is 1, not 2"):
+        train(remove_env, policy, MODERN, seed=2, checkpoint=path)
+    with pytest.raises(ValueError, match="another training: its settings is"):
+        train(remove_env, policy, PAPER, seed=1, checkpoint=path)
+    plain = make_policy(remove_env, is_plain=True)
+    with pytest.raises(ValueError, match="another training: its policy is"):
+        train(remove_env, plain, MODERN, seed=1, checkpoint=path)
+    save_policy(policy, path)
+    with pytest.raises(ValueError, match="no training to go on with"):
+        train(remove_env, policy, MODERN, seed=1, checkpoint=path)
+
+
+def test_a_policy_of_another_stage_is_refused(remove_env, shrink_env):
+    for learn in (play, train):
+        with pytest.raises(ValueError, match=r"between 10 actions.* offers 2"):
+            learn(remove_env, make_policy(shrink_env))
+
+
+def test_a_policy_of_other_observations_is_refused(remove_env, tmp_path):
+    policy = make_policy(remove_env)
+    policy.columns[3] = policy.arguments["columns"][3] = "dilation"
+    save_policy(policy, tmp_path / "policy.pt")
+    with pytest.raises(ValueError, match=r"the column 'dilation' .* shows 'padding'"):
+        play(remove_env, load_policy(tmp_path / "policy.pt"))
+
+
+# The paper's own.
+
+
+@pytest.mark.parametrize("stage", ["remove_env", "shrink_env"])
+def test_a_plain_policy_reads_the_papers_columns_alone(stage, request):
+    env = request.getfixturevalue(stage)
+    policy = make_policy(env, is_plain=True)
+    assert policy.columns == [
+        *("type", "kernel", "stride", "padding", "outputs", "skip_start", "skip_end")
+    ]
+    directions = 2 if stage == "remove_env" else 1
+    assert policy.head.in_features == directions * 30
+    rows = torch.from_numpy(env.reset()[0][None])
+    other = rows.clone()
+    other[..., 7:] += 1
+    actions = torch.full(rows.shape[:2], NO_ACTION)
+    assert torch.equal(policy(rows, actions), policy(other, actions))
+
+
+def test_the_papers_settings_are_the_defaults():
+    assert (PAPER.rollouts, PAPER.learning_rate) == (5, 3e-3)
+    assert (PAPER.entropy_bonus, PAPER.is_scaled) == (0.0, False)
+    assert inspect.signature(train).parameters["settings"].default is PAPER
+
+
+# Between teachers.
+
+
+@pytest.mark.parametrize("stage", [RemoveEnv, ShrinkEnv])
+def test_a_policy_plays_networks_of_other_sizes_and_families(stage, tmp_path):
+    small, deep, other = (
+        stage(name, evaluator="size") for name in ("resnet18", "resnet34", "vgg11_bn")
+    )
+    policy = make_policy(small)
+    train(small, policy, MODERN, updates=2)
+    before = [p.clone() for p in policy.parameters()]
+    for env in (deep, other):
+        assert play(env, policy).reward > 0
+    assert is_equal(before, policy.parameters())
+    train(deep, policy, MODERN, updates=1)
+    assert not is_equal(before, policy.parameters())

@@ -370,11 +370,7 @@ def holes(path: Path) -> None:
         file.write(os.urandom(path.stat().st_size - 2 * 4096))
 
 
-def other_columns(path: Path) -> None:
-    ask(path, "ALTER TABLE scores RENAME COLUMN rung TO level")
-
-
-DAMAGES = (garbage, half_of_it, a_few_bytes, holes, other_columns)
+DAMAGES = (garbage, half_of_it, a_few_bytes, holes)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -391,6 +387,24 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_started(path, damage, caplog)
     assert str(path) in warning
     assert str(aside) in warning
     assert aside.stat().st_size > 0
+
+
+def test_files_that_are_no_store_are_left_alone(path, tmp_path, caplog):
+    table = tmp_path / "results.csv"
+    table.write_text("student,accuracy\n" * 100)
+    fill(path)
+    ask(path, "ALTER TABLE scores RENAME COLUMN rung TO level")
+    for file, why in ((table, "no store of scores"), (path, "level, rung")):
+        before = file.read_bytes()
+        with ScoreStore(file) as store:
+            assert store.get([key(1)]) == {}
+            put(store, key(1))
+            assert why in store.trouble
+            assert why in caplog.messages[-1]
+            with pytest.raises(OSError, match=why):
+                store.count()
+        assert file.read_bytes() == before
+    assert not list(tmp_path.glob("*damaged*"))
 
 
 def test_damage_found_while_the_store_is_open_is_set_aside(path, caplog):

@@ -99,6 +99,22 @@ def test_stores_and_files_are_merged_and_counted(path, tmp_path):
         assert store.count() == 3
 
 
+@pytest.mark.parametrize("command", [(), ("export", "out.csv")])
+def test_reading_changes_no_file(path, tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    damaged, table = tmp_path / "damaged.sqlite", tmp_path / "results.csv"
+    damaged.write_bytes(b"no database at all" * 100)
+    table.write_text("student,accuracy\n" * 100)
+    put(path, 1)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    for file, code in ((damaged, 1), (table, 1), (path, 0)):
+        result = run(*command, "--store", file)
+        assert result.exit_code == code
+        assert code == 0 or str(file) in result.stderr
+    assert all((tmp_path / name).read_bytes() == then for name, then in before.items())
+    assert not list(tmp_path.glob("*damaged-*"))
+
+
 def test_merging_a_damaged_store_says_so_and_leaves_it(path, tmp_path):
     other = tmp_path / "theirs.sqlite"
     other.write_bytes(b"no database at all" * 100)

@@ -167,6 +167,15 @@ def test_statistics_are_the_mean_over_the_batches_given():
     torch.testing.assert_close(network[0].running_mean, pixels[[1, 7]].mean().view(1))
 
 
+def test_a_few_images_too_many_do_not_count_more_than_others():
+    network = nn.Sequential(nn.BatchNorm2d(1))
+    split = two_classes(10)
+    split.images[8:] = 255  # in batches of eight, they would count as one of two
+    recompute_statistics(network, split, PLAIN, batch_size=8)
+    pixels = split.images.float() / 255
+    torch.testing.assert_close(network[0].running_mean, pixels.mean().view(1))
+
+
 def test_normalisation_takes_pixels_to_standard_inputs():
     images = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
     inputs = Normalisation((0.5, 0.2), (0.25, 0.4))(images)

@@ -111,5 +111,6 @@ def test_students_see_them_alike_in_workers(teacher):
     twin = unpack(pack(teacher))
     assert twin.views.keys() == teacher.views.keys()
     assert np.array_equal(
-        twin.views[3, "float32"].logits, teacher.views[3, "float32"].logits
+        twin.views[3, "cpu", "float32"].logits,
+        teacher.views[3, "cpu", "float32"].logits,
     )

@@ -245,7 +245,7 @@ def test_a_forked_process_leaves_its_parents_workers_alone():
     script = textwrap.dedent(
         """
         import os, sys, torch
-        from n2n_gym.evaluators import INHERIT, Settings, Workers
+        from n2n_gym.evaluators import Rung, Settings, Workers
         from n2n_gym.evaluators.workers import Task
         from n2n_gym.tasks import digits
         from n2n_gym.teachers import Teacher, Trained
@@ -256,7 +256,7 @@ def test_a_forked_process_leaves_its_parents_workers_alone():
         trained = Trained(network.state_dict(), 0.1, torch.zeros(1, 10))
         start = trace(network, task.input_shape)
         teacher = Teacher("small", task, start, lambda: trained)
-        settings = Settings(INHERIT, torch.device("cpu"), "float32", 1)
+        settings = Settings(Rung("bare"), torch.device("cpu"), "float32", 1)
         pool = Workers(1)
 
         def worker():
@@ -382,6 +382,17 @@ def test_closing_an_environment_ends_the_workers_that_it_started(teacher):
     (process,) = processes(env.evaluator.runner)
     env.close()
     assert not process.is_running()
+
+
+def test_closing_an_environment_leaves_workers_alone_that_it_was_given(
+    teacher, workers
+):
+    list(workers.run([Task(teacher.architecture, 0)], teacher, settings()))
+    before = processes(workers)
+    RemoveEnv(
+        teacher, evaluator="inherit", evaluator_workers=workers, store=False
+    ).close()
+    assert all(process.is_running() for process in before)
 
 
 def test_copies_share_workers_and_a_pickled_one_starts_its_own(teacher, workers):

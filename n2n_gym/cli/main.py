@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from n2n_gym.cli.comparison import compare
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.cli.options import (
     Channels,
@@ -38,6 +39,7 @@ app = typer.Typer(
 teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
 app.add_typer(teachers, name="teachers")
 app.add_typer(scores, name="scores")
+app.command()(compare)
 
 Epochs = Annotated[
     int | None,
@@ -70,7 +72,7 @@ def compress(
     evaluator: Annotated[
         str,
         typer.Option(
-            help="How the search scores students: short, elastic, elastic-short, "
+            help="How the search scores students: short, elastic, "
             "inherit, paper, full, size, or a file of `n2n-gym scores calibrate`."
         ),
     ] = "short",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -62,7 +61,7 @@ def list_scores(
             name = context.invoked_subcommand
             raise typer.BadParameter(f"options of {name} go after {name!r}")
         return
-    with plain_errors(), _opened(store) as opened:
+    with plain_errors(), _opened(store, is_read_only=True) as opened:
         counts = opened.count_by_rung(
             teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
         )
@@ -96,7 +95,7 @@ def export(
     store: Store = None,
 ) -> None:
     """Write the scores to a CSV, JSON lines or Parquet file, by its suffix."""
-    with plain_errors(), _opened(store) as opened:
+    with plain_errors(), _opened(store, is_read_only=True) as opened:
         from n2n_gym.scores import write_scores
 
         entries = opened.rows(
@@ -143,9 +142,7 @@ def calibrate(
     std: options.Channels = None,
     rung: Annotated[
         str,
-        typer.Option(
-            help="The cheap one: short, elastic, elastic-short, inherit or paper."
-        ),
+        typer.Option(help="The cheap one: short, elastic, inherit or paper."),
     ] = "short",
     students: Annotated[
         int, typer.Option(min=3, help="How many to distil fully, drawn at random.")
@@ -168,11 +165,17 @@ def calibrate(
             raise ValueError(f"a calibration is a .json file, got {file}")
         if rung == "full":
             raise ValueError("full distillation is what cheap rungs are calibrated by")
-        from n2n_gym.evaluators import Workers, calibrate, load_rung, load_store
+        from n2n_gym.evaluators import (
+            Workers,
+            calibrate,
+            default_runner,
+            load_rung,
+            load_store,
+        )
         from n2n_gym.places import write_whole
         from n2n_gym.teachers import load_teacher
 
-        runner = Workers(workers or os.cpu_count() or 1)
+        runner = Workers(workers) if workers else default_runner(students)
         opened = load_store(True if store is None else store)
         cheap, full = (
             load_rung(name, device, runner=runner, store=opened)
@@ -200,11 +203,17 @@ def calibrate(
 
 
 @contextmanager
-def _opened(store: str | None) -> Iterator[ScoreStore]:
+def _opened(store: str | None, *, is_read_only: bool = False) -> Iterator[ScoreStore]:
     from n2n_gym.scores import ScoreStore
 
     with ScoreStore(store) as opened:
-        yield opened
+        # One that is not there yet is not made by reading either.
+        if is_read_only and Path(str(opened)).is_file():
+            opened.close()
+            with ScoreStore(_not_to_change(str(opened))) as opened:
+                yield opened
+        else:
+            yield opened
 
 
 def _not_to_change(other: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from torch import nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import Removal, Shrinkage
-from n2n_gym.evaluators import Evaluator, Place, Store, evaluate, load_evaluator
+from n2n_gym.evaluators import Evaluator, Place, Runner, Store, evaluate, load_evaluator
 from n2n_gym.features import (
     CHOICE,
     COLUMNS,
@@ -49,6 +50,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
     metadata: dict[str, Any] = {
         "render_modes": ["ansi", "rgb_array"],
         "render_fps": 4,
+        "columns": COLUMNS,  # of the observation
     }
 
     def __init__(
@@ -85,7 +87,10 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         self.evaluator = load_evaluator(
             evaluator, device, workers=evaluator_workers, store=store
         )
-        self._owns_evaluator = isinstance(evaluator, str)
+        # What was given is the giver's to close.
+        self._owns_evaluator = isinstance(evaluator, (str, Path)) and not isinstance(
+            evaluator_workers, Runner
+        )
         self.reward = (
             lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
         )

@@ -81,9 +81,8 @@ class RemoveEnv(CompressionEnv[Removal]):
             (branches alone), or "layer" (the paper's: every single layer).
         evaluator: How much is spent on a student's accuracy: "size" (nothing),
             "inherit" (the teacher's weights, no training), "elastic" (those of a
-            teacher trained once to be cut), "short" (inherited weights, some
-            distillation), "elastic-short" (both), "paper" (from scratch, 5 epochs),
-            "full" (to convergence).
+            teacher trained once to be cut), "short" (those, and some distillation),
+            "paper" (from scratch, 5 epochs), "full" (to convergence).
             Or the path of a calibration that `n2n-gym scores calibrate` wrote,
             "module:attribute", an `Evaluator`.
         evaluator_workers: Where students are distilled: in this process (None), in so
@@ -108,6 +107,9 @@ class RemoveEnv(CompressionEnv[Removal]):
     * v0: first version.
     """
 
+    # The action that leaves a decision's layers as they are.
+    metadata = CompressionEnv.metadata | {"keep": KEEP}
+
     def __init__(
         self,
         teacher: str | nn.Module | Teacher = "resnet18",
@@ -116,7 +118,7 @@ class RemoveEnv(CompressionEnv[Removal]):
         weights: Weights | None = None,
         normalisation: Statistics | None = None,
         granularity: str = "unit",
-        evaluator: str | Evaluator = "short",
+        evaluator: str | Evaluator = "inherit",
         evaluator_workers: Place = None,
         store: Store = True,
         reward: str | Reward = "n2n",

@@ -87,6 +87,9 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
     * v0: first version.
     """
 
+    # The action that leaves a decision's layers as they are.
+    metadata = CompressionEnv.metadata | {"keep": len(RATES) - 1}
+
     def __init__(
         self,
         teacher: str | nn.Module | Teacher = "resnet18",
@@ -97,7 +100,7 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
         start: Architecture | str | Path | None = None,
         variables: Sequence[str] = ("width", "kernel"),
         action: Literal["discrete", "continuous"] = "discrete",
-        evaluator: str | Evaluator = "short",
+        evaluator: str | Evaluator = "inherit",
         evaluator_workers: Place = None,
         store: Store = True,
         reward: str | Reward = "n2n",

@@ -11,14 +11,15 @@ from n2n_gym.evaluators.loading import (
     EVALUATORS,
     Place,
     Store,
+    default_runner,
     load_evaluator,
     load_rung,
     load_runner,
     load_store,
+    num_cores,
 )
 from n2n_gym.evaluators.rungs import (
     ELASTIC,
-    ELASTIC_SHORT,
     FULL,
     INHERIT,
     PAPER,
@@ -30,7 +31,6 @@ from n2n_gym.evaluators.workers import InProcess, Runner, Workers
 
 __all__ = [
     "ELASTIC",
-    "ELASTIC_SHORT",
     "EVALUATORS",
     "FULL",
     "INHERIT",
@@ -49,6 +49,7 @@ __all__ = [
     "Store",
     "Workers",
     "calibrate",
+    "default_runner",
     "distil",
     "evaluate",
     "load_evaluator",
@@ -56,4 +57,5 @@ __all__ = [
     "load_runner",
     "load_store",
     "measure",
+    "num_cores",
 ]

@@ -185,7 +185,7 @@ def calibrate(
         if len(sample) >= num_students:
             break
     students = list(sample.values())
-    pairs, cost = [], 0.0
+    pairs, cost, once = [], 0.0, 0.0
     for low, high in zip(
         evaluate(students, teacher, cheap),
         evaluate(students, teacher, full),
@@ -197,6 +197,7 @@ def calibrate(
         if isinstance(low, Score) and isinstance(high, Score):
             pairs.append((low.accuracy, high.accuracy))
             cost += low.cost + high.cost
+            once = high.cost_once  # the cheap rung's goes with each of its scores
     if len(pairs) < FEWEST:
         raise ValueError(f"only {len(pairs)} students could be scored")
     low_accuracy, high_accuracy = np.array(sorted(pairs)).T
@@ -210,5 +211,5 @@ def calibrate(
         cheap=tuple(fitted.X_thresholds_.tolist()),
         full=tuple(fitted.y_thresholds_.tolist()),
         num_students=len(pairs),
-        cost=cost,
+        cost=cost + once,
     )

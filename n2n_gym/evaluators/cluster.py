@@ -14,7 +14,7 @@ import torch
 
 from n2n_gym.evaluators.distillation import Settings
 from n2n_gym.evaluators.parcel import pack, parcel_name
-from n2n_gym.evaluators.worker import Broken, Job, Measured, perform
+from n2n_gym.evaluators.worker import Broken, Job, Lost, Measured, perform
 from n2n_gym.evaluators.workers import LONGEST, Result, Task
 from n2n_gym.rewards import Failure
 from n2n_gym.teachers import Teacher
@@ -109,7 +109,11 @@ class RayWorkers:
 @ray.remote(num_cpus=1, max_retries=0)
 def _perform(job: Job, parcel: list[Any]) -> Measured:
     def load(_: str) -> Any:
-        return torch.load(io.BytesIO(ray.get(parcel[0])))
+        try:
+            packed = ray.get(parcel[0])
+        except ray.exceptions.RayError as error:
+            raise Lost(f"the teacher could not be had: {error}") from error
+        return torch.load(io.BytesIO(packed))
 
     return perform(job, _teachers, load)
 
@@ -117,6 +121,8 @@ def _perform(job: Job, parcel: list[Any]) -> Measured:
 def _result(number: int, future: Any) -> Result:
     try:
         answer: Measured = ray.get(future)
+    except ray.exceptions.RayTaskError as error:  # it was not lost, it went wrong
+        raise RuntimeError(f"in a worker:\n{error}") from error
     except ray.exceptions.RayError as error:
         return Result(number, Failure(f"it was lost: {error}", retryable=True), 0.0)
     if isinstance(answer.result, Broken):

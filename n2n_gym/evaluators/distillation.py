@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.evaluators.classifier import fit_classifier
 from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.isolation import alone
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.tasks import Split
 from n2n_gym.teachers import Teacher, teacher_views
@@ -29,12 +31,20 @@ from n2n_gym.training import (
 
 # Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
 BATCH: Final = {"cpu": 125}
-OUT_OF_MEMORY: Final = (
+OUT_OF_MEMORY: Final = "out of memory"  # how the reason of such a failure begins
+# What errors say where memory is exhausted.
+EXHAUSTED: Final = (
     "allocate memory",  # torch's allocator, and the system's
-    "out of memory",
+    OUT_OF_MEMORY,
     "not enough memory",
     "bad_alloc",
     "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "could not create a primitive",  # oneDNN
+    "could not create a memory object",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # these where little of a GPU is left
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "unable to find an engine",
+    "can't start new thread",
 )
 LARGEST_BATCH: Final = 1_000  # on an accelerator
 
@@ -54,40 +64,13 @@ class Settings:
         return BATCH.get(self.device.type, LARGEST_BATCH)
 
 
-@contextmanager
-def alone(threads: int | None) -> Iterator[None]:
-    """Nothing that the caller has set of torch changes what is computed inside.
-
-    Args:
-        threads: To compute with on a CPU; None leaves their number as it is.
-    """
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-        thread_count(threads),
-    ):
-        yield
-
-
-@contextmanager
-def thread_count(threads: int | None) -> Iterator[None]:
-    """Torch computes with so many threads inside; None leaves it alone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def distil(
     student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
 ) -> Network:
     """A student trained from what it inherits, on the labels and the teacher's logits.
 
-    Without a recipe it is what it inherits, with batch-norm statistics of its own.
+    Without a recipe it is what it inherits, with batch-norm statistics and a classifier
+    of its own.
 
     Raises:
         Diverged: The loss became infinite or not a number.
@@ -112,12 +95,15 @@ def distil(
                 augment=teacher.task.augmentation if rung.is_augmented else None,
             )
         if rung.statistics:
-            chosen = _balanced(split, rung.statistics, generator)
-            recompute_statistics(
+            renew: Callable[..., None] = recompute_statistics
+            if rung.is_fitted:
+                logits = teacher.logits(device)
+                renew = partial(fit_classifier, student=student, logits=logits)
+            renew(
                 network,
                 split,
                 teacher.normalise,
-                positions=chosen,
+                positions=_balanced(split, rung.statistics, generator),
                 precision=settings.precision,
                 batch_size=settings.batch_size,
             )
@@ -135,9 +121,10 @@ def prepare(teacher: Teacher, settings: Settings) -> Views | None:
     """What is made once for all students: the views they see, if more than one."""
     if settings.rung.views == 1:
         return None
-    return teacher_views(
-        teacher, settings.rung.views, settings.device, settings.precision
-    )
+    with alone(settings.threads):
+        return teacher_views(
+            teacher, settings.rung.views, settings.device, settings.precision
+        )
 
 
 def _balanced(split: Split, count: int, generator: torch.Generator) -> Tensor:
@@ -158,7 +145,7 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in OUT_OF_MEMORY
+        text in str(error) for text in EXHAUSTED
     )
 
 
@@ -166,6 +153,16 @@ def measure(
     student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
 ) -> Score | Failure:
     """What a student is worth by these settings."""
+    result = _measure(student, teacher, settings, seed=seed)
+    if settings.device.type != "cpu":
+        # What torch keeps for the next student, other processes may need.
+        torch.accelerator.empty_cache()
+    return result
+
+
+def _measure(
+    student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
+) -> Score | Failure:
     rung = settings.rung
     try:
         network = distil(student, teacher, settings, seed=seed)
@@ -183,7 +180,7 @@ def measure(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return Failure(f"out of memory: {error}", retryable=True)
+        return Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True)
     num_images = len(teacher.task.splits["train"])
     cost = rung.cost(num_images, len(validation))
     return Score(accuracy, student.num_params, student.num_macs, cost)

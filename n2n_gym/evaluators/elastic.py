@@ -24,9 +24,10 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.evaluators.distillation import Settings, alone, measure
+from n2n_gym.evaluators.distillation import Settings, measure
 from n2n_gym.evaluators.rungs import INHERIT
 from n2n_gym.inheritance import Inheritance
+from n2n_gym.isolation import alone
 from n2n_gym.places import alone_with, cache_folder, kept_if_possible
 from n2n_gym.rewards import Failure
 from n2n_gym.teachers import Teacher, Trained
@@ -124,7 +125,7 @@ def stretch(
 
     def loss_of_cut(inputs: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         student = random_student(whole, offered, rng)
-        cut = build(student).to(device).train()
+        cut = inheritance.blank(student).train()
         with autocast(device, settings.precision):
             slices = inheritance.slices(student, cut)
             outputs = functional_call(cut, slices, (inputs,))

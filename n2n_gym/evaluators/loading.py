@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ from n2n_gym.evaluators.calibration import CalibratedEvaluator, Calibration
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
 from n2n_gym.evaluators.rungs import (
     ELASTIC,
-    ELASTIC_SHORT,
     FULL,
     INHERIT,
     PAPER,
@@ -32,7 +32,7 @@ Store: TypeAlias = bool | str | Path | ScoreStore | None
 
 ADDRESSES: Final = ("ray", "auto", "local")  # of Ray, beside those with a port
 RUNGS: Final[Mapping[str, Rung]] = {
-    rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, ELASTIC_SHORT, PAPER, FULL)
+    rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, PAPER, FULL)
 }
 EVALUATORS: Final[Mapping[str, Callable[..., Evaluator]]] = {
     "size": lambda **_: SizeEvaluator(),
@@ -123,6 +123,21 @@ def load_runner(workers: Place) -> Runner:
         f"unknown evaluator_workers {workers!r}; accepted: None, a number of "
         f"processes, 'ray', 'auto', the address of a Ray cluster, an object with run()"
     )
+
+
+def default_runner(most: int) -> Runner:
+    """As many processes as there are cores to use, at most so many.
+
+    Where there are no worker processes (Windows), students are measured here.
+    """
+    return Workers(min(num_cores(), most)) if os.name == "posix" else InProcess()
+
+
+def num_cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def load_store(store: Store) -> ScoreStore | None:

@@ -30,7 +30,7 @@ def pack(teacher: Teacher) -> dict[str, Any]:
         "task": task.name,
         "num_classes": task.num_classes,
         "views": {
-            key: None if views is None else (views.changes, views.logits)
+            key: None if views is None else (views.changes.cpu(), views.logits.cpu())
             for key, views in teacher.views.items()
         },
         "augmentation": (task.augmentation.padding, task.augmentation.flip),
@@ -74,5 +74,5 @@ def unpack(parcel: Mapping[str, Any]) -> Teacher:
 
 def parcel_name(teacher: Teacher) -> str:
     """Tells what is in a parcel."""
-    views = "".join(f"-{count}-{precision}" for count, precision in teacher.views)
-    return f"{teacher.identity[:16]}{views}"
+    views = ("-".join(map(str, key)) for key in teacher.views)
+    return "-".join((teacher.identity[:16], *views))

@@ -20,6 +20,8 @@ class Rung:
             are too few steps on a small data set.
         statistics: Training images that its batch-norm statistics are renewed with;
             with 0 they are those of the training.
+        is_fitted: Whether its classifier is fitted to the teacher's logits of the same
+            images, in closed form.
         views: In how many augmented forms it sees each training image; the teacher's
             logits of all of them are kept.
         is_augmented: Whether training images are augmented anew each time, and the
@@ -32,6 +34,7 @@ class Rung:
     recipe: Recipe | None = None
     fewest_images: int = 0
     statistics: int = 500
+    is_fitted: bool = False
     views: int = 1
     is_augmented: bool = False
     precision: Precision | None = None
@@ -57,14 +60,14 @@ class Rung:
 _DISTILLATION: Final = Recipe(
     epochs=60, batch_size=64, learning_rate=0.1, logit_weight=0.1, largest_gradient=3.0
 )
-INHERIT: Final = Rung("inherit")
-ELASTIC: Final = Rung("elastic", start="elastic")
-SHORT: Final = Rung(
-    "short",
-    recipe=replace(_DISTILLATION, epochs=0.375, batch_size=32),
-    fewest_images=2_000,
+INHERIT: Final = Rung("inherit", statistics=1_000, is_fitted=True)
+ELASTIC: Final = replace(INHERIT, name="elastic", start="elastic")
+SHORT: Final = replace(
+    ELASTIC,
+    name="short",
+    recipe=replace(_DISTILLATION, epochs=1 / 3, batch_size=32),
+    fewest_images=1_700,
 )
-ELASTIC_SHORT: Final = replace(SHORT, name="elastic-short", start="elastic")
 # Ashok et al. (2018): from scratch, the logit term alone, Adam; a batch of 128 is ours.
 PAPER: Final = Rung(
     "paper",

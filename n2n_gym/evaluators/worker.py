@@ -21,7 +21,12 @@ from typing import Any, NamedTuple
 import torch
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators.distillation import Settings, is_out_of_memory, measure
+from n2n_gym.evaluators.distillation import (
+    OUT_OF_MEMORY,
+    Settings,
+    is_out_of_memory,
+    measure,
+)
 from n2n_gym.evaluators.parcel import unpack
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
@@ -34,6 +39,10 @@ class Job(NamedTuple):
     parcel: str  # where the packed teacher is
     settings: Settings
     seed: int
+
+
+class Lost(Exception):
+    """What a worker needs could not be had; elsewhere it may."""
 
 
 class Broken(NamedTuple):
@@ -67,9 +76,15 @@ def perform(
         student = Architecture.from_json(job.student)
         teacher = teachers[job.parcel]
         result = measure(student, teacher, job.settings, seed=job.seed)
+    except Lost as error:
+        result = Failure(str(error), retryable=True)
+    except torch.AcceleratorError:
+        # Nothing that this process computes from now on can be trusted.
+        traceback.print_exc()
+        os._exit(1)
     except Exception as error:  # whatever it is, the parent must hear of it
         if is_out_of_memory(error):  # as it loaded the teacher
-            result = Failure(f"out of memory: {error}", retryable=True)
+            result = Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True)
         else:
             result = Broken(traceback.format_exc())
     return Measured(result, time.perf_counter() - started)

@@ -166,6 +166,9 @@ class Workers:
         for worker in self._workers:
             worker.end()
         self._workers.clear()
+        for file in self._parcels.values():
+            file.close()
+        self._parcels.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workers:
         return self

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Final, TypeVar
 
 from filelock import FileLock
@@ -174,14 +175,12 @@ class Database:
 
     def _check(self) -> None:
         """Make the table, if there is none."""
-        seen = self._identity()
         columns = self._columns()
         if not columns:
             self._make()
         elif columns != set(COLUMNS):
             odd = ", ".join(sorted(columns ^ set(COLUMNS)))
-            reason = f"its table scores has other columns: {odd}"
-            raise self._set_aside(seen, reason)
+            raise OSError(f"its table scores is another's: it has other columns, {odd}")
 
     def _columns(self) -> set[str]:
         with self._engine.connect() as connection:
@@ -206,6 +205,8 @@ class Database:
         path = self._path
         if path is None or self._is_read_only:
             return Damaged(f"{self} is damaged: {reason}")
+        if not _is_ours(path):
+            raise OSError(f"{path} is no store of scores, and is left alone: {reason}")
         self._engine.dispose()
         self._opened = None
         with self._lock:
@@ -224,6 +225,16 @@ class Database:
 
 
 _NO_FILE: Final = "no file"
+_HEADER: Final = b"SQLite format 3\0"
+_SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a database, or was one by its name."""
+    if path.suffix in _SUFFIXES:
+        return True
+    with open(path, "rb") as file:
+        return file.read(len(_HEADER)) == _HEADER
 
 
 def _let_go(engine: Engine, process: int) -> None:

@@ -142,7 +142,7 @@ def _accuracy_if_alive(
     found = outputs.argmax(1)
     if bool((found == found[0]).all()):
         raise Diverged("it gives every image the same class")
-    return (found == validation.labels).double().mean().item()
+    return (found == validation.labels).cpu().double().mean().item()
 
 
 @dataclass

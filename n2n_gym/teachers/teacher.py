@@ -100,11 +100,16 @@ class Teacher:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the architecture, its weights and its own normalisation."""
+        """SHA-256 of all that students learn of it.
+
+        That is the architecture, its weights, its logits and its own normalisation.
+        """
         digest = hashlib.sha256(self.architecture.fingerprint.encode())
         if self.normalisation is not None:
             digest.update(repr(self.normalisation).encode())
-        for name, tensor in sorted(self.weights.items()):
+        # Logits depend on the device too; and they may be those of an ensemble.
+        tensors = {**self.weights, "(logits)": self.trained.logits}
+        for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
@@ -135,10 +140,10 @@ class Teacher:
         return self._logits[device]
 
     @cached_property
-    def views(self) -> dict[tuple[int, str], Views | None]:
-        """Augmented training images with its logits, on the CPU: see `teacher_views`.
+    def views(self) -> dict[tuple[int, str, str], Views | None]:
+        """Augmented training images with its logits: see `teacher_views`.
 
-        By their number and the precision of the logits.
+        By their number, and the device and the precision that the logits came from.
         """
         return {}
 

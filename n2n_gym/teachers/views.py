@@ -36,14 +36,15 @@ def teacher_views(
     Fewer where their logits would take too much memory, and one where the task has no
     augmentation.
     """
-    key = count, precision
+    key = count, device.type, precision
     if key not in teacher.views:
         teacher.views[key] = _make_views(teacher, count, device, precision)
     views = teacher.views[key]
-    if views is None:
-        return None
-    changes, logits = views.changes.to(device), views.logits.to(device)
-    return replace(views, changes=changes, logits=logits)
+    if views is not None and views.logits.device != device:  # moved there once
+        changes, logits = views.changes.to(device), views.logits.to(device)
+        views = replace(views, changes=changes, logits=logits)
+        teacher.views[key] = views
+    return views
 
 
 def _make_views(

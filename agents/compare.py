@@ -1,0 +1,260 @@
+"""Agents on environments at one budget: every run, kept as lines of JSON.
+
+A run is one agent with one seed in one environment. Each distinct student counts once a
+run, at its nominal cost, whether or not a store held its score; so that the comparison
+does not depend on what was scored before. Runs share nothing but that store.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from threading import Thread
+from typing import Any, Final
+
+import gymnasium as gym
+import torch
+from tqdm.auto import tqdm
+
+from agents.budget import Evaluation, Ledger, run
+from agents.library import AGENTS, Agent
+
+VERSION: Final = 1  # of the lines
+
+
+@dataclass(frozen=True)
+class Run:
+    """One agent with one seed in one environment.
+
+    Attributes:
+        env: An id, as ``gymnasium.make`` takes it.
+        arguments: Of the environment: plain values.
+        agent: A name of ``agents.library``, or ``"module:function"``.
+        epochs: Nominal student-epochs it may spend.
+        evaluations: Distinct students it may score.
+    """
+
+    env: str
+    agent: str
+    seed: int
+    arguments: Mapping[str, Any]
+    epochs: float | None = None
+    evaluations: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from other runs."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def find_agent(name: str) -> Agent:
+    """The agent of this name, or ``"module:function"``.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name in AGENTS:
+        return AGENTS[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        known = ", ".join(AGENTS)
+        raise ValueError(f"unknown agent {name!r}; known: {known}, 'module:function'")
+    try:
+        found: Agent = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"agent {name!r} cannot be imported: {error}") from error
+    return found
+
+
+def plan(
+    envs: Sequence[tuple[str, Mapping[str, Any]]],
+    agents: Sequence[str],
+    seeds: Iterable[int],
+    *,
+    epochs: float | None = None,
+    evaluations: int | None = None,
+) -> list[Run]:
+    """Every agent with every seed in every environment.
+
+    Raises:
+        ValueError: An agent is unknown, or the budget makes no sense.
+    """
+    Ledger(epochs, evaluations)
+    for agent in agents:
+        find_agent(agent)
+    return [
+        Run(env, agent, seed, dict(arguments), epochs, evaluations)
+        for seed, (env, arguments), agent in product(seeds, envs, agents)
+    ]
+
+
+class Results:
+    """The file that runs are kept in: lines of evaluations, and one at a run's end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """All whole lines.
+
+        Raises:
+            ValueError: One is of another version, or no JSON.
+        """
+        if not self.path.exists():
+            return
+        with open(self.path) as file:
+            for number, text in enumerate(file, 1):
+                if not text.endswith("\n"):
+                    return  # it was being written when the process was killed
+                try:
+                    line = json.loads(text)
+                    version = line["version"]
+                except (ValueError, KeyError, TypeError) as error:
+                    where = f"{self.path}, line {number}"
+                    raise ValueError(f"{where} is no result: {error!r}") from error
+                if version != VERSION:
+                    raise ValueError(
+                        f"{self.path} is of version {version}, not {VERSION}"
+                    )
+                yield line
+
+    def done(self) -> set[str]:
+        """The keys of the runs that are there to their end."""
+        return _ended(self.lines())
+
+    def keep_whole_runs(self) -> set[str]:
+        """Drop what is there of others: they are made again. Gives those that stay."""
+        lines = list(self.lines())
+        done = _ended(lines)
+        if self.path.exists():
+            kept = [json.dumps(line) + "\n" for line in lines if line["run"] in done]
+            partial = self.path.with_suffix(".part")
+            partial.write_text("".join(kept))
+            partial.replace(self.path)
+        return done
+
+    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """A whole run, written at once."""
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with open(self.path, "a") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _ended(lines: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {line["run"] for line in lines if line["kind"] == "end"}
+
+
+def compare(runs: Sequence[Run], path: Path, *, workers: int = 1) -> None:
+    """Make the runs that the file does not hold yet, several at a time.
+
+    What a run raises is raised when the others have been made.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = Results(path)
+    done = results.keep_whole_runs()
+    left = [one for one in runs if one.key not in done]
+    context = multiprocessing.get_context("spawn")
+    manager = context.Manager()
+    progress: Any = manager.Queue()
+    total = sum(_size(one) for one in left)
+    with (
+        manager,
+        tqdm(total=total, desc=f"{len(left)} runs", unit=_unit(left)) as bar,
+        ProcessPoolExecutor(max(1, min(workers, len(left))), context) as pool,
+    ):
+        follower = Thread(target=_follow, args=(progress, bar), daemon=True)
+        follower.start()
+        try:
+            futures = [pool.submit(perform, one, progress) for one in left]
+            failed = []
+            for future in as_completed(futures):
+                error = future.exception()
+                if error is None:
+                    results.add(future.result())
+                else:
+                    failed.append(error)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            progress.put(None)
+            follower.join()
+    if failed:  # the others are kept
+        raise failed[0]
+
+
+def _size(one: Run) -> float:
+    size = one.evaluations if one.epochs is None else one.epochs
+    assert size is not None
+    return size
+
+
+def _unit(runs: Sequence[Run]) -> str:
+    return " students" if any(one.epochs is None for one in runs) else " epochs"
+
+
+def _follow(progress: Any, bar: tqdm[Any]) -> None:
+    while (spent := progress.get()) is not None:
+        bar.update(spent)
+
+
+def perform(one: Run, progress: Any = None) -> list[dict[str, Any]]:
+    """Make one run, in this process; gives its lines.
+
+    Args:
+        progress: A queue that is told what is spent.
+    """
+    torch.set_num_threads(1)
+    spent = 0.0
+
+    def report(evaluation: Evaluation) -> None:
+        nonlocal spent
+        now = float(evaluation.number) if one.epochs is None else evaluation.cost
+        if progress is not None:
+            progress.put(now - spent)
+        spent = now
+
+    ledger = Ledger(one.epochs, one.evaluations, on_evaluation=report)
+    started = time.perf_counter()
+    env = gym.make(one.env, **one.arguments)
+    try:
+        run(env, find_agent(one.agent), ledger, seed=one.seed)
+    finally:
+        env.close()
+    if progress is not None:
+        progress.put(_size(one) - spent)
+    common = {"version": VERSION, "run": one.key, **asdict(one)}
+    lines = [
+        {
+            **common,
+            "kind": "evaluation",
+            "number": evaluation.number,
+            "cost": evaluation.cost,
+            "episodes": evaluation.episodes,
+            "reward": evaluation.reward,
+            "actions": list(evaluation.actions),
+            "info": evaluation.info,
+        }
+        for evaluation in ledger.found.values()
+    ]
+    end = {
+        **common,
+        "kind": "end",
+        "reason": ledger.reason,
+        "cost": ledger.cost,
+        "episodes": ledger.episodes,
+        "evaluations": len(ledger.found),
+        "seconds": time.perf_counter() - started,
+    }
+    return [*lines, end]

@@ -1,0 +1,49 @@
+"""The agents by name: each takes an environment and ``seed=``, and plays until stopped.
+
+An own one is any such function, ``"module:function"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import gymnasium as gym
+
+from agents import reinforce, search
+
+Agent: TypeAlias = Callable[..., None]
+ENDLESS: Final = 10**9  # updates
+
+
+def learn(env: gym.Env[Any, Any], settings: reinforce.Settings, *, seed: int) -> None:
+    """REINFORCE with the policy that goes with its settings."""
+    is_plain = settings is reinforce.PAPER
+    policy = reinforce.make_policy(env, seed=seed, is_plain=is_plain)
+    reinforce.train(env, policy, settings, updates=ENDLESS, seed=seed)
+
+
+def _sb3(env: gym.Env[Any, Any], algorithm: str, *, seed: int) -> None:
+    from agents import sb3  # an extra
+
+    sb3.search(env, algorithm, seed=seed)
+
+
+AGENTS: Final[dict[str, Agent]] = {
+    "reinforce": partial(learn, settings=reinforce.MODERN),
+    "reinforce-paper": partial(learn, settings=reinforce.PAPER),
+    "random": search.random_search,
+    "uniform": search.uniform,
+    "greedy": search.greedy,
+    "beam": search.beam_search,
+    "evolution": search.evolution,
+    "ppo": partial(_sb3, algorithm="PPO"),
+    "a2c": partial(_sb3, algorithm="A2C"),
+    "dqn": partial(_sb3, algorithm="DQN"),
+    "maskable-ppo": partial(_sb3, algorithm="MaskablePPO"),
+    "recurrent-ppo": partial(_sb3, algorithm="RecurrentPPO"),
+    "qrdqn": partial(_sb3, algorithm="QRDQN"),
+    "sac": partial(_sb3, algorithm="SAC"),
+    "td3": partial(_sb3, algorithm="TD3"),
+}

@@ -1,0 +1,237 @@
+"""What a comparison says: tables and curves, with intervals.
+
+After Agarwal et al. (2021): interquartile means over runs with stratified bootstrap
+intervals, and probabilities of improvement, of rewards that are normalised between
+random search (0) and the best known (1).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import trim_mean
+
+RESAMPLES: Final = 2_000
+BASIS: Final = "random"  # the agent that is 0
+POINTS: Final = 200  # of a curve
+
+Values = NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The best reward of one run so far, after each distinct student."""
+
+    costs: Values  # ascending
+    best: Values
+
+    def at(self, costs: Values) -> Values:
+        """The best at these costs; nan before the first student."""
+        place = np.searchsorted(self.costs, costs, side="right") - 1
+        return np.where(place < 0, np.nan, self.best[place])
+
+
+# Curves of the runs by environment, agent and seed.
+Curves = Mapping[str, Mapping[str, Mapping[int, Curve]]]
+
+
+def read_curves(lines: Iterable[Mapping[str, Any]]) -> Curves:
+    """The curves of a file's runs; its unit of cost is what their budgets count."""
+    found: dict[str, dict[str, dict[int, tuple[list[float], list[float]]]]]
+    found = defaultdict(lambda: defaultdict(dict))
+    for line in lines:
+        if line["kind"] != "evaluation":
+            continue
+        runs = found[label(line)][line["agent"]]
+        costs, rewards = runs.setdefault(line["seed"], ([], []))
+        costs.append(line["number"] if line["epochs"] is None else line["cost"])
+        rewards.append(line["reward"])
+    return {
+        env: {
+            agent: {
+                seed: Curve(np.array(costs, float), np.maximum.accumulate(rewards))
+                for seed, (costs, rewards) in runs.items()
+            }
+            for agent, runs in agents.items()
+        }
+        for env, agents in found.items()
+    }
+
+
+def label(line: Mapping[str, Any]) -> str:
+    """A short name of a run's environment."""
+    arguments = line["arguments"]
+    parts = [arguments[k] for k in ("teacher", "task") if k in arguments]
+    return " ".join([line["env"].rpartition(":")[2], *map(str, parts)])
+
+
+# The statistics.
+
+
+def iqm(values: Values) -> float:
+    """The mean of the middle half."""
+    return float(trim_mean(values, 0.25))
+
+
+def estimate(
+    statistic: Callable[[Sequence[Values]], float], groups: Sequence[Values]
+) -> Estimate:
+    """A statistic of several groups, each resampled by itself."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        statistic([rng.choice(group, len(group)) for group in groups])
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Estimate(statistic(groups), float(low), float(high))
+
+
+def _band(values: Values) -> tuple[Values, Values, Values]:
+    """Interquartile means of the columns of (runs, points), and their intervals."""
+    rng = np.random.default_rng(0)
+    chosen = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    means = trim_mean(values[chosen], 0.25, axis=1)  # (resamples, points)
+    low, high = np.percentile(means, (2.5, 97.5), axis=0)
+    return trim_mean(values, 0.25, axis=0), low, high
+
+
+def iqm_of_all(groups: Sequence[Values]) -> float:
+    """Of all groups together."""
+    return iqm(np.concatenate(groups))
+
+
+def improvement(groups: Sequence[Values]) -> float:
+    """How probably a run of one agent is better than one of another.
+
+    Args:
+        groups: The agent's in each environment, then the other's.
+    """
+    half = len(groups) // 2
+    pairs = zip(groups[:half], groups[half:], strict=True)
+    each = [
+        np.mean((a[:, None] > b).astype(float) + 0.5 * (a[:, None] == b))
+        for a, b in pairs
+    ]
+    return float(np.mean(each))
+
+
+class Row(NamedTuple):
+    """What an agent reached."""
+
+    agent: str
+    by_env: dict[str, Estimate]  # best rewards
+    normalised: Estimate | None  # over all environments, where it has run in all
+    is_better: Estimate | None  # than random search, the probability
+
+
+def summarise(
+    curves: Curves, best_known: Mapping[str, float] | None = None
+) -> list[Row]:
+    """Each agent's rewards at the end of its budget, the best agent first.
+
+    Args:
+        best_known: Rewards by environment; the best of all runs where there is none.
+    """
+    ends = {
+        env: {
+            agent: np.array([curve.best[-1] for curve in runs.values()])
+            for agent, runs in agents.items()
+        }
+        for env, agents in curves.items()
+    }
+    tops = {
+        env: max((best_known or {}).get(env, -1.0), *(v.max() for v in of.values()))
+        for env, of in ends.items()
+    }
+    names = list(dict.fromkeys(agent for of in ends.values() for agent in of))
+    rows = []
+    for agent in names:
+        by_env = {
+            env: estimate(iqm_of_all, [of[agent]])
+            for env, of in ends.items()
+            if agent in of
+        }
+        normalised = is_better = None
+        if all(agent in of and BASIS in of for of in ends.values()):
+            scaled = [
+                _scaled(of[agent], iqm(of[BASIS]), tops[env])
+                for env, of in ends.items()
+            ]
+            normalised = estimate(iqm_of_all, scaled)
+            pairs = [of[agent] for of in ends.values()]
+            pairs += [of[BASIS] for of in ends.values()]
+            is_better = None if agent == BASIS else estimate(improvement, pairs)
+        rows.append(Row(agent, by_env, normalised, is_better))
+    return sorted(rows, key=_rank)
+
+
+def _scaled(values: Values, zero: float, one: float) -> Values:
+    return (values - zero) / (one - zero) if one > zero else np.zeros_like(values)
+
+
+def _rank(row: Row) -> float:
+    if row.normalised is not None:
+        return -row.normalised.value
+    return 2 - float(np.mean([found.value for found in row.by_env.values()]))
+
+
+# What is written.
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table, one row an agent."""
+    envs = list(dict.fromkeys(env for row in rows for env in row.by_env))
+    head = ["agent", *envs, "normalised", f"better than {BASIS}"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        cells = [str(row.by_env.get(env, "")) for env in envs]
+        more = [str(found or "") for found in (row.normalised, row.is_better)]
+        lines.append([row.agent, *cells, *more])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def draw(curves: Curves, path: Path, unit: str) -> None:
+    """The best reward so far over what was spent, a panel an environment."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1,
+        len(curves),
+        figsize=(5.5 * len(curves), 4),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (env, agents) in zip(axes[0], curves.items(), strict=True):
+        most = max(c.costs[-1] for runs in agents.values() for c in runs.values())
+        grid = np.linspace(0, most, POINTS + 1)[1:]
+        for agent, runs in agents.items():
+            values = np.array([curve.at(grid) for curve in runs.values()])
+            is_there = ~np.isnan(values).any(0)
+            middle, low, high = _band(values[:, is_there])
+            (line,) = axis.plot(grid[is_there], middle, label=agent)
+            axis.fill_between(
+                grid[is_there], low, high, alpha=0.15, color=line.get_color()
+            )
+        axis.set_title(env)
+        axis.set_xlabel(unit)
+    axes[0, 0].set_ylabel("best reward so far")
+    axes[0, -1].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,114 @@
+"""The command that compares agents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.options import Device, Task, Teacher
+
+IDS = ("N2NRemove-v0", "N2NShrink-v0")
+HOME = "n2n_gym:"  # makes gymnasium import what registers the ids
+
+
+def compare(
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="An environment's id; once for each. Both by default."),
+    ] = None,
+    agents: Annotated[
+        str,
+        typer.Option(
+            help="Names with commas between: reinforce, reinforce-paper, random, "
+            "uniform, greedy, beam, evolution, ppo, a2c, dqn, maskable-ppo, "
+            "recurrent-ppo, qrdqn, sac, td3, or module:function."
+        ),
+    ] = "random,evolution,reinforce",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each agent.")] = 5,
+    budget: Annotated[
+        float | None, typer.Option(help="Nominal student-epochs of a run.")
+    ] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(help="Distinct students of a run, in place of that.")
+    ] = None,
+    teacher: Teacher = "resnet18",
+    task: Task = "digits",
+    evaluator: Annotated[
+        str, typer.Option(help="How students are scored: size, inherit, short, ...")
+    ] = "inherit",
+    output: Annotated[
+        Path, typer.Option(help="A folder for results.jsonl, report.md, curves.png.")
+    ] = Path("runs/compare"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the runs of that folder.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; one a core by default.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Compare agents at one budget: every agent with every seed.
+
+    A budget counts what each distinct student of a run costs, known or not. Students
+    are scored once for all runs: the store keeps them.
+    """
+    with plain_errors():
+        from agents.compare import Results, plan
+        from agents.compare import compare as perform
+        from agents.report import as_markdown, draw, read_curves, summarise
+        from n2n_gym.evaluators import num_cores
+
+        path = output / "results.jsonl"
+        if path.exists() and not resume:
+            raise ValueError(f"{path} is there already; --resume goes on with it")
+        arguments: dict[str, Any] = {"teacher": teacher, "task": task}
+        arguments |= {"evaluator": evaluator, "device": device}
+        ids = [name if ":" in name else HOME + name for name in env or IDS]
+        runs = plan(
+            [(name, arguments) for name in ids],
+            [name.strip() for name in agents.split(",")],
+            range(seeds),
+            epochs=budget,
+            evaluations=evaluations,
+        )
+        _prepare(arguments)
+        perform(runs, path, workers=workers or num_cores())
+        curves = read_curves(Results(path).lines())
+        rows = summarise(curves)
+        (output / "report.md").write_text(as_markdown(rows))
+        drawn = _draw(draw, curves, output / "curves.png", evaluations is None)
+    table = Table("agent", title="Best rewards: interquartile mean, 95 % interval")
+    for name in curves:
+        table.add_column(escape(name), justify="right")
+    table.add_column("better than random", justify="right")
+    for row in rows:
+        cells = [str(row.by_env.get(name, "")) for name in curves]
+        table.add_row(escape(row.agent), *cells, str(row.is_better or ""))
+    console = Console()
+    console.print(table)
+    console.print(f"{output}: results.jsonl, report.md{drawn}", highlight=False)
+
+
+def _prepare(arguments: dict[str, Any]) -> None:
+    """Make what all runs share before them: the teacher, perhaps an elastic one."""
+    from n2n_gym.envs import RemoveEnv
+
+    env = RemoveEnv(**arguments)
+    env.reset(options={"decisions": [0] * (len(env.decisions) - 1)})
+    env.step(0)
+    env.close()
+
+
+def _draw(draw: Any, curves: Any, path: Path, counts_epochs: bool) -> str:
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        return ' (curves.png needs pip install "n2n-gym[bench]")'
+    draw(curves, path, "student-epochs" if counts_epochs else "distinct students")
+    return ", curves.png"

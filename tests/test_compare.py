@@ -1,0 +1,124 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.compare import Results, Run, compare, find_agent, perform, plan
+from n2n_gym.cli import app
+
+ENV = ("n2n_gym:N2NRemove-v0", {"teacher": "vgg11_bn", "evaluator": "size"})
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Runs, and the file with their results."""
+    path = tmp_path_factory.mktemp("comparison") / "results.jsonl"
+    runs = plan([ENV], ["random", "uniform", "evolution"], range(2), evaluations=6)
+    compare(runs, path, workers=2)
+    return runs, path
+
+
+def by_run(path) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for line in Results(path).lines():
+        found.setdefault(line["run"], []).append({**line, "seconds": None})
+    return found
+
+
+def test_every_run_is_there_to_its_end(compared):
+    runs, path = compared
+    found = by_run(path)
+    assert found.keys() == {one.key for one in runs}
+    for one in runs:
+        *evaluations, end = found[one.key]
+        assert end["kind"] == "end"
+        assert end["evaluations"] == len(evaluations)
+        assert [line["number"] for line in evaluations] == [
+            *range(1, len(evaluations) + 1)
+        ]
+        expected = (2, "finished") if one.agent == "uniform" else (6, "budget")
+        assert (len(evaluations), end["reason"]) == expected
+
+
+def test_a_run_is_the_same_anywhere(compared):
+    runs, path = compared
+    here = [{**line, "seconds": None} for line in perform(runs[0])]
+    assert json.loads(json.dumps(here)) == by_run(path)[runs[0].key]
+
+
+def test_it_goes_on_where_it_was_killed(compared, tmp_path):
+    runs, path = compared
+    text = path.read_text()
+    for cut in (0, 1, len(text) // 3, len(text) // 2, len(text) - 1):
+        killed = tmp_path / f"{cut}.jsonl"
+        killed.write_text(text[:cut])
+        was_done = Results(killed).done()
+        compare(runs[:2], killed)
+        assert Results(killed).done() == was_done | {one.key for one in runs[:2]}
+        whole = by_run(path)
+        assert all(whole[key] == lines for key, lines in by_run(killed).items())
+
+
+def test_a_file_that_holds_something_else_is_refused(tmp_path):
+    path = tmp_path / "results.jsonl"
+    for text, why in (
+        ("student,accuracy\n", "line 1 is no result"),
+        ("[1]\n", "line 1 is no result"),
+        ('{"version": 99}\n', "is of version 99, not 1"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=why):
+            compare([], path)
+        assert path.read_text() == text
+
+
+def test_bad_plans_are_refused():
+    with pytest.raises(ValueError, match=r"unknown agent 'ppo2'; known: reinforce"):
+        plan([ENV], ["ppo2"], [0], epochs=1)
+    with pytest.raises(ValueError, match="epochs must be a positive number, got 0"):
+        plan([ENV], ["random"], [0], epochs=0)
+    with pytest.raises(ValueError, match="cannot be imported"):
+        find_agent("nowhere:agent")
+
+
+def test_an_own_agent_is_a_function():
+    one = Run(ENV[0], "agents.search:greedy", 0, ENV[1], evaluations=3)
+    *evaluations, end = perform(one)
+    assert len(evaluations) == end["evaluations"] == 3
+
+
+def invoke(*arguments):
+    options = ["--teacher", "vgg11_bn", "--evaluator", "size", "--seeds", "2"]
+    options += ["--env", "N2NRemove-v0", "--agents", "random,uniform"]
+    return CliRunner().invoke(app, ["compare", *options, *map(str, arguments)])
+
+
+def test_the_command_writes_results_and_a_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    folder = tmp_path / "compare"
+    result = invoke("--evaluations", 5, "--output", folder)
+    assert result.exit_code == 0, result.stderr
+    report = (folder / "report.md").read_text()
+    for text in ("N2NRemove-v0 vgg11_bn digits", "random", "uniform"):
+        assert text in result.stdout
+        assert text in report
+    before = (folder / "results.jsonl").read_text()
+
+    result = invoke("--evaluations", 5, "--output", folder)
+    assert result.exit_code == 1
+    assert "--resume goes on with it" in " ".join(result.stderr.split())
+    assert (folder / "results.jsonl").read_text() == before
+    assert invoke("--evaluations", 5, "--output", folder, "--resume").exit_code == 0
+    assert (folder / "results.jsonl").read_text() == before
+
+
+def test_the_command_refuses_a_budget_that_makes_no_sense(tmp_path):
+    for arguments, why in (
+        ((), "a budget needs a number of epochs or of evaluations"),
+        (("--budget", 0), "epochs must be a positive number, got 0.0"),
+        (("--evaluations", -1), "evaluations must be a positive number, got -1"),
+        (("--budget", 5), "cost nothing"),
+    ):
+        result = invoke("--output", tmp_path / "x", *arguments)
+        assert result.exit_code == 1
+        assert why in " ".join(result.stderr.split())
