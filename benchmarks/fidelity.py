@@ -10,7 +10,7 @@ rung, and distilled to convergence from several seeds.
 
 Every result is a line of ``results.jsonl`` in the output folder as soon as it is there:
 the same command goes on after a stop, and ``--part 1/2`` and ``--part 2/2`` share the
-work of two cores. One thread each.
+work of two cores. One thread each. ``--rungs short full`` measures only those.
 """
 
 from __future__ import annotations
@@ -129,7 +129,13 @@ class Results:
 
 
 def measure_all(
-    folder: Path, teacher: Teacher, students: list[Architecture], seeds: int, part: str
+    folder: Path,
+    teacher: Teacher,
+    students: list[Architecture],
+    *,
+    rungs: list[str],
+    seeds: int,
+    part: str,
 ) -> None:
     """Measure what is not in the folder yet; cheap rungs first."""
     share, parts = map(int, part.split("/"))
@@ -138,7 +144,7 @@ def measure_all(
     precision = faster_precision(teacher, CPU, FULL.recipe.batch_size, 1)
     jobs = [(rung, 0, student) for rung in RUNGS for student in students]
     jobs += [(FULL, seed, student) for seed in range(seeds) for student in students]
-    mine = jobs[share - 1 :: parts]
+    mine = [job for job in jobs if job[0].name in rungs][share - 1 :: parts]
     elastic = make_elastic(teacher, Settings(ELASTIC, CPU, precision, 1), results)
     bar = tqdm(mine)
     for rung, seed, student in bar:
@@ -347,6 +353,8 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3, help="of full distillation")
     parser.add_argument("--part", default="1/1", help="this process' share of the work")
+    known = [*CHEAP, FULL.name]
+    parser.add_argument("--rungs", nargs="+", choices=known, default=known)
     parser.add_argument("--output", type=Path, default=Path("runs/fidelity"))
     parser.add_argument("--show", action="store_true", help="measure nothing more")
     options = parser.parse_args()
@@ -357,7 +365,14 @@ def main() -> None:
     teacher = make_teacher(options.output)
     students = random_students(teacher, options.students)
     if not options.show:
-        measure_all(options.output, teacher, students, options.seeds, options.part)
+        measure_all(
+            options.output,
+            teacher,
+            students,
+            rungs=options.rungs,
+            seeds=options.seeds,
+            part=options.part,
+        )
     found = analyse(options.output, teacher, students)
     show(found)
     (options.output / "fidelity.json").write_text(json.dumps(found, indent=1))

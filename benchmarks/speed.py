@@ -433,10 +433,10 @@ def measure_on_accelerator(device: torch.device, report: Report) -> None:
     product()
     peak = 2 * 8192**3 / statistics.median(wall_seconds(product) for _ in range(10))
     num_images = len(teacher.task.splits["train"])
-    recipe = SHORT.recipe_for(num_images)
-    assert recipe is not None
     for name in ("full size", "1/10"):
         student = uniform_student(whole, round(SIZES[name] * whole.num_params))
+        recipe = SHORT.recipe_for(num_images, student.num_macs / whole.num_macs)
+        assert recipe is not None
         for count in (1, 2, 4, 8):
             pool = Workers(count)
             jobs = [Job(student, seed) for seed in range(4 * count)]

@@ -204,13 +204,27 @@ def test_an_unknown_evaluator_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("num_images", "epochs"),
-    [(500, 2.0), (1_000, 1.7), (4_000, 0.425), (45_000, 1 / 3)],
+    ("num_images", "share", "epochs"),
+    [
+        (500, 1, 2.0),
+        (1_000, 1, 1.7),
+        (4_000, 1, 0.425),
+        (45_000, 1, 1 / 3),
+        (4_000, 1 / 16, 0.85),
+        (45_000, 1 / 16, 2 / 3),
+        (45_000, 1 / 256, 2.5 / 3),
+        (1_000, 1 / 16, 2.0),
+    ],
 )
-def test_short_is_two_epochs_of_few_images_and_a_part_of_one_of_many(
-    num_images, epochs
+def test_short_is_longer_on_few_images_and_for_small_students(
+    num_images, share, epochs
 ):
-    assert SHORT.recipe_for(num_images).epochs == epochs
+    assert SHORT.recipe_for(num_images, share).epochs == pytest.approx(epochs)
+
+
+def test_what_a_longer_training_costs_is_counted(teacher, students):
+    whole, _, narrow = quick(replace(SHORT, start="teacher"))(students, teacher)
+    assert narrow.cost > whole.cost > 1_700 / 1_077
 
 
 def test_the_papers_rung_is_the_papers(teacher, students):

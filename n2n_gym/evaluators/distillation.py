@@ -77,7 +77,7 @@ def distil(
     """
     rung, device = settings.rung, settings.device
     split = teacher.task.split("train", device)
-    recipe = rung.recipe_for(len(split))
+    recipe = rung.recipe_for(len(split), _share(student, teacher))
     with alone(settings.threads), seeded(seed, device) as generator:
         if rung.start == "fresh":
             network = build(student).to(device)
@@ -108,6 +108,11 @@ def distil(
                 batch_size=settings.batch_size,
             )
     return network.eval()
+
+
+def _share(student: Architecture, teacher: Teacher) -> float:
+    """Of the teacher's work."""
+    return student.num_macs / teacher.architecture.num_macs
 
 
 def _targets(teacher: Teacher, settings: Settings) -> Tensor | Classify | Views:
@@ -182,5 +187,5 @@ def _measure(
             raise
         return Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True)
     num_images = len(teacher.task.splits["train"])
-    cost = rung.cost(num_images, len(validation))
+    cost = rung.cost(num_images, len(validation), _share(student, teacher))
     return Score(accuracy, student.num_params, student.num_macs, cost)
