@@ -29,6 +29,7 @@ ORDER = (
     "evaluators",
     "envs",
     "export",
+    "testing",
     "compress",
     "cli",
 )
