@@ -12,13 +12,13 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
 import torch
@@ -166,32 +166,47 @@ def compare(runs: Sequence[Run], path: Path, *, workers: int = 1) -> None:
     results = Results(path)
     done = results.keep_whole_runs()
     left = [one for one in runs if one.key not in done]
-    context = multiprocessing.get_context("spawn")
-    manager = context.Manager()
-    progress: Any = manager.Queue()
     total = sum(_size(one) for one in left)
-    with (
-        manager,
-        tqdm(total=total, desc=f"{len(left)} runs", unit=_unit(left)) as bar,
-        ProcessPoolExecutor(max(1, min(workers, len(left))), context) as pool,
-    ):
-        follower = Thread(target=_follow, args=(progress, bar), daemon=True)
+    failed = []
+    with tqdm(total=total, desc=f"{len(left)} runs", unit=_unit(left)) as bar:
+        is_here = min(workers, len(left)) <= 1
+        attempts = (_attempt(one, bar.update) for one in left)
+        for made in attempts if is_here else _in_processes(left, bar.update, workers):
+            if isinstance(made, BaseException):
+                failed.append(made)
+            else:
+                results.add(made)
+    if failed:  # the others are kept
+        raise failed[0]
+
+
+# What is told how much more a run has spent.
+Spend: TypeAlias = Callable[[float], object]
+Made: TypeAlias = list[dict[str, Any]] | BaseException
+
+
+def _attempt(one: Run, spend: Spend) -> Made:
+    try:
+        return perform(one, spend)
+    except Exception as error:  # raised when the others have been made
+        return error
+
+
+def _in_processes(runs: Sequence[Run], spend: Spend, workers: int) -> Iterator[Made]:
+    context = multiprocessing.get_context("spawn")
+    size = min(workers, len(runs))
+    with context.Manager() as manager, ProcessPoolExecutor(size, context) as pool:
+        progress: Any = manager.Queue()
+        follower = Thread(target=_follow, args=(progress, spend), daemon=True)
         follower.start()
         try:
-            futures = [pool.submit(perform, one, progress) for one in left]
-            failed = []
+            futures = [pool.submit(perform, one, progress.put) for one in runs]
             for future in as_completed(futures):
-                error = future.exception()
-                if error is None:
-                    results.add(future.result())
-                else:
-                    failed.append(error)
+                yield future.exception() or future.result()
         finally:
             pool.shutdown(cancel_futures=True)
             progress.put(None)
             follower.join()
-    if failed:  # the others are kept
-        raise failed[0]
 
 
 def _size(one: Run) -> float:
@@ -204,25 +219,20 @@ def _unit(runs: Sequence[Run]) -> str:
     return " students" if any(one.epochs is None for one in runs) else " epochs"
 
 
-def _follow(progress: Any, bar: tqdm[Any]) -> None:
+def _follow(progress: Any, spend: Spend) -> None:
     while (spent := progress.get()) is not None:
-        bar.update(spent)
+        spend(spent)
 
 
-def perform(one: Run, progress: Any = None) -> list[dict[str, Any]]:
-    """Make one run, in this process; gives its lines.
-
-    Args:
-        progress: A queue that is told what is spent.
-    """
+def perform(one: Run, spend: Spend = lambda _: None) -> list[dict[str, Any]]:
+    """Make one run, in this process; gives its lines."""
     torch.set_num_threads(1)
     spent = 0.0
 
     def report(evaluation: Evaluation) -> None:
         nonlocal spent
         now = float(evaluation.number) if one.epochs is None else evaluation.cost
-        if progress is not None:
-            progress.put(now - spent)
+        spend(now - spent)
         spent = now
 
     ledger = Ledger(one.epochs, one.evaluations, on_evaluation=report)
@@ -232,8 +242,7 @@ def perform(one: Run, progress: Any = None) -> list[dict[str, Any]]:
         run(env, find_agent(one.agent), ledger, seed=one.seed)
     finally:
         env.close()
-    if progress is not None:
-        progress.put(_size(one) - spent)
+    spend(_size(one) - spent)
     common = {"version": VERSION, "run": one.key, **asdict(one)}
     lines = [
         {
@@ -254,7 +263,7 @@ def perform(one: Run, progress: Any = None) -> list[dict[str, Any]]:
         "reason": ledger.reason,
         "cost": ledger.cost,
         "episodes": ledger.episodes,
-        "evaluations": len(ledger.found),
+        "students": len(ledger.found),
         "seconds": time.perf_counter() - started,
     }
     return [*lines, end]

@@ -32,7 +32,7 @@ def test_every_run_is_there_to_its_end(compared):
     for one in runs:
         *evaluations, end = found[one.key]
         assert end["kind"] == "end"
-        assert end["evaluations"] == len(evaluations)
+        assert end["students"] == len(evaluations)
         assert [line["number"] for line in evaluations] == [
             *range(1, len(evaluations) + 1)
         ]

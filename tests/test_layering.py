@@ -30,6 +30,7 @@ ORDER = (
     "envs",
     "export",
     "testing",
+    "validation",
     "compress",
     "cli",
 )

@@ -95,6 +95,37 @@ def compare(
     console.print(f"{output}: results.jsonl, report.md{drawn}", highlight=False)
 
 
+def validate(
+    path: Annotated[Path, typer.Argument(help="The results.jsonl of a comparison.")],
+    rescore: Annotated[
+        int, typer.Option(min=0, help="Students to score anew, the best first.")
+    ] = 20,
+    device: Device = None,
+) -> None:
+    """Check the results of a comparison: replay the decisions, score students anew.
+
+    Accepts rewards within the noise of scores, measured here. The file is read as data:
+    it can name what comes with this package, and runs no code of its own.
+    """
+    with plain_errors():
+        from n2n_gym.validation import validate as check
+
+        found = check(path, rescore=rescore, device=device)
+    console = Console()
+    console.print(
+        f"[green]Valid[/green]: {found.runs} runs, {found.students} students replayed, "
+        f"{len(found.rescored)} scored anew.",
+        highlight=False,
+    )
+    if found.worst is not None:
+        console.print(
+            f"Furthest off, {escape(found.worst.where)}: {found.worst.claimed:.4f} "
+            f"claimed, {found.worst.found:.4f} found; {found.worst.tolerance:.4f} is "
+            f"allowed.",
+            highlight=False,
+        )
+
+
 def _prepare(arguments: dict[str, Any]) -> None:
     """Make what all runs share before them: the teacher, perhaps an elastic one."""
     from n2n_gym.envs import RemoveEnv

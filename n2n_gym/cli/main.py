@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from n2n_gym.cli.comparison import compare
+from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.cli.options import (
     Channels,
@@ -40,6 +40,7 @@ teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
 app.add_typer(teachers, name="teachers")
 app.add_typer(scores, name="scores")
 app.command()(compare)
+app.command()(validate)
 
 Epochs = Annotated[
     int | None,

@@ -289,6 +289,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         reference = self.evaluator.score_teacher(self.teacher)
         return float(self.reward(result, reference)), info | {
             "accuracy": float(result.accuracy),
+            "teacher_accuracy": float(reference.accuracy),
             "cost": float(result.cost),
             "cost_once": float(result.cost_once),
             "is_success": result.accuracy >= reference.accuracy - SUCCESS_MARGIN,

@@ -9,6 +9,7 @@ from n2n_gym.evaluators.distillation import Settings, distil, measure
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator, evaluate
 from n2n_gym.evaluators.loading import (
     EVALUATORS,
+    RUNGS,
     Place,
     Store,
     default_runner,
@@ -35,6 +36,7 @@ __all__ = [
     "FULL",
     "INHERIT",
     "PAPER",
+    "RUNGS",
     "SHORT",
     "CalibratedEvaluator",
     "Calibration",

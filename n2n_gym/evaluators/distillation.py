@@ -115,6 +115,13 @@ def _share(student: Architecture, teacher: Teacher) -> float:
     return student.num_macs / teacher.architecture.num_macs
 
 
+def nominal_cost(student: Architecture, teacher: Teacher, rung: Rung) -> float:
+    """Of one score, in student-epochs."""
+    sizes = {name: len(split) for name, split in teacher.task.splits.items()}
+    share = _share(student, teacher)
+    return rung.cost(sizes["train"], sizes["validation"], share)
+
+
 def _targets(teacher: Teacher, settings: Settings) -> Tensor | Classify | Views:
     """What a student learns from its teacher."""
     if settings.rung.is_augmented:
@@ -186,6 +193,5 @@ def _measure(
         if not is_out_of_memory(error):
             raise
         return Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True)
-    num_images = len(teacher.task.splits["train"])
-    cost = rung.cost(num_images, len(validation), _share(student, teacher))
+    cost = nominal_cost(student, teacher, rung)
     return Score(accuracy, student.num_params, student.num_macs, cost)

@@ -12,6 +12,8 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import (
     Settings,
     distil,
+    measure,
+    nominal_cost,
     prepare,
 )
 from n2n_gym.evaluators.elastic import elastic_cost, elastic_teacher
@@ -123,6 +125,27 @@ class DistillationEvaluator:
     def score_teacher(self, teacher: Teacher) -> Score:
         return teacher.score
 
+    def cost(self, student: Architecture, teacher: Teacher) -> float:
+        """What a score costs, in nominal student-epochs; ``info["cost"]``."""
+        return nominal_cost(student, teacher, self.rung)
+
+    def cost_once(self, teacher: Teacher) -> float:
+        """What all scores of a teacher's students cost once, likewise."""
+        cost = 0.0
+        if self.rung.start == "elastic":
+            cost += elastic_cost(len(teacher.task.splits["train"]))
+        if self.rung.views > 1 and not teacher.task.augmentation.is_none:
+            cost += (self.rung.views - 1) / 3  # they pass forward, a third of the work
+        return cost
+
+    @torch.inference_mode(False)
+    def again(
+        self, student: Architecture, teacher: Teacher, seed: int
+    ) -> Score | Failure:
+        """A score from another seed than that of all scores; it is not kept."""
+        start, settings = self._start(teacher), self.settings(teacher)
+        return self._complete(measure(student, start, settings, seed=seed), teacher)
+
     @torch.inference_mode(False)
     def network(self, student: Architecture, teacher: Teacher) -> Network:
         """The student as it was when it was scored: distilled again, here."""
@@ -139,12 +162,7 @@ class DistillationEvaluator:
         """With what this rung costs once, whoever found the score."""
         if isinstance(result, Failure):
             return result
-        cost = 0.0
-        if self.rung.start == "elastic":
-            cost += elastic_cost(len(teacher.task.splits["train"]))
-        if self.rung.views > 1 and not teacher.task.augmentation.is_none:
-            cost += (self.rung.views - 1) / 3  # they pass forward, a third of the work
-        return result._replace(cost_once=cost)
+        return result._replace(cost_once=self.cost_once(teacher))
 
     def _look_up(self, keys: Iterable[Key]) -> dict[str, Score | Failure]:
         found: dict[str, Score | Failure] = {}

@@ -1,0 +1,172 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.compare import Results, compare, perform, plan
+from n2n_gym.cli import app
+from n2n_gym.teachers import learning
+from n2n_gym.training import Recipe
+from n2n_gym.validation import Refused, validate
+
+SIZE = {"teacher": "vgg11_bn", "evaluator": "size"}
+SCORED = {"teacher": "shufflenet_v2_x0_5", "evaluator": "inherit", "store": False}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Results of both stages that cost nothing to score."""
+    path = tmp_path_factory.mktemp("valid") / "results.jsonl"
+    envs = [
+        ("n2n_gym:N2NRemove-v0", SIZE),
+        ("N2NShrink-v0", {**SIZE, "action": "continuous"}),
+    ]
+    compare(plan(envs, ["random"], range(2), evaluations=4), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Results whose students were distilled."""
+    path = tmp_path_factory.mktemp("scored") / "results.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        recipe = Recipe(epochs=8, batch_size=32, learning_rate=0.1)
+        patch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+        (one,) = plan([("N2NRemove-v0", SCORED)], ["random"], [0], evaluations=4)
+        Results(path).add(perform(one))
+        yield path
+
+
+def edited(path, folder, change, kind="evaluation"):
+    """A copy of a file in which one line is another."""
+    lines = list(Results(path).lines())
+    change(next(line for line in lines if line["kind"] == kind))
+    copy = folder / "edited.jsonl"
+    copy.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return copy
+
+
+def test_a_file_as_it_was_written_is_accepted(results):
+    found = validate(results)
+    assert (found.runs, found.students, found.rescored) == (4, 16, [])
+
+
+def test_scores_are_found_again_within_their_noise(scored):
+    found = validate(scored)
+    assert (found.runs, found.students, len(found.rescored)) == (1, 4, 4)
+    for one in found.rescored:
+        assert one.claimed == one.found  # the same machine, the same score
+        assert 0 < one.tolerance < 0.3
+    assert len(validate(scored, rescore=2).rescored) == 2
+
+
+def put(name, value, inside=None):
+    def change(line):
+        target = line if inside is None else line[inside]
+        target[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (put("reward", 0.9999), "evaluation", "the reward of its accuracy is"),
+        (put("accuracy", 0.5, "info"), "evaluation", "the reward of its accuracy is"),
+        (put("accuracy", 1.5, "info"), "evaluation", "an accuracy of 1.5"),
+        (put("num_params", 1, "info"), "evaluation", "num_params is"),
+        (put("fingerprint", "x", "info"), "evaluation", "fingerprint is"),
+        (put("actions", [0]), "evaluation", "1 decisions do not end an episode"),
+        (put("actions", [0] * 99), "evaluation", "there are decisions after the end"),
+        (put("actions", [7] * 8), "evaluation", "action 7 is not in Discrete"),
+        (put("number", 2), "evaluation", "it should be number 1"),
+        (put("cost", 1.0), "evaluation", "the cost so far is 0"),
+        (put("episodes", 0), "evaluation", "episodes do not go up"),
+        (put("seed", 7), "evaluation", "says that it is of"),
+        (put("students", 3), "end", "students are missing"),
+        (put("cost", 3.0), "end", "the cost is 0"),
+        (put("kind", "end"), "evaluation", "not a run with one end"),
+    ],
+)
+def test_an_edited_file_is_refused(results, tmp_path, change, kind, message):
+    with pytest.raises(Refused, match=message):
+        validate(edited(results, tmp_path, change, kind))
+
+
+def test_a_better_score_that_agrees_with_itself_is_refused(scored, tmp_path):
+    def improve(line):
+        info = line["info"]
+        factor = 1.0 / info["accuracy"]
+        info["accuracy"] = 1.0
+        line["reward"] *= factor
+
+    with pytest.raises(Refused, match="is claimed; scored anew it is"):
+        validate(edited(scored, tmp_path, improve))
+
+
+def test_a_cheaper_student_is_refused(scored, tmp_path):
+    with pytest.raises(Refused, match="the student's cost is"):
+        validate(edited(scored, tmp_path, put("cost", 0.1, "info")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"teacher": "stranger:make"}, "teacher 'stranger:make' is not validated"),
+        ({"task": "stranger:make"}, "task 'stranger:make' is not validated"),
+        ({"task": "images.npz"}, "task 'images.npz' is not validated"),
+        ({"evaluator": "stranger:score"}, "evaluator 'stranger:score' is not"),
+        ({"evaluator": "map.json"}, "evaluator 'map.json' is not validated"),
+        ({"reward": "stranger:reward"}, "reward 'stranger:reward' is not validated"),
+        ({"weights": "stranger.pt"}, "the argument 'weights' is not validated"),
+        ({"start": "stranger.json"}, "the argument 'start' is not validated"),
+    ],
+)
+def test_a_strangers_file_imports_and_opens_nothing(
+    tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ran = tmp_path / "ran"
+    (tmp_path / "stranger.py").write_text(f"open({str(ran)!r}, 'w')")
+    path = tmp_path / "results.jsonl"
+    (one,) = plan([("N2NRemove-v0", SIZE)], ["random"], [0], evaluations=1)
+    lines = perform(one)
+    for line in lines:
+        line["arguments"] = {**line["arguments"], **arguments}
+        about = {name: line[name] for name in ("env", "agent", "seed")}
+        about |= {name: line[name] for name in ("arguments", "epochs", "evaluations")}
+        line["run"] = json.dumps(about, sort_keys=True)
+    Results(path).add(lines)
+    with pytest.raises(Refused, match=message):
+        validate(path)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("env", ["stranger:N2NRemove-v0", "CartPole-v1"])
+def test_a_strangers_environment_is_refused(results, tmp_path, env):
+    def change(line):
+        line["env"] = env
+        about = {name: line[name] for name in ("agent", "seed", "arguments")}
+        about |= {name: line[name] for name in ("env", "epochs", "evaluations")}
+        line["run"] = json.dumps(about, sort_keys=True)
+
+    lines = [line for line in Results(results).lines() if line["seed"] == 0]
+    for line in lines:
+        change(line)
+    path = tmp_path / "results.jsonl"
+    Results(path).add(lines)
+    with pytest.raises(Refused, match=f"env '{env}' is not validated"):
+        validate(path)
+
+
+def test_the_command_says_what_it_found(results, tmp_path):
+    done = CliRunner().invoke(app, ["validate", str(results)])
+    assert done.exit_code == 0, done.stderr
+    assert "Valid: 4 runs, 16 students replayed, 0 scored anew" in done.stdout
+    wrong = edited(results, tmp_path, put("reward", 2.0))
+    refused = CliRunner().invoke(app, ["validate", str(wrong)])
+    assert refused.exit_code == 1
+    assert "the reward of its accuracy is" in refused.stderr
+    missing = CliRunner().invoke(app, ["validate", "nowhere.jsonl"])
+    assert missing.exit_code == 1
+    assert "there is no file nowhere.jsonl" in missing.stderr
