@@ -7,7 +7,6 @@ does not depend on what was scored before. Runs share nothing but that store.
 
 from __future__ import annotations
 
-import importlib
 import json
 import multiprocessing
 import os
@@ -25,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from agents.budget import Evaluation, Ledger, run
-from agents.library import AGENTS, Agent
+from agents.library import find_agent
 
 VERSION: Final = 1  # of the lines
 
@@ -37,7 +36,7 @@ class Run:
     Attributes:
         env: An id, as ``gymnasium.make`` takes it.
         arguments: Of the environment: plain values.
-        agent: A name of ``agents.library``, or ``"module:function"``.
+        agent: As ``agents.library`` knows them, by name or ``"module:function"``.
         epochs: Nominal student-epochs it may spend.
         evaluations: Distinct students it may score.
     """
@@ -53,25 +52,6 @@ class Run:
     def key(self) -> str:
         """What tells it from other runs."""
         return json.dumps(asdict(self), sort_keys=True)
-
-
-def find_agent(name: str) -> Agent:
-    """The agent of this name, or ``"module:function"``.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if name in AGENTS:
-        return AGENTS[name]
-    module, colon, function = name.partition(":")
-    if not colon:
-        known = ", ".join(AGENTS)
-        raise ValueError(f"unknown agent {name!r}; known: {known}, 'module:function'")
-    try:
-        found: Agent = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"agent {name!r} cannot be imported: {error}") from error
-    return found
 
 
 def plan(

@@ -1,10 +1,13 @@
 """The agents by name: each takes an environment and ``seed=``, and plays until stopped.
 
-An own one is any such function, ``"module:function"``.
+``"reinforce@policy.pt"`` starts from a policy that was trained before, perhaps on
+another teacher; ``"frozen@policy.pt"`` plays it as it is. An own agent is any such
+function, ``"module:function"``.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -21,6 +24,14 @@ def learn(env: gym.Env[Any, Any], settings: reinforce.Settings, *, seed: int) ->
     """REINFORCE with the policy that goes with its settings."""
     is_plain = settings is reinforce.PAPER
     policy = reinforce.make_policy(env, seed=seed, is_plain=is_plain)
+    reinforce.train(env, policy, settings, updates=ENDLESS, seed=seed)
+
+
+def go_on(
+    env: gym.Env[Any, Any], settings: reinforce.Settings, path: str, *, seed: int
+) -> None:
+    """REINFORCE from a policy that was trained before."""
+    policy = reinforce.load_policy(path)
     reinforce.train(env, policy, settings, updates=ENDLESS, seed=seed)
 
 
@@ -47,3 +58,32 @@ AGENTS: Final[dict[str, Agent]] = {
     "sac": partial(_sb3, algorithm="SAC"),
     "td3": partial(_sb3, algorithm="TD3"),
 }
+# Those that start from the policy of a file.
+TRAINED: Final = {"reinforce": reinforce.MODERN, "frozen": reinforce.FROZEN}
+
+
+def find_agent(name: str) -> Agent:
+    """The agent of a name, ``"name@policy.pt"``, or ``"module:function"``.
+
+    Raises:
+        ValueError: There is none, or the file holds no policy.
+        OSError: There is no such file.
+    """
+    if name in AGENTS:
+        return AGENTS[name]
+    kind, at, path = name.partition("@")
+    if at and kind in TRAINED:
+        reinforce.load_policy(path)
+        return partial(go_on, settings=TRAINED[kind], path=path)
+    module, colon, function = name.partition(":")
+    if not colon:
+        forms = ", ".join(f"'{kind}@policy.pt'" for kind in TRAINED)
+        raise ValueError(
+            f"unknown agent {name!r}; known: {', '.join(AGENTS)}, {forms}, "
+            f"'module:function'"
+        )
+    try:
+        found: Agent = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"agent {name!r} cannot be imported: {error}") from error
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +32,7 @@ from agents.policies import (
 from agents.rollouts import Environment, Observation, play_all
 
 __all__ = [
+    "FROZEN",
     "MODERN",
     "PAPER",
     "Episode",
@@ -216,6 +217,8 @@ class Settings:
 PAPER: Final = Settings()
 # Finds better students in as many episodes.
 MODERN: Final = Settings(learning_rate=1e-2, entropy_bonus=0.1, is_scaled=True)
+# Plays as it is: a policy that was trained elsewhere, used without training.
+FROZEN: Final = replace(MODERN, learning_rate=0.0)
 
 
 class Update(NamedTuple):

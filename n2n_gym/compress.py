@@ -6,8 +6,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from agents import reinforce
+from agents.logs import check_formats, log_updates
 from agents.search import random_search
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import GRANULARITIES, removals, shrink, shrinkages
@@ -41,6 +43,8 @@ from n2n_gym.training import Normalisation, compute_accuracy, pick_device
 
 logger = logging.getLogger(__name__)
 
+STAGES: Final = ("remove", "shrink")
+POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
 # Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
 # of them are distilled for this share of the epochs, and the best go on.
@@ -53,6 +57,11 @@ class Options:
 
     Attributes:
         evaluator: The rung that the search scores students with.
+        init_policy: The folder of an earlier run, whose policies this one starts from;
+            they may have been trained on another teacher.
+        frozen: Whether those play as they are.
+        logs: Formats in which the training's progress is written: "csv", "json",
+            "tensorboard".
         workers: Processes that students are distilled in; by default as many as there
             are cores, and students in a batch.
         store: Path or URL of the scores' database; in the cache folder by default.
@@ -65,6 +74,9 @@ class Options:
     shrinkage_updates: int = 40
     final_epochs: int = 60
     evaluator: str = "short"
+    init_policy: Path | None = None
+    frozen: bool = False
+    logs: tuple[str, ...] = ()
     workers: int | None = None
     store: str | None = None
     weights: str | None = None
@@ -119,6 +131,7 @@ def compress(options: Options) -> Summary:
         FileExistsError: The output folder holds another run.
     """
     started = time.perf_counter()
+    _check_learning(options)
     device = pick_device(options.device)
     store = load_store(True if options.store is None else options.store)
     most, _ = ROUNDS[0]
@@ -152,7 +165,7 @@ def compress(options: Options) -> Summary:
     with closing(runner), open(output / "history.jsonl", "w") as file:
         history = _History(file)
         search = _Search(teacher, evaluator, options, history)
-        _, shrunk = search.run("reinforce", _reinforce)
+        _, shrunk = search.run("reinforce", partial(_reinforce, options=options))
         student = final.choose(shrunk, "the best students")
         onnx_difference = _write_student(student, teacher, output)
         num_scored = history.num_lines
@@ -176,6 +189,19 @@ def compress(options: Options) -> Summary:
     )
     write_whole(output / "summary.json", json.dumps(_plain(summary), indent=1).encode())
     return summary
+
+
+def _check_learning(options: Options) -> None:
+    """Raise a ValueError now, not after the first stage."""
+    check_formats(options.logs)
+    if options.frozen and options.init_policy is None:
+        raise ValueError("frozen policies must come from somewhere: give init_policy")
+    if options.init_policy is not None:
+        for stage in STAGES:
+            path = options.init_policy / POLICY.format(agent="reinforce", stage=stage)
+            if not path.is_file():
+                raise ValueError(f"there is no policy {path}")
+            reinforce.load_policy(path)
 
 
 def _numbers_of_removals(teacher: Teacher) -> str:
@@ -205,17 +231,30 @@ Agent = Callable[[CompressionVectorEnv, int, int, Report, Path], None]
 
 
 def _reinforce(
-    env: CompressionVectorEnv, updates: int, seed: int, report: Report, path: Path
+    env: CompressionVectorEnv,
+    updates: int,
+    seed: int,
+    report: Report,
+    path: Path,
+    *,
+    options: Options,
 ) -> None:
-    policy = reinforce.make_policy(env, seed=seed)
-    reinforce.train(
-        env,
-        policy,
-        reinforce.MODERN,
-        updates=updates,
-        seed=seed,
-        on_episode=lambda episode: report(episode.reward, episode.info),
-    )
+    if options.init_policy is None:
+        policy = reinforce.make_policy(env, seed=seed)
+    else:
+        policy = reinforce.load_policy(options.init_policy / path.name)
+    folder = path.with_name(path.name.replace(".policy.pt", ".log"))
+    logs = log_updates(folder, options.logs) if options.logs else nullcontext()
+    with logs as log:
+        reinforce.train(
+            env,
+            policy,
+            reinforce.FROZEN if options.frozen else reinforce.MODERN,
+            updates=updates,
+            seed=seed,
+            on_episode=lambda episode: report(episode.reward, episode.info),
+            on_update=log,
+        )
     reinforce.save_policy(policy, path)
 
 
@@ -269,7 +308,7 @@ class _Search:
                 )
                 bar.update()
 
-            path = self.options.output / f"{name}-{stage}.policy.pt"
+            path = self.options.output / POLICY.format(agent=name, stage=stage)
             # One batch of students an update, for the workers to share.
             batch = CompressionVectorEnv(env, ROLLOUTS)
             agent(batch, updates, self.options.seed, report, path)

@@ -3,8 +3,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from agents.compare import Results, Run, compare, find_agent, perform, plan
+from agents import reinforce
+from agents.compare import Results, Run, compare, perform, plan
+from agents.library import find_agent
 from n2n_gym.cli import app
+from n2n_gym.envs import RemoveEnv
 
 ENV = ("n2n_gym:N2NRemove-v0", {"teacher": "vgg11_bn", "evaluator": "size"})
 
@@ -112,6 +115,25 @@ def test_the_command_writes_results_and_a_report(tmp_path, monkeypatch):
     assert (folder / "results.jsonl").read_text() == before
 
 
+def test_an_agent_starts_from_a_policy(tmp_path):
+    small = RemoveEnv("vgg11_bn", evaluator="size")
+    policy, path = reinforce.make_policy(small), tmp_path / "policy.pt"
+    reinforce.train(small, policy, reinforce.MODERN, updates=2)
+    reinforce.save_policy(policy, path)
+    env = ("N2NRemove-v0", {"teacher": "resnet18", "evaluator": "size"})
+    names = [f"reinforce@{path}", f"frozen@{path}"]
+    trained, frozen = (
+        perform(one)[:-1] for one in plan([env], names, [0], evaluations=20)
+    )
+    assert len(trained) == len(frozen) == 20
+    # The first update's episodes are the same, those after it no longer.
+    assert [x["actions"] for x in trained[:5]] == [x["actions"] for x in frozen[:5]]
+    assert [x["actions"] for x in trained] != [x["actions"] for x in frozen]
+    (tmp_path / "wrong.pt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"wrong\.pt does not hold a policy"):
+        plan([env], [f"frozen@{tmp_path}/wrong.pt"], [0], evaluations=1)
+
+
 def test_the_command_refuses_a_budget_that_makes_no_sense(tmp_path):
     for arguments, why in (
         ((), "a budget needs a number of epochs or of evaluations"),
@@ -119,6 +141,6 @@ def test_the_command_refuses_a_budget_that_makes_no_sense(tmp_path):
         (("--evaluations", -1), "evaluations must be a positive number, got -1"),
         (("--budget", 5), "cost nothing"),
     ):
-        result = invoke("--output", tmp_path / "x", *arguments)
+        result = invoke("--workers", 1, "--output", tmp_path / "x", *arguments)
         assert result.exit_code == 1
         assert why in " ".join(result.stderr.split())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
+from agents.policies import load_policy
 from n2n_gym import compress as module
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
@@ -141,6 +142,38 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
     summary = compress(Options(**options))
     assert summary.student.score.accuracy > 0
     assert "a finalist is left out: the distillation diverged" in caplog.text
+
+
+def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path):
+    folder, _ = run
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    more = {"init_policy": folder, "frozen": True, "logs": ("csv", "json")}
+    options = {**vars(SMALL), **more, "output": tmp_path / "run", "controls": False}
+    compress(Options(**{**options, "seed": 1}))
+    for stage in ("remove", "shrink"):
+        before, after = (
+            load_policy(place / f"reinforce-{stage}.policy.pt").state_dict()
+            for place in (folder, tmp_path / "run")
+        )
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        logged = tmp_path / "run" / f"reinforce-{stage}.log" / "progress.json"
+        (line,) = logged.read_text().splitlines()
+        assert json.loads(line)["reinforce/number"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frozen": True}, "give init_policy"),
+        ({"init_policy": Path("nowhere")}, "no policy nowhere/reinforce-remove.policy"),
+        ({"logs": ("xml",)}, "unknown format 'xml'; known: csv, json, tensorboard"),
+    ],
+)
+def test_policies_and_logs_are_checked_first(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        compress(Options(**{**vars(SMALL), **options, "output": tmp_path / "run"}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, caplog):

@@ -77,6 +77,22 @@ def compress(
             "inherit, paper, full, size, or a file of `n2n-gym scores calibrate`."
         ),
     ] = "short",
+    init_policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of an earlier run, perhaps of another teacher; the "
+            "policies start as its ended."
+        ),
+    ] = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Do not train those policies further.")
+    ] = False,
+    logs: Annotated[
+        str,
+        typer.Option(
+            help="How the policies' progress is written: csv,json,tensorboard."
+        ),
+    ] = "",
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that distil; one a core by default."),
@@ -120,6 +136,9 @@ def compress(
             shrinkage_updates=shrinkage_updates,
             final_epochs=final_epochs,
             evaluator=evaluator,
+            init_policy=init_policy,
+            frozen=frozen,
+            logs=tuple(filter(None, logs.split(","))),
             workers=workers,
             store=store,
             weights=weights,

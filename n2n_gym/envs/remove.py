@@ -55,11 +55,11 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     ## Information
     From `reset` and every `step`: `action_mask`, int8, all ones at the end. From every
-    `step`: `illegal`. At the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]),
-    `num_params`, `num_macs`, `compression`, `cost` (nominal student-epochs), `cost_once` (spent once
-    for all students), `is_success` (at most
-    0.01 less accurate than the teacher), `fingerprint`, `student` (the architecture as
-    JSON), and `error` in place of the accuracy where there is no score.
+    `step`: `illegal`. At the end: `accuracy` and `teacher_accuracy` (validation, in
+    [0, 1]), `num_params`, `num_macs`, `compression`, `cost` (nominal student-epochs),
+    `cost_once` (spent once for all students), `is_success` (at most 0.01 less accurate
+    than the teacher), `fingerprint`, `student` (the architecture as JSON), and `error`
+    in place of the accuracy where there is no score.
 
     ## Arguments
     ```python
