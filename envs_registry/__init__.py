@@ -1,5 +1,6 @@
 """The ids of the environments. Imports Gymnasium only, never torch."""
 
 from envs_registry.ids import ENVIRONMENTS, register
+from envs_registry.presets import PRESETS, Preset
 
-__all__ = ["ENVIRONMENTS", "register"]
+__all__ = ["ENVIRONMENTS", "PRESETS", "Preset", "register"]

@@ -1,8 +1,11 @@
 """Which environment each id makes."""
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import gymnasium as gym
+
+from envs_registry.presets import PRESETS
 
 
 class EntryPoints(NamedTuple):
@@ -24,10 +27,14 @@ ENVIRONMENTS: Final = {
 
 def register() -> None:
     """Register every id once; calling it again changes nothing."""
-    for name, entry_points in ENVIRONMENTS.items():
+    wanted: dict[str, tuple[str, Mapping[str, Any]]]
+    wanted = {name: (name, {}) for name in ENVIRONMENTS}
+    wanted |= {name: (preset.env, preset.arguments) for name, preset in PRESETS.items()}
+    for name, (env, arguments) in wanted.items():
         if name not in gym.registry:
             gym.register(
                 id=name,
-                entry_point=entry_points.single,
-                vector_entry_point=entry_points.vector,
+                entry_point=ENVIRONMENTS[env].single,
+                vector_entry_point=ENVIRONMENTS[env].vector,
+                kwargs=dict(arguments),
             )

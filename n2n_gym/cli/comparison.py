@@ -10,17 +10,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from envs_registry import PRESETS
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.cli.options import Device, Task, Teacher
 
 IDS = ("N2NRemove-v0", "N2NShrink-v0")
 HOME = "n2n_gym:"  # makes gymnasium import what registers the ids
+DEFAULTS = {"teacher": "resnet18", "task": "digits", "evaluator": "inherit"}
 
 
 def compare(
     env: Annotated[
         list[str] | None,
-        typer.Option(help="An environment's id; once for each. Both by default."),
+        typer.Option(
+            help="An environment's id, once for each: N2NRemove-v0 and N2NShrink-v0 by "
+            "default, or one of the benchmark tasks (N2N/Remove-Digits-ResNet18-v0)."
+        ),
     ] = None,
     agents: Annotated[
         str,
@@ -37,11 +42,12 @@ def compare(
     evaluations: Annotated[
         int | None, typer.Option(help="Distinct students of a run, in place of that.")
     ] = None,
-    teacher: Teacher = "resnet18",
-    task: Task = "digits",
+    teacher: Teacher | None = None,
+    task: Task | None = None,
     evaluator: Annotated[
-        str, typer.Option(help="How students are scored: size, inherit, short, ...")
-    ] = "inherit",
+        str | None,
+        typer.Option(help="How students are scored: size, inherit (default), ..."),
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="A folder for results.jsonl, report.md, curves.png.")
     ] = Path("runs/compare"),
@@ -67,20 +73,25 @@ def compare(
         path = output / "results.jsonl"
         if path.exists() and not resume:
             raise ValueError(f"{path} is there already; --resume goes on with it")
-        arguments: dict[str, Any] = {"teacher": teacher, "task": task}
-        arguments |= {"evaluator": evaluator, "device": device}
-        ids = [name if ":" in name else HOME + name for name in env or IDS]
+        given = {"teacher": teacher, "task": task, "evaluator": evaluator}
+        envs = [_resolve(name, given, device) for name in env or IDS]
         runs = plan(
-            [(name, arguments) for name in ids],
+            envs,
             [name.strip() for name in agents.split(",")],
             range(seeds),
             epochs=budget,
             evaluations=evaluations,
         )
-        _prepare(arguments)
+        for name, arguments in envs:
+            _prepare(name, arguments)
         perform(runs, path, workers=workers or num_cores())
         curves = read_curves(Results(path).lines())
-        rows = summarise(curves)
+        best_known = {
+            name: preset.reference.best
+            for name, preset in PRESETS.items()
+            if preset.reference is not None
+        }
+        rows = summarise(curves, best_known)
         (output / "report.md").write_text(as_markdown(rows))
         drawn = _draw(draw, curves, output / "curves.png", evaluations is None)
     table = Table("agent", title="Best rewards: interquartile mean, 95 % interval")
@@ -126,13 +137,34 @@ def validate(
         )
 
 
-def _prepare(arguments: dict[str, Any]) -> None:
-    """Make what all runs share before them: the teacher, perhaps an elastic one."""
-    from n2n_gym.envs import RemoveEnv
+def _resolve(
+    name: str, given: dict[str, str | None], device: str | None
+) -> tuple[str, dict[str, Any]]:
+    """An id as gymnasium finds it in any process, and its arguments."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if name.removeprefix(HOME) in PRESETS:
+        if chosen:
+            raise ValueError(
+                f"{name} has its own teacher, task and evaluator; leave out "
+                f"{', '.join(f'--{key}' for key in chosen)}"
+            )
+        arguments = {}
+    else:
+        arguments = {**DEFAULTS, **chosen}
+    if device is not None:
+        arguments["device"] = device
+    return (name if ":" in name else HOME + name), arguments
 
-    env = RemoveEnv(**arguments)
-    env.reset(options={"decisions": [0] * (len(env.decisions) - 1)})
-    env.step(0)
+
+def _prepare(name: str, arguments: dict[str, Any]) -> None:
+    """Make what all runs share before them: the teacher, perhaps an elastic one."""
+    import gymnasium as gym
+
+    env = gym.make(name, **arguments)
+    keep = env.metadata["keep"]
+    _, is_over = env.reset(), False
+    while not is_over:
+        _, _, is_over, _, _ = env.step(keep)
     env.close()
 
 

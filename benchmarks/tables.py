@@ -1,0 +1,343 @@
+"""How many evaluations agents need, on tasks whose every student has been scored.
+
+    python -m benchmarks.tables                        # the agents, on the tables kept
+    python -m benchmarks.tables --make remove-digits   # a table anew: half an hour
+
+Three tasks have at most 4,096 students each. All were distilled once (the rung "short")
+and their scores are kept in ``benchmarks/tables``, so that an agent's evaluation is a
+look into the table, and many agents and seeds cost minutes. What is counted: distinct
+students until one of the best 0.2 % of the table is found.
+
+Making ``remove-cifar10`` needs the folder that ``N2N_DATA`` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm.auto import tqdm
+
+from agents.budget import Ledger, run
+from agents.library import find_agent
+from agents.report import Estimate, estimate, iqm_of_all
+from benchmarks.subjects import Block, some_of_cifar10
+from n2n_gym.architecture import Architecture
+from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.evaluators import SHORT, DistillationEvaluator, Workers, evaluate
+from n2n_gym.rewards import Failure, Score, n2n
+from n2n_gym.scores import ScoreStore
+from n2n_gym.tasks import Task, digits
+from n2n_gym.teachers import Teacher, teacher_recipe, train_network
+from n2n_gym.teachers.store import load_trained, save_trained
+from n2n_gym.torch_layers import trace
+
+CPU = torch.device("cpu")
+FOLDER = Path(__file__).parent / "tables"
+TOP = 0.002  # of a table
+MOST = 4_096  # students of a table
+AGENTS = (
+    "random",
+    "reinforce",
+    "reinforce-paper",
+    "greedy",
+    "beam",
+    "evolution",
+    "ppo",
+    "maskable-ppo",
+    "dqn",
+)
+
+
+# The tasks.
+
+
+def units(inputs: int, *widths: int, kernel: int = 3) -> list[nn.Module]:
+    """Convolutions with normalisation and activation, one after another."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        conv = nn.Conv2d(inputs, width, kernel, padding=kernel // 2, bias=False)
+        layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+        inputs = width
+    return layers
+
+
+def ends(inputs: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10)]
+
+
+def residual() -> nn.Module:
+    """Five residual blocks and two plain units, for digits."""
+    blocks = [Block(16, 16, 1), Block(16, 32, 2), Block(32, 32, 1)]
+    blocks += [Block(32, 64, 2), Block(64, 64, 1)]
+    return nn.Sequential(*units(1, 16, 16), *blocks, *ends(64))
+
+
+def plain() -> nn.Module:
+    """Thirteen plain units in three stages (after VGG), for CIFAR-10."""
+    return nn.Sequential(
+        *units(3, 16, 16, 16, 16),
+        nn.MaxPool2d(2),
+        *units(16, 32, 32, 32, 32),
+        nn.MaxPool2d(2),
+        *units(32, 64, 64, 64, 64, 64),
+        *ends(64),
+    )
+
+
+def narrow() -> nn.Module:
+    """Three plain units, the last of them pointwise, for digits."""
+    return nn.Sequential(
+        *units(1, 24, 32), nn.MaxPool2d(2), *units(32, 48, kernel=1), *ends(48)
+    )
+
+
+class Subject(NamedTuple):
+    """A task with a table."""
+
+    env: Callable[..., CompressionEnv[Any]]
+    network: Callable[[], nn.Module]
+    task: Callable[[], Task]
+
+
+SUBJECTS = {
+    "remove-digits": Subject(RemoveEnv, residual, digits),
+    "remove-cifar10": Subject(RemoveEnv, plain, lambda: some_of_cifar10(5_000)),
+    "shrink-digits": Subject(ShrinkEnv, narrow, digits),
+}
+
+
+def load_subject(name: str, folder: Path | None = None) -> Teacher:
+    """The teacher; trained when its weights are asked for, and kept in the folder."""
+    subject = SUBJECTS[name]
+    task = subject.task()
+    architecture = trace(subject.network(), task.input_shape)
+
+    def provide() -> Any:
+        assert folder is not None, "a table needs no weights"
+        path = folder / f"{name}.safetensors"
+        trained = load_trained(path)
+        if trained is None:
+            recipe = teacher_recipe(task, architecture)
+            trained = train_network(name, task, architecture, recipe, CPU)
+            save_trained(path, trained, {"teacher": name, "task": task.name})
+        return trained
+
+    return Teacher(name, task, architecture, provide)
+
+
+def every_student(env: CompressionEnv[Any]) -> list[Architecture]:
+    """All that legal decisions lead to; an error if they are too many for a table."""
+    env.reset()
+    found: dict[str, Architecture] = {}
+    left = [env]
+    while left:
+        here = left.pop()
+        for action in np.flatnonzero(here.action_masks()):
+            after = copy.deepcopy(here)
+            _, _, is_over, _, _ = after.step(int(action))
+            if is_over:
+                found[after.student.fingerprint] = after.student
+            else:
+                left.append(after)
+    assert len(found) <= MOST, f"{len(found)} students"
+    return list(found.values())
+
+
+# The tables.
+
+
+class Table:
+    """Scores of all students; an evaluator."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as file:
+            names, values = file["fingerprints"], file["scores"]
+            self.teacher = _score(file["teacher"])
+        self.scores = {
+            str(name): _score(row) for name, row in zip(names, values, strict=True)
+        }
+        rewards = sorted(n2n(score, self.teacher) for score in self.scores.values())
+        self.num_top = max(1, round(TOP * len(rewards)))
+        self.bar = rewards[-self.num_top]
+        self.best = rewards[-1]
+
+    def __call__(
+        self, students: Sequence[Architecture], teacher: Teacher
+    ) -> list[Score | Failure]:
+        return [self.scores[student.fingerprint] for student in students]
+
+    def score_teacher(self, teacher: Teacher) -> Score:
+        return self.teacher
+
+
+def _score(row: NDArray[np.float64]) -> Score:
+    accuracy, num_params, num_macs, cost = row
+    return Score(float(accuracy), int(num_params), int(num_macs), float(cost))
+
+
+def make(name: str, folder: Path) -> None:
+    """Score every student; what is scored stays in a store, so that it can go on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["N2N_CACHE"] = str(folder / "cache")
+    teacher = load_subject(name, folder)
+    students = every_student(SUBJECTS[name].env(teacher, evaluator="size"))
+    runner = Workers(2)
+    store = ScoreStore(folder / f"{name}.sqlite")
+    evaluator = DistillationEvaluator(SHORT, device=CPU, runner=runner, store=store)
+    with tqdm(total=len(students), desc=name) as bar:
+        evaluator.on_result = bar.update
+        results = evaluate(students, teacher, evaluator)
+    evaluator.close()
+    scores = [result for result in results if isinstance(result, Score)]
+    assert len(scores) == len(results), "a distillation failed"
+    FOLDER.mkdir(exist_ok=True)
+    np.savez_compressed(
+        FOLDER / f"{name}.npz",
+        fingerprints=np.array([student.fingerprint for student in students]),
+        scores=np.array([score[:4] for score in scores]),
+        teacher=np.array(teacher.score[:4]),
+    )
+
+
+# The agents.
+
+
+def evaluations_needed(name: str, agent: str, seed: int) -> int | None:
+    """Distinct students until one of the best is found; None if it never is."""
+    table = Table(FOLDER / f"{name}.npz")
+    env = SUBJECTS[name].env(load_subject(name), evaluator=table)
+    needed: list[int] = []
+
+    class Reached(Exception):
+        """One of the best has been found."""
+
+    def look(evaluation: Any) -> None:
+        if evaluation.reward >= table.bar:
+            needed.append(evaluation.number)
+            raise Reached
+
+    ledger = Ledger(evaluations=len(table.scores), on_evaluation=look)
+    try:
+        run(gym.Wrapper(env), find_agent(agent), ledger, seed=seed)
+    except Reached:
+        return needed[0]
+    return None
+
+
+def compare(folder: Path, names: list[str], agents: list[str], seeds: int) -> None:
+    """All runs that the folder does not hold yet, then the table of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.jsonl"
+    done: dict[tuple[str, str, int], int | None] = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            found = json.loads(line)
+            done[found["task"], found["agent"], found["seed"]] = found["needed"]
+    wanted = [(n, a, s) for n in names for a in agents for s in range(seeds)]
+    left = [one for one in wanted if one not in done]
+    bar = tqdm(left)
+    with open(path, "a") as file:
+        for name, agent, seed in bar:
+            bar.set_description(f"{name}, {agent}, seed {seed}")
+            needed = evaluations_needed(name, agent, seed)
+            done[name, agent, seed] = needed
+            line = {"task": name, "agent": agent, "seed": seed, "needed": needed}
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+    rows = summarise({one: done[one] for one in wanted})
+    text = as_markdown(rows, names)
+    print(text)
+    (folder / "table.md").write_text(text)
+    draw(rows, names, folder / "tables.png")
+
+
+class Row(NamedTuple):
+    """What an agent needs on a task."""
+
+    needed: Estimate  # interquartile mean
+    reached: int
+    runs: int
+
+
+def summarise(
+    done: dict[tuple[str, str, int], int | None],
+) -> dict[str, dict[str, Row]]:
+    """By agent and task; a run that finds none counts as the whole table."""
+    sizes = {name: len(Table(FOLDER / f"{name}.npz").scores) for name, _, _ in done}
+    found: dict[str, dict[str, Row]] = {}
+    for name, agent in dict.fromkeys((name, agent) for name, agent, _ in done):
+        runs = [v for (n, a, _), v in done.items() if (n, a) == (name, agent)]
+        values = np.array([sizes[name] if v is None else v for v in runs], float)
+        reached = sum(v is not None for v in runs)
+        needed = estimate(iqm_of_all, [values])
+        found.setdefault(agent, {})[name] = Row(needed, reached, len(runs))
+    return found
+
+
+def as_markdown(rows: dict[str, dict[str, Row]], names: list[str]) -> str:
+    lines = [["agent", *names], ["---"] * (1 + len(names))]
+    for agent, row in rows.items():
+        cells = []
+        for name in names:
+            (value, low, high), reached, runs = row[name]
+            missed = "" if reached == runs else f", {runs - reached} of {runs} never"
+            cells.append(f"{value:.0f} [{low:.0f}, {high:.0f}]{missed}")
+        lines.append([agent, *cells])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def draw(rows: dict[str, dict[str, Row]], names: list[str], path: Path) -> None:
+    """Evaluations that each agent needs, a panel a task."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1,
+        len(names),
+        figsize=(4 * len(names), 0.35 * len(rows) + 1),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        found = [row[name].needed for row in rows.values()]
+        errors = [[f.value - f.low for f in found], [f.high - f.value for f in found]]
+        values = [f.value for f in found]
+        axis.errorbar(values, range(len(rows)), xerr=errors, fmt="o", capsize=3)
+        axis.set_xscale("log")
+        axis.set_title(name)
+        axis.set_xlabel("distinct students until one of the best 0.2 %")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0, 0].set_yticks(range(len(rows)), rows)
+    axes[0, 0].invert_yaxis()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--make", choices=SUBJECTS, help="score all of its students")
+    parser.add_argument("--tasks", nargs="+", choices=SUBJECTS, default=[*SUBJECTS])
+    parser.add_argument("--agents", nargs="+", default=AGENTS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=Path("runs/tables"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.make:
+        make(options.make, options.output)
+    else:
+        compare(options.output, options.tasks, options.agents, options.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from typer.testing import CliRunner
+
+import n2n_gym  # noqa: F401  registers the ids
+from agents.compare import Results, perform, plan
+from envs_registry import PRESETS
+from envs_registry.presets import as_markdown
+from n2n_gym.cli import app
+from n2n_gym.validation import validate
+
+PAGE = Path(__file__).parent.parent / "docs" / "presets.md"
+NAME = "N2N/Remove-Digits-VGG11-v0"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_its_environment_with_fixed_arguments(name):
+    env = gym.make(name, evaluator="size")
+    preset = PRESETS[name]
+    same = gym.make(preset.env, **{**preset.arguments, "evaluator": "size"})
+    assert env.unwrapped.decisions == same.unwrapped.decisions
+    assert env.spec.kwargs.keys() == preset.arguments.keys()
+    vector = gym.make_vec(name, num_envs=2, evaluator="size")
+    assert vector.single_observation_space == env.observation_space
+
+
+def test_the_page_is_made_from_the_registry():
+    assert PAGE.read_text() == as_markdown()
+
+
+def test_the_command_compares_on_a_preset(tmp_path):
+    options = ["--env", NAME, "--agents", "random", "--evaluations", "2"]
+    options += ["--workers", "1", "--seeds", "1", "--output", str(tmp_path)]
+    refused = CliRunner().invoke(app, ["compare", *options, "--teacher", "alexnet"])
+    assert refused.exit_code == 1
+    assert f"{NAME} has its own teacher, task and evaluator" in refused.stderr
+
+
+def test_its_results_are_validated(tmp_path):
+    path = tmp_path / "results.jsonl"
+    (one,) = plan([(NAME, {"evaluator": "size"})], ["random"], [0], evaluations=2)
+    Results(path).add(perform(one))
+    assert validate(path).students == 2
