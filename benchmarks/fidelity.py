@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -233,7 +234,9 @@ def analyse(
         for run in runs
     }
     used = {
-        run: float(np.mean([by_rung[run][s.fingerprint]["cpu_seconds"] for s in kept]))
+        run: float(
+            np.median([by_rung[run][s.fingerprint]["cpu_seconds"] for s in kept])
+        )
         for run in runs
     }
     params = np.array([s.num_params for s in kept])

@@ -1,0 +1,160 @@
+"""What a policy that was trained on one teacher is worth on another.
+
+    python -m benchmarks.transfer                    # an hour
+    python -m benchmarks.transfer --seeds 2 --pairs vgg11_bn:vgg16_bn
+
+For each pair a policy is trained on the first teacher. On the second, three agents make
+as many updates: one that starts from that policy, one that plays it as it is, and one
+from scratch. What is compared is the mean reward of the rollouts that come after so
+many updates, and on the way. Digits, the rung "inherit"; every update is a line of
+``results.jsonl``, and the same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from agents import reinforce
+from agents.report import estimate, improvement, iqm_of_all
+from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.teachers import load_teacher
+
+PAIRS = ("resnet18:resnet34", "vgg11_bn:vgg16_bn", "vgg11_bn:resnet18")
+STAGES = {"remove": RemoveEnv, "shrink": ShrinkEnv}
+BEFORE = 30  # updates on the first teacher
+AFTER = 10  # on the second
+STARTS = ("scratch", "transferred", "frozen")
+
+
+def train(
+    env: CompressionEnv[Any],
+    policy: reinforce.Policy,
+    settings: reinforce.Settings,
+    updates: int,
+    seed: int,
+) -> list[float]:
+    """The mean reward of each update's rollouts."""
+    done = reinforce.train(env, policy, settings, updates=updates, seed=seed)
+    return [update.mean_reward for update in done]
+
+
+def measure(stage: str, pair: str, seed: int) -> dict[str, list[float]]:
+    """Mean rewards by start: of the rollouts before each update, and after the last."""
+    first, second = pair.split(":")
+    env = STAGES[stage](load_teacher(first, "digits"), evaluator="inherit")
+    policy = reinforce.make_policy(env, seed=seed)
+    train(env, policy, reinforce.MODERN, BEFORE, seed)
+    weights = {key: value.clone() for key, value in policy.state_dict().items()}
+    env = STAGES[stage](load_teacher(second, "digits"), evaluator="inherit")
+    found = {}
+    for start in STARTS:
+        # Another seed than before: the transferred policy has not seen these episodes.
+        policy = reinforce.make_policy(env, seed=seed)
+        if start != "scratch":
+            policy.load_state_dict(weights)
+        settings = reinforce.FROZEN if start == "frozen" else reinforce.MODERN
+        found[start] = train(env, policy, settings, AFTER + 1, 1_000 + seed)
+    return found
+
+
+def measure_all(folder: Path, stage: str, pairs: list[str], seeds: int) -> None:
+    path = folder / "results.jsonl"
+    done = {(r["stage"], r["pair"], r["seed"]) for r in read(folder)}
+    wanted = [(stage, pair, seed) for seed in range(seeds) for pair in pairs]
+    bar = tqdm([one for one in wanted if one not in done])
+    for stage, pair, seed in bar:
+        bar.set_description(f"{stage}, {pair}, seed {seed}")
+        rewards = measure(stage, pair, seed)
+        line = {"stage": stage, "pair": pair, "seed": seed, "rewards": rewards}
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "results.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(x) for x in path.read_text().splitlines() if x.endswith("}")]
+
+
+def gather(folder: Path, stage: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Rewards by pair and start, (seeds, updates)."""
+    found: dict[str, dict[str, list[list[float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for line in read(folder):
+        if line["stage"] == stage:
+            for start, rewards in line["rewards"].items():
+                found[line["pair"]][start].append(rewards)
+    return {
+        pair: {start: np.array(rows) for start, rows in of.items()}
+        for pair, of in found.items()
+    }
+
+
+def as_markdown(found: dict[str, dict[str, NDArray[np.float64]]]) -> str:
+    """Rewards at the beginning and the end, interquartile means with intervals."""
+    head = ["pair", "start", "before any update", f"after {AFTER} updates"]
+    lines = [[*head, "better than from scratch"], ["---"] * 5]
+    for pair, of in found.items():
+        for start in STARTS:
+            ends = [str(estimate(iqm_of_all, [of[start][:, k]])) for k in (0, -1)]
+            groups = [of[start][:, -1], of["scratch"][:, -1]]
+            better = "" if start == "scratch" else str(estimate(improvement, groups))
+            lines.append([pair.replace(":", " to "), start, *ends, better])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def draw(found: dict[str, dict[str, NDArray[np.float64]]], path: Path) -> None:
+    """Mean rewards over updates, a panel a pair; the bands are the seeds' range."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1,
+        len(found),
+        figsize=(4 * len(found), 3.2),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (pair, of) in zip(axes[0], found.items(), strict=True):
+        for start in STARTS:
+            steps = np.arange(of[start].shape[1])
+            (line,) = axis.plot(steps, of[start].mean(0), label=start)
+            low, high = of[start].min(0), of[start].max(0)
+            axis.fill_between(steps, low, high, alpha=0.15, color=line.get_color())
+        axis.set_title(pair.replace(":", " to "), fontsize=10)
+        axis.set_xlabel("updates")
+    axes[0, 0].set_ylabel("mean reward of five students")
+    axes[0, -1].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", choices=STAGES, default="remove")
+    parser.add_argument("--pairs", nargs="+", default=PAIRS, metavar="FIRST:SECOND")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("runs/transfer"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    measure_all(options.output, options.stage, options.pairs, options.seeds)
+    found = gather(options.output, options.stage)
+    text = as_markdown(found)
+    print(text)
+    (options.output / f"{options.stage}.md").write_text(text)
+    draw(found, options.output / f"{options.stage}.png")
+
+
+if __name__ == "__main__":
+    main()
