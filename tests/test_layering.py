@@ -30,6 +30,7 @@ ORDER = (
     "envs",
     "export",
     "testing",
+    "controls",
     "compress",
     "cli",
 )
