@@ -233,10 +233,9 @@ def analyse(
         run: np.array([by_rung[run][s.fingerprint]["accuracy"] for s in kept])
         for run in runs
     }
+    # The median: the machine may have had other work now and then.
     used = {
-        run: float(
-            np.median([by_rung[run][s.fingerprint]["cpu_seconds"] for s in kept])
-        )
+        run: statistics.median(by_rung[run][s.fingerprint]["cpu_seconds"] for s in kept)
         for run in runs
     }
     params = np.array([s.num_params for s in kept])

@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 from benchmarks.steps import processor, steps_per_second
 from benchmarks.subjects import some_of_cifar10
 from n2n_gym.architecture import Architecture
-from n2n_gym.compress import uniform_student
+from n2n_gym.controls import uniform_student
 from n2n_gym.envs import RemoveEnv
 from n2n_gym.evaluators import (
     ELASTIC,

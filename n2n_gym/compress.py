@@ -20,7 +20,8 @@ from agents import reinforce
 from agents.logs import check_formats, log_updates
 from agents.search import random_search
 from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import GRANULARITIES, removals, shrink, shrinkages
+from n2n_gym.controls import OutOfReach, magnitude_student, uniform_student
+from n2n_gym.decisions import GRANULARITIES, removals
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import (
     FULL,
@@ -35,7 +36,7 @@ from n2n_gym.evaluators import (
 )
 from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.places import write_whole
-from n2n_gym.rewards import Failure, Score, n2n
+from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Statistics, Teacher, load_teacher
 from n2n_gym.torch_layers import Network
@@ -117,6 +118,7 @@ class Summary:
     normalise: Normalisation  # what goes before the networks
     student: Finished
     uniform: Finished | None
+    magnitude: Finished | None
     random: Finished | None
     num_scored: int
     onnx_difference: float
@@ -169,10 +171,13 @@ def compress(options: Options) -> Summary:
         student = final.choose(shrunk, "the best students")
         onnx_difference = _write_student(student, teacher, output)
         num_scored = history.num_lines
-        uniform = random = None
+        uniform = magnitude = random = None
         if options.controls:
-            thin = uniform_student(teacher.architecture, student.student.num_params)
-            uniform = final.compare([Scored(0.0, thin)], "uniform width")
+            num_params = student.student.num_params
+            thin = partial(uniform_student, teacher.architecture, num_params)
+            uniform = final.compare_size(thin, "uniform width", history)
+            thin = partial(magnitude_student, teacher, num_params)
+            magnitude = final.compare_size(thin, "magnitude", history)
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
             removed, shrunk = search.run("random", _random)
             random = final.compare(removed + shrunk, "random search")
@@ -182,6 +187,7 @@ def compress(options: Options) -> Summary:
         teacher.normalise,
         student,
         uniform,
+        magnitude,
         random,
         num_scored,
         onnx_difference,
@@ -357,6 +363,27 @@ class _Final:
             logger.warning("%s: %s", what, error)
             return None
 
+    def compare_size(
+        self, make: Callable[[], Architecture], what: str, history: _History
+    ) -> Finished | None:
+        """The teacher made as small as the student; None if it cannot be, or fails."""
+        try:
+            finished = self.compare([Scored(0.0, make())], what)
+        except OutOfReach as error:
+            logger.warning("%s: %s", what, error)
+            return None
+        if finished is not None:
+            student, score = finished.student, finished.score
+            teacher_score = self.teacher.score
+            info = {
+                **score._asdict(),
+                "compression": compression(score, teacher_score),
+                "fingerprint": student.fingerprint,
+                "student": student.to_json(),
+            }
+            history.add(what, "final", n2n(score, teacher_score), info)
+        return finished
+
     def _evaluator(self, share: float) -> DistillationEvaluator:
         """Full distillation for a share of its epochs."""
         assert FULL.recipe is not None
@@ -398,17 +425,6 @@ def _test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> 
     return compute_accuracy(network, split, teacher.normalise)
 
 
-def uniform_student(teacher: Architecture, num_params: int) -> Architecture:
-    """The teacher with all widths at one rate, the largest within a size."""
-    widths = [s for s in shrinkages(teacher) if s.variable == "width"]
-    low, high = 0.0, 1.0
-    for _ in range(20):
-        rate = (low + high) / 2
-        thin = shrink(teacher, dict.fromkeys(widths, rate))
-        low, high = (rate, high) if thin.num_params <= num_params else (low, rate)
-    return shrink(teacher, dict.fromkeys(widths, low))
-
-
 def _write_student(finished: Finished, teacher: Teacher, output: Path) -> float:
     """All the files of a student; gives the ONNX file's difference from torch."""
     student, network = finished.student, finished.network
@@ -435,7 +451,7 @@ def _plain(summary: Summary) -> Mapping[str, Any]:
         return {**score._asdict(), "test_accuracy": test_accuracy}
 
     rows = {"teacher": row(summary.teacher, summary.teacher_test_accuracy)}
-    for name in ("student", "uniform", "random"):
+    for name in ("student", "uniform", "magnitude", "random"):
         finished: Finished | None = getattr(summary, name)
         if finished is not None:
             rows[name] = row(finished.score, finished.test_accuracy)

@@ -131,8 +131,8 @@ class Inheritance:
                 yield layer, values.kept.get(position, read), read
 
     @cached_property
-    def _norms(self) -> dict[str, Tensor]:
-        """L1 norm of each output channel's weights, by layer."""
+    def norms(self) -> dict[str, Tensor]:
+        """L1 norm of each output channel's weights, (C,), by layer."""
         return {
             layer.name: self.ranked_by[f"{layer.name}.weight"].abs().flatten(1).sum(1)
             for layer in self.teacher.layers
@@ -166,7 +166,7 @@ class _Values:
                 )
         for group, producers in grouped.items():
             multiple = self._channels.groups[group].multiple if group != IMAGE else 1
-            norms = [inheritance._norms[student.layers[p].name] for p in producers]
+            norms = [inheritance.norms[student.layers[p].name] for p in producers]
             if len({len(norm) for norm in norms}) == 1:
                 norms = [torch.stack(norms).sum(0)] * len(norms)
             for position, norm in zip(producers, norms, strict=True):

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from agents.policies import load_policy
 from n2n_gym import compress as module
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
-from n2n_gym.compress import Options, compress, uniform_student
-from n2n_gym.evaluators import elastic
-from n2n_gym.rewards import Failure
-from n2n_gym.tasks import TASKS, Task
-from n2n_gym.teachers import learning, load_teacher, teacher_architecture
+from n2n_gym.compress import Options, compress
+from n2n_gym.controls import magnitude_student
+from n2n_gym.evaluators import InProcess, elastic
+from n2n_gym.rewards import Failure, n2n
+from n2n_gym.tasks import TASKS
+from n2n_gym.teachers import learning, load_teacher
 from n2n_gym.torch_layers import build
 from n2n_gym.training import Recipe
 
@@ -73,6 +75,7 @@ def test_the_history_has_a_line_for_each_student_scored(run):
     assert searches == (
         [("reinforce", "remove")] * 5
         + [("reinforce", "shrink")] * 5
+        + [("uniform width", "final"), ("magnitude", "final")]
         + [("random", "remove")] * 5
         + [("random", "shrink")] * 5
     )
@@ -115,7 +118,10 @@ def test_the_summary_is_written_as_well(run):
     written = json.loads((folder / "summary.json").read_text())
     assert written["student"]["num_params"] == summary.student.score.num_params
     assert written["student"]["test_accuracy"] == summary.student.test_accuracy
-    assert written["uniform"]["num_params"] <= written["student"]["num_params"]
+    for control in ("uniform", "magnitude"):
+        assert written[control]["num_params"] <= written["student"]["num_params"]
+        finished = getattr(summary, control)
+        assert written[control]["test_accuracy"] == finished.test_accuracy
     assert written.keys() >= {"teacher", "random", "onnx_difference", "seconds"}
 
 
@@ -189,9 +195,35 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     monkeypatch.setattr(module._Search, "run", controls_find_one(module._Search.run))
     summary = compress(Options(**{**vars(SMALL), "output": tmp_path / "run"}))
-    assert (summary.uniform, summary.random) == (None, None)
-    assert "uniform width: the distillation of every finalist failed" in caplog.text
+    assert (summary.uniform, summary.magnitude, summary.random) == (None, None, None)
+    for control in ("uniform width", "magnitude"):
+        assert f"{control}: the distillation of every finalist failed" in caplog.text
     assert "random" not in json.loads((tmp_path / "run/summary.json").read_text())
+
+
+def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
+    final = module._Final(teacher, 1, torch.device("cpu"), InProcess(), None)
+    with open(tmp_path / "history.jsonl", "w") as file:
+        history = module._History(file)
+        make = partial(magnitude_student, teacher, 10)
+        assert final.compare_size(make, "magnitude", history) is None
+    assert "magnitude: num_params=10 cannot be reached" in caplog.text
+    assert history.num_lines == 0
+
+
+def test_the_history_has_the_students_that_controls_made(run):
+    folder, summary = run
+    made = {
+        line["search"]: line for line in history(folder) if line["stage"] == "final"
+    }
+    for name, finished in (
+        ("uniform width", summary.uniform),
+        ("magnitude", summary.magnitude),
+    ):
+        line = made[name]
+        assert Architecture.from_json(line["student"]) == finished.student
+        assert line["accuracy"] == finished.score.accuracy
+        assert line["reward"] == n2n(finished.score, summary.teacher)
 
 
 def controls_find_one(search):
@@ -202,15 +234,6 @@ def controls_find_one(search):
         return (removed[:1], []) if name == "random" else (removed, shrunk)
 
     return run
-
-
-@pytest.mark.parametrize("share", [2, 10, 100])
-def test_uniform_width_scaling_comes_close_to_a_size_and_stays_within(share):
-    teacher = teacher_architecture("resnet18", Task("none", (1, 8, 8), 10, dict))
-    target = teacher.num_params // share
-    thin = uniform_student(teacher, target)
-    assert 0.9 * target <= thin.num_params <= target
-    assert len(thin.layers) == len(teacher.layers)
 
 
 # The command line.

@@ -31,6 +31,7 @@ ORDER = (
     "export",
     "testing",
     "validation",
+    "controls",
     "compress",
     "cli",
 )

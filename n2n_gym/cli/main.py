@@ -112,7 +112,10 @@ def compress(
     ] = "unit",
     controls: Annotated[
         bool,
-        typer.Option(help="Also try uniform width scaling and random search."),
+        typer.Option(
+            help="Also try uniform width scaling and magnitude filter pruning to the "
+            "student's size, and random search."
+        ),
     ] = True,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     device: Device = None,
@@ -288,6 +291,7 @@ def _show(summary: Summary, teacher: str, task: str, output: Path) -> None:
 
     add("student", summary.student, "bold green")
     add("uniform width", summary.uniform, "")
+    add("magnitude", summary.magnitude, "")
     add("random search", summary.random, "")
     console = Console()
     console.print(table)

@@ -24,6 +24,7 @@ from n2n_gym.training import (
     Precision,
     Views,
     compute_accuracy,
+    initialise,
     recompute_statistics,
     seeded,
     train,
@@ -79,8 +80,10 @@ def distil(
     split = teacher.task.split("train", device)
     recipe = rung.recipe_for(len(split), _share(student, teacher))
     with alone(settings.threads), seeded(seed, device) as generator:
-        if rung.start == "fresh":
+        if rung.start in ("fresh", "he"):
             network = build(student).to(device)
+            if rung.start == "he":
+                initialise(network)
         else:
             network = teacher.inheritance(device).build(student)
         network = network.to(memory_format=torch.channels_last)

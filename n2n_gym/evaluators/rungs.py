@@ -18,7 +18,9 @@ class Rung:
 
     Attributes:
         start: Where its weights come from: ``"teacher"``, ``"elastic"`` (a teacher that
-            was trained to be cut), or ``"fresh"`` (drawn).
+            was trained to be cut), ``"fresh"`` (drawn, torch's defaults), or ``"he"``
+            (drawn as teachers' are, by He et al., 2015, which networks that do not
+            normalise need to learn at this rate).
         recipe: How it is trained then, if at all.
         fewest_images: That it is trained on in passing, up to two epochs: few epochs
             are too few steps on a small data set. Smaller students see more of them,
@@ -36,7 +38,7 @@ class Rung:
     """
 
     name: str
-    start: Literal["teacher", "elastic", "fresh"] = "teacher"
+    start: Literal["teacher", "elastic", "fresh", "he"] = "teacher"
     recipe: Recipe | None = None
     fewest_images: int = 0
     statistics: int = 500
