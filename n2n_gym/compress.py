@@ -7,49 +7,39 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import torch
 from tqdm.auto import tqdm
 
 from agents import reinforce
 from agents.logs import check_formats, log_updates
 from agents.search import random_search
 from n2n_gym.architecture import Architecture
-from n2n_gym.controls import OutOfReach, magnitude_student, uniform_student
+from n2n_gym.controls import magnitude_student, uniform_student
 from n2n_gym.decisions import GRANULARITIES, removals
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import (
-    FULL,
-    DistillationEvaluator,
     Evaluator,
-    Runner,
     Workers,
     default_runner,
-    evaluate,
     load_evaluator,
     load_store,
 )
 from n2n_gym.export import export_onnx, save_weights
+from n2n_gym.finalists import ROUNDS, Finalists, Finished, Scored, test_accuracy
 from n2n_gym.places import write_whole
-from n2n_gym.rewards import Failure, Score, compression, n2n
-from n2n_gym.scores import ScoreStore
+from n2n_gym.rewards import Score
 from n2n_gym.teachers import Statistics, Teacher, load_teacher
-from n2n_gym.torch_layers import Network
-from n2n_gym.training import Normalisation, compute_accuracy, pick_device
+from n2n_gym.training import Normalisation, pick_device
 
 logger = logging.getLogger(__name__)
 
 STAGES: Final = ("remove", "shrink")
 POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
-# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
-# of them are distilled for this share of the epochs, and the best go on.
-ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
 
 
 @dataclass(frozen=True)
@@ -87,26 +77,6 @@ class Options:
     seed: int = 0
     device: str | None = None
     train_teacher: bool = False
-
-
-class Failed(ValueError):
-    """No student could be distilled."""
-
-
-class Scored(NamedTuple):
-    """A student that a search has scored."""
-
-    reward: float
-    student: Architecture
-
-
-class Finished(NamedTuple):
-    """A student distilled to the end."""
-
-    student: Architecture
-    network: Network
-    score: Score  # on the validation split
-    test_accuracy: float
 
 
 @dataclass
@@ -163,7 +133,7 @@ def compress(options: Options) -> Summary:
     output.mkdir(parents=True, exist_ok=True)
     chosen = json.dumps(asdict(options), indent=1, default=str)
     write_whole(output / "options.json", chosen.encode())
-    final = _Final(teacher, options.final_epochs, device, runner, store)
+    final = Finalists(teacher, options.final_epochs, device, runner, store)
     with closing(runner), open(output / "history.jsonl", "w") as file:
         history = _History(file)
         search = _Search(teacher, evaluator, options, history)
@@ -175,15 +145,15 @@ def compress(options: Options) -> Summary:
         if options.controls:
             num_params = student.student.num_params
             thin = partial(uniform_student, teacher.architecture, num_params)
-            uniform = final.compare_size(thin, "uniform width", history)
+            uniform = final.compare_size(thin, "uniform width", history.add)
             thin = partial(magnitude_student, teacher, num_params)
-            magnitude = final.compare_size(thin, "magnitude", history)
+            magnitude = final.compare_size(thin, "magnitude", history.add)
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
             removed, shrunk = search.run("random", _random)
             random = final.compare(removed + shrunk, "random search")
     summary = Summary(
         teacher_score,
-        _test_accuracy(teacher.network(device), teacher, device),
+        test_accuracy(teacher.network(device), teacher, device),
         teacher.normalise,
         student,
         uniform,
@@ -319,110 +289,6 @@ class _Search:
             batch = CompressionVectorEnv(env, ROLLOUTS)
             agent(batch, updates, self.options.seed, report, path)
         return found
-
-
-@dataclass
-class _Final:
-    """The choice among the best students of a search."""
-
-    teacher: Teacher
-    epochs: int
-    device: torch.device
-    runner: Runner
-    store: ScoreStore | None
-
-    def choose(self, found: list[Scored], what: str) -> Finished:
-        """Distil the best fully, choose by validation, then read the test split.
-
-        The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
-        choice is the smallest student that is as accurate as the teacher, and only if
-        there is none the one of the highest reward.
-        """
-        by_student = {scored.student.fingerprint: scored for scored in found}
-        best = sorted(by_student.values(), key=lambda scored: -scored.reward)
-        students = [scored.student for scored in best]
-        for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
-            if len(students) > fewer:
-                evaluator = self._evaluator(share)
-                scored = self._distil(students[:count], evaluator, what)
-                students = [student for student, _ in scored]
-        bar = self.teacher.score.accuracy
-        as_good = [(s, score) for s, score in scored if score.accuracy >= bar]
-        student, score = (
-            min(as_good, key=lambda pair: pair[1].num_params) if as_good else scored[0]
-        )
-        network = evaluator.network(student, self.teacher)
-        test_accuracy = _test_accuracy(network, self.teacher, self.device)
-        return Finished(student, network, score, test_accuracy)
-
-    def compare(self, found: list[Scored], what: str) -> Finished | None:
-        """What the student is compared with, chosen likewise; None if that fails."""
-        try:
-            return self.choose(found, what)
-        except Failed as error:
-            logger.warning("%s: %s", what, error)
-            return None
-
-    def compare_size(
-        self, make: Callable[[], Architecture], what: str, history: _History
-    ) -> Finished | None:
-        """The teacher made as small as the student; None if it cannot be, or fails."""
-        try:
-            finished = self.compare([Scored(0.0, make())], what)
-        except OutOfReach as error:
-            logger.warning("%s: %s", what, error)
-            return None
-        if finished is not None:
-            student, score = finished.student, finished.score
-            teacher_score = self.teacher.score
-            info = {
-                **score._asdict(),
-                "compression": compression(score, teacher_score),
-                "fingerprint": student.fingerprint,
-                "student": student.to_json(),
-            }
-            history.add(what, "final", n2n(score, teacher_score), info)
-        return finished
-
-    def _evaluator(self, share: float) -> DistillationEvaluator:
-        """Full distillation for a share of its epochs."""
-        assert FULL.recipe is not None
-        epochs = max(1, round(self.epochs * share))
-        rung = FULL
-        if epochs != FULL.recipe.epochs:
-            recipe = replace(FULL.recipe, epochs=epochs)
-            rung = replace(FULL, name=f"full-{epochs}", recipe=recipe)
-        return DistillationEvaluator(
-            rung,
-            device=self.device,
-            runner=self.runner,
-            store=self.store,
-        )
-
-    def _distil(
-        self, students: list[Architecture], evaluator: DistillationEvaluator, what: str
-    ) -> list[tuple[Architecture, Score]]:
-        """Those that have a score, the highest reward first."""
-        assert evaluator.rung.recipe is not None
-        epochs = evaluator.rung.recipe.epochs
-        title = f"Final distillation of {what}, {len(students)} for {epochs} epochs"
-        scored = []
-        with tqdm(total=len(students), desc=title) as bar:
-            evaluator.on_result = lambda: bar.update()
-            results = evaluate(students, self.teacher, evaluator)
-        for student, result in zip(students, results, strict=True):
-            if isinstance(result, Failure):
-                logger.warning("a finalist is left out: %s", result.reason)
-            else:
-                scored.append((student, result))
-        if not scored:
-            raise Failed("the distillation of every finalist failed")
-        return sorted(scored, key=lambda pair: -n2n(pair[1], self.teacher.score))
-
-
-def _test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:
-    split = teacher.task.split("test", device)
-    return compute_accuracy(network, split, teacher.normalise)
 
 
 def _write_student(finished: Finished, teacher: Teacher, output: Path) -> float:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from agents.policies import load_policy
 from n2n_gym import compress as module
+from n2n_gym import finalists
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.compress import Options, compress
@@ -44,7 +45,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         recipe = Recipe(2, 32, largest_gradient=1.0)
         patch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-        patch.setattr(module, "ROUNDS", ((3, 0.5), (2, 1.0)))
+        patch.setattr(finalists, "ROUNDS", ((3, 0.5), (2, 1.0)))
         options = Options(**{**vars(SMALL), "output": folder})
         yield folder, compress(options)
 
@@ -140,8 +141,8 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
         results = original(students, *arguments)
         return [Failure("the distillation diverged", retryable=False), *results[1:]]
 
-    original = module.evaluate
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    original = finalists.evaluate
+    monkeypatch.setattr(finalists, "evaluate", evaluate)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     options = {**vars(SMALL), "output": tmp_path / "run", "controls": False}
@@ -189,8 +190,8 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
             found = [Failure("the distillation diverged", retryable=False)]
         return found
 
-    original = module.evaluate
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    original = finalists.evaluate
+    monkeypatch.setattr(finalists, "evaluate", evaluate)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     monkeypatch.setattr(module._Search, "run", controls_find_one(module._Search.run))
@@ -202,11 +203,11 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
 
 
 def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
-    final = module._Final(teacher, 1, torch.device("cpu"), InProcess(), None)
+    final = finalists.Finalists(teacher, 1, torch.device("cpu"), InProcess(), None)
     with open(tmp_path / "history.jsonl", "w") as file:
         history = module._History(file)
         make = partial(magnitude_student, teacher, 10)
-        assert final.compare_size(make, "magnitude", history) is None
+        assert final.compare_size(make, "magnitude", history.add) is None
     assert "magnitude: num_params=10 cannot be reached" in caplog.text
     assert history.num_lines == 0
 

@@ -28,7 +28,8 @@ from n2n_gym.cli.scores import scores
 
 # torch and what needs it are imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
-    from n2n_gym.compress import Finished, Summary
+    from n2n_gym.compress import Summary
+    from n2n_gym.finalists import Finished
 
 app = typer.Typer(
     name="n2n-gym",

@@ -1,0 +1,156 @@
+"""The choice among the best students of a search: distilled further, or to the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import torch
+from tqdm.auto import tqdm
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.controls import OutOfReach
+from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
+from n2n_gym.rewards import Failure, Score, compression, n2n
+from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers import Teacher
+from n2n_gym.torch_layers import Network
+from n2n_gym.training import compute_accuracy
+
+logger = logging.getLogger(__name__)
+
+# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
+# of them are distilled for this share of the epochs, and the best go on.
+ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
+
+
+# Told of a student: the search, the stage, its reward, and what is known of it.
+Report: TypeAlias = Callable[[str, str, float, dict[str, Any]], object]
+
+
+class Failed(ValueError):
+    """No student could be distilled."""
+
+
+class Scored(NamedTuple):
+    """A student that a search has scored."""
+
+    reward: float
+    student: Architecture
+
+
+class Finished(NamedTuple):
+    """A student distilled to the end."""
+
+    student: Architecture
+    network: Network
+    score: Score  # on the validation split
+    test_accuracy: float
+
+
+@dataclass
+class Finalists:
+    """The choice among the best students of a search."""
+
+    teacher: Teacher
+    epochs: int
+    device: torch.device
+    runner: Runner
+    store: ScoreStore | None
+
+    def choose(self, found: list[Scored], what: str) -> Finished:
+        """Distil the best fully, choose by validation, then read the test split.
+
+        The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
+        choice is the smallest student that is as accurate as the teacher, and only if
+        there is none the one of the highest reward.
+        """
+        by_student = {scored.student.fingerprint: scored for scored in found}
+        best = sorted(by_student.values(), key=lambda scored: -scored.reward)
+        students = [scored.student for scored in best]
+        for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
+            if len(students) > fewer:
+                evaluator = self._evaluator(share)
+                scored = self._distil(students[:count], evaluator, what)
+                students = [student for student, _ in scored]
+        bar = self.teacher.score.accuracy
+        as_good = [(s, score) for s, score in scored if score.accuracy >= bar]
+        student, score = (
+            min(as_good, key=lambda pair: pair[1].num_params) if as_good else scored[0]
+        )
+        network = evaluator.network(student, self.teacher)
+        on_test = test_accuracy(network, self.teacher, self.device)
+        return Finished(student, network, score, on_test)
+
+    def compare(self, found: list[Scored], what: str) -> Finished | None:
+        """What the student is compared with, chosen likewise; None if that fails."""
+        try:
+            return self.choose(found, what)
+        except Failed as error:
+            logger.warning("%s: %s", what, error)
+            return None
+
+    def compare_size(
+        self, make: Callable[[], Architecture], what: str, report: Report
+    ) -> Finished | None:
+        """The teacher made as small as the student; None if it cannot be, or fails."""
+        try:
+            finished = self.compare([Scored(0.0, make())], what)
+        except OutOfReach as error:
+            logger.warning("%s: %s", what, error)
+            return None
+        if finished is not None:
+            student, score = finished.student, finished.score
+            teacher_score = self.teacher.score
+            info = {
+                **score._asdict(),
+                "compression": compression(score, teacher_score),
+                "fingerprint": student.fingerprint,
+                "student": student.to_json(),
+            }
+            report(what, "final", n2n(score, teacher_score), info)
+        return finished
+
+    def _evaluator(self, share: float) -> DistillationEvaluator:
+        """Full distillation for a share of its epochs."""
+        assert FULL.recipe is not None
+        epochs = max(1, round(self.epochs * share))
+        rung = FULL
+        if epochs != FULL.recipe.epochs:
+            recipe = replace(FULL.recipe, epochs=epochs)
+            rung = replace(FULL, name=f"full-{epochs}", recipe=recipe)
+        return DistillationEvaluator(
+            rung,
+            device=self.device,
+            runner=self.runner,
+            store=self.store,
+        )
+
+    def _distil(
+        self, students: list[Architecture], evaluator: DistillationEvaluator, what: str
+    ) -> list[tuple[Architecture, Score]]:
+        """Those that have a score, the highest reward first."""
+        assert evaluator.rung.recipe is not None
+        epochs = evaluator.rung.recipe.epochs
+        title = f"Final distillation of {what}, {len(students)} for {epochs} epochs"
+        scored = []
+        with tqdm(total=len(students), desc=title) as bar:
+            evaluator.on_result = lambda: bar.update()
+            results = evaluate(students, self.teacher, evaluator)
+        for student, result in zip(students, results, strict=True):
+            if isinstance(result, Failure):
+                logger.warning("a finalist is left out: %s", result.reason)
+            else:
+                scored.append((student, result))
+        if not scored:
+            raise Failed("the distillation of every finalist failed")
+        return sorted(scored, key=lambda pair: -n2n(pair[1], self.teacher.score))
+
+
+def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:
+    """Read the test split, once for what is written out."""
+    split = teacher.task.split("test", device)
+    return compute_accuracy(network, split, teacher.normalise)
