@@ -47,6 +47,7 @@ class Options:
     """What ``n2n-gym compress`` is asked for; each is an option of the command.
 
     Attributes:
+        shrinkage_updates: Of stage two's policy; with 0, removal is all that is done.
         evaluator: The rung that the search scores students with.
         init_policy: The folder of an earlier run, whose policies this one starts from;
             they may have been trained on another teacher.
@@ -137,8 +138,8 @@ def compress(options: Options) -> Summary:
     with closing(runner), open(output / "history.jsonl", "w") as file:
         history = _History(file)
         search = _Search(teacher, evaluator, options, history)
-        _, shrunk = search.run("reinforce", partial(_reinforce, options=options))
-        student = final.choose(shrunk, "the best students")
+        removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
+        student = final.choose(shrunk or removed, "the best students")
         onnx_difference = _write_student(student, teacher, output)
         num_scored = history.num_lines
         uniform = magnitude = random = None
@@ -250,7 +251,7 @@ class _Search:
     history: _History
 
     def run(self, name: str, agent: Agent) -> tuple[list[Scored], list[Scored]]:
-        """Every student it scored in stage one, and in stage two."""
+        """Every student it scored in stage one, and in stage two if there is one."""
         options = self.options
         remove = RemoveEnv(
             self.teacher,
@@ -258,6 +259,8 @@ class _Search:
             evaluator=self.evaluator,
         )
         removed = self._stage(name, "remove", agent, remove, options.removal_updates)
+        if not options.shrinkage_updates:
+            return removed, []
         best = max(removed, key=lambda scored: scored.reward).student
         shrink = ShrinkEnv(self.teacher, start=best, evaluator=self.evaluator)
         shrunk = self._stage(name, "shrink", agent, shrink, options.shrinkage_updates)

@@ -146,9 +146,11 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     options = {**vars(SMALL), "output": tmp_path / "run", "controls": False}
+    options["shrinkage_updates"] = 0  # removal alone
     summary = compress(Options(**options))
     assert summary.student.score.accuracy > 0
     assert "a finalist is left out: the distillation diverged" in caplog.text
+    assert {line["stage"] for line in history(tmp_path / "run")} == {"remove"}
 
 
 def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path):

@@ -66,7 +66,11 @@ def compress(
         int, typer.Option(min=1, help="Policy updates of stage one, 5 students each.")
     ] = 10,
     shrinkage_updates: Annotated[
-        int, typer.Option(min=1, help="Policy updates of stage two, 5 students each.")
+        int,
+        typer.Option(
+            min=0,
+            help="Policy updates of stage two, 5 students each; 0 for removal alone.",
+        ),
     ] = 40,
     final_epochs: Annotated[
         int, typer.Option(min=1, help="Epochs of distillation of each finalist.")
