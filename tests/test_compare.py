@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -113,6 +114,23 @@ def test_the_command_writes_results_and_a_report(tmp_path, monkeypatch):
     assert (folder / "results.jsonl").read_text() == before
     assert invoke("--evaluations", 5, "--output", folder, "--resume").exit_code == 0
     assert (folder / "results.jsonl").read_text() == before
+
+
+def test_an_own_agent_may_be_a_file_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "stubborn.py").write_text(
+        "def keep_all(env, *, seed):\n"
+        "    _, is_over = env.reset(seed=seed), False\n"
+        "    while not is_over:\n"
+        "        is_over = env.step(0)[2]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    options = ["--agents", "stubborn:keep_all", "--evaluations", 3, "--workers", 1]
+    result = invoke(*options, "--output", tmp_path / "x")
+    assert result.exit_code == 0, result.stderr
+    lines = list(Results(tmp_path / "x" / "results.jsonl").lines())
+    rewards = [line["reward"] for line in lines if line["kind"] == "evaluation"]
+    assert rewards == [0.0, 0.0]  # of two seeds: nothing is removed
 
 
 def test_an_agent_starts_from_a_policy(tmp_path):

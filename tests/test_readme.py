@@ -32,4 +32,4 @@ def test_a_block_runs(block, teacher, tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_blocks_to_run():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,7 @@ def compare(
         path = output / "results.jsonl"
         if path.exists() and not resume:
             raise ValueError(f"{path} is there already; --resume goes on with it")
+        sys.path.append(str(Path.cwd()))  # own agents may be files there
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
         envs = [_resolve(name, given, device) for name in env or IDS]
         runs = plan(
