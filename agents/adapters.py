@@ -1,0 +1,95 @@
+"""Wrappers that put things where some libraries look for them."""
+
+from __future__ import annotations
+
+from numbers import Number
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Observation = NDArray[np.float32]
+Masked = dict[str, NDArray[Any]]
+Info = dict[str, Any]
+
+
+class MaskedObservation(
+    gym.Wrapper[Masked, Any, Observation, Any], gym.utils.RecordConstructorArgs
+):
+    """A dictionary of the observation and the mask, (A,) bool, True where legal.
+
+    The default names are RLlib's, that of the mask TorchRL's too; Tianshou's are
+    ``observations="obs", action_mask="mask"``.
+
+    Args:
+        env: One with discrete actions, which has ``info["action_mask"]``.
+        observations: The observation's name.
+        action_mask: The mask's name.
+
+    Raises:
+        ValueError: The actions are not discrete, so that there is no mask.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Observation, Any],
+        *,
+        observations: str = "observations",
+        action_mask: str = "action_mask",
+    ) -> None:
+        gym.utils.RecordConstructorArgs.__init__(
+            self, observations=observations, action_mask=action_mask
+        )
+        super().__init__(env)
+        if not isinstance(env.action_space, gym.spaces.Discrete):
+            raise ValueError(
+                f"masks belong to discrete actions, got {env.action_space}"
+            )
+        self._names = observations, action_mask
+        masks = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.bool_)
+        self.observation_space = gym.spaces.Dict(
+            {observations: env.observation_space, action_mask: masks}
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Masked, Info]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_mask(observation, info), info
+
+    def step(self, action: Any) -> tuple[Masked, Any, bool, bool, Info]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        masked = self._with_mask(observation, info)
+        return masked, reward, terminated, truncated, info
+
+    def _with_mask(self, observation: Observation, info: Info) -> Masked:
+        observations, action_mask = self._names
+        return {observations: observation, action_mask: info["action_mask"] > 0}
+
+
+class NumericInfo(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """Infos without their strings, such as the student's architecture.
+
+    Tianshou keeps infos in its buffers, with None where a step has no such string,
+    and then refuses to train: it takes None for a broken number.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, Info]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, _numbers(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, _numbers(info)
+
+
+def _numbers(info: Info) -> Info:
+    kinds = Number, np.ndarray
+    return {key: value for key, value in info.items() if isinstance(value, kinds)}

@@ -1,0 +1,119 @@
+"""Trains with RLlib's new API stack and prints what came of it as JSON.
+
+``test_conformance_rllib.py`` runs it: RLlib asks for an older Gymnasium than the rest.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+
+import gymnasium as gym
+import numpy as np
+import ray
+from gymnasium.wrappers import FlattenObservation
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.connectors.env_to_module import FlattenObservations
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.examples.rl_modules.classes.action_masking_rlm import (
+    ActionMaskingTorchRLModule,
+)
+from ray.tune import register_env
+
+from agents.adapters import MaskedObservation
+from tests.journal import Journal, check_episodes
+
+UPDATES = 5
+NET = {"fcnet_hiddens": [64], "head_fcnet_hiddens": []}
+
+
+def ppo() -> PPOConfig:
+    return (
+        PPOConfig()
+        .training(
+            train_batch_size_per_learner=200,
+            minibatch_size=100,
+            num_epochs=8,
+            lr=3e-3,
+            gamma=1.0,
+            grad_clip=0.5,
+        )
+        .debugging(seed=0)
+    )
+
+
+def train(config: PPOConfig) -> dict[str, object]:
+    """What changed, and the mean return of each update's episodes."""
+    algorithm = config.build_algo()
+
+    def weights() -> list[np.ndarray]:
+        return list(algorithm.get_module().get_state().values())
+
+    before = [w.copy() for w in weights()]
+    returns = [
+        float(algorithm.train()["env_runners"]["episode_return_mean"])
+        for _ in range(UPDATES)
+    ]
+    changed = [
+        not np.array_equal(a, b) for a, b in zip(before, weights(), strict=True)
+    ]
+    found = {"changed": changed, "returns": returns}
+    if algorithm.config.num_env_runners == 0:
+        found |= read(algorithm.env_runner.env.unwrapped.envs[0])
+    algorithm.stop()
+    return found
+
+
+def read(env: gym.Env) -> dict[str, object]:
+    """What the environment itself says of its episodes."""
+    while not isinstance(env, Journal):
+        env = env.env
+    check_episodes(env, at_least=UPDATES * 7)
+    was_illegal = any(any(episode.was_illegal) for episode in env.episodes)
+    return {"was_illegal": was_illegal, "values": env.values}
+
+
+def make_masked(settings) -> gym.Env:
+    env = Journal(gym.make("n2n_gym:N2NRemove-v0", **settings))
+    return MaskedObservation(FlattenObservation(env))
+
+
+def train_with_masks() -> dict[str, object]:
+    register_env("masked", make_masked)
+    config = (
+        ppo()
+        .environment("masked", env_config={"teacher": "resnet18", "evaluator": "size"})
+        .env_runners(num_env_runners=0)
+        .rl_module(
+            rl_module_spec=RLModuleSpec(
+                module_class=ActionMaskingTorchRLModule, model_config=NET
+            )
+        )
+    )
+    return train(config)
+
+
+def train_by_id() -> dict[str, object]:
+    """In a process of the environment's own."""
+    settings = {"teacher": "vgg11_bn", "evaluator": "size"}
+    config = (
+        ppo()
+        .environment("n2n_gym:N2NRemove-v0", env_config=settings)
+        .env_runners(
+            num_env_runners=1,
+            num_envs_per_env_runner=2,
+            env_to_module_connector=lambda env, spaces, device: FlattenObservations(),
+        )
+        .rl_module(model_config=NET)
+    )
+    return train(config)
+
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False)
+    done = {
+        "gymnasium": gym.__version__,
+        "masked": train_with_masks(),
+        "by_id": train_by_id(),
+    }
+    ray.shutdown()
+    sys.stdout.write(f"\n{json.dumps(done)}\n")
