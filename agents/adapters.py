@@ -15,7 +15,7 @@ Info = dict[str, Any]
 
 
 class MaskedObservation(
-    gym.Wrapper[Masked, Any, Observation, Any], gym.utils.RecordConstructorArgs
+    gym.Wrapper[Any, Any, Observation, Any], gym.utils.RecordConstructorArgs
 ):
     """A dictionary of the observation and the mask, (A,) bool, True where legal.
 
@@ -47,7 +47,8 @@ class MaskedObservation(
                 f"masks belong to discrete actions, got {env.action_space}"
             )
         self._names = observations, action_mask
-        masks = gym.spaces.Box(0, 1, (int(env.action_space.n),), np.bool_)
+        num_actions = int(env.action_space.n)
+        masks: gym.Space[Any] = gym.spaces.Box(0, 1, (num_actions,), np.dtype(bool))
         self.observation_space = gym.spaces.Dict(
             {observations: env.observation_space, action_mask: masks}
         )

@@ -65,12 +65,10 @@ def check_episodes(journal: Journal, *, at_least: int) -> None:
         assert not any(episode.rewards[:-1])
         assert episode.info["num_params"] > 0
         assert episode.info["is_success"]
-    last = journal.episodes[-1]
-    *rest, final = last.actions
-    legal = [
-        0 if bad else int(a) for a, bad in zip(rest, last.was_illegal, strict=False)
-    ]
-    journal.unwrapped.reset(options={"decisions": legal})
-    _, reward, terminated, _, info = journal.unwrapped.step(final)
+    last, env = journal.episodes[-1], journal.unwrapped
+    taken = zip(last.actions, last.was_illegal, strict=True)
+    *first, final = [env.metadata["keep"] if bad else a for a, bad in taken]
+    env.reset(options={"decisions": first})
+    _, reward, terminated, _, info = env.step(final)
     assert terminated
     assert (reward, info["fingerprint"]) == (last.value, last.info["fingerprint"])

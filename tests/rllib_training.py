@@ -5,7 +5,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 
 import gymnasium as gym
 import numpy as np
@@ -45,17 +44,17 @@ def train(config: PPOConfig) -> dict[str, object]:
     """What changed, and the mean return of each update's episodes."""
     algorithm = config.build_algo()
 
-    def weights() -> list[np.ndarray]:
-        return list(algorithm.get_module().get_state().values())
+    def weights() -> dict[str, np.ndarray]:
+        state = algorithm.get_module().get_state()
+        return {name: np.array(values) for name, values in state.items()}
 
-    before = [w.copy() for w in weights()]
+    before = weights()
     returns = [
         float(algorithm.train()["env_runners"]["episode_return_mean"])
         for _ in range(UPDATES)
     ]
-    changed = [
-        not np.array_equal(a, b) for a, b in zip(before, weights(), strict=True)
-    ]
+    after = weights()
+    changed = [name for name in before if not np.array_equal(before[name], after[name])]
     found = {"changed": changed, "returns": returns}
     if algorithm.config.num_env_runners == 0:
         found |= read(algorithm.env_runner.env.unwrapped.envs[0])
@@ -109,7 +108,7 @@ def train_by_id() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False)
+    ray.init("local", num_cpus=2, include_dashboard=False)
     done = {
         "gymnasium": gym.__version__,
         "masked": train_with_masks(),

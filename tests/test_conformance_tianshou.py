@@ -1,11 +1,16 @@
 """Tianshou: DQN, which reads masks, and PPO."""
 
+import sys
 from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+
+if sys.version_info < (3, 11):
+    pytest.skip("Tianshou 2 needs Python 3.11", allow_module_level=True)
+
 from tianshou.algorithm import DQN, PPO
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
@@ -75,11 +80,14 @@ def test_dqn_takes_legal_actions_alone():
     assert kept.info.num_params[kept.terminated].all()
 
 
-def test_ppo_learns():
-    journals = [Journal(make(teacher="vgg11_bn")) for _ in range(4)]
+@pytest.mark.parametrize("name", ["N2NRemove-v0", "N2NShrink-v0"])
+def test_ppo_learns(name):
+    journals = [Journal(make(name, teacher="vgg11_bn")) for _ in range(4)]
     envs = [NumericInfo(journal) for journal in journals]
     actor = DiscreteActor(
-        preprocess_net=net(envs[0]), action_shape=2, softmax_output=False
+        preprocess_net=net(envs[0]),
+        action_shape=envs[0].action_space.n,
+        softmax_output=False,
     )
     critic = DiscreteCritic(preprocess_net=net(envs[0]))
     policy = DiscreteActorPolicy(actor=actor, action_space=envs[0].action_space)
@@ -98,5 +106,5 @@ def test_ppo_learns():
     )
     assert not any(map(torch.equal, before, algorithm.parameters()))
     for journal in journals:
-        check_episodes(journal, at_least=50)
-        assert np.mean(journal.values[-10:]) > 0.95  # 0.76 at random
+        check_episodes(journal, at_least=20)
+        assert np.mean(journal.values[-10:]) > 0.95  # N2NRemove at random: 0.76

@@ -63,8 +63,8 @@ def test_ppo_learns_and_takes_legal_actions_alone():
         np.testing.assert_allclose(earned, journal.values[-ended:], rtol=1e-6)
         for _ in range(EPOCHS):
             advantage(batch)
-            losses = loss(batch)
-            total = sum(losses[key] for key in losses if key.startswith("loss"))
+            parts = loss(batch).select("loss_objective", "loss_critic", "loss_entropy")
+            total = sum(parts.values())
             optimiser.zero_grad()
             total.backward()
             nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
