@@ -169,7 +169,8 @@ class Ours:
     def cpu_of_epoch(self, student: Architecture) -> float:
         """Of one epoch of "full": what it adds to building and validating."""
         assert FULL.recipe is not None
-        bare = replace(FULL, recipe=None, statistics=0)
+        # Of one view: those of the others are made once, not for each student.
+        bare = replace(FULL, recipe=None, statistics=0, views=1)
         whole = replace(bare, recipe=replace(FULL.recipe, epochs=1))
         return cpu_seconds(self.score, student, whole) - cpu_seconds(
             self.score, student, bare
