@@ -11,6 +11,8 @@ rung, and distilled to convergence from several seeds.
 Every result is a line of ``results.jsonl`` in the output folder as soon as it is there:
 the same command goes on after a stop, and ``--part 1/2`` and ``--part 2/2`` share the
 work of two cores. One thread each. ``--rungs short full`` measures only those.
+What results.md shows is kept, with its teachers: ``--show --output
+benchmarks/data/fidelity``.
 """
 
 from __future__ import annotations
