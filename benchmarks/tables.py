@@ -4,7 +4,7 @@
     python -m benchmarks.tables --make remove-digits   # a table anew: half an hour
 
 Three tasks have at most 4,096 students each. All were distilled once (the rung "short")
-and their scores are kept in ``benchmarks/data/tables``, so that an agent's evaluation is a
+and their scores are kept in ``benchmarks/data/tables``. So an agent's evaluation is a
 look into the table, and many agents and seeds cost minutes. What is counted: distinct
 students until one of the best 0.2 % of the table is found.
 
