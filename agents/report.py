@@ -198,12 +198,17 @@ def _rank(row: Row) -> float:
 def as_markdown(rows: Sequence[Row]) -> str:
     """The table, one row an agent."""
     envs = list(dict.fromkeys(env for row in rows for env in row.by_env))
-    head = ["agent", *envs, "normalised", f"better than {BASIS}"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
         cells = [str(row.by_env.get(env, "")) for env in envs]
         more = [str(found or "") for found in (row.normalised, row.is_better)]
         lines.append([row.agent, *cells, *more])
+    return as_table(["agent", *envs, "normalised", f"better than {BASIS}"], lines)
+
+
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells as a table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

@@ -17,7 +17,6 @@ adds to the folder. One thread. The teacher is trained first, or taken from the 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from benchmarks.results import Results
 from n2n_gym.architecture import Architecture
 from n2n_gym.controls import (
     FULL_FRESH,
@@ -58,7 +58,7 @@ class Control(NamedTuple):
 
 def make_controls(teacher: Teacher, epochs: int) -> list[Control]:
     """Those that can be made so small; what cannot is said."""
-    inherited, fresh = (with_epochs(rung, epochs) for rung in (FULL, FULL_FRESH))
+    inherited, fresh = (rung.with_epochs(epochs) for rung in (FULL, FULL_FRESH))
     found = []
     for share in SHARES:
         num_params = teacher.architecture.num_params // share
@@ -73,35 +73,6 @@ def make_controls(teacher: Teacher, epochs: int) -> list[Control]:
     for name, design in HAND_DESIGNED.items():
         found.append(Control(name, design(teacher.task), fresh))
     return found
-
-
-def with_epochs(rung: Rung, epochs: int) -> Rung:
-    assert rung.recipe is not None
-    if epochs == rung.recipe.epochs:
-        return rung
-    recipe = replace(rung.recipe, epochs=epochs)
-    return replace(rung, name=f"{rung.name}-{epochs}", recipe=recipe)
-
-
-class Results:
-    """What was measured: a line each, written at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "results.jsonl"
-
-    def read(self) -> dict[tuple[Any, ...], dict[str, Any]]:
-        """By what ``KEY`` names."""
-        if not self.path.exists():
-            return {}
-        lines = self.path.read_text().splitlines()
-        whole = [json.loads(line) for line in lines if line.endswith("}")]
-        return {tuple(result[name] for name in KEY): result for result in whole}
-
-    def add(self, **result: Any) -> None:
-        # What a kill cut short must not swallow the next line.
-        is_cut = self.path.exists() and not self.path.read_text().endswith("\n")
-        with open(self.path, "a") as file:
-            file.write("\n" * is_cut + json.dumps(result) + "\n")
 
 
 def accuracies(
@@ -132,11 +103,12 @@ def measure_all(
 ) -> None:
     """Measure what is not in the folder yet."""
     device = settings.device
+    done = results.read()
     bar = tqdm([(seed, control) for seed in range(seeds) for control in controls])
     for seed, control in bar:
         bar.set_description(f"{control.name}, seed {seed}")
         key = key_of(teacher, control, device, seed)
-        if key in results.read():
+        if key in done:
             continue
         student, own = control.student, replace(settings, rung=control.rung)
         try:
@@ -219,7 +191,7 @@ def main() -> None:
     )
     controls = make_controls(teacher, options.epochs)
     settings = DistillationEvaluator(FULL, device=device).settings(teacher)
-    results = Results(options.output)
+    results = Results(options.output, *KEY)
     print(
         f"{teacher.name} on {teacher.task.name}, {options.epochs} epochs, mean and "
         f"deviation of {options.seeds} seeds; {device.type}, {settings.precision}, "

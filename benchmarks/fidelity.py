@@ -36,6 +36,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import nn
 from tqdm.auto import tqdm
 
+from benchmarks.results import Results
 from benchmarks.subjects import Block, some_of_cifar10
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
@@ -113,22 +114,7 @@ def random_students(teacher: Teacher, count: int) -> list[Architecture]:
     return list(found.values())
 
 
-class Results:
-    """What was measured: a line each, written at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "results.jsonl"
-
-    def read(self) -> dict[tuple[str, str, int], dict[str, Any]]:
-        if not self.path.exists():
-            return {}
-        lines = self.path.read_text().splitlines()
-        whole = [json.loads(line) for line in lines if line.endswith("}")]
-        return {(r["student"], r["rung"], r["seed"]): r for r in whole}
-
-    def add(self, **result: Any) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(result) + "\n")
+KEY = ("student", "rung", "seed")  # of a result
 
 
 def measure_all(
@@ -142,17 +128,18 @@ def measure_all(
 ) -> None:
     """Measure what is not in the folder yet; cheap rungs first."""
     share, parts = map(int, part.split("/"))
-    results = Results(folder)
+    results = Results(folder, *KEY)
     assert FULL.recipe is not None
     precision = faster_precision(teacher, CPU, FULL.recipe.batch_size, 1)
     jobs = [(rung, 0, student) for rung in RUNGS for student in students]
     jobs += [(FULL, seed, student) for seed in range(seeds) for student in students]
     mine = [job for job in jobs if job[0].name in rungs][share - 1 :: parts]
     elastic = make_elastic(teacher, Settings(ELASTIC, CPU, precision, 1), results)
+    done = results.read()
     bar = tqdm(mine)
     for rung, seed, student in bar:
         bar.set_description(f"{rung.name}, seed {seed}")
-        if (student.fingerprint, rung.name, seed) in results.read():
+        if (student.fingerprint, rung.name, seed) in done:
             continue
         settings = Settings(rung, CPU, rung.precision or precision, 1)
         start = elastic if rung.start == "elastic" else teacher
@@ -219,7 +206,7 @@ def analyse(
     folder: Path, teacher: Teacher, students: list[Architecture]
 ) -> dict[str, Any]:
     """Each rung's agreement with full distillation, over students that have all."""
-    results = Results(folder).read()
+    results = Results(folder, *KEY).read()
     by_rung: dict[tuple[str, int], dict[str, dict[str, Any]]] = defaultdict(dict)
     for (student, rung, seed), result in results.items():
         by_rung[rung, seed][student] = result

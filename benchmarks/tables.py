@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,8 @@ from tqdm.auto import tqdm
 
 from agents.budget import Ledger, run
 from agents.library import find_agent
-from agents.report import Estimate, estimate, iqm_of_all
+from agents.report import Estimate, as_table, estimate, iqm_of_all
+from benchmarks.results import Results
 from benchmarks.subjects import Block, some_of_cifar10
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
@@ -238,23 +238,14 @@ def evaluations_needed(name: str, agent: str, seed: int) -> int | None:
 def compare(folder: Path, names: list[str], agents: list[str], seeds: int) -> None:
     """All runs that the folder does not hold yet, then the table of all."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "results.jsonl"
-    done: dict[tuple[str, str, int], int | None] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            found = json.loads(line)
-            done[found["task"], found["agent"], found["seed"]] = found["needed"]
+    results = Results(folder, "task", "agent", "seed")
+    done = {key: result["needed"] for key, result in results.read().items()}
     wanted = [(n, a, s) for n in names for a in agents for s in range(seeds)]
-    left = [one for one in wanted if one not in done]
-    bar = tqdm(left)
-    with open(path, "a") as file:
-        for name, agent, seed in bar:
-            bar.set_description(f"{name}, {agent}, seed {seed}")
-            needed = evaluations_needed(name, agent, seed)
-            done[name, agent, seed] = needed
-            line = {"task": name, "agent": agent, "seed": seed, "needed": needed}
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+    bar = tqdm([one for one in wanted if one not in done])
+    for name, agent, seed in bar:
+        bar.set_description(f"{name}, {agent}, seed {seed}")
+        needed = done[name, agent, seed] = evaluations_needed(name, agent, seed)
+        results.add(task=name, agent=agent, seed=seed, needed=needed)
     rows = summarise({one: done[one] for one in wanted})
     text = as_markdown(rows, names)
     print(text)
@@ -286,7 +277,7 @@ def summarise(
 
 
 def as_markdown(rows: dict[str, dict[str, Row]], names: list[str]) -> str:
-    lines = [["agent", *names], ["---"] * (1 + len(names))]
+    lines = []
     for agent, row in rows.items():
         cells = []
         for name in names:
@@ -294,7 +285,7 @@ def as_markdown(rows: dict[str, dict[str, Row]], names: list[str]) -> str:
             missed = "" if reached == runs else f", {runs - reached} of {runs} never"
             cells.append(f"{value:.0f} [{low:.0f}, {high:.0f}]{missed}")
         lines.append([agent, *cells])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return as_table(["agent", *names], lines)
 
 
 def draw(rows: dict[str, dict[str, Row]], names: list[str], path: Path) -> None:

@@ -13,7 +13,6 @@ many updates, and on the way. Digits, the rung "inherit"; every update is a line
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from agents import reinforce
-from agents.report import estimate, improvement, iqm_of_all
+from agents.report import as_table, estimate, improvement, iqm_of_all
+from benchmarks.results import Results
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.teachers import load_teacher
 
@@ -66,32 +66,23 @@ def measure(stage: str, pair: str, seed: int) -> dict[str, list[float]]:
     return found
 
 
-def measure_all(folder: Path, stage: str, pairs: list[str], seeds: int) -> None:
-    path = folder / "results.jsonl"
-    done = {(r["stage"], r["pair"], r["seed"]) for r in read(folder)}
+def measure_all(results: Results, stage: str, pairs: list[str], seeds: int) -> None:
+    """Measure what is not in the file yet."""
+    done = results.read()
     wanted = [(stage, pair, seed) for seed in range(seeds) for pair in pairs]
     bar = tqdm([one for one in wanted if one not in done])
     for stage, pair, seed in bar:
         bar.set_description(f"{stage}, {pair}, seed {seed}")
         rewards = measure(stage, pair, seed)
-        line = {"stage": stage, "pair": pair, "seed": seed, "rewards": rewards}
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        results.add(stage=stage, pair=pair, seed=seed, rewards=rewards)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "results.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(x) for x in path.read_text().splitlines() if x.endswith("}")]
-
-
-def gather(folder: Path, stage: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+def gather(results: Results, stage: str) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Rewards by pair and start, (seeds, updates)."""
     found: dict[str, dict[str, list[list[float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    for line in read(folder):
+    for line in results.read().values():
         if line["stage"] == stage:
             for start, rewards in line["rewards"].items():
                 found[line["pair"]][start].append(rewards)
@@ -104,14 +95,15 @@ def gather(folder: Path, stage: str) -> dict[str, dict[str, NDArray[np.float64]]
 def as_markdown(found: dict[str, dict[str, NDArray[np.float64]]]) -> str:
     """Rewards at the beginning and the end, interquartile means with intervals."""
     head = ["pair", "start", "before any update", f"after {AFTER} updates"]
-    lines = [[*head, "better than from scratch"], ["---"] * 5]
+    head.append("better than from scratch")
+    lines = []
     for pair, of in found.items():
         for start in STARTS:
             ends = [str(estimate(iqm_of_all, [of[start][:, k]])) for k in (0, -1)]
             groups = [of[start][:, -1], of["scratch"][:, -1]]
             better = "" if start == "scratch" else str(estimate(improvement, groups))
             lines.append([pair.replace(":", " to "), start, *ends, better])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return as_table(head, lines)
 
 
 def draw(found: dict[str, dict[str, NDArray[np.float64]]], path: Path) -> None:
@@ -148,8 +140,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
-    measure_all(options.output, options.stage, options.pairs, options.seeds)
-    found = gather(options.output, options.stage)
+    results = Results(options.output, "stage", "pair", "seed")
+    measure_all(results, options.stage, options.pairs, options.seeds)
+    found = gather(results, options.stage)
     text = as_markdown(found)
     print(text)
     (options.output / f"{options.stage}.md").write_text(text)

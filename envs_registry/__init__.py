@@ -1,6 +1,13 @@
 """The ids of the environments. Imports Gymnasium only, never torch."""
 
-from envs_registry.ids import ENVIRONMENTS, register
+from envs_registry.ids import DEFAULTS, ENVIRONMENTS, MODULE, register
 from envs_registry.presets import PRESETS, Preset
 
-__all__ = ["ENVIRONMENTS", "PRESETS", "Preset", "register"]
+__all__ = [
+    "DEFAULTS",
+    "ENVIRONMENTS",
+    "MODULE",
+    "PRESETS",
+    "Preset",
+    "register",
+]

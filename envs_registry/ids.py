@@ -15,6 +15,9 @@ class EntryPoints(NamedTuple):
     vector: str
 
 
+MODULE: Final = "n2n_gym:"  # before an id, makes gymnasium import what registers it
+# Of the environments' arguments; said outright where results are kept.
+DEFAULTS: Final = {"teacher": "resnet18", "task": "digits", "evaluator": "inherit"}
 ENVIRONMENTS: Final = {
     "N2NRemove-v0": EntryPoints(
         "n2n_gym.envs:RemoveEnv", "n2n_gym.envs:make_remove_vector"

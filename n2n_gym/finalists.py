@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -116,12 +116,7 @@ class Finalists:
 
     def _evaluator(self, share: float) -> DistillationEvaluator:
         """Full distillation for a share of its epochs."""
-        assert FULL.recipe is not None
-        epochs = max(1, round(self.epochs * share))
-        rung = FULL
-        if epochs != FULL.recipe.epochs:
-            recipe = replace(FULL.recipe, epochs=epochs)
-            rung = replace(FULL, name=f"full-{epochs}", recipe=recipe)
+        rung = FULL.with_epochs(max(1, round(self.epochs * share)))
         return DistillationEvaluator(
             rung,
             device=self.device,

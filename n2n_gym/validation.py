@@ -20,7 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from agents.compare import Results, Run
-from envs_registry import ENVIRONMENTS, PRESETS
+from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs import CompressionEnv
 from n2n_gym.evaluators import RUNGS, DistillationEvaluator
@@ -28,7 +28,6 @@ from n2n_gym.rewards import REWARDS, Failure, Reward, Score
 from n2n_gym.tasks import TASKS
 from n2n_gym.teachers import traceable_names
 
-HOME: Final = "n2n_gym:"  # may stand before an id
 IDS: Final = (*ENVIRONMENTS, *PRESETS)
 PLAIN: Final = ("granularity", "variables", "action", "illegal", "max_rows")
 IGNORED: Final = ("device", "store", "evaluator_workers", "train_teacher")  # ours
@@ -171,10 +170,8 @@ class _Judge:
     """Knows the environment of some runs, and scores their students afresh."""
 
     def __init__(self, line: Line, device: str | None) -> None:
-        name = _known("env", line["env"].removeprefix(HOME), IDS)
-        defaults = {"teacher": "resnet18", "task": "digits", "evaluator": "inherit"}
-        spec = gym.spec(name)
-        given = {**defaults, **spec.kwargs, **line["arguments"]}
+        name = _known("env", line["env"].removeprefix(MODULE), IDS)
+        given = {**DEFAULTS, **gym.spec(name).kwargs, **line["arguments"]}
         _known("teacher", given["teacher"], traceable_names())
         _known("task", str(given["task"]).partition("@")[0], TASKS)
         rung = _known("evaluator", given["evaluator"], {"size", *RUNGS})

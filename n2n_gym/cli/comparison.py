@@ -11,13 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from envs_registry import PRESETS
+from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.cli.options import Device, Task, Teacher
-
-IDS = ("N2NRemove-v0", "N2NShrink-v0")
-HOME = "n2n_gym:"  # makes gymnasium import what registers the ids
-DEFAULTS = {"teacher": "resnet18", "task": "digits", "evaluator": "inherit"}
 
 
 def compare(
@@ -76,7 +72,7 @@ def compare(
             raise ValueError(f"{path} is there already; --resume goes on with it")
         sys.path.append(str(Path.cwd()))  # own agents may be files there
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
-        envs = [_resolve(name, given, device) for name in env or IDS]
+        envs = [_resolve(name, given, device) for name in env or ENVIRONMENTS]
         runs = plan(
             envs,
             [name.strip() for name in agents.split(",")],
@@ -144,7 +140,7 @@ def _resolve(
 ) -> tuple[str, dict[str, Any]]:
     """An id as gymnasium finds it in any process, and its arguments."""
     chosen = {key: value for key, value in given.items() if value is not None}
-    if name.removeprefix(HOME) in PRESETS:
+    if name.removeprefix(MODULE) in PRESETS:
         if chosen:
             raise ValueError(
                 f"{name} has its own teacher, task and evaluator; leave out "
@@ -155,18 +151,17 @@ def _resolve(
         arguments = {**DEFAULTS, **chosen}
     if device is not None:
         arguments["device"] = device
-    return (name if ":" in name else HOME + name), arguments
+    return (name if ":" in name else MODULE + name), arguments
 
 
 def _prepare(name: str, arguments: dict[str, Any]) -> None:
     """Make what all runs share before them: the teacher, perhaps an elastic one."""
     import gymnasium as gym
 
+    from agents.rollouts import play_all
+
     env = gym.make(name, **arguments)
-    keep = env.metadata["keep"]
-    _, is_over = env.reset(), False
-    while not is_over:
-        _, _, is_over, _, _ = env.step(keep)
+    list(play_all(env, [lambda observation, mask: env.metadata["keep"]]))
     env.close()
 
 

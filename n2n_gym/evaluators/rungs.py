@@ -55,6 +55,14 @@ class Rung:
         longer = min(LONGEST, share**-GROWTH)
         return replace(self.recipe, epochs=min(2.0, epochs * longer))
 
+    def with_epochs(self, epochs: int) -> Rung:
+        """The same for so many epochs of training, under a name that says so."""
+        assert self.recipe is not None, f"{self.name} does not train"
+        if epochs == self.recipe.epochs:
+            return self
+        recipe = replace(self.recipe, epochs=epochs)
+        return replace(self, name=f"{self.name}-{epochs}", recipe=recipe)
+
     def cost(self, num_images: int, num_validation: int, share: float = 1.0) -> float:
         """Nominal student-epochs: passes over so many training images.
 
