@@ -1,7 +1,8 @@
 """What cheap scores are worth: each rung against full distillation.
 
     python -m benchmarks.fidelity                     # 60 students, 3 seeds: hours
-    python -m benchmarks.fidelity --students 16 --seeds 2     # under 45 minutes
+    python -m benchmarks.fidelity --students 16 --seeds 2 --part 1/2  # and 2/2 beside
+                                                      # it: a first look, 45 minutes
 
 CIFAR-10 (the folder that ``N2N_DATA`` names), 5,000 training images, a residual teacher
 of widths 16, 32, 64 trained on them. Half of the students come from random legal play
@@ -24,6 +25,7 @@ import os
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -32,7 +34,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import kendalltau
-from sklearn.isotonic import IsotonicRegression
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -46,6 +47,7 @@ from n2n_gym.evaluators import (
     INHERIT,
     PAPER,
     SHORT,
+    AccuracyMap,
     Settings,
     measure,
 )
@@ -61,6 +63,9 @@ NUM_IMAGES = 5_000
 TEACHER_EPOCHS = 40
 RUNGS = (INHERIT, ELASTIC, SHORT, PAPER)
 CHEAP = [rung.name for rung in RUNGS]
+CALIBRATED_BY = 24  # students, as the command does
+FEWEST_UNSEEN = 10  # that a calibration is tried on
+CALIBRATIONS = 50  # draws of those students
 SIMILAR = 1.5  # pairs whose parameter counts differ by less are of a size
 
 
@@ -192,14 +197,52 @@ def left_one_out(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-def calibrated(cheap: np.ndarray, full: np.ndarray) -> np.ndarray:
-    """Monotone regression of full accuracies on cheap ones, each left out in turn."""
+def agreement(
+    a: np.ndarray, b: np.ndarray, sizes: np.ndarray, whole: Score
+) -> dict[str, float]:
+    """Kendall's tau of accuracies, overall and of a size, and of the rewards.
+
+    Args:
+        sizes: (N, 2) parameters and MACs of the students.
+        whole: The teacher's.
+    """
+
+    def rewards(accuracies: np.ndarray) -> list[float]:
+        scores = scored(accuracies, sizes)
+        return [n2n(score, whole) for score in scores]
+
+    return {
+        "overall": kendalltau(a, b).statistic,
+        "similar": tau_of_similar(a, b, sizes[:, 0]),
+        "reward": kendalltau(rewards(a), rewards(b)).statistic,
+    }
+
+
+def scored(accuracies: np.ndarray, sizes: np.ndarray) -> list[Score]:
+    pairs = zip(accuracies, sizes, strict=True)
+    return [Score(float(a), int(params), int(macs)) for a, (params, macs) in pairs]
+
+
+def mean_of(found: list[dict[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([each[key] for each in found])) for key in found[0]}
+
+
+def calibrated(
+    cheap: np.ndarray, full: np.ndarray, sizes: np.ndarray, whole: Score
+) -> dict[str, float]:
+    """How students agree that a calibration has not seen: of many, the mean.
+
+    It is fitted to as many others as ``n2n-gym scores calibrate`` takes.
+    """
     found = []
-    for i, value in enumerate(cheap):
-        others = np.arange(len(cheap)) != i
-        fitted = IsotonicRegression(out_of_bounds="clip")
-        found.append(fitted.fit(cheap[others], full[others]).predict([value])[0])
-    return np.array(found)
+    rng = np.random.default_rng(0)
+    for _ in range(CALIBRATIONS):
+        seen, unseen = np.split(rng.permutation(len(cheap)), [CALIBRATED_BY])
+        scores = scored(cheap, sizes)
+        fitted = AccuracyMap.fit([scores[i] for i in seen], full[seen].tolist())
+        mapped = np.array([fitted(scores[i]) for i in unseen])
+        found.append(agreement(mapped, full[unseen], sizes[unseen], whole))
+    return mean_of(found)
 
 
 def analyse(
@@ -227,69 +270,51 @@ def analyse(
         run: statistics.median(by_rung[run][s.fingerprint]["cpu_seconds"] for s in kept)
         for run in runs
     }
-    params = np.array([s.num_params for s in kept])
-    sizes = np.log([[s.num_params, s.num_macs] for s in kept])
+    sizes = np.array([[s.num_params, s.num_macs] for s in kept])
     whole = teacher.score
-
-    def rewards(accuracies: np.ndarray) -> np.ndarray:
-        return np.array(
-            [
-                n2n(Score(float(a), s.num_params, s.num_macs), whole)
-                for a, s in zip(accuracies, kept, strict=True)
-            ]
-        )
-
-    def agreement(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-        return {
-            "overall": kendalltau(a, b).statistic,
-            "similar": tau_of_similar(a, b, params),
-            "reward": kendalltau(rewards(a), rewards(b)).statistic,
-        }
-
     truths = {run: accuracy[run] for run in runs if run[0] == "full"}
     mean_truth = np.mean(list(truths.values()), 0)
 
-    def against_full(values: dict[str, np.ndarray] | np.ndarray) -> dict[str, float]:
+    def against_full(
+        predict: Callable[[np.ndarray], np.ndarray],
+    ) -> dict[str, float]:
         """The mean over the seeds of full, each a single run as the rung is."""
-        each = [
-            agreement(values[run] if isinstance(values, dict) else values, truth)
-            for run, truth in truths.items()
-        ]
-        return {key: float(np.mean([e[key] for e in each])) for key in each[0]}
+        each = truths.values()
+        return mean_of([agreement(predict(y), y, sizes, whole) for y in each])
 
     table: dict[str, dict[str, float]] = {}
-    pairs = [agreement(a, b) for a, b in combinations(truths.values(), 2)]
-    if pairs:
-        table["full, another seed"] = {
-            key: float(np.mean([pair[key] for pair in pairs])) for key in pairs[0]
-        }
+    pairs = combinations(truths.values(), 2)
+    if ceiling := [agreement(a, b, sizes, whole) for a, b in pairs]:
+        table["full, another seed"] = mean_of(ceiling)
     for name in CHEAP:
         values = accuracy[name, 0]
-        mapped = {run: calibrated(values, truth) for run, truth in truths.items()}
         table[name] = {
-            **against_full(values),
-            "reward_calibrated": against_full(mapped)["reward"],
+            **against_full(lambda _, values=values: values),
             "bias": float((values - mean_truth).mean()),
             "spread": float((values - mean_truth).std(ddof=1)),
             "cpu_seconds": used[name, 0],
         }
-    predicted = {run: left_one_out(sizes, truth) for run, truth in truths.items()}
-    table["log params, log MACs"] = against_full(predicted)
-    table["constant accuracy"] = against_full(np.ones(len(kept)))
+        if len(kept) > CALIBRATED_BY + FEWEST_UNSEEN:
+            maps = [calibrated(values, y, sizes, whole) for y in truths.values()]
+            table[f"{name}, calibrated"] = mean_of(maps)
+    logs = np.log(sizes)
+    table["log params, log MACs"] = against_full(lambda y: left_one_out(logs, y))
+    table["constant accuracy"] = against_full(np.ones_like)
     full = float(np.mean([used[run] for run in truths]))
     once = results.get(("", "elastic once", 0), {}).get("cpu_seconds", float("nan"))
     return {
         "students": len(kept),
         "seeds": len(truths),
         "pairs_of_a_size": sum(
-            abs(math.log(a / b)) < math.log(SIMILAR) for a, b in combinations(params, 2)
+            abs(math.log(a / b)) < math.log(SIMILAR)
+            for a, b in combinations(sizes[:, 0], 2)
         ),
         "full_cpu_seconds": full,
         "elastic_once_cpu_seconds": once,
         "table": table,
         "accuracy": {name: accuracy[name, 0].tolist() for name in CHEAP},
         "full": mean_truth.tolist(),
-        "num_params": params.tolist(),
+        "num_params": sizes[:, 0].tolist(),
     }
 
 
@@ -299,9 +324,9 @@ def show(found: dict[str, Any]) -> None:
         f"{found['students']} students, {found['seeds']} seeds of full "
         f"({full:.1f} CPU-s a student), {found['pairs_of_a_size']} pairs of a size"
     )
-    print(f"elastic, once: {found['elastic_once_cpu_seconds']:.0f} CPU-s")
+    once = found["elastic_once_cpu_seconds"]
+    print(f"elastic, once: {once:.0f} CPU-s, {once / full:.1f} times full")
     head = ("overall", "of a size", "reward", "bias", "spread", "CPU-s", "of full")
-    head += ("reward, calibrated",)
     print(f"{'Kendall tau':24}" + "".join(f" {name:>9}" for name in head))
     for name, row in found["table"].items():
         cells = [f"{row[key]:10.3f}" for key in ("overall", "similar", "reward")]
@@ -309,7 +334,6 @@ def show(found: dict[str, Any]) -> None:
             cells += [f"{row['bias']:10.3f}", f"{row['spread']:10.3f}"]
             cells += [f"{row['cpu_seconds']:10.2f}"]
             cells += [f"{row['cpu_seconds'] / full:10.1%}"]
-            cells += [f"{row['reward_calibrated']:19.3f}"]
         print(f"{name:24}" + "".join(cells))
 
 

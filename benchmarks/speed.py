@@ -10,6 +10,7 @@ The reference: the student from scratch, 5 epochs; PNG images decoded and augmen
 by one by a DataLoader with two workers, a pass of the teacher for every batch of 128,
 Adam, float32, torch's own number of threads. Ours runs in one worker process. CPU time
 is that of all processes and threads, in user and kernel mode. Some 35 minutes.
+``--only accelerator`` measures a GPU alone: students a minute, in some 10 minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import platform
 import resource
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +38,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from tqdm.auto import tqdm
 
-from benchmarks.steps import processor, steps_per_second
+from benchmarks.steps import steps_per_second
 from benchmarks.subjects import some_of_cifar10
 from n2n_gym.architecture import Architecture
 from n2n_gym.controls import uniform_student
@@ -60,6 +62,7 @@ from n2n_gym.rewards import Score
 from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks import Task, data_folder
 from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.teachers.precision import processor
 from n2n_gym.torch_layers import build
 from n2n_gym.training import pick_device, train
 
@@ -262,69 +265,48 @@ class Report:
         tqdm.write(line)
 
 
-def compare_epochs(
+def compare_with_reference(
     ours: Ours, students: dict[str, Architecture], repeats: int, report: Report
-) -> dict[str, float]:
-    """CPU seconds of the reference's epoch, by student."""
+) -> None:
+    """An epoch and a score on each cheap rung against the reference, all in turn."""
     teacher = ours.teacher
     files = Files(teacher.task, teacher.normalise.mean, teacher.normalise.std)
     whole = teacher.network(CPU)
-    taken: dict[str, dict[str, list[float]]] = {
-        name: {"reference": [], "ours": []} for name in students
-    }
-    with tqdm(total=2 * repeats * len(students), desc="Epochs") as bar:
+    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+    with tqdm(total=repeats * len(students), desc="Against the reference") as bar:
         for _ in range(repeats):
             for name, student in students.items():
-                network = build(student)
-                reference = cpu_seconds(reference_epoch, network, whole, files)
-                taken[name]["reference"].append(reference)
+                seconds = cpu_seconds(reference_epoch, build(student), whole, files)
+                taken["reference", name].append(seconds)
+                taken["epoch", name].append(ours.cpu_of_epoch(student))
+                for rung in (SHORT, INHERIT, ELASTIC):
+                    # Elastic students are cut from other weights of the same shapes.
+                    ruled = replace(rung, start="teacher")
+                    seconds = cpu_seconds(ours.score, student, ruled)
+                    taken[rung.name, name].append(seconds)
                 bar.update()
-                taken[name]["ours"].append(ours.cpu_of_epoch(student))
-                bar.update()
-    medians = {}
-    for name, each in taken.items():
-        theirs, own = map(statistics.median, (each["reference"], each["ours"]))
-        medians[name] = theirs
+    middle = {key: statistics.median(each) for key, each in taken.items()}
+    for (what, name), each in taken.items():
+        if what == "reference":
+            continue
+        epochs = 1 if what == "epoch" else REFERENCE_EPOCHS
+        ratio = epochs * middle["reference", name] / middle[what, name]
+        label = "an epoch" if what == "epoch" else f'a score on "{what}"'
         report.add(
-            f"epoch {name}",
-            {**each, "ratio": theirs / own},
-            f"an epoch, {name:9} reference {theirs:7.1f} CPU-s, ours {own:6.1f}: "
-            f"{theirs / own:.2f}x",
+            f"{what} {name}",
+            {"ours": each, "reference": taken["reference", name], "ratio": ratio},
+            f"{label:20} {name:9} {middle[what, name]:7.2f} CPU-s, reference "
+            f"{epochs * middle['reference', name]:7.1f}: {ratio:.3g}x",
         )
-    return medians
-
-
-def compare_scores(
-    ours: Ours,
-    students: dict[str, Architecture],
-    reference: dict[str, float],
-    report: Report,
-) -> None:
-    """Cost of a score on each cheap rung against the reference's five epochs."""
-    teacher, settings = ours.teacher, ours.settings
-    for rung in (SHORT, INHERIT, ELASTIC):
-        # Elastic students are cut from other weights of the same shapes.
-        ruled = replace(rung, start="teacher")
-        for name, student in students.items():
-            seconds = statistics.median(
-                cpu_seconds(ours.score, student, ruled) for _ in range(3)
-            )
-            ratio = REFERENCE_EPOCHS * reference[name] / seconds
-            report.add(
-                f"{rung.name} {name}",
-                {"cpu_seconds": seconds, "ratio": ratio},
-                f"a score, {rung.name:8} {name:9} {seconds:6.2f} CPU-s: {ratio:.0f}x",
-            )
-    whole = elastic.recipe_for(NUM_IMAGES)
-    recipe = replace(whole, epochs=1)
-    part = cpu_seconds(elastic.stretch, teacher, settings, recipe)
-    once = part * whole.epochs / recipe.epochs
-    evaluations = once / (REFERENCE_EPOCHS * reference["full size"])
+    recipe = elastic.recipe_for(NUM_IMAGES)
+    one = replace(recipe, epochs=1)
+    once = recipe.epochs * cpu_seconds(elastic.stretch, teacher, ours.settings, one)
+    evaluations = once / (REFERENCE_EPOCHS * middle["reference", "full size"])
     report.add(
         "elastic once",
         {"cpu_seconds": once, "reference_evaluations": evaluations},
-        f"elastic, once: {once:.0f} CPU-s (from {recipe.epochs} of "
-        f"{whole.epochs:.0f} epochs), {evaluations:.1f} reference evaluations",
+        f"elastic, once: {once:.0f} CPU-s (from 1 of {recipe.epochs:.0f} epochs), "
+        f"{evaluations:.1f} reference evaluations",
     )
 
 
@@ -419,6 +401,31 @@ def time_steps(report: Report) -> None:
     report.add("steps", rates, f"steps without evaluation, resnet18: {rate:,.0f}/s")
 
 
+def measure_on_cpu(repeats: int, folder: Path, report: Report) -> None:
+    teacher = make_teacher()
+    whole = teacher.architecture
+    students = {
+        name: whole
+        if share == 1
+        else uniform_student(whole, int(share * whole.num_params))
+        for name, share in SIZES.items()
+    }
+    assert FULL.recipe is not None
+    precision = faster_precision(teacher, CPU, FULL.recipe.batch_size, 1)
+    settings = Settings(FULL, CPU, precision, 1)
+    print(f"reference: {torch.get_num_threads()} threads, float32")
+    print(f"ours: one thread, {precision}")
+    ours = Ours(teacher, settings)
+    ours.score(whole, replace(INHERIT, statistics=0))  # the worker loads the teacher
+    compare_with_reference(ours, students, repeats, report)
+    ours.pool.close()
+    with thread_count(1):
+        compare_with_peak(teacher, students, settings, report)
+        time_steps(report)
+        time_a_stored_score(teacher, folder, report)
+    compare_workers(teacher, students, settings, report)
+
+
 def measure_on_accelerator(device: torch.device, report: Report) -> None:
     """Students a minute on all of CIFAR-10, several processes sharing the device."""
     teacher = load_teacher("resnet18", "cifar10", device=device, train_teacher=True)
@@ -480,39 +487,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="of each epoch")
     parser.add_argument("--output", type=Path, default=Path("runs/speed"))
+    places = ("cpu", "accelerator")
+    parser.add_argument("--only", choices=places, help="both by default, where there")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     report = Report()
     started = time.perf_counter()
-    print(f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, Python")
-    print(f"{platform.python_version()}; reference: {torch.get_num_threads()} threads")
-    teacher = make_teacher()
-    whole = teacher.architecture
-    students = {
-        name: whole
-        if share == 1
-        else uniform_student(whole, int(share * whole.num_params))
-        for name, share in SIZES.items()
-    }
-    assert FULL.recipe is not None
-    size = FULL.recipe.batch_size
-    precision = faster_precision(teacher, CPU, size, 1)
-    settings = Settings(FULL, CPU, precision, 1)
-    print(f"ours: one thread, {precision}")
-    ours = Ours(teacher, settings)
-    ours.score(whole, replace(INHERIT, statistics=0))  # the worker loads the teacher
-    reference = compare_epochs(ours, students, options.repeats, report)
-    compare_scores(ours, students, reference, report)
-    ours.pool.close()
-    with thread_count(1):
-        compare_with_peak(teacher, students, settings, report)
-        time_steps(report)
-        time_a_stored_score(teacher, options.output, report)
-    compare_workers(teacher, students, settings, report)
-    if torch.accelerator.is_available():
+    print(f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, ")
+    print(f"Python {platform.python_version()}")
+    if options.only != "accelerator":
+        measure_on_cpu(options.repeats, options.output, report)
+        draw(report.figures, options.output / "speed.png")
+    if options.only == "accelerator" or (
+        options.only is None and torch.accelerator.is_available()
+    ):
         measure_on_accelerator(pick_device(None), report)
     (options.output / "speed.json").write_text(json.dumps(report.figures, indent=1))
-    draw(report.figures, options.output / "speed.png")
     print(f"{(time.perf_counter() - started) / 60:.0f} minutes; {options.output}")
 
 

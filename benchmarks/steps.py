@@ -16,6 +16,7 @@ import gymnasium as gym
 import torch
 
 import n2n_gym
+from n2n_gym.teachers.precision import processor
 
 REPEATS = 5
 SECONDS = 2.0  # of each repeat
@@ -53,15 +54,6 @@ def main() -> None:
         middle = statistics.median(rates)
         row = "".join(f"{rate:9,.0f}" for rate in (middle, min(rates), max(rates)))
         print(f"{name:14}{teacher:14}{row}")
-
-
-def processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line for line in file if line.startswith("model name")]
-    except FileNotFoundError:
-        names = []
-    return names[0].split(":")[1].strip() if names else platform.machine()
 
 
 if __name__ == "__main__":

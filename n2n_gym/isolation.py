@@ -13,10 +13,14 @@ from torch.backends import cudnn
 def alone(threads: int | None) -> Iterator[None]:
     """Nothing that the caller has set of torch changes what is computed inside.
 
+    But for the precision of float32 products: torch refuses to read it through one of
+    its two interfaces where the caller has used the other.
+
     Args:
         threads: To compute with on a CPU; None leaves their number as it is.
     """
     with (
+        _defaults(),
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
@@ -25,6 +29,23 @@ def alone(threads: int | None) -> Iterator[None]:
         thread_count(threads),
     ):
         yield
+
+
+@contextmanager
+def _defaults() -> Iterator[None]:
+    """Torch's own, of what has no context manager."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
 
 
 @contextmanager

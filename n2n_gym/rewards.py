@@ -30,6 +30,7 @@ class Failure(NamedTuple):
 
     reason: str
     retryable: bool  # whether the same student may get one the next time
+    needs_memory: bool = False  # so that it had better be alone then
 
 
 class Reward(Protocol):

@@ -1,6 +1,6 @@
 import json
 import random
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from n2n_gym.cli import app
 from n2n_gym.decisions import removals
 from n2n_gym.evaluators import (
+    AccuracyMap,
     CalibratedEvaluator,
     Calibration,
     DistillationEvaluator,
@@ -18,10 +19,12 @@ from n2n_gym.evaluators import (
     rungs,
 )
 from n2n_gym.evaluators.elastic import random_student
+from n2n_gym.rewards import Score
 from n2n_gym.tasks import Augmentation, Task
 from n2n_gym.training import Recipe
 
 CHEAP = Rung("inherit")
+WEIGHTS = ("intercept", "accuracy", "log_params", "log_macs")
 FULL = Rung("full", recipe=Recipe(2, 32, learning_rate=0.1, logit_weight=0.1))
 
 
@@ -41,11 +44,13 @@ def students(teacher):
     return [random_student(start, removals(start), rng) for _ in range(30)]
 
 
-def test_the_map_is_monotone_and_in_range(calibration):
-    grid = np.linspace(0, 1, 101)
-    mapped = [calibration(accuracy) for accuracy in grid]
-    assert (np.diff(mapped) >= 0).all()
-    assert 0 <= min(mapped) <= max(mapped) <= 1
+def test_more_of_anything_never_lowers_it_and_it_stays_in_range(calibration):
+    low = Score(0.3, 1_000, 50_000)
+    fitted = calibration.accuracy_map
+    for more in ({"accuracy": 0.4}, {"num_params": 2_000}, {"num_macs": 90_000}):
+        assert fitted(low._replace(**more)) >= fitted(low)
+    for extreme in (Score(0.0, 1, 1), Score(1.0, 10**9, 10**12)):
+        assert 0 < fitted(extreme) < 1
 
 
 def test_it_lessens_the_bias_of_students_it_has_not_seen(
@@ -60,10 +65,22 @@ def test_it_lessens_the_bias_of_students_it_has_not_seen(
     assert abs(mapped - full) < abs(raw - full)
 
 
-def test_a_map_through_known_points(calibration):
-    line = replace(calibration, cheap=(0.2, 0.6), full=(0.5, 0.9))
-    assert line(0.4) == pytest.approx(0.7)
-    assert (line(0.1), line(0.8)) == (0.5, 0.9)
+def test_a_law_of_this_form_is_found():
+    law = AccuracyMap(-2.5, accuracy=0.6, log_params=0.2, log_macs=0.05)
+    rng = np.random.default_rng(0)
+    cheap = [
+        Score(float(rng.uniform(0.1, 0.9)), int(rng.integers(10**3, 10**6)), 2**i)
+        for i in range(10, 20)
+    ]
+    found = AccuracyMap.fit(cheap, [law(score) for score in cheap])
+    assert astuple(found) == pytest.approx(astuple(law))
+
+
+def test_what_would_lower_it_counts_nothing():
+    cheap = [Score(0.1 * i, 10 ** (9 - i), 2 ** (i % 3)) for i in range(1, 8)]
+    found = AccuracyMap.fit(cheap, [score.accuracy for score in cheap])
+    assert found.log_params == 0  # the smaller, the better, in these
+    assert found.accuracy == pytest.approx(1)
 
 
 def test_its_cost_is_counted_once(teacher, calibration, students):
@@ -83,15 +100,16 @@ def test_what_full_distillation_costs_once_is_counted_once(teacher):
     moving = Task(task.name, (1, 8, 8), 10, read, augmentation=Augmentation(padding=1))
     teacher = replace(teacher, task=moving)
     full = make(replace(FULL, views=3))
-    found = calibrate(teacher, make(CHEAP), full, num_students=3)
+    found = calibrate(teacher, make(CHEAP), full, num_students=5)
     (cheap,) = make(CHEAP)([teacher.architecture], teacher)
     (score,) = full([teacher.architecture], teacher)
     assert score.cost_once == pytest.approx(2 / 3)  # two more views, forward only
-    assert found.cost == pytest.approx(3 * (cheap.cost + score.cost) + 2 / 3)
+    assert found.cost == pytest.approx(5 * (cheap.cost + score.cost) + 2 / 3)
 
 
 def test_the_map_is_part_of_the_key(teacher, calibration, students):
-    other = replace(calibration, full=tuple(0.9 * y for y in calibration.full))
+    flatter = replace(calibration.accuracy_map, accuracy=0.1)
+    other = replace(calibration, accuracy_map=flatter)
     keys = {
         CalibratedEvaluator(make(CHEAP), each).key(students[0], teacher).digest
         for each in (calibration, other)
@@ -103,6 +121,9 @@ def test_the_map_is_part_of_the_key(teacher, calibration, students):
 def test_a_map_made_for_something_else_is_refused(teacher, calibration, students):
     other = replace(calibration, teacher="0" * 64)
     with pytest.raises(ValueError, match="the calibration was made for teacher 0000"):
+        CalibratedEvaluator(make(CHEAP), other)(students[:1], teacher)
+    other = replace(calibration, version=0)
+    with pytest.raises(ValueError, match="made for version 0, not"):
         CalibratedEvaluator(make(CHEAP), other)(students[:1], teacher)
     threads = CalibratedEvaluator(make(CHEAP, threads=2), calibration)
     with pytest.raises(ValueError, match="the calibration was made for settings"):
@@ -119,9 +140,10 @@ def test_it_is_read_as_it_was_written(calibration, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"full": [0.9, 0.1]}, "do not ascend together"),
-        ({"cheap": ["a"]}, "holds no calibration"),
-        ({"version": 0}, "is of version 0"),
+        ({"accuracy_map": {"intercept": 0.0}}, "holds no calibration"),
+        ({"accuracy_map": dict.fromkeys(WEIGHTS, -1.0)}, "at least 0, got"),
+        ({"accuracy_map": dict.fromkeys(WEIGHTS, float("nan"))}, "are finite"),
+        ({"format": 1}, "in another format; make it anew"),
         ({"extra": 1}, "holds no calibration"),
     ],
 )
@@ -133,7 +155,7 @@ def test_a_file_that_holds_none_is_refused(calibration, tmp_path, change, messag
 
 
 def test_too_few_students_are_refused(teacher):
-    with pytest.raises(ValueError, match="at least 3 students, got 2"):
+    with pytest.raises(ValueError, match="at least 5 students, got 2"):
         calibrate(teacher, make(CHEAP), make(FULL), num_students=2)
 
 
@@ -148,11 +170,11 @@ def test_the_command_writes_one_that_the_environments_take(
     )
     path = tmp_path / "inherit.json"
     arguments = ["scores", "calibrate", str(path), "--rung", "inherit"]
-    arguments += ["--teacher", "tests.networks:make_small", "--students", "4"]
+    arguments += ["--teacher", "tests.networks:make_small", "--students", "5"]
     arguments += ["--workers", "1", "--device", "cpu"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "4 students" in result.stdout
+    assert "5 students" in result.stdout
     evaluator = load_evaluator(str(path), "cpu", store=False)
     assert evaluator.calibration.rung == "inherit"
     result = CliRunner().invoke(app, [*arguments[:2], "x.txt", *arguments[3:]])

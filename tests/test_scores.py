@@ -507,9 +507,10 @@ def test_a_full_disk_does_not_end_the_run_and_loses_no_row(path, caplog):
             assert len(store.get([key(i) for i in range(100)])) == 100
     finally:
         event.remove(Engine, "connect", limit)
-    (warning,) = caplog.messages
+    warning, lost = caplog.messages
     assert "full" in warning
     assert str(path) in warning
+    assert "scores are lost" in lost
     assert ask(path, "PRAGMA quick_check") == [("ok",)]
 
 
@@ -536,7 +537,8 @@ def test_a_store_to_read_alone_is_read_and_says_that_nothing_is_kept(path, caplo
         put(store, key(8))
         assert len(store.get([key(i) for i in range(9)])) == 3
         assert "readonly" in str(store.trouble)
-    assert len(caplog.messages) == 1
+    _, lost = caplog.messages
+    assert "2 scores are lost" in lost
 
 
 def test_a_store_to_read_alone_is_not_renamed(path, caplog):
@@ -561,6 +563,29 @@ def test_a_lock_that_others_hold_too_long_does_not_end_the_run(path, monkeypatch
         put(store, key(7))  # after the pause it is tried again
         assert store.trouble is None
         assert store.get([key(7)])
+
+
+def test_what_could_not_be_written_is_when_it_can(path, monkeypatch, caplog):
+    monkeypatch.setattr("n2n_gym.scores.addresses.PATIENCE", 0.1)
+    with ScoreStore(path) as store, closing(sqlite3.connect(path)) as other:
+        put(store, key(1))
+        other.execute("BEGIN IMMEDIATE")
+        for i in (2, 3):
+            put(store, key(i))
+        other.rollback()
+        monkeypatch.setitem(store._troubles, "kept", ("locked", 0.0))
+        put(store, key(4))
+        assert store.count() == 4
+        other.execute("BEGIN IMMEDIATE")
+        put(store, key(5))
+        other.rollback()
+        # Closing does not wait for the pause to end.
+    with ScoreStore(path) as store, closing(sqlite3.connect(path)) as other:
+        assert store.count() == 5
+        other.execute("BEGIN IMMEDIATE")
+        put(store, key(6))
+        store.close()
+        assert "1 scores are lost" in caplog.text
 
 
 @pytest.mark.parametrize(

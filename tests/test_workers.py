@@ -147,7 +147,7 @@ def test_a_student_that_always_takes_too_long_is_tried_twice(
     teacher, students, monkeypatch
 ):
     start = module._Worker.start
-    pool = Workers(1, longest=1.0)
+    pool = Workers(1, longest=0.01)  # an epoch, of a hundred
     starts = []
     monkeypatch.setattr(
         module._Worker, "start", lambda *args: (starts.append(args), start(*args))

@@ -145,7 +145,7 @@ def calibrate(
         typer.Option(help="The cheap one: short, elastic, inherit or paper."),
     ] = "short",
     students: Annotated[
-        int, typer.Option(min=3, help="How many to distil fully, drawn at random.")
+        int, typer.Option(min=5, help="How many to distil fully, drawn at random.")
     ] = 24,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     workers: Annotated[
@@ -155,9 +155,10 @@ def calibrate(
     train_teacher: options.TrainTeacher = False,
     store: Store = None,
 ) -> None:
-    """Learn what full distillation would make of a cheap rung's accuracies.
+    """Learn what full distillation would make of a cheap rung's scores.
 
-    Distils random students of a teacher on both and fits a monotone map. Stopped, it
+    Distils random students of a teacher on both and fits a monotone map of accuracy
+    and sizes. Stopped, it
     goes on where it was: the scores are in the store.
     """
     with plain_errors():
@@ -194,8 +195,7 @@ def calibrate(
             cheap.on_result = full.on_result = lambda: bar.update()
             found = calibrate(loaded, cheap, full, num_students=students, seed=seed)
         write_whole(file, found.to_json().encode())
-    pairs = zip(found.cheap, found.full, strict=True)
-    _say(", ".join(f"{low:.1%} -> {high:.1%}" for low, high in pairs))
+    _say(f"logit(accuracy when distilled fully) = {found.accuracy_map}")
     _say(
         f"{found.num_students} students, {found.cost:,.0f} student-epochs. Use it with "
         f'evaluator="{file}".'

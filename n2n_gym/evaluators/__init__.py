@@ -1,6 +1,7 @@
 """How a student gets its score."""
 
 from n2n_gym.evaluators.calibration import (
+    AccuracyMap,
     CalibratedEvaluator,
     Calibration,
     calibrate,
@@ -38,6 +39,7 @@ __all__ = [
     "PAPER",
     "RUNGS",
     "SHORT",
+    "AccuracyMap",
     "CalibratedEvaluator",
     "Calibration",
     "DistillationEvaluator",

@@ -1,19 +1,20 @@
-"""What a cheap rung's accuracy says of full distillation's: a monotone map between."""
+"""What a cheap rung's score says of full distillation's: a monotone map between."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
+from scipy.special import expit, logit
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import removals
@@ -26,18 +27,75 @@ from n2n_gym.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
-FEWEST: Final = 3  # students that a map can be fitted to
+FORMAT: Final = 2  # of the file
+FEWEST: Final = 5  # students that a map can be fitted to
 DRAWS: Final = 50  # for each student wanted
+NEAREST: Final = 1e-3  # to 0 or 1 that an accuracy is taken to be
+
+
+@dataclass(frozen=True)
+class AccuracyMap:
+    """What a cheap score says of the accuracy after full distillation.
+
+    The logit of that is linear in the cheap accuracy's logit and in the logarithms of
+    the sizes: a cheap rung underrates small students more than large ones, so that its
+    accuracy alone would not do. The map is monotone: more of any of the three never
+    lowers it.
+
+    Attributes:
+        intercept: Where all three are 0.
+        accuracy, log_params, log_macs: The weights, at least 0; natural logarithms.
+    """
+
+    intercept: float
+    accuracy: float
+    log_params: float
+    log_macs: float
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, astuple(self))) or min(self._weights) < 0:
+            raise ValueError(f"weights are finite and at least 0, got {self!r}")
+
+    def __call__(self, score: Score) -> float:
+        """The accuracy, in (0, 1)."""
+        linear = self.intercept + np.dot(self._weights, _features(score))
+        return float(expit(linear))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.intercept:.3f} + {self.accuracy:.3f} logit(accuracy) + "
+            f"{self.log_params:.3f} log(parameters) + {self.log_macs:.3f} log(MACs)"
+        )
+
+    @classmethod
+    def fit(cls, cheap: Sequence[Score], full: Sequence[float]) -> AccuracyMap:
+        """By least squares under the constraint that no weight is negative."""
+        from sklearn.linear_model import LinearRegression  # workers do without it
+
+        model = LinearRegression(positive=True)
+        model.fit([_features(score) for score in cheap], [_logit(y) for y in full])
+        return cls(float(model.intercept_), *map(float, model.coef_))
+
+    @property
+    def _weights(self) -> tuple[float, float, float]:
+        return self.accuracy, self.log_params, self.log_macs
+
+
+def _features(score: Score) -> tuple[float, float, float]:
+    return _logit(score.accuracy), math.log(score.num_params), math.log(score.num_macs)
+
+
+def _logit(accuracy: float) -> float:
+    return float(logit(min(max(accuracy, NEAREST), 1 - NEAREST)))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A monotone map from a rung's accuracy to full distillation's.
+    """A map from a rung's scores to full distillation's accuracies.
 
     Attributes:
-        rung, teacher, task, settings: What it holds for, as in a score's key.
-        cheap, full: Accuracies that it goes through, both ascending; straight between.
+        rung, teacher, task, settings, version: What it holds for, as in a score's key.
+        accuracy_map: The map.
         num_students: Distilled to fit it.
         cost: Nominal student-epochs that fitting it took.
     """
@@ -46,20 +104,16 @@ class Calibration:
     teacher: str
     task: str
     settings: str
-    cheap: tuple[float, ...]
-    full: tuple[float, ...]
+    version: int
+    accuracy_map: AccuracyMap
     num_students: int
     cost: float
-    version: int = VERSION
+    format: int = FORMAT
 
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
         return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
-
-    def __call__(self, accuracy: float) -> float:
-        """What full distillation would give, in [0, 1]."""
-        return float(np.interp(accuracy, self.cheap, self.full))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -73,24 +127,15 @@ class Calibration:
         """
         try:
             content = json.loads(Path(path).read_text())
-            found = cls(**{**content, "cheap": (), "full": ()})
-            cheap, full = (np.array(content[k], float) for k in ("cheap", "full"))
-            ascend = all((np.diff(values) >= 0).all() for values in (cheap, full))
-            if not (len(cheap) == len(full) > 0 and ascend):
-                raise ValueError("its accuracies do not ascend together")
-            ends = (*cheap[[0, -1]], *full[[0, -1]])
-            if not all(0 <= end <= 1 for end in ends):
-                raise ValueError(f"accuracies are in [0, 1], got {ends}")
+            if content.get("format") != FORMAT:
+                raise ValueError("it is in another format; make it anew")
+            fitted = AccuracyMap(**content["accuracy_map"])
+            found = cls(**content | {"accuracy_map": fitted})
             if not 0 <= float(found.cost) < float("inf"):
                 raise ValueError(f"a cost is at least 0, got {found.cost}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no calibration: {error}") from error
-        if found.version != VERSION:
-            raise ValueError(
-                f"{path} is of version {found.version} of calibrations; this is "
-                f"{VERSION}: make it anew"
-            )
-        return replace(found, cheap=tuple(cheap.tolist()), full=tuple(full.tolist()))
+        return found
 
 
 class CalibratedEvaluator:
@@ -110,7 +155,7 @@ class CalibratedEvaluator:
         """
         key = self.evaluator.key(student, teacher)
         made_for = self.calibration
-        for name in ("rung", "teacher", "task", "settings"):
+        for name in ("rung", "teacher", "task", "settings", "version"):
             found, wanted = getattr(key, name), getattr(made_for, name)
             if name == "settings":
                 found, wanted = _difference(found, wanted)
@@ -141,7 +186,7 @@ class CalibratedEvaluator:
         if isinstance(result, Failure):
             return result
         return result._replace(
-            accuracy=self.calibration(result.accuracy),
+            accuracy=self.calibration.accuracy_map(result),
             cost_once=result.cost_once + self.calibration.cost,
         )
 
@@ -167,10 +212,8 @@ def calibrate(
 ) -> Calibration:
     """Fit the map to a random sample of the teacher's students.
 
-    Isotonic regression (Barlow et al., 1972): the monotone map of least squares.
-
     Raises:
-        ValueError: Fewer than three students were asked for, or had both scores.
+        ValueError: Fewer than five students were asked for, or had both scores.
     """
     if num_students < FEWEST:
         raise ValueError(
@@ -178,14 +221,16 @@ def calibrate(
         )
     rng, whole = random.Random(seed), teacher.architecture
     offered = removals(whole)
-    sample = {whole.fingerprint: whole}  # the map is sure of its upper end
+    sample = {whole.fingerprint: whole}
     for _ in range(DRAWS * num_students):  # a small network has few students
         student = random_student(whole, offered, rng)
         sample[student.fingerprint] = student
         if len(sample) >= num_students:
             break
     students = list(sample.values())
-    pairs, cost, once = [], 0.0, 0.0
+    lows: list[Score] = []
+    highs: list[float] = []
+    cost = once = 0.0
     for low, high in zip(
         evaluate(students, teacher, cheap),
         evaluate(students, teacher, full),
@@ -195,21 +240,20 @@ def calibrate(
             if isinstance(result, Failure):
                 logger.warning("a student is left out: %s", result.reason)
         if isinstance(low, Score) and isinstance(high, Score):
-            pairs.append((low.accuracy, high.accuracy))
+            lows.append(low)
+            highs.append(high.accuracy)
             cost += low.cost + high.cost
             once = high.cost_once  # the cheap rung's goes with each of its scores
-    if len(pairs) < FEWEST:
-        raise ValueError(f"only {len(pairs)} students could be scored")
-    low_accuracy, high_accuracy = np.array(sorted(pairs)).T
-    fitted = IsotonicRegression().fit(low_accuracy, high_accuracy)
+    if len(lows) < FEWEST:
+        raise ValueError(f"only {len(lows)} students could be scored")
     key = cheap.key(whole, teacher)
     return Calibration(
         rung=key.rung,
         teacher=key.teacher,
         task=key.task,
         settings=key.settings,
-        cheap=tuple(fitted.X_thresholds_.tolist()),
-        full=tuple(fitted.y_thresholds_.tolist()),
-        num_students=len(pairs),
+        version=key.version,
+        accuracy_map=AccuracyMap.fit(lows, highs),
+        num_students=len(lows),
         cost=cost + once,
     )

@@ -15,7 +15,7 @@ import torch
 from n2n_gym.evaluators.distillation import Settings
 from n2n_gym.evaluators.parcel import pack, parcel_name
 from n2n_gym.evaluators.worker import Broken, Job, Lost, Measured, perform
-from n2n_gym.evaluators.workers import LONGEST, Result, Task
+from n2n_gym.evaluators.workers import LONGEST, Result, Task, time_limit
 from n2n_gym.rewards import Failure
 from n2n_gym.teachers import Teacher
 
@@ -35,7 +35,8 @@ class RayWorkers:
         address: ``"ray"``, or that of a cluster: ``"ray://host:port"``,
             ``"host:port"``, ``"auto"``. Where this process is connected to a cluster
             already, it is that one.
-        longest: Seconds that a student may take from when Ray is given it.
+        longest: Seconds that a student may take from when Ray is given it, for each
+            student-epoch of its nominal cost where that is more than one.
     """
 
     def __init__(self, address: str = HERE, *, longest: float = LONGEST) -> None:
@@ -54,12 +55,13 @@ class RayWorkers:
         under_way: dict[Any, tuple[int, float]] = {}  # task's number, latest end
         try:
             while waiting or under_way:
-                while waiting and len(under_way) < self._num_cpus():
+                while waiting and len(under_way) < self._num_places(share):
                     number, task = waiting.popleft()
                     job = Job(task.student.to_json(), name, settings, task.seed)
                     # In a list, so that Ray hands it on unread.
                     future = perform.remote(job, [reference])
-                    under_way[future] = number, time.monotonic() + self.longest
+                    longest = time_limit(self.longest, task, teacher, settings)
+                    under_way[future] = number, time.monotonic() + longest
                 soonest = min(latest for _, latest in under_way.values())
                 left = max(0.0, soonest - time.monotonic())
                 done, _ = ray.wait(list(under_way), timeout=left)
@@ -70,8 +72,8 @@ class RayWorkers:
                 for future in late:
                     number, _ = under_way.pop(future)
                     ray.cancel(future, force=True)
-                    reason = f"it took longer than {self.longest:.0f} s"
-                    yield Result(number, Failure(reason, retryable=True), self.longest)
+                    reason = "it took too long"
+                    yield Result(number, Failure(reason, retryable=True), 0.0)
         finally:
             for future in under_way:  # of a run that is left in the middle
                 ray.cancel(future, force=True)
@@ -92,9 +94,13 @@ class RayWorkers:
             address = None if self.address == HERE else self.address
             ray.init(address, log_to_driver=False)
 
-    def _num_cpus(self) -> int:
+    def _num_places(self, share: float) -> int:
+        """How many tasks the cluster takes at once; one that waits is not late."""
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return max(1, int(resources.get("CPU", 1)))
+        places = resources.get("CPU", 1)
+        if share:
+            places = min(places, resources.get("GPU", 0) / share)
+        return max(1, int(places))
 
     def _parcel(self, teacher: Teacher) -> Any:
         """A reference to the packed teacher."""

@@ -32,7 +32,7 @@ from n2n_gym.training import (
 
 # Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
 BATCH: Final = {"cpu": 125}
-OUT_OF_MEMORY: Final = "out of memory"  # how the reason of such a failure begins
+OUT_OF_MEMORY: Final = "out of memory"
 # What errors say where memory is exhausted.
 EXHAUSTED: Final = (
     "allocate memory",  # torch's allocator, and the system's
@@ -164,6 +164,11 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
+def out_of_memory(error: Exception) -> Failure:
+    """What a student is that could not be measured for it."""
+    return Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True, needs_memory=True)
+
+
 def measure(
     student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
 ) -> Score | Failure:
@@ -195,6 +200,6 @@ def _measure(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True)
+        return out_of_memory(error)
     cost = nominal_cost(student, teacher, rung)
     return Score(accuracy, student.num_params, student.num_macs, cost)

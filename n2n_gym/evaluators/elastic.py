@@ -120,7 +120,7 @@ def stretch(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=True,
-        foreach=False,  # leaves alone what no student of a step was cut from
+        foreach=False,
     )
 
     def loss_of_cut(inputs: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators.distillation import OUT_OF_MEMORY
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 
@@ -55,8 +54,7 @@ def evaluate(
     too_large: list[str] = []
     for key, result in results.items():
         if isinstance(result, Failure) and result.retryable:
-            is_large = result.reason.startswith(OUT_OF_MEMORY)
-            (too_large if is_large else lost).append(key)
+            (too_large if result.needs_memory else lost).append(key)
     # Where several share a device, one that is alone may find the memory it needs.
     for again in (lost, *([key] for key in too_large)):
         if again:

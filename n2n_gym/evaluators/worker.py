@@ -22,10 +22,10 @@ import torch
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import (
-    OUT_OF_MEMORY,
     Settings,
     is_out_of_memory,
     measure,
+    out_of_memory,
 )
 from n2n_gym.evaluators.parcel import unpack
 from n2n_gym.rewards import Failure, Score
@@ -84,7 +84,7 @@ def perform(
         os._exit(1)
     except Exception as error:  # whatever it is, the parent must hear of it
         if is_out_of_memory(error):  # as it loaded the teacher
-            result = Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True)
+            result = out_of_memory(error)
         else:
             result = Broken(traceback.format_exc())
     return Measured(result, time.perf_counter() - started)

@@ -20,7 +20,7 @@ from typing import IO, Any, Final, NamedTuple, Protocol, runtime_checkable
 import torch
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators.distillation import Settings, measure
+from n2n_gym.evaluators.distillation import Settings, measure, nominal_cost
 from n2n_gym.evaluators.parcel import pack, parcel_name
 from n2n_gym.evaluators.worker import Broken, Job, Measured
 from n2n_gym.rewards import Failure, Score
@@ -28,7 +28,7 @@ from n2n_gym.teachers import Teacher
 
 logger = logging.getLogger(__name__)
 
-LONGEST: Final = 3600.0  # seconds that a student may take
+LONGEST: Final = 3600.0  # seconds that a student may take, for each epoch of its cost
 # Its path is set before it imports anything: files in the current folder must not stand
 # in for modules that they do not stand in for here.
 PROGRAM: Final = (
@@ -100,7 +100,8 @@ class Workers:
 
     Args:
         count: Of processes; started at the first use.
-        longest: Seconds that a student may take.
+        longest: Seconds that a student may take, for each student-epoch of its nominal
+            cost where that is more than one.
         memory: Bytes that a worker may allocate; a student that needs more fails.
 
     Raises:
@@ -142,10 +143,11 @@ class Workers:
                 if waiting and worker.is_free:
                     number, task = waiting.popleft()
                     job = Job(task.student.to_json(), parcel, settings, task.seed)
-                    worker.start(number, job)
+                    longest = time_limit(self.longest, task, teacher, settings)
+                    worker.start(number, job, longest)
             for worker in self._after_waiting():
                 doing = worker.number
-                answer = worker.take(self.longest)
+                answer = worker.take()
                 if isinstance(answer, Measured):
                     assert doing is not None
                     if isinstance(answer.result, Broken):
@@ -213,10 +215,10 @@ class Workers:
     def _after_waiting(self) -> list[_Worker]:
         """The workers that have answered, died, or run out of time."""
         busy = [w for w in self._workers if not w.is_free]
-        soonest = min(worker.until(self.longest) for worker in busy)
+        soonest = min(worker.until for worker in busy)
         wait([w.connection for w in busy], max(0.0, soonest - time.monotonic()))
         now = time.monotonic()
-        return [w for w in busy if w.connection.poll() or w.until(self.longest) <= now]
+        return [w for w in busy if w.connection.poll() or w.until <= now]
 
 
 class _Worker:
@@ -244,6 +246,7 @@ class _Worker:
         theirs.close()
         self.number: int | None = None  # of the task it is busy with
         self._is_ready = False
+        self._longest = LONGEST_START
         self._since = time.monotonic()
 
     @property
@@ -254,19 +257,18 @@ class _Worker:
     def has_died_idle(self) -> bool:
         return self.is_free and self._process.poll() is not None
 
-    def start(self, number: int, job: Job) -> None:
-        self.number, self._since = number, time.monotonic()
+    @property
+    def until(self) -> float:
+        """When it must have answered."""
+        return self._since + self._longest
+
+    def start(self, number: int, job: Job, longest: float) -> None:
+        self.number, self._longest = number, longest
+        self._since = time.monotonic()
         with suppress(ConnectionError):  # it has died: the next wait finds out
             self.connection.send(job)
 
-    def until(self, longest: float) -> float:
-        """When it must have answered."""
-        return self._since + self._limit(longest)
-
-    def _limit(self, longest: float) -> float:
-        return longest if self._is_ready else LONGEST_START
-
-    def take(self, longest: float) -> Measured | str | None:
+    def take(self) -> Measured | str | None:
         """Its answer, None that it is ready, or why it gives none; it is ended then."""
         try:
             if self.connection.poll():
@@ -279,12 +281,19 @@ class _Worker:
             self.end()
             return f"died (exit code {self._process.returncode})"
         self.end()
-        return f"took longer than {self._limit(longest):.0f} s"
+        return f"took longer than {self._longest:.0f} s"
 
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
         self.connection.close()
+
+
+def time_limit(
+    longest: float, task: Task, teacher: Teacher, settings: Settings
+) -> float:
+    """Seconds after which the task's worker is taken to be stuck."""
+    return longest * max(1.0, nominal_cost(task.student, teacher, settings.rung))
 
 
 def _written(parcel: Mapping[str, Any]) -> IO[bytes]:

@@ -46,7 +46,8 @@ class ScoreStore:
     Nothing is opened before the first use. Processes and threads may use the same
     database, also over a fork, and a store can be pickled. Where the database is out of
     reach, ``get`` and ``put`` say so once, in a warning and as ``trouble``, and do
-    without it. A damaged SQLite file is renamed, and a new one started.
+    without it; what was to be kept is written when it is back, or at last in ``close``.
+    A damaged SQLite file is renamed, and a new one started.
 
     Args:
         url: A path, or any database's URL as SQLAlchemy takes it; by default
@@ -59,6 +60,7 @@ class ScoreStore:
     def __init__(self, url: str | Path | None = None) -> None:
         self._database = Database(as_url(url))
         self._unsound: set[str] = set()  # digests of damaged rows
+        self._unwritten: list[dict[str, Any]] = []  # rows, while it is out of reach
         self._troubles: dict[str, tuple[str, float]] = {}  # reason, until when
         self._has_warned = False
 
@@ -83,6 +85,11 @@ class ScoreStore:
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
+        if self._unwritten:
+            self._troubles.pop("kept", None)  # the last chance: try now
+            self._attempt("kept", self._write)
+            if self._unwritten:
+                logger.warning("%s: %d scores are lost", self, len(self._unwritten))
         self._database.close()
 
     @property
@@ -120,7 +127,8 @@ class ScoreStore:
                 the failure is one that may pass.
         """
         row = as_row(Entry(key, result, teacher_name, task_name, seconds, now()))
-        self._attempt("kept", lambda: self._add([row]))
+        self._unwritten.append(row)
+        self._attempt("kept", self._write)
 
     def rows(
         self,
@@ -218,6 +226,11 @@ class ScoreStore:
             return found
 
         return self._database.use(read)
+
+    def _write(self) -> None:
+        while self._unwritten:
+            self._add(self._unwritten[:1])
+            del self._unwritten[0]
 
     def _add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Insert rows; where there is one of that key, it stays, unless damaged."""

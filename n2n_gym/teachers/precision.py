@@ -89,8 +89,18 @@ def _measure(step: Callable[[Precision], None]) -> dict[str, float]:
     return {name: statistics.median(each[1:]) for name, each in measured.items()}
 
 
+def processor() -> str:
+    """What the CPU is called."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # it is Linux's
+        lines = []
+    names = [line.split(":")[1] for line in lines if line.startswith("model name")]
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
 def _machine(device: torch.device) -> list[str]:
-    name = platform.processor() or platform.machine()
+    name = processor()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     return [device.type, name, torch.__version__, str(torch.get_num_threads())]
