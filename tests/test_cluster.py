@@ -14,7 +14,7 @@ from n2n_gym.evaluators import (
 )
 from n2n_gym.evaluators.cluster import RayWorkers
 from n2n_gym.evaluators.workers import InProcess
-from n2n_gym.rewards import Score
+from n2n_gym.rewards import Failure, Score
 from n2n_gym.training import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:ray")
@@ -58,9 +58,12 @@ def test_students_of_a_lost_node_are_measured_on_another(teacher, students, clus
     cluster.wait_for_nodes()
     expected = evaluate(students, teacher, make(SLOW, InProcess()))
 
+    lost = []
+
     class Noticing(RayWorkers):
         def run(self, *arguments):
             for number, result in enumerate(super().run(*arguments)):
+                lost.extend([result.result] * isinstance(result.result, Failure))
                 if not number and doomed in cluster.worker_nodes:
                     # Another student is under way on each of the nodes.
                     cluster.remove_node(doomed, allow_graceful=False)
@@ -68,3 +71,5 @@ def test_students_of_a_lost_node_are_measured_on_another(teacher, students, clus
 
     assert evaluate(students, teacher, make(SLOW, Noticing())) == expected
     assert doomed not in cluster.worker_nodes
+    assert all(failure.retryable for failure in lost)
+    assert lost
