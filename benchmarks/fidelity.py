@@ -7,7 +7,7 @@
 CIFAR-10 (the folder that ``N2N_DATA`` names), 5,000 training images, a residual teacher
 of widths 16, 32, 64 trained on them. Half of the students come from random legal play
 of N2NRemove, half from random play of N2NShrink after that. Each is scored by every
-rung, and distilled to convergence from several seeds.
+rung and distilled to convergence, from several seeds ("paper" from one: it is dear).
 
 Every result is a line of ``results.jsonl`` in the output folder as soon as it is there:
 the same command goes on after a stop, and ``--part 1/2`` and ``--part 2/2`` share the
@@ -27,7 +27,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,9 @@ def measure_all(
     results = Results(folder, *KEY)
     assert FULL.recipe is not None
     precision = faster_precision(teacher, CPU, FULL.recipe.batch_size, 1)
-    jobs = [(rung, 0, student) for rung in RUNGS for student in students]
-    jobs += [(FULL, seed, student) for seed in range(seeds) for student in students]
+    runs = [(r, seed) for r in RUNGS for seed in range(1 if r is PAPER else seeds)]
+    runs += [(FULL, seed) for seed in range(seeds)]
+    jobs = [(rung, seed, student) for rung, seed in runs for student in students]
     mine = [job for job in jobs if job[0].name in rungs][share - 1 :: parts]
     elastic = make_elastic(teacher, Settings(ELASTIC, CPU, precision, 1), results)
     done = results.read()
@@ -253,54 +254,52 @@ def analyse(
     by_rung: dict[tuple[str, int], dict[str, dict[str, Any]]] = defaultdict(dict)
     for (student, rung, seed), result in results.items():
         by_rung[rung, seed][student] = result
-    seeds = sorted(seed for rung, seed in by_rung if rung == "full")
-    runs = [(rung.name, 0) for rung in RUNGS] + [("full", seed) for seed in seeds]
-    if not seeds:
+    if not any(rung == "full" for rung, _ in by_rung):
         raise SystemExit("nothing has been distilled fully yet")
-    # Of seeds that have not come far, only what is there would be left: drop those.
-    most = max(len(by_rung["full", seed]) for seed in seeds)
-    runs = [r for r in runs if r[0] != "full" or len(by_rung[r]) >= 0.8 * most]
+    # Of runs that have not come far, only what is there would be left: drop those.
+    most = max(len(found) for (rung, _), found in by_rung.items() if rung == "full")
+    names = [*CHEAP, FULL.name]
+    runs = [r for r in by_rung if r[0] in names and len(by_rung[r]) >= 0.8 * most]
     kept = [s for s in students if all(s.fingerprint in by_rung[run] for run in runs)]
-    accuracy = {
-        run: np.array([by_rung[run][s.fingerprint]["accuracy"] for s in kept])
-        for run in runs
-    }
-    # The median: the machine may have had other work now and then.
-    used = {
-        run: statistics.median(by_rung[run][s.fingerprint]["cpu_seconds"] for s in kept)
-        for run in runs
-    }
+    accuracy: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    used: dict[str, float] = {}
+    for name, seed in sorted(runs):
+        found = [by_rung[name, seed][student.fingerprint] for student in kept]
+        accuracy[name].append(np.array([result["accuracy"] for result in found]))
+        # The median, of the first seed: the machine may have had other work at times.
+        used.setdefault(name, statistics.median(r["cpu_seconds"] for r in found))
     sizes = np.array([[s.num_params, s.num_macs] for s in kept])
     whole = teacher.score
-    truths = {run: accuracy[run] for run in runs if run[0] == "full"}
-    mean_truth = np.mean(list(truths.values()), 0)
+    truths = accuracy.pop(FULL.name)
+    mean_truth = np.mean(truths, 0)
 
     def against_full(
         predict: Callable[[np.ndarray], np.ndarray],
     ) -> dict[str, float]:
-        """The mean over the seeds of full, each a single run as the rung is."""
-        each = truths.values()
-        return mean_of([agreement(predict(y), y, sizes, whole) for y in each])
+        """The mean over the seeds of full, each a single run."""
+        return mean_of([agreement(predict(y), y, sizes, whole) for y in truths])
 
     table: dict[str, dict[str, float]] = {}
-    pairs = combinations(truths.values(), 2)
+    pairs = combinations(truths, 2)
     if ceiling := [agreement(a, b, sizes, whole) for a, b in pairs]:
         table["full, another seed"] = mean_of(ceiling)
-    for name in CHEAP:
-        values = accuracy[name, 0]
+    for name, seeds in accuracy.items():
+        if not seeds:  # it was left out with --rungs
+            continue
+        both = list(product(seeds, truths))  # the mean over the rung's seeds, too
+        mean = np.mean(seeds, 0)
         table[name] = {
-            **against_full(lambda _, values=values: values),
-            "bias": float((values - mean_truth).mean()),
-            "spread": float((values - mean_truth).std(ddof=1)),
-            "cpu_seconds": used[name, 0],
+            **mean_of([agreement(a, y, sizes, whole) for a, y in both]),
+            "bias": float((mean - mean_truth).mean()),
+            "spread": float((mean - mean_truth).std(ddof=1)),
+            "cpu_seconds": used[name],
         }
         if len(kept) > CALIBRATED_BY + FEWEST_UNSEEN:
-            maps = [calibrated(values, y, sizes, whole) for y in truths.values()]
+            maps = [calibrated(a, y, sizes, whole) for a, y in both]
             table[f"{name}, calibrated"] = mean_of(maps)
     logs = np.log(sizes)
     table["log params, log MACs"] = against_full(lambda y: left_one_out(logs, y))
     table["constant accuracy"] = against_full(np.ones_like)
-    full = float(np.mean([used[run] for run in truths]))
     once = results.get(("", "elastic once", 0), {}).get("cpu_seconds", float("nan"))
     return {
         "students": len(kept),
@@ -309,10 +308,10 @@ def analyse(
             abs(math.log(a / b)) < math.log(SIMILAR)
             for a, b in combinations(sizes[:, 0], 2)
         ),
-        "full_cpu_seconds": full,
+        "full_cpu_seconds": used[FULL.name],
         "elastic_once_cpu_seconds": once,
         "table": table,
-        "accuracy": {name: accuracy[name, 0].tolist() for name in CHEAP},
+        "accuracy": {name: np.mean(a, 0).tolist() for name, a in accuracy.items() if a},
         "full": mean_truth.tolist(),
         "num_params": sizes[:, 0].tolist(),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,7 +32,17 @@ from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.finalists import ROUNDS, Finalists, Finished, Scored, test_accuracy
 from n2n_gym.places import write_whole
 from n2n_gym.rewards import Score
-from n2n_gym.teachers import Statistics, Teacher, load_teacher
+from n2n_gym.runs import (
+    SUMMARY,
+    Options,
+    Remembering,
+    Run,
+    fresh_folder,
+    is_finished,
+    open_run,
+    statistics,
+)
+from n2n_gym.teachers import Teacher, load_teacher
 from n2n_gym.training import Normalisation, pick_device
 
 logger = logging.getLogger(__name__)
@@ -40,44 +50,6 @@ logger = logging.getLogger(__name__)
 STAGES: Final = ("remove", "shrink")
 POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
-
-
-@dataclass(frozen=True)
-class Options:
-    """What ``n2n-gym compress`` is asked for; each is an option of the command.
-
-    Attributes:
-        shrinkage_updates: Of stage two's policy; with 0, removal is all that is done.
-        evaluator: The rung that the search scores students with.
-        init_policy: The folder of an earlier run, whose policies this one starts from;
-            they may have been trained on another teacher.
-        frozen: Whether those play as they are.
-        logs: Formats in which the training's progress is written: "csv", "json",
-            "tensorboard".
-        workers: Processes that students are distilled in; by default as many as there
-            are cores, and students in a batch.
-        store: Path or URL of the scores' database; in the cache folder by default.
-    """
-
-    teacher: str = "resnet18"
-    task: str = "digits"
-    output: Path = Path("runs/demo")
-    removal_updates: int = 10
-    shrinkage_updates: int = 40
-    final_epochs: int = 60
-    evaluator: str = "short"
-    init_policy: Path | None = None
-    frozen: bool = False
-    logs: tuple[str, ...] = ()
-    workers: int | None = None
-    store: str | None = None
-    weights: str | None = None
-    normalisation: Statistics | None = None
-    granularity: str = "unit"
-    controls: bool = True
-    seed: int = 0
-    device: str | None = None
-    train_teacher: bool = False
 
 
 @dataclass
@@ -93,7 +65,26 @@ class Summary:
     random: Finished | None
     num_scored: int
     onnx_difference: float
-    seconds: float
+    seconds: float  # since this process took up the run
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``summary.json`` has it."""
+
+        def row(score: Score, test_accuracy: float) -> dict[str, Any]:
+            return {**score._asdict(), "test_accuracy": test_accuracy}
+
+        rows = {"teacher": row(self.teacher, self.teacher_test_accuracy)}
+        for name in ("student", "uniform", "magnitude", "random"):
+            finished: Finished | None = getattr(self, name)
+            if finished is not None:
+                rows[name] = row(finished.score, finished.test_accuracy)
+        return {
+            **rows,
+            "normalisation": asdict(self.normalise),
+            "num_scored": self.num_scored,
+            "onnx_difference": self.onnx_difference,
+            "seconds": self.seconds,
+        }
 
 
 def compress(options: Options) -> Summary:
@@ -114,14 +105,11 @@ def compress(options: Options) -> Summary:
         if ":" in options.evaluator
         else load_evaluator(options.evaluator, device, workers=runner, store=store)
     )
-    output = options.output
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; give another output folder")
     teacher = load_teacher(
         options.teacher,
         options.task,
         weights=options.weights,
-        normalisation=options.normalisation,
+        normalisation=statistics(options.mean, options.std),
         device=device,
         train_teacher=options.train_teacher,
     )
@@ -130,47 +118,46 @@ def compress(options: Options) -> Summary:
             f"there is nothing to remove from {teacher.name} at the granularity "
             f"{options.granularity!r}; {_numbers_of_removals(teacher)}"
         )
-    teacher_score = teacher.score  # trained now: the searches' bars are theirs alone
-    output.mkdir(parents=True, exist_ok=True)
-    chosen = json.dumps(asdict(options), indent=1, default=str)
-    write_whole(output / "options.json", chosen.encode())
-    final = Finalists(teacher, options.final_epochs, device, runner, store)
-    with closing(runner), open(output / "history.jsonl", "w") as file:
-        history = _History(file)
-        search = _Search(teacher, evaluator, options, history)
+    with closing(runner), open_run(options) as run:
+        if is_finished(run.folder):
+            raise FileExistsError(f"{run.folder} holds a finished run")
+        teacher_score = teacher.score  # trained now: the searches' bars are theirs
+        final = Finalists(teacher, options.final_epochs, device, runner, store)
+        search = _Search(teacher, Remembering(evaluator, run.history), run)
         removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
         student = final.choose(shrunk or removed, "the best students")
-        onnx_difference = _write_student(student, teacher, output)
-        num_scored = history.num_lines
+        onnx_difference = _write_student(student, teacher, run.folder)
+        num_scored = run.history.num_lines
         uniform = magnitude = random = None
         if options.controls:
             num_params = student.student.num_params
             thin = partial(uniform_student, teacher.architecture, num_params)
-            uniform = final.compare_size(thin, "uniform width", history.add)
+            uniform = final.compare_size(thin, "uniform width", run.history.add)
             thin = partial(magnitude_student, teacher, num_params)
-            magnitude = final.compare_size(thin, "magnitude", history.add)
+            magnitude = final.compare_size(thin, "magnitude", run.history.add)
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
             removed, shrunk = search.run("random", _random)
             random = final.compare(removed + shrunk, "random search")
-    summary = Summary(
-        teacher_score,
-        test_accuracy(teacher.network(device), teacher, device),
-        teacher.normalise,
-        student,
-        uniform,
-        magnitude,
-        random,
-        num_scored,
-        onnx_difference,
-        time.perf_counter() - started,
-    )
-    write_whole(output / "summary.json", json.dumps(_plain(summary), indent=1).encode())
+        summary = Summary(
+            teacher_score,
+            test_accuracy(teacher.network(device), teacher, device),
+            teacher.normalise,
+            student,
+            uniform,
+            magnitude,
+            random,
+            num_scored,
+            onnx_difference,
+            time.perf_counter() - started,
+        )
+        content = json.dumps(summary.to_dict(), indent=1)
+        write_whole(run.folder / SUMMARY, content.encode())
     return summary
 
 
 def _check_learning(options: Options) -> None:
     """Raise a ValueError now, not after the first stage."""
-    check_formats(options.logs)
+    check_formats(options.logs.split(",") if options.logs else ())
     if options.frozen and options.init_policy is None:
         raise ValueError("frozen policies must come from somewhere: give init_policy")
     if options.init_policy is not None:
@@ -184,21 +171,6 @@ def _check_learning(options: Options) -> None:
 def _numbers_of_removals(teacher: Teacher) -> str:
     start = teacher.architecture
     return ", ".join(f"{g!r} has {len(removals(start, g))}" for g in GRANULARITIES)
-
-
-class _History:
-    """A line of JSON for each student scored."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.num_lines = 0
-
-    def add(self, search: str, stage: str, reward: float, info: dict[str, Any]) -> None:
-        plain = {key: value for key, value in info.items() if key != "action_mask"}
-        line = {"search": search, "stage": stage, "reward": reward, **plain}
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
-        self.num_lines += 1
 
 
 # An agent plays episodes in an environment, as many as there are updates ask for, and
@@ -221,7 +193,11 @@ def _reinforce(
     else:
         policy = reinforce.load_policy(options.init_policy / path.name)
     folder = path.with_name(path.name.replace(".policy.pt", ".log"))
-    logs = log_updates(folder, options.logs) if options.logs else nullcontext()
+    logs = (
+        log_updates(fresh_folder(folder), options.logs.split(","))
+        if options.logs
+        else nullcontext()
+    )
     with logs as log:
         reinforce.train(
             env,
@@ -247,12 +223,11 @@ class _Search:
 
     teacher: Teacher
     evaluator: Evaluator
-    options: Options
-    history: _History
+    current: Run
 
     def run(self, name: str, agent: Agent) -> tuple[list[Scored], list[Scored]]:
         """Every student it scored in stage one, and in stage two if there is one."""
-        options = self.options
+        options = self.current.options
         remove = RemoveEnv(
             self.teacher,
             granularity=options.granularity,
@@ -278,7 +253,7 @@ class _Search:
         with tqdm(total=updates * ROLLOUTS, desc=f"{name}: {stage}") as bar:
 
             def report(reward: float, info: dict[str, Any]) -> None:
-                self.history.add(name, stage, reward, info)
+                self.current.history.add(name, stage, reward, info)
                 found.append(Scored(reward, Architecture.from_json(info["student"])))
                 best = max(found, key=lambda scored: scored.reward)
                 times = self.teacher.architecture.num_params / best.student.num_params
@@ -287,10 +262,10 @@ class _Search:
                 )
                 bar.update()
 
-            path = self.options.output / POLICY.format(agent=name, stage=stage)
+            path = self.current.folder / POLICY.format(agent=name, stage=stage)
             # One batch of students an update, for the workers to share.
             batch = CompressionVectorEnv(env, ROLLOUTS)
-            agent(batch, updates, self.options.seed, report, path)
+            agent(batch, updates, self.current.options.seed, report, path)
         return found
 
 
@@ -311,23 +286,3 @@ def _write_student(finished: Finished, teacher: Teacher, output: Path) -> float:
     return export_onnx(
         network, teacher.normalise, images, output / "student.onnx", about
     )
-
-
-def _plain(summary: Summary) -> Mapping[str, Any]:
-    """The summary as JSON-ready values."""
-
-    def row(score: Score, test_accuracy: float) -> dict[str, Any]:
-        return {**score._asdict(), "test_accuracy": test_accuracy}
-
-    rows = {"teacher": row(summary.teacher, summary.teacher_test_accuracy)}
-    for name in ("student", "uniform", "magnitude", "random"):
-        finished: Finished | None = getattr(summary, name)
-        if finished is not None:
-            rows[name] = row(finished.score, finished.test_accuracy)
-    return {
-        **rows,
-        "normalisation": asdict(summary.normalise),
-        "num_scored": summary.num_scored,
-        "onnx_difference": summary.onnx_difference,
-        "seconds": summary.seconds,
-    }

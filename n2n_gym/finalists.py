@@ -15,6 +15,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.controls import OutOfReach
 from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
 from n2n_gym.rewards import Failure, Score, compression, n2n
+from n2n_gym.runs import FINAL
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
@@ -111,7 +112,7 @@ class Finalists:
                 "fingerprint": student.fingerprint,
                 "student": student.to_json(),
             }
-            report(what, "final", n2n(score, teacher_score), info)
+            report(what, FINAL, n2n(score, teacher_score), info)
         return finished
 
     def _evaluator(self, share: float) -> DistillationEvaluator:

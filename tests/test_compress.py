@@ -22,6 +22,7 @@ from n2n_gym.compress import Options, compress
 from n2n_gym.controls import magnitude_student
 from n2n_gym.evaluators import InProcess, elastic
 from n2n_gym.rewards import Failure, n2n
+from n2n_gym.runs import History
 from n2n_gym.tasks import TASKS
 from n2n_gym.teachers import learning, load_teacher
 from n2n_gym.torch_layers import build
@@ -45,7 +46,6 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         recipe = Recipe(2, 32, largest_gradient=1.0)
         patch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-        patch.setattr(finalists, "ROUNDS", ((3, 0.5), (2, 1.0)))
         options = Options(**{**vars(SMALL), "output": folder})
         yield folder, compress(options)
 
@@ -58,11 +58,13 @@ def history(folder) -> list[dict]:
 def test_all_its_files_are_there(run):
     folder, _ = run
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "architecture.json",
         "history.jsonl",
-        "options.json",
+        "options.toml",
         "reinforce-remove.policy.pt",
         "reinforce-shrink.policy.pt",
+        "run.json",
         "student.onnx",
         "student.safetensors",
         "summary.json",
@@ -126,14 +128,68 @@ def test_the_summary_is_written_as_well(run):
     assert written.keys() >= {"teacher", "random", "onnx_difference", "seconds"}
 
 
-def test_a_folder_with_a_run_is_not_overwritten(run):
+def test_a_folder_with_another_run_is_not_overwritten(run):
     folder, _ = run
     before = (folder / "summary.json").read_text()
     arguments = ["compress", "--teacher", "squeezenet1_1", "--output", str(folder)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
-    assert "is not empty" in " ".join(result.stderr.split())
+    error = " ".join(result.stderr.split())
+    assert "holds another run" in error
+    assert "removal_updates was 1, is 10" in error
     assert (folder / "summary.json").read_text() == before
+
+
+def test_a_finished_run_is_shown_again(run):
+    folder, summary = run
+    before = (folder / "history.jsonl").read_text()
+    result = CliRunner().invoke(app, ["compress", "--resume", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert f"{summary.student.score.num_params:,}" in result.stdout
+    arguments = ["compress", "--resume", str(folder), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    found = json.loads(result.stdout)
+    assert found["student"]["test_accuracy"] == summary.student.test_accuracy
+    assert (folder / "history.jsonl").read_text() == before
+    options = Options.read(folder / "options.toml")
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        compress(options)
+
+
+class Stopped(BaseException):
+    """What ends a run in a test, as a signal would."""
+
+
+@pytest.mark.parametrize("num_lines", [0, 3, 10, 11, 14])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(
+    run, monkeypatch, tmp_path, num_lines
+):
+    folder, _ = run
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    output = tmp_path / "run"
+    add = History.add
+
+    def stop(self, *arguments):
+        if self.num_lines == num_lines:
+            self._file.write('{"search": "rein')  # in the middle of a line
+            self._file.flush()
+            raise Stopped
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "add", stop)
+        with pytest.raises(Stopped):
+            compress(Options(**{**vars(SMALL), "output": output}))
+    arguments = ["compress", "--resume", str(output)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for name in ("history.jsonl", "architecture.json", "student.safetensors"):
+        assert (output / name).read_bytes() == (folder / name).read_bytes(), name
+    ours, theirs = (
+        json.loads((place / "summary.json").read_text()) for place in (output, folder)
+    )
+    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
 def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog):
@@ -157,7 +213,7 @@ def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path)
     folder, _ = run
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-    more = {"init_policy": folder, "frozen": True, "logs": ("csv", "json")}
+    more = {"init_policy": folder, "frozen": True, "logs": "csv,json"}
     options = {**vars(SMALL), **more, "output": tmp_path / "run", "controls": False}
     compress(Options(**{**options, "seed": 1}))
     for stage in ("remove", "shrink"):
@@ -176,7 +232,7 @@ def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path)
     [
         ({"frozen": True}, "give init_policy"),
         ({"init_policy": Path("nowhere")}, "no policy nowhere/reinforce-remove.policy"),
-        ({"logs": ("xml",)}, "unknown format 'xml'; known: csv, json, tensorboard"),
+        ({"logs": "xml"}, "unknown format 'xml'; known: csv, json, tensorboard"),
     ],
 )
 def test_policies_and_logs_are_checked_first(tmp_path, options, message):
@@ -206,12 +262,12 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
 
 def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
     final = finalists.Finalists(teacher, 1, torch.device("cpu"), InProcess(), None)
-    with open(tmp_path / "history.jsonl", "w") as file:
-        history = module._History(file)
-        make = partial(magnitude_student, teacher, 10)
-        assert final.compare_size(make, "magnitude", history.add) is None
+    history = History(tmp_path / "history.jsonl")
+    make = partial(magnitude_student, teacher, 10)
+    assert final.compare_size(make, "magnitude", history.add) is None
     assert "magnitude: num_params=10 cannot be reached" in caplog.text
     assert history.num_lines == 0
+    history.close()
 
 
 def test_the_history_has_the_students_that_controls_made(run):

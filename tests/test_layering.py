@@ -32,6 +32,7 @@ ORDER = (
     "testing",
     "validation",
     "controls",
+    "runs",
     "finalists",
     "compress",
     "cli",

@@ -1,13 +1,19 @@
-"""How the commands end when something is wrong."""
+"""How the commands end when something is wrong, or when they are stopped."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
+
+INTERRUPTED = 130  # the exit code, as shells have it
+with_traceback = False  # whether the user asked for it
 
 
 @contextmanager
@@ -16,7 +22,31 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ArithmeticError) as error:
+        if with_traceback:
+            raise
         Console(stderr=True).print(
             f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True
         )
         sys.exit(1)
+
+
+@contextmanager
+def stoppable(kept: Callable[[], str]) -> Iterator[None]:
+    """The first Ctrl-C ends what is inside and says what is kept, the second at once.
+
+    Args:
+        kept: What to say then.
+    """
+
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"\n{escape(kept())}", highlight=False)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -41,21 +41,3 @@ Device = Annotated[
 TrainTeacher = Annotated[
     bool, typer.Option(help="Train the teacher even if it takes over ten minutes.")
 ]
-
-
-def statistics(
-    mean: str | None, std: str | None
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """``--mean`` and ``--std`` as numbers."""
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise ValueError("--mean and --std go together")
-    try:
-        means, stds = (tuple(map(float, x.split(","))) for x in (mean, std))
-    except ValueError as error:
-        raise ValueError(
-            f"--mean and --std are numbers with commas between, got {mean!r} and "
-            f"{std!r}"
-        ) from error
-    return means, stds

@@ -174,6 +174,7 @@ def calibrate(
             load_store,
         )
         from n2n_gym.places import write_whole
+        from n2n_gym.runs import statistics
         from n2n_gym.teachers import load_teacher
 
         runner = Workers(workers) if workers else default_runner(students)
@@ -186,7 +187,7 @@ def calibrate(
             teacher,
             task,
             weights=weights,
-            normalisation=options.statistics(mean, std),
+            normalisation=statistics(mean, std),
             device=device,
             train_teacher=train_teacher,
         )

@@ -1,0 +1,223 @@
+"""The command that compresses a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from n2n_gym.cli.errors import plain_errors, stoppable
+from n2n_gym.cli.options import (
+    Channels,
+    Device,
+    Task,
+    Teacher,
+    TrainTeacher,
+    Weights,
+)
+
+# torch and what needs it are imported in the command, so that --help is quick.
+if TYPE_CHECKING:
+    from n2n_gym.runs import Options
+
+# Options of the command that are none of the run's.
+OWN = frozenset({"config", "resume", "as_json"})
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Options from a file; those of the command line come first."""
+    if path is not None:
+        with plain_errors():
+            from n2n_gym.runs import read_toml
+
+            named = [str(parameter.name) for parameter in context.command.params]
+            known = [name for name in named if name not in OWN]
+            context.default_map = read_toml(path, known)
+    return path
+
+
+def compress(
+    context: typer.Context,
+    teacher: Teacher = "resnet18",
+    task: Task = "digits",
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="The folder for what is found; a run of the same options that was "
+            "stopped there goes on."
+        ),
+    ] = Path("runs/demo"),
+    removal_updates: Annotated[
+        int, typer.Option(min=1, help="Policy updates of stage one, 5 students each.")
+    ] = 10,
+    shrinkage_updates: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Policy updates of stage two, 5 students each; 0 for removal alone.",
+        ),
+    ] = 40,
+    final_epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs of distillation of each finalist.")
+    ] = 60,
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            help="How the search scores students: short, elastic, "
+            "inherit, paper, full, size, or a file of `n2n-gym scores calibrate`."
+        ),
+    ] = "short",
+    init_policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of an earlier run, perhaps of another teacher; the "
+            "policies start as its ended."
+        ),
+    ] = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Do not train those policies further.")
+    ] = False,
+    logs: Annotated[
+        str,
+        typer.Option(
+            help="How the policies' progress is written: csv,json,tensorboard.",
+        ),
+    ] = "",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that distil; one a core by default."),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where scores are kept: a file, or a database's URL."),
+    ] = None,
+    weights: Weights = None,
+    mean: Channels = None,
+    std: Channels = None,
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="What one removal is about: unit, block (branches alone) or layer."
+        ),
+    ] = "unit",
+    controls: Annotated[
+        bool,
+        typer.Option(
+            help="Also try uniform width scaling and magnitude filter pruning to the "
+            "student's size, and random search."
+        ),
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    device: Device = None,
+    train_teacher: TrainTeacher = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_read_config,
+            is_eager=True,
+            help="A TOML file with any of these options, by name; the options.toml of "
+            "a run is one.",
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of a run that was stopped: it goes on, with its options."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, for machines.")
+    ] = False,
+) -> None:
+    """Turn a teacher into a small student and write it as an ONNX file.
+
+    An agent first decides which layers to remove, then how far to shrink the rest; the
+    best students are distilled from the teacher and the best of those is written, with
+    everything that was tried (history.jsonl), to the output folder.
+    """
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name not in OWN and _is_said(context, name)
+    }
+    with plain_errors():
+        from n2n_gym.runs import SUMMARY, Options, check_same, is_finished, resumed
+
+        options = Options(**given) if resume is None else resumed(resume, given)
+        folder = options.output
+        if is_finished(folder):
+            check_same(options)
+        else:
+            _run(options)
+        summary = json.loads((folder / SUMMARY).read_text())
+    if as_json:
+        typer.echo(json.dumps({**summary, "output": str(folder)}))
+    else:
+        _show(summary, options)
+
+
+def _is_said(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line or in the file."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _run(options: Options) -> None:
+    from n2n_gym.compress import compress as run
+    from n2n_gym.runs import HISTORY
+
+    def kept() -> str:
+        history = options.output / HISTORY
+        lines = len(history.read_text().splitlines()) if history.exists() else 0
+        return (
+            f"Stopped. {lines} students and their scores are kept; go on with: "
+            f"n2n-gym compress --resume {options.output}"
+        )
+
+    with stoppable(kept):
+        run(options)
+
+
+def _show(summary: dict[str, Any], options: Options) -> None:
+    table = Table(title=f"{options.teacher} on {options.task}")
+    columns = ("", "parameters", "smaller", "MACs", "validation", "test")
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right")
+    whole = summary["teacher"]
+    styles = {"student": "bold green"}
+    names = {"uniform": "uniform width", "random": "random search"}
+    for key in ("teacher", "student", "uniform", "magnitude", "random"):
+        if row := summary.get(key):
+            times = f"{whole['num_params'] / row['num_params']:.1f}x"
+            table.add_row(
+                names.get(key, key),
+                f"{row['num_params']:,}",
+                "" if key == "teacher" else times,
+                f"{row['num_macs']:,}",
+                f"{row['accuracy']:.2%}",
+                f"{row['test_accuracy']:.2%}",
+                style=styles.get(key, ""),
+            )
+    console = Console()
+    console.print(table)
+    from n2n_gym.envs.compression import SUCCESS_MARGIN
+
+    found = summary["student"]["accuracy"]
+    if found < whole["accuracy"] - SUCCESS_MARGIN:
+        console.print(
+            f"[yellow]No finalist is as accurate as the teacher[/yellow] ({found:.2%} "
+            f"against {whole['accuracy']:.2%} on validation): what was written is the "
+            f"one of the highest reward. More --final-epochs may help.",
+            highlight=False,
+        )
+    path = options.output / "student.onnx"
+    console.print(
+        f"{path}: {path.stat().st_size / 1e6:.2f} MB, logits equal to torch's to "
+        f"{summary['onnx_difference']:.0e}. {summary['num_scored']} students scored, "
+        f"{summary['seconds'] / 60:.1f} minutes in all.",
+        highlight=False,
+    )

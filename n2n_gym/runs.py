@@ -1,0 +1,338 @@
+"""The folder of a run: what it was asked for, and all that it has found so far.
+
+A run that was stopped, however, goes on from there. All of a run follows from its
+options and its students' scores; so it is played again from the start, which takes no
+time where the scores are known from ``history.jsonl`` and from the store, and goes on
+where they end.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any, Final
+
+import tomli_w
+import torch
+from filelock import FileLock, Timeout
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.evaluators import Evaluator
+from n2n_gym.places import write_whole
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.teachers import Statistics, Teacher
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FORMAT: Final = 1  # of the folder
+OPTIONS: Final = "options.toml"
+ABOUT: Final = "run.json"
+HISTORY: Final = "history.jsonl"
+SUMMARY: Final = "summary.json"
+LOCK: Final = ".lock"
+FINAL: Final = "final"  # the stage of what was distilled fully, not scored in a search
+# Options that a run may change when it goes on: they change nothing that it finds.
+INCIDENTAL: Final = frozenset({"output", "workers", "store"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``n2n-gym compress`` is asked for; each is an option of the command.
+
+    Attributes:
+        shrinkage_updates: Of stage two's policy; with 0, removal is all that is done.
+        evaluator: The rung that the search scores students with.
+        init_policy: The folder of an earlier run, whose policies this one starts from;
+            they may have been trained on another teacher.
+        frozen: Whether those play as they are.
+        logs: Formats in which the training's progress is written, with commas between:
+            "csv,json,tensorboard".
+        workers: Processes that students are distilled in; by default as many as there
+            are cores, and students in a batch.
+        store: Path or URL of the scores' database; in the cache folder by default.
+    """
+
+    teacher: str = "resnet18"
+    task: str = "digits"
+    output: Path = Path("runs/demo")
+    removal_updates: int = 10
+    shrinkage_updates: int = 40
+    final_epochs: int = 60
+    evaluator: str = "short"
+    init_policy: Path | None = None
+    frozen: bool = False
+    logs: str = ""
+    workers: int | None = None
+    store: str | None = None
+    weights: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    granularity: str = "unit"
+    controls: bool = True
+    seed: int = 0
+    device: str | None = None
+    train_teacher: bool = False
+
+    def to_toml(self) -> str:
+        """As a file for ``--config``; what is None is left out."""
+        values = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+            if value is not None
+        }
+        return tomli_w.dumps(values)
+
+    @classmethod
+    def read(cls, path: Path) -> Options:
+        """Those in a file.
+
+        Raises:
+            ValueError: It is no TOML, or says what is no option.
+        """
+        values = read_toml(path, [field.name for field in fields(cls)])
+        for name in ("output", "init_policy"):
+            if name in values:
+                values[name] = Path(values[name])
+        return cls(**values)
+
+
+def statistics(mean: str | None, std: str | None) -> Statistics | None:
+    """What inputs went through in training, from numbers with commas between."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ValueError("--mean and --std go together")
+    try:
+        means, stds = (tuple(map(float, x.split(","))) for x in (mean, std))
+    except ValueError as error:
+        raise ValueError(
+            f"--mean and --std are numbers with commas between, got {mean!r} and "
+            f"{std!r}"
+        ) from error
+    return means, stds
+
+
+def read_toml(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """Options by name, with underscores; dashes are understood, and lists.
+
+    Raises:
+        ValueError: It is no TOML, or says what is no option.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML: {error}") from error
+    values = {
+        name.replace("-", "_"): ",".join(map(str, v)) if isinstance(v, list) else v
+        for name, v in values.items()
+    }
+    for name in values.keys() - set(known):
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise ValueError(f"{path}: unknown option {name!r}; {hint}")
+    return values
+
+
+class History:
+    """A line of JSON for each student scored, in the order of their episodes.
+
+    Where the run goes on, the lines that are there already must come again, one after
+    another; then new ones are added.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.num_lines = 0
+        self._left = deque(_whole_lines(path))  # of an earlier process, to come again
+        self._file: IO[str] = open(path, "a")  # noqa: SIM115 - closed by `close`
+        self.scores = {
+            line["fingerprint"]: _result(line)
+            for line in map(json.loads, self._left)
+            if line["stage"] != FINAL
+        }
+
+    def add(self, search: str, stage: str, reward: float, info: dict[str, Any]) -> None:
+        """Keep what an episode ended with.
+
+        Raises:
+            ValueError: Another line is there already.
+        """
+        plain = {key: value for key, value in info.items() if key != "action_mask"}
+        line = json.dumps({"search": search, "stage": stage, "reward": reward, **plain})
+        self.num_lines += 1
+        if not self._left:
+            self._file.write(line + "\n")
+            self._file.flush()
+        elif line != self._left.popleft():
+            raise ValueError(
+                f"{self.path}: line {self.num_lines} would be another now, so this run "
+                f"cannot go on: was it made with another version of a library, or "
+                f"changed by hand? Give another output folder"
+            )
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """A file's lines; what was cut short at its end is removed."""
+    if not path.exists():
+        return []
+    with open(path, "rb+") as file:
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        file.truncate(len(whole))
+    return whole.decode().splitlines()
+
+
+def _result(line: dict[str, Any]) -> Score | Failure:
+    """What a line says of its student."""
+    if "error" in line:
+        return Failure(line["error"], retryable=False)
+    return Score(**{name: line[name] for name in Score._fields})
+
+
+class Remembering:
+    """An evaluator that is not asked again for what a history has."""
+
+    def __init__(self, evaluator: Evaluator, history: History) -> None:
+        self.evaluator = evaluator
+        self.known = history.scores
+
+    def __call__(
+        self, students: Sequence[Architecture], teacher: Teacher
+    ) -> list[Score | Failure]:
+        missing = [s for s in students if s.fingerprint not in self.known]
+        results = self.evaluator(missing, teacher) if missing else []
+        new = dict(zip([s.fingerprint for s in missing], results, strict=True))
+        return [new.get(s.fingerprint) or self.known[s.fingerprint] for s in students]
+
+    def score_teacher(self, teacher: Teacher) -> Score:
+        return self.evaluator.score_teacher(teacher)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that is this process' alone."""
+
+    options: Options
+    history: History
+
+    @property
+    def folder(self) -> Path:
+        return self.options.output
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether it holds a run that has come to its end."""
+    return (folder / SUMMARY).is_file()
+
+
+@contextmanager
+def open_run(options: Options) -> Iterator[Run]:
+    """The folder ``options.output``: new, or of a run of the same options to go on.
+
+    Raises:
+        FileExistsError: It holds something else.
+        BlockingIOError: Another process is at it.
+        OSError: It cannot be written.
+        ValueError: Its run is of another format.
+    """
+    folder = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(f"{folder}: another process is at this run") from None
+    with lock:
+        if (folder / OPTIONS).exists():
+            check_same(options)
+        else:
+            if others := {path.name for path in folder.iterdir()} - {LOCK}:
+                raise FileExistsError(
+                    f"{folder} is not empty and holds no run (but {min(others)}); give "
+                    f"another output folder"
+                )
+            write_whole(folder / ABOUT, json.dumps(_about(), indent=1).encode())
+            write_whole(folder / OPTIONS, options.to_toml().encode())
+        history = History(folder / HISTORY)
+        try:
+            yield Run(options, history)
+        finally:
+            history.close()
+
+
+def _about() -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "n2n_gym": version("n2n-gym"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def check_same(options: Options) -> None:
+    """The folder's run is one of these options.
+
+    Raises:
+        FileExistsError: It is another.
+        ValueError: It is of another format.
+    """
+    folder = options.output
+    about = json.loads((folder / ABOUT).read_text())
+    if about["format"] != FORMAT:
+        raise ValueError(
+            f"{folder} holds a run of format {about['format']}, made by n2n-gym "
+            f"{about['n2n_gym']}; this version reads {FORMAT}. Give another output "
+            f"folder"
+        )
+    before, now = (asdict(each) for each in (Options.read(folder / OPTIONS), options))
+    changed = [
+        f"{name} was {before[name]!r}, is {now[name]!r}"
+        for name in now
+        if before[name] != now[name] and name not in INCIDENTAL
+    ]
+    if changed:
+        raise FileExistsError(
+            f"{folder} holds another run: {'; '.join(changed)}. Give another output "
+            f"folder, or the same options"
+        )
+
+
+def resumed(folder: Path, changes: dict[str, Any]) -> Options:
+    """What the run in a folder was asked for, to go on.
+
+    Args:
+        changes: Of workers and store, the options that may.
+
+    Raises:
+        ValueError: It holds no run, or something else is to change.
+    """
+    if fixed := sorted(changes.keys() - (INCIDENTAL - {"output"})):
+        raise ValueError(
+            f"a run goes on with the options it has; leave out {', '.join(fixed)}"
+        )
+    path = folder / OPTIONS
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no run: there is no {OPTIONS}")
+    return replace(Options.read(path), output=folder, **changes)
+
+
+def fresh_folder(path: Path) -> Path:
+    """A folder of what is written anew when a run goes on."""
+    if path.exists():
+        shutil.rmtree(path)
+    return path

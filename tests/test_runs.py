@@ -1,0 +1,248 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from n2n_gym.cli import app
+from n2n_gym.evaluators import SizeEvaluator
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.runs import (
+    FINAL,
+    History,
+    Options,
+    Remembering,
+    check_same,
+    open_run,
+    resumed,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def options(tmp_path):
+    return Options(output=tmp_path / "run", logs="csv,json", mean="0.5", std="0.25")
+
+
+def info(number: int) -> dict:
+    score = Score(0.5 + number / 100, 100 + number, 1_000, 0.4)
+    return {**score._asdict(), "fingerprint": f"student {number}", "action_mask": [1]}
+
+
+def fill(history: History, numbers) -> None:
+    for number in numbers:
+        history.add("reinforce", "remove", number / 10, info(number))
+
+
+# Options.
+
+
+def test_options_are_written_and_read_again(options, tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text(options.to_toml())
+    assert Options.read(path) == options
+
+
+def test_a_misspelt_option_is_named_with_the_nearest(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('techer = "vgg11"\n')
+    with pytest.raises(ValueError, match="option 'techer'; did you mean 'teacher'"):
+        Options.read(path)
+    path.write_text("xyzzy = 1\n")
+    with pytest.raises(ValueError, match="option 'xyzzy'; known: teacher, task"):
+        Options.read(path)
+    path.write_text("teacher: vgg11\n")
+    with pytest.raises(ValueError, match="is no TOML"):
+        Options.read(path)
+
+
+def test_the_command_line_comes_before_the_file(options, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("n2n_gym.cli.compression._run", found.append)
+    path = tmp_path / "own.toml"
+    path.write_text(
+        f'output = "{options.output}"\nseed = 3\nfinal-epochs = 7\n'
+        f"mean = [0.5]\nstd = [0.25]\nlogs = ['csv', 'json']\n"
+    )
+    arguments = ["compress", "--config", str(path), "--seed", "4"]
+    CliRunner().invoke(app, arguments)
+    assert found == [replace(options, seed=4, final_epochs=7)]
+
+
+def test_a_misspelt_option_of_the_commands_file_is_one_line(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text("seeds = 3\n")
+    result = CliRunner().invoke(app, ["compress", "--config", str(path)])
+    assert result.exit_code == 1
+    assert "unknown option 'seeds'; did you mean 'seed'?" in result.stderr
+
+
+# The folder.
+
+
+def test_a_run_goes_on_with_the_options_it_has(options):
+    with open_run(options):
+        pass
+    again = resumed(options.output, {"workers": 3})
+    assert again == replace(options, workers=3)
+    with open_run(again) as run:
+        assert run.folder == options.output
+    with pytest.raises(ValueError, match="leave out output, seed"):
+        resumed(options.output, {"seed": 1, "output": Path("x")})
+    with pytest.raises(FileExistsError, match="seed was 0, is 1"):
+        check_same(replace(options, seed=1))
+    with pytest.raises(ValueError, match="nowhere holds no run"):
+        resumed(Path("nowhere"), {})
+
+
+def test_a_folder_of_something_else_is_left_alone(options):
+    options.output.mkdir()
+    (options.output / "thesis.tex").write_text("years of work")
+    with (
+        pytest.raises(FileExistsError, match=r"holds no run \(but thesis.tex\)"),
+        open_run(options),
+    ):
+        pass
+    assert {path.name for path in options.output.iterdir()} <= {"thesis.tex", ".lock"}
+
+
+def test_a_folder_of_another_format_is_refused(options):
+    with open_run(options):
+        pass
+    path = options.output / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    with (
+        pytest.raises(ValueError, match="holds a run of format 0, made by n2n-gym"),
+        open_run(options),
+    ):
+        pass
+
+
+def test_a_second_process_is_refused(options):
+    program = (
+        "from pathlib import Path\n"
+        "from n2n_gym.runs import open_run, resumed\n"
+        f"with open_run(resumed(Path({str(options.output)!r}), {{}})): pass\n"
+    )
+    with open_run(options):
+        result = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
+        )
+    assert result.returncode == 1
+    assert "BlockingIOError" in result.stderr
+    assert "another process is at this run" in result.stderr
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_a_folder_that_cannot_be_written_is_named(options):
+    nowhere = replace(options, output=Path("/proc/run"))  # root cannot either
+    with pytest.raises(OSError, match="/proc/run"), open_run(nowhere):
+        pass
+
+
+def test_a_file_in_the_folders_place_is_named(options):
+    options.output.write_text("")
+    result = CliRunner().invoke(app, ["compress", "--output", str(options.output)])
+    assert result.exit_code == 1
+    assert str(options.output) in result.stderr.replace("\n", "")
+
+
+# The history.
+
+
+def test_lines_that_are_there_come_again_and_then_new_ones(tmp_path):
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    fill(history, range(3))
+    history.close()
+    before = path.read_text()
+    path.write_text(before + '{"search": "reinf')
+    history = History(path)
+    assert path.read_text() == before  # but for the line that was cut short
+    fill(history, range(5))
+    history.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["reward"] for line in lines] == [0, 0.1, 0.2, 0.3, 0.4]
+    assert path.read_text().startswith(before)
+    assert "action_mask" not in lines[0]
+
+
+def test_another_line_than_before_ends_the_run(tmp_path):
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    fill(history, range(3))
+    history.close()
+    history = History(path)
+    fill(history, [0])
+    with pytest.raises(ValueError, match="line 2 would be another now"):
+        fill(history, [2])
+    history.close()
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_what_the_history_has_is_not_scored_again(tmp_path, teacher):
+    class Counting(SizeEvaluator):
+        asked = 0
+
+        def __call__(self, students, teacher):
+            self.asked += len(students)
+            return super().__call__(students, teacher)
+
+    whole = teacher.architecture
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    of_whole = {**info(1), "fingerprint": whole.fingerprint}
+    history.add("reinforce", "remove", 0.5, of_whole)
+    failed = {"fingerprint": "another", "error": "it diverged"}
+    history.add("reinforce", "remove", -1.0, failed)
+    # What was distilled fully says nothing of the search's scores.
+    history.add("uniform width", FINAL, 0.6, {**of_whole, "accuracy": 0.9})
+    history.close()
+
+    counting = Counting()
+    history = History(path)
+    history.close()
+    remembering = Remembering(counting, history)
+    (score,) = remembering([whole], teacher)
+    assert score == Score(0.51, 101, 1_000, 0.4)
+    assert counting.asked == 0
+    assert remembering.known["another"] == Failure("it diverged", retryable=False)
+    assert remembering.score_teacher(teacher) == counting.score_teacher(teacher)
+
+
+# Stopping.
+
+
+def start(folder: Path, cache: Path) -> subprocess.Popen:
+    arguments = ["--teacher", "tests.networks:make_small", "--evaluator", "inherit"]
+    arguments += ["--removal-updates", "200", "--output", str(folder)]
+    program = "from n2n_gym.cli import app; app()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "compress", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "N2N_CACHE": str(cache), "COLUMNS": "200"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    process = start(folder, tmp_path / "cache")
+    history = folder / "history.jsonl"
+    while process.poll() is None and not (history.exists() and history.read_text()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    lines = len(history.read_text().splitlines())
+    assert f"Stopped. {lines} students and their scores are kept" in errors
+    assert f"n2n-gym compress --resume {folder}" in errors
+    assert "Traceback" not in errors
