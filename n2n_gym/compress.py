@@ -18,6 +18,7 @@ from agents import reinforce
 from agents.logs import check_formats, log_updates
 from agents.search import random_search
 from n2n_gym.architecture import Architecture
+from n2n_gym.assessment import Comparison, compare_networks
 from n2n_gym.controls import magnitude_student, uniform_student
 from n2n_gym.decisions import GRANULARITIES, removals
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
@@ -28,11 +29,19 @@ from n2n_gym.evaluators import (
     load_evaluator,
     load_store,
 )
-from n2n_gym.export import export_onnx, save_weights
-from n2n_gym.finalists import ROUNDS, Finalists, Finished, Scored, test_accuracy
+from n2n_gym.finalists import (
+    ROUNDS,
+    Finalists,
+    Finished,
+    Scored,
+    test_accuracy,
+    write_student,
+)
 from n2n_gym.places import write_whole
+from n2n_gym.report import write_report
 from n2n_gym.rewards import Score
 from n2n_gym.runs import (
+    ONNX,
     SUMMARY,
     Options,
     Remembering,
@@ -65,6 +74,7 @@ class Summary:
     random: Finished | None
     num_scored: int
     onnx_difference: float
+    test: Comparison  # of teacher and student
     seconds: float  # since this process took up the run
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +93,7 @@ class Summary:
             "normalisation": asdict(self.normalise),
             "num_scored": self.num_scored,
             "onnx_difference": self.onnx_difference,
+            "test": self.test.to_dict(),
             "seconds": self.seconds,
         }
 
@@ -126,7 +137,7 @@ def compress(options: Options) -> Summary:
         search = _Search(teacher, Remembering(evaluator, run.history), run)
         removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
         student = final.choose(shrunk or removed, "the best students")
-        onnx_difference = _write_student(student, teacher, run.folder)
+        onnx_difference = write_student(student, teacher, run.folder)
         num_scored = run.history.num_lines
         uniform = magnitude = random = None
         if options.controls:
@@ -148,10 +159,12 @@ def compress(options: Options) -> Summary:
             random,
             num_scored,
             onnx_difference,
+            compare_networks(teacher, student.network, run.folder / ONNX, device),
             time.perf_counter() - started,
         )
         content = json.dumps(summary.to_dict(), indent=1)
         write_whole(run.folder / SUMMARY, content.encode())
+        write_report(run.folder)
     return summary
 
 
@@ -267,22 +280,3 @@ class _Search:
             batch = CompressionVectorEnv(env, ROLLOUTS)
             agent(batch, updates, self.current.options.seed, report, path)
         return found
-
-
-def _write_student(finished: Finished, teacher: Teacher, output: Path) -> float:
-    """All the files of a student; gives the ONNX file's difference from torch."""
-    student, network = finished.student, finished.network
-    write_whole(output / "architecture.json", student.to_json().encode())
-    save_weights(network, output / "student.safetensors")
-    about = {
-        "teacher": teacher.name,
-        "task": teacher.task.name,
-        "classes": json.dumps(teacher.task.class_names or teacher.task.num_classes),
-        "preprocessing": teacher.task.preprocessing,
-        "fingerprint": student.fingerprint,
-        "test_accuracy": f"{finished.test_accuracy:.4f}",
-    }
-    images = teacher.task.splits["test"].images[:256]
-    return export_onnx(
-        network, teacher.normalise, images, output / "student.onnx", about
-    )

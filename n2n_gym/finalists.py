@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
@@ -14,8 +16,10 @@ from tqdm.auto import tqdm
 from n2n_gym.architecture import Architecture
 from n2n_gym.controls import OutOfReach
 from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
+from n2n_gym.export import export_onnx, save_weights
+from n2n_gym.places import write_whole
 from n2n_gym.rewards import Failure, Score, compression, n2n
-from n2n_gym.runs import FINAL
+from n2n_gym.runs import FINAL, ONNX, STUDENT, TEACHER
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
@@ -144,6 +148,24 @@ class Finalists:
         if not scored:
             raise Failed("the distillation of every finalist failed")
         return sorted(scored, key=lambda pair: -n2n(pair[1], self.teacher.score))
+
+
+def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
+    """All the files of a student; gives the ONNX file's difference from torch."""
+    student, network = finished.student, finished.network
+    write_whole(folder / TEACHER, teacher.architecture.to_json().encode())
+    write_whole(folder / STUDENT, student.to_json().encode())
+    save_weights(network, folder / "student.safetensors")
+    about = {
+        "teacher": teacher.name,
+        "task": teacher.task.name,
+        "classes": json.dumps(teacher.task.class_names or teacher.task.num_classes),
+        "preprocessing": teacher.task.preprocessing,
+        "fingerprint": student.fingerprint,
+        "test_accuracy": f"{finished.test_accuracy:.4f}",
+    }
+    images = teacher.task.splits["test"].images[:256]
+    return export_onnx(network, teacher.normalise, images, folder / ONNX, about)
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:

@@ -41,6 +41,9 @@ OPTIONS: Final = "options.toml"
 ABOUT: Final = "run.json"
 HISTORY: Final = "history.jsonl"
 SUMMARY: Final = "summary.json"
+TEACHER: Final = "teacher.json"  # architectures
+STUDENT: Final = "architecture.json"
+ONNX: Final = "student.onnx"
 LOCK: Final = ".lock"
 FINAL: Final = "final"  # the stage of what was distilled fully, not scored in a search
 # Options that a run may change when it goes on: they change nothing that it finds.

@@ -401,8 +401,22 @@ def compute_accuracy(
     batch_size: int = EVALUATION_BATCH,
 ) -> float:
     """The share of images it classifies right, in [0, 1]."""
+    answers = predict(
+        network, split, normalise, precision=precision, batch_size=batch_size
+    )
+    return (answers == split.labels.cpu()).double().mean().item()
+
+
+def predict(
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
+) -> Tensor:
+    """The class it takes each image for, (N,) int64, on the CPU."""
     outputs = compute_logits(
         network, split, normalise, precision=precision, batch_size=batch_size
     )
-    # Not all accelerators have double precision.
-    return (outputs.argmax(1) == split.labels).cpu().double().mean().item()
+    return outputs.argmax(1).cpu()

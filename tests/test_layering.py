@@ -33,8 +33,11 @@ ORDER = (
     "validation",
     "controls",
     "runs",
+    "report",
+    "assessment",
     "finalists",
     "compress",
+    "revisit",
     "cli",
 )
 TORCH_FREE = (*ORDER[: ORDER.index("torch_layers")], "scores", "cli")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from n2n_gym.cli import errors
 from n2n_gym.cli.comparison import compare, validate
-from n2n_gym.cli.compression import compress
+from n2n_gym.cli.compression import compress, export, report
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.cli.options import Channels, Device, Task
 from n2n_gym.cli.scores import scores
@@ -31,6 +31,8 @@ teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
 app.add_typer(teachers, name="teachers")
 app.add_typer(scores, name="scores")
 app.command()(compress)
+app.command()(export)
+app.command()(report)
 app.command()(compare)
 app.command()(validate)
 

@@ -1,0 +1,129 @@
+"""Teacher and student side by side: on the test images, as files, and on the clock."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from n2n_gym.export import export_onnx
+from n2n_gym.teachers import Teacher
+from n2n_gym.torch_layers import Network
+from n2n_gym.training import predict
+
+SECONDS: Final = 2.0  # of timing, for each file
+WARM_UP: Final = 5  # runs that are not counted
+FEWEST_RUNS: Final = 20
+Z: Final = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is known of one network on a task's test images, and of its file.
+
+    Attributes:
+        confusion: Images by class (rows) and by predicted class, (classes, classes).
+        bytes: Of the ONNX file.
+        latency_ms: Median time of one image in ONNX Runtime, on one thread.
+    """
+
+    confusion: list[list[int]]
+    bytes: int
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Teacher and student, and how the student differs.
+
+    Attributes:
+        difference: The student's accuracy less the teacher's, in [-1, 1].
+        error: Half of its 95 % interval, from both networks' answers to each image.
+    """
+
+    teacher: Assessment
+    student: Assessment
+    difference: float
+    error: float
+    num_images: int
+    classes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_networks(
+    teacher: Teacher, network: Network, path: Path, device: torch.device
+) -> Comparison:
+    """Both networks on the test images.
+
+    Args:
+        network: The student.
+        path: Its ONNX file.
+    """
+    split = teacher.task.split("test", device)
+    whole = teacher.network(device)
+    networks = [whole, network.to(device)]
+    answers = [predict(each, split, teacher.normalise) for each in networks]
+    labels = split.labels.cpu()
+    count = teacher.task.num_classes
+    confusions = [confusion(labels, answer, count) for answer in answers]
+    is_right = [(answer == labels).double() for answer in answers]
+    gains = is_right[1] - is_right[0]
+    names = teacher.task.class_names or tuple(map(str, range(count)))
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / "teacher.onnx"
+        images = teacher.task.splits["test"].images[:2]
+        export_onnx(whole, teacher.normalise, images, other, {})
+        paths = [other, path]
+        latencies = measure_latency(paths, teacher.task.input_shape)
+        sizes = [each.stat().st_size for each in paths]
+    one, two = (
+        Assessment(*found) for found in zip(confusions, sizes, latencies, strict=True)
+    )
+    error = Z * gains.std().item() / math.sqrt(len(gains))
+    return Comparison(one, two, gains.mean().item(), error, len(gains), list(names))
+
+
+def confusion(labels: Tensor, answers: Tensor, count: int) -> list[list[int]]:
+    """How many images of each class were taken for which, (classes, classes)."""
+    found = torch.zeros(count, count, dtype=torch.int64)
+    found.index_put_((labels, answers), torch.tensor(1), accumulate=True)
+    rows: list[list[int]] = found.tolist()
+    return rows
+
+
+def measure_latency(paths: Sequence[Path], input_shape: Sequence[int]) -> list[float]:
+    """Milliseconds that ONNX Runtime takes for one image, on one thread of the CPU.
+
+    The files take turns, so that a machine that slows down slows all of them; the
+    median of each.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    sessions = [
+        onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+        for path in paths
+    ]
+    pixels = {"pixels": np.zeros((1, *input_shape), np.float32)}
+    taken: list[list[float]] = [[] for _ in sessions]
+    ends = time.perf_counter() + SECONDS * len(sessions)
+    while time.perf_counter() < ends or len(taken[0]) < WARM_UP + FEWEST_RUNS:
+        for session, each in zip(sessions, taken, strict=True):
+            started = time.perf_counter()
+            session.run(None, pixels)
+            each.append(time.perf_counter() - started)
+    return [1e3 * statistics.median(each[WARM_UP:]) for each in taken]

@@ -1,0 +1,135 @@
+"""What a run's folder says, ready to be shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.runs import (
+    ABOUT,
+    FINAL,
+    HISTORY,
+    OPTIONS,
+    STUDENT,
+    SUMMARY,
+    TEACHER,
+    Options,
+    is_finished,
+)
+
+BEST: Final = 10  # students in the table
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A student that a search scored.
+
+    Attributes:
+        number: Of the episode within its search, from 1.
+        best: The highest reward of its search so far.
+    """
+
+    search: str
+    stage: str
+    number: int
+    reward: float
+    best: float
+    accuracy: float
+    num_params: int
+    num_macs: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that a finished run's folder says."""
+
+    folder: Path
+    options: Options
+    about: dict[str, Any]
+    summary: dict[str, Any]
+    teacher: Architecture
+    student: Architecture
+    trials: list[Trial]
+
+    @classmethod
+    def read(cls, folder: Path) -> Found:
+        """What is in a folder.
+
+        Raises:
+            ValueError: It holds no finished run.
+        """
+        if not is_finished(folder):
+            raise ValueError(f"{folder} holds no finished run: there is no {SUMMARY}")
+
+        def content(name: str) -> Any:
+            return json.loads((folder / name).read_text())
+
+        def network(name: str) -> Architecture:
+            return Architecture.from_json((folder / name).read_text())
+
+        return cls(
+            folder,
+            Options.read(folder / OPTIONS),
+            content(ABOUT),
+            content(SUMMARY),
+            network(TEACHER),
+            network(STUDENT),
+            _trials(folder / HISTORY),
+        )
+
+    @cached_property
+    def best(self) -> list[Trial]:
+        """Distinct students of the highest rewards, whichever search found them."""
+        by_student: dict[str, Trial] = {}
+        for trial in sorted(self.trials, key=lambda trial: -trial.reward):
+            by_student.setdefault(trial.fingerprint, trial)
+        return list(by_student.values())[:BEST]
+
+    @cached_property
+    def front(self) -> list[Trial]:
+        """Students than which none is both smaller and as accurate, the smallest first.
+
+        The Pareto front of parameters and accuracy.
+        """
+        found: list[Trial] = []
+        for trial in sorted(self.trials, key=lambda t: (t.num_params, -t.accuracy)):
+            if not found or trial.accuracy > found[-1].accuracy:
+                found.append(trial)
+        return found
+
+    @property
+    def times_smaller(self) -> float:
+        return self.teacher.num_params / self.student.num_params
+
+
+def _trials(path: Path) -> list[Trial]:
+    """The students that have a score, in the order they were found."""
+    found = []
+    numbers: dict[str, int] = {}
+    bests: dict[str, float] = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        search = line["search"]
+        if line["stage"] == FINAL:
+            continue
+        numbers[search] = numbers.get(search, 0) + 1
+        bests[search] = max(bests.get(search, line["reward"]), line["reward"])
+        if "error" not in line:
+            found.append(
+                Trial(
+                    search,
+                    line["stage"],
+                    numbers[search],
+                    line["reward"],
+                    bests[search],
+                    line["accuracy"],
+                    line["num_params"],
+                    line["num_macs"],
+                    line["fingerprint"],
+                )
+            )
+    return found

@@ -1,0 +1,144 @@
+"""The page: what was found, in a template, with the library that draws its charts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import jinja2
+import vl_convert
+
+from n2n_gym.places import write_whole
+from n2n_gym.report.charts import charts
+from n2n_gym.report.content import Found
+from n2n_gym.report.diagram import draw
+from n2n_gym.runs import Options
+
+REPORT: Final = "report.html"
+LIBRARY: Final = "window.vegaEmbed = vegaEmbed;"  # all that the page calls
+NETWORKS: Final = ("student", "teacher")
+PREFIXES: Final = (
+    (1e9, "G"),
+    (1e6, "M"),
+    (1e3, "k"),
+    (1, ""),
+    (1e-3, "m"),
+    (1e-6, "µ"),
+)
+
+
+class Figure(NamedTuple):
+    """One of the headline's: what, how much, and against what."""
+
+    name: str
+    value: str
+    note: str
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into the folder of a finished run.
+
+    The file holds all that it needs: it opens from a disk, without a network.
+
+    Raises:
+        ValueError: The folder holds no finished run.
+    """
+    found = Found.read(folder)
+    drawn = charts(found)
+    content = _template().render(
+        found=found,
+        figures=headline(found),
+        diagram=draw(found.teacher, found.student),
+        charts=drawn,
+        specs=_script({chart.name: chart.spec for chart in drawn}),
+        library=vl_convert.javascript_bundle(LIBRARY).replace("</script", "<\\/script"),
+        command=command(found.options),
+        options=_said(found.options),
+    )
+    path = folder / REPORT
+    write_whole(path, content.encode())
+    return path
+
+
+def headline(found: Found) -> list[Figure]:
+    """What a reader wants to know first."""
+    whole, final = found.summary["teacher"], found.summary["student"]
+    test = found.summary["test"]
+    sizes = [_with_unit(test[name]["bytes"], "B") for name in NETWORKS]
+    times = [test[name]["latency_ms"] / 1e3 for name in NETWORKS]
+    low, high = (100 * (test["difference"] + sign * test["error"]) for sign in (-1, 1))
+    return [
+        Figure(
+            "times smaller",
+            f"{found.times_smaller:.3g}x",
+            f"{final['num_params']:,} of {whole['num_params']:,} parameters",
+        ),
+        Figure(
+            "test accuracy",
+            f"{final['test_accuracy']:.2%}",
+            f"teacher {whole['test_accuracy']:.2%}; difference "
+            f"{100 * test['difference']:+.2f} points, 95 % interval {low:+.2f} to "
+            f"{high:+.2f}, {test['num_images']:,} images",
+        ),
+        Figure("ONNX file", sizes[0], f"teacher {sizes[1]}"),
+        Figure(
+            "multiply-accumulates",
+            _with_unit(final["num_macs"]),
+            f"{whole['num_macs'] / final['num_macs']:.3g}x fewer than the teacher's "
+            f"{_with_unit(whole['num_macs'])}",
+        ),
+        Figure(
+            "latency of one image",
+            _with_unit(times[0], "s"),
+            f"{times[1] / times[0]:.3g}x as fast as the teacher, "
+            f"{_with_unit(times[1], 's')}; ONNX Runtime, one thread of this CPU",
+        ),
+    ]
+
+
+def _with_unit(value: float, unit: str = "") -> str:
+    """Three digits and a prefix: 24.5 kB, 12.5 µs, 3.19 M."""
+    for factor, prefix in PREFIXES:
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def command(options: Options) -> str:
+    """What makes the same run again."""
+    parts = ["n2n-gym", "compress"]
+    for name, value in _said(options).items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            parts.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            parts += [option, str(value)]
+    return shlex.join(parts)
+
+
+def _said(options: Options) -> dict[str, Any]:
+    """The options that are not as they would be anyway, and those that matter most."""
+    always = ("teacher", "task", "output", "seed")
+    return {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if field.name in always or getattr(options, field.name) != field.default
+    }
+
+
+def _script(value: Any) -> str:
+    """JSON that may stand in a script of a page."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _template() -> jinja2.Template:
+    text = (files("n2n_gym.report") / "report.html.j2").read_text()
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters["count"] = lambda number: f"{number:,}"
+    return environment.from_string(text)

@@ -1,0 +1,75 @@
+"""A run taken up again: its teacher, and any student that it scored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.evaluators import InProcess, load_store
+from n2n_gym.finalists import Finalists, Finished, Scored
+from n2n_gym.runs import HISTORY, Options, resumed, statistics
+from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.training import pick_device
+
+
+@dataclass(frozen=True)
+class Revisited:
+    """The run in a folder, finished or not."""
+
+    options: Options
+
+    @classmethod
+    def open(cls, folder: Path) -> Revisited:
+        """Raises ValueError where there is no run."""
+        return cls(resumed(folder, {}))
+
+    @cached_property
+    def device(self) -> torch.device:
+        return pick_device(self.options.device)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        options = self.options
+        return load_teacher(
+            options.teacher,
+            options.task,
+            weights=options.weights,
+            normalisation=statistics(options.mean, options.std),
+            device=self.device,
+            train_teacher=options.train_teacher,
+        )
+
+    def student(self, prefix: str) -> Architecture:
+        """The one that was scored whose fingerprint begins so.
+
+        Raises:
+            ValueError: There is none, or more than one.
+        """
+        path = self.options.output / HISTORY
+        lines = map(json.loads, path.read_text().splitlines())
+        found = {
+            line["fingerprint"]: line["student"]
+            for line in lines
+            if line["fingerprint"].startswith(prefix)
+        }
+        if len(found) != 1:
+            how_many = "no student" if not found else f"more than one ({len(found)})"
+            raise ValueError(
+                f"{path} has {how_many} whose fingerprint begins with {prefix!r}"
+            )
+        return Architecture.from_json(next(iter(found.values())))
+
+    def finish(self, student: Architecture) -> Finished:
+        """The student as the run would have distilled it in the end."""
+        options = self.options
+        store = load_store(True if options.store is None else options.store)
+        runner = InProcess()
+        final = Finalists(
+            self.teacher, options.final_epochs, self.device, runner, store
+        )
+        return final.choose([Scored(0.0, student)], student.fingerprint[:8])

@@ -1,0 +1,231 @@
+"""The page that a run ends with: what it says, and that a browser shows it."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from n2n_gym import finalists
+from n2n_gym.architecture import Architecture
+from n2n_gym.assessment import confusion, measure_latency
+from n2n_gym.cli import app
+from n2n_gym.compress import compress
+from n2n_gym.report import write_report
+from n2n_gym.report.content import Found
+from n2n_gym.report.diagram import draw
+from n2n_gym.report.page import command, headline
+from n2n_gym.runs import Options
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of a small run."""
+    folder = tmp_path_factory.mktemp("runs") / "<small> & 'fine'"
+    options = Options(
+        teacher="tests.networks:make_small",
+        evaluator="inherit",
+        removal_updates=2,
+        shrinkage_updates=2,
+        final_epochs=2,
+        device="cpu",
+        output=folder,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finalists, "ROUNDS", ((4, 0.5), (2, 1.0)))
+        compress(options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return Found.read(folder)
+
+
+# What it says.
+
+
+def test_every_student_of_the_search_is_a_trial(folder, found):
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    searched = [line for line in map(json.loads, lines) if line["stage"] != "final"]
+    assert [trial.reward for trial in found.trials] == [x["reward"] for x in searched]
+    numbers = [trial.number for trial in found.trials if trial.search == "random"]
+    assert numbers == list(range(1, 21))
+
+
+def test_the_best_are_distinct_and_in_order(found):
+    best = found.best
+    assert len({trial.fingerprint for trial in best}) == len(best) == 10
+    rewards = [trial.reward for trial in best]
+    assert rewards == sorted(rewards, reverse=True)
+    assert rewards[0] == max(trial.reward for trial in found.trials)
+
+
+def test_nothing_is_better_than_the_front(found):
+    for ours in found.front:
+        for other in found.trials:
+            smaller = other.num_params < ours.num_params
+            assert not (smaller and other.accuracy >= ours.accuracy)
+    sizes = [trial.num_params for trial in found.front]
+    assert sizes == sorted(set(sizes))
+
+
+def test_confusions_count_every_image(found):
+    labels, answers = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    assert confusion(labels, answers, 3) == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    test = found.summary["test"]
+    for network in ("teacher", "student"):
+        matrix = test[network]["confusion"]
+        right = sum(row[i] for i, row in enumerate(matrix))
+        assert sum(map(sum, matrix)) == test["num_images"] == 360
+        row = found.summary[network]
+        assert right / 360 == pytest.approx(row["test_accuracy"])
+    gain = found.summary["student"]["test_accuracy"]
+    gain -= found.summary["teacher"]["test_accuracy"]
+    assert test["difference"] == pytest.approx(gain)
+    assert 0 < test["error"] < 0.1
+
+
+def test_latencies_are_of_files_in_turn(folder):
+    path = folder / "student.onnx"
+    one, other = measure_latency([path, path], (1, 8, 8))
+    assert 0.3 < one / other < 3
+
+
+def test_the_command_makes_the_same_run(found, monkeypatch):
+    runs = []
+    monkeypatch.setattr("n2n_gym.cli.compression._run", runs.append)
+    text = command(found.options)
+    assert text.startswith("n2n-gym compress --teacher tests.networks:make_small")
+    import shlex
+
+    CliRunner().invoke(app, [*shlex.split(text)[1:], "--output", "elsewhere"])
+    assert runs == [replace(found.options, output=Path("elsewhere"))]
+    assert "--no-controls" in command(replace(found.options, controls=False))
+
+
+def test_the_headline_has_units(found):
+    figures = {figure.name: figure for figure in headline(found)}
+    assert re.fullmatch(r"[\d.]+ (MB|kB)", figures["ONNX file"].value)
+    assert re.fullmatch(r"[\d.]+ (ms|µs)", figures["latency of one image"].value)
+    assert "95 % interval" in figures["test accuracy"].note
+
+
+def test_the_diagram_says_what_became_of_each_layer(found):
+    drawn = draw(found.teacher, found.student)
+    gone = set(found.teacher.positions) - set(found.student.positions)
+    assert drawn.count(">removed</text>") == len(
+        [name for name in gone if '"name" x="0"' in drawn and f">{name}<" in drawn]
+    )
+    assert 'role="img"' in drawn
+    assert "convolutions and linear layers" in drawn
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no finished run"):
+        write_report(tmp_path)
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "holds no finished run" in " ".join(result.stderr.split())
+
+
+def test_the_command_writes_it_again(folder):
+    path = folder / "report.html"
+    before = path.read_text()
+    path.unlink()
+    result = CliRunner().invoke(app, ["report", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert path.read_text() == before
+
+
+def test_a_student_is_exported_by_its_fingerprint(folder, found, tmp_path):
+    chosen = found.best[3]
+    output = tmp_path / "exported"
+    arguments = ["export", str(folder), "--student", chosen.fingerprint[:12]]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    student = Architecture.from_json((output / "architecture.json").read_text())
+    assert student.fingerprint == chosen.fingerprint
+    assert (output / "student.onnx").exists()
+    result = CliRunner().invoke(app, ["export", str(folder), "--student", "xyz"])
+    assert result.exit_code == 1
+    assert "no student whose fingerprint begins with 'xyz'" in result.stderr
+
+
+# That a browser shows it.
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    sync = pytest.importorskip("playwright.sync_api")
+    with sync.sync_playwright() as play:
+        arguments = ["--no-sandbox"]  # containers have none
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.seen = []
+        page.on("console", lambda message: page.seen.append(message.text))
+        page.on("pageerror", lambda error: page.seen.append(str(error)))
+        page.on("request", lambda request: page.seen.append(request.url))
+        page.goto((folder / "report.html").as_uri())
+        page.wait_for_selector("html[data-drawn=yes]", timeout=30_000)
+        yield page
+        browser.close()
+
+
+def test_it_opens_from_a_disk_without_a_request_or_an_error(page, folder):
+    others = [x for x in page.seen if not x.startswith("data:")]
+    assert others == [(folder / "report.html").as_uri()]
+
+
+def test_its_charts_have_all_the_students(page, found):
+    points = page.locator("#search path[aria-roledescription='point']")
+    assert points.count() == len(found.trials)
+    assert page.locator("#size path[aria-roledescription='point']").count() == (
+        len(found.trials) + 2
+    )
+    assert page.locator("#classes path[aria-roledescription='bar']").count() == 20
+
+
+def test_hovering_shows_values(page, found):
+    bar = page.locator("#classes path[aria-roledescription='bar']").first
+    bar.hover()
+    tooltip = page.locator("#vg-tooltip-element")
+    tooltip.wait_for(state="visible")
+    assert "teacher" in tooltip.inner_text()
+    assert "%" in tooltip.inner_text()
+
+
+def test_a_reader_that_does_not_see_finds_headings_and_texts(page):
+    tree = page.locator("body").aria_snapshot()
+    for heading in ("Compared", "Teacher and student", "The best students"):
+        assert f'heading "{heading}" [level=2]' in tree
+    assert len(re.findall(r"- '?img", tree)) == 5
+    assert "convolutions and linear layers" in tree
+    for chart in page.locator("figure .chart").all():
+        assert len(chart.get_attribute("aria-label")) > 20
+
+
+def test_a_button_copies_the_command_that_exports(page, folder, found):
+    page.locator("tbody button").first.click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert found.best[0].fingerprint[:12] in copied
+    assert copied.startswith("n2n-gym export ")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1200, "dark")])
+def test_it_fits_a_phone_and_the_night(page, width, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    is_dark = sum(map(int, re.findall(r"\d+", paper)[:3])) < 200
+    assert is_dark == (scheme == "dark")
