@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,21 @@ from numpy.typing import NDArray
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import Removal, Shrinkage, units
 
-BAR: Final = 32  # characters for the widest layer
+COLUMNS: Final = 80  # of text, unless told otherwise
+FEWEST_COLUMNS: Final = 30
+BAR: Final = 32  # characters for the widest layer, at most
 
 # Of the picture, in pixels.
 ROW, MARGIN, NAME, WIDEST, STATE = 20, 16, 190, 300, 190
 PAPER, INK, FAINT = (255, 255, 255), (32, 36, 44), (150, 156, 166)
-KEPT, GONE, MARK = (46, 125, 110), (226, 229, 233), (255, 240, 205)
+GONE, MARK = (226, 229, 233), (255, 240, 205)
+COLOURS: Final = {
+    "kept": (46, 125, 110),
+    "shrunk": (214, 137, 16),
+    "removed": GONE,
+}
+
+State = Literal["kept", "shrunk", "removed"]
 
 
 class Bar(NamedTuple):
@@ -24,8 +33,55 @@ class Bar(NamedTuple):
     name: str
     old: int  # width in the teacher
     new: int  # width in the student, 0 if removed
-    state: str  # the change in words
+    change: str  # in words
     is_current: bool  # whether the decision at hand is about it
+
+    @property
+    def state(self) -> State:
+        """What became of it; a smaller kernel is shrunk, too."""
+        if not self.new:
+            return "removed"
+        return "kept" if self.change == str(self.old) else "shrunk"
+
+
+class Scene(NamedTuple):
+    """A network in the middle of an episode.
+
+    Attributes:
+        current: The decision at hand, about layers of the start; None at the end.
+        position: Of the decision at hand, from 0, among ``num_decisions``.
+    """
+
+    teacher: Architecture
+    start: Architecture
+    student: Architecture
+    current: Removal | Shrinkage | None
+    position: int
+    num_decisions: int
+
+    @property
+    def heading(self) -> str:
+        """The decision at hand."""
+        if self.current is None:
+            return f"all {self.num_decisions} decisions made"
+        number = f"{self.position + 1} of {self.num_decisions}"
+        return f"decision {number}: {describe(self.current)}"
+
+    @property
+    def total(self) -> str:
+        """The compression so far."""
+        times = self.teacher.num_params / self.student.num_params
+        return (
+            f"{self.student.num_params:,} of {self.teacher.num_params:,} parameters: "
+            f"{times:.1f}x smaller"
+        )
+
+
+def describe(decision: Removal | Shrinkage) -> str:
+    """A decision as a question."""
+    if isinstance(decision, Removal):
+        return f"remove {decision.form} {decision.name}?"
+    return f"how much of the {decision.variable} of {decision.name} remains?"
 
 
 def bars(
@@ -46,10 +102,10 @@ def bars(
         old = teacher.shape_of(head)[0]
         position = student.positions.get(name)
         new = 0 if position is None else student.shape_of(position)[0]
-        state = "removed" if not new else str(old) if new == old else f"{old} -> {new}"
+        change = "removed" if not new else str(old) if new == old else f"{old} -> {new}"
         if position is not None:
-            state += _kernels(teacher, head, student, position)
-        found.append(Bar(name, old, new, state, name in marked))
+            change += _kernels(teacher, head, student, position)
+        found.append(Bar(name, old, new, change, name in marked))
     return found
 
 
@@ -64,64 +120,80 @@ def _kernels(
     return f", {old[0]}x{old[1]} -> {new[0]}x{new[1]}"
 
 
-def _total(teacher: Architecture, student: Architecture) -> str:
-    times = teacher.num_params / student.num_params
-    return (
-        f"{student.num_params:,} of {teacher.num_params:,} parameters: "
-        f"{times:.1f}x smaller"
-    )
-
-
 def _length(width: int, widest: int, longest: int) -> int:
     """Of a bar; whatever is there is seen."""
     return min(longest, max(1, round(longest * width / widest))) if width else 0
 
 
-def draw_ansi(
-    teacher: Architecture,
-    start: Architecture,
-    student: Architecture,
-    current: Removal | Shrinkage | None,
-) -> str:
-    """Lines of text; ``>`` marks what the decision at hand is about."""
-    shown = bars(teacher, start, student, current)
+class Line(NamedTuple):
+    """A bar as text: mark, name, what is left, what is gone, the change."""
+
+    mark: str
+    name: str
+    kept: str
+    gone: str
+    change: str
+    state: State
+
+
+def lines(shown: list[Bar], columns: int = COLUMNS) -> list[Line]:
+    """The bars in so many columns; long names lose their beginning."""
+    columns = max(columns, FEWEST_COLUMNS)
     widest = max(bar.old for bar in shown)
-    longest = max(len(bar.name) for bar in shown)
-    lines = []
+    change = max(len(bar.change) for bar in shown)
+    name = max(len(bar.name) for bar in shown)
+    free = columns - 6 - change  # a mark and spaces between
+    name = min(name, max(8, free // 2))
+    longest = max(4, min(BAR, free - name))
+    found = []
     for bar in shown:
-        full, kept = _length(bar.old, widest, BAR), _length(bar.new, widest, BAR)
-        drawn = ("█" * kept + "░" * (full - kept)).ljust(BAR)
-        mark = ">" if bar.is_current else " "
-        lines.append(f"{mark} {bar.name.ljust(longest)}  {drawn}  {bar.state}")
-    return "\n".join([*lines, _total(teacher, student)])
+        full, kept = (_length(w, widest, longest) for w in (bar.old, bar.new))
+        short = bar.name if len(bar.name) <= name else f"…{bar.name[1 - name :]}"
+        found.append(
+            Line(
+                ">" if bar.is_current else " ",
+                short.ljust(name),
+                "█" * kept,
+                ("░" * (full - kept)).ljust(longest - kept),
+                bar.change,
+                bar.state,
+            )
+        )
+    return found
 
 
-def draw_rgb(
-    teacher: Architecture,
-    start: Architecture,
-    student: Architecture,
-    current: Removal | Shrinkage | None,
-) -> NDArray[np.uint8]:
+def draw_ansi(scene: Scene, columns: int = COLUMNS) -> str:
+    """Lines of text; ``>`` marks what the decision at hand is about."""
+    shown = bars(scene.teacher, scene.start, scene.student, scene.current)
+    rows = [
+        f"{line.mark} {line.name}  {line.kept}{line.gone}  {line.change}"
+        for line in lines(shown, columns)
+    ]
+    return "\n".join([scene.heading, *rows, scene.total])
+
+
+def draw_rgb(scene: Scene) -> NDArray[np.uint8]:
     """The same as a picture, (H, W, 3); of one size throughout an episode."""
     from PIL import Image, ImageDraw, ImageFont  # only who asks for pictures waits
 
-    shown = bars(teacher, start, student, current)
+    shown = bars(scene.teacher, scene.start, scene.student, scene.current)
     widest = max(bar.old for bar in shown)
     left = MARGIN + NAME
-    size = left + WIDEST + STATE + MARGIN, (len(shown) + 2) * ROW + 2 * MARGIN
+    size = left + WIDEST + STATE + MARGIN, (len(shown) + 4) * ROW + 2 * MARGIN
     picture = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    draw.text((MARGIN, MARGIN), scene.heading, fill=INK, font=font)
     for i, bar in enumerate(shown):
-        top = MARGIN + i * ROW
+        top = MARGIN + round((i + 1.5) * ROW)
         if bar.is_current:
             draw.rectangle((4, top, size[0] - 5, top + ROW - 1), fill=MARK)
         ink = INK if bar.new else FAINT
         draw.text((MARGIN, top + 2), bar.name, fill=ink, font=font)
-        for width, colour in ((bar.old, GONE), (bar.new, KEPT)):
+        for width, colour in ((bar.old, GONE), (bar.new, COLOURS[bar.state])):
             if length := _length(width, widest, WIDEST):
                 box = (left, top + 4, left + length - 1, top + ROW - 5)
                 draw.rectangle(box, fill=colour)
-        draw.text((left + WIDEST + 10, top + 2), bar.state, fill=ink, font=font)
-    top = MARGIN + len(shown) * ROW + ROW // 2
-    draw.text((MARGIN, top), _total(teacher, student), fill=INK, font=font)
+        draw.text((left + WIDEST + 10, top + 2), bar.change, fill=ink, font=font)
+    top = MARGIN + (len(shown) + 2) * ROW
+    draw.text((MARGIN, top), scene.total, fill=INK, font=font)
     return np.asarray(picture)

@@ -2,12 +2,15 @@ import json
 
 import numpy as np
 import pytest
+from gymnasium.wrappers import RecordVideo
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import RATES
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
+from n2n_gym.envs.window import Window
 from n2n_gym.evaluators import DistillationEvaluator, Rung, SizeEvaluator
 from n2n_gym.features import CHOICE, COLUMNS, CURRENT, DECIDED
+from n2n_gym.render import draw_ansi
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import build, trace
@@ -463,7 +466,8 @@ def test_the_text_marks_the_decision_and_what_is_gone(teacher):
     env.reset()
     env.step(1)
     text = env.render()
-    lines = text.splitlines()
+    heading, *lines = text.splitlines()
+    assert heading == f"decision 2 of {len(env.decisions)}: remove unit block1.conv1?"
     assert "removed" in next(line for line in lines if "block1.conv1" in line)
     assert next(line for line in lines if line.startswith(">")).split()[1] in {
         d.name for d in env.decisions
@@ -482,3 +486,46 @@ def test_pictures_have_one_size_and_show_what_changes(teacher):
     assert before.dtype == np.uint8
     assert before.shape == after.shape
     assert (before != after).any()
+
+
+def test_text_fits_narrow_terminals(teacher):
+    env = RemoveEnv(teacher, evaluator="size")
+    env.reset()
+    for columns in (40, 80, 200):
+        _, *rows, _ = draw_ansi(env.scene, columns).splitlines()
+        assert max(map(len, rows)) <= columns
+        assert any("█" in row for row in rows)
+
+
+def test_people_see_every_step_in_a_window(teacher, monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    frames = []
+    show = Window.show
+    monkeypatch.setattr(
+        Window, "show", lambda self, f, s: (frames.append(f), show(self, f, 0.01))
+    )
+    env = RemoveEnv(teacher, evaluator="size", render_mode="human")
+    env.reset()
+    _, _, is_over, _, _ = env.step(1)
+    assert not is_over
+    assert env.render() is None
+    assert len(frames) == 3
+    assert (frames[0] != frames[1]).any()
+    drawn = env._window._picture.get_array()
+    assert (np.asarray(drawn) == frames[-1]).all()
+    env.close()
+    assert env._window is None
+
+
+def test_an_episode_is_recorded_as_a_video(teacher, tmp_path):
+    pytest.importorskip("moviepy")
+    env = RemoveEnv(teacher, evaluator="size", render_mode="rgb_array")
+    env = RecordVideo(env, tmp_path / "videos", disable_logger=True)
+    env.reset()
+    is_over = False
+    while not is_over:
+        _, _, is_over, _, _ = env.step(0)
+    env.close()
+    (video,) = tmp_path.glob("videos/*.mp4")
+    assert video.stat().st_size > 1_000

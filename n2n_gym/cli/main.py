@@ -18,6 +18,7 @@ from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.compression import compress, export, report
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.cli.options import Channels, Device, Task
+from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
 
 # torch and what needs it are imported in the commands, so that --help is quick.
@@ -33,6 +34,7 @@ app.add_typer(scores, name="scores")
 app.command()(compress)
 app.command()(export)
 app.command()(report)
+app.command()(play)
 app.command()(compare)
 app.command()(validate)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import Removal, Shrinkage
+from n2n_gym.envs.window import Window
 from n2n_gym.evaluators import Evaluator, Place, Runner, Store, evaluate, load_evaluator
 from n2n_gym.features import (
     CHOICE,
@@ -25,7 +26,7 @@ from n2n_gym.features import (
     static_features,
 )
 from n2n_gym.lookup import lookup
-from n2n_gym.render import draw_ansi, draw_rgb
+from n2n_gym.render import Scene, draw_ansi, draw_rgb
 from n2n_gym.rewards import REWARDS, Failure, Reward, Score
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
@@ -48,7 +49,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
     """
 
     metadata: dict[str, Any] = {
-        "render_modes": ["ansi", "rgb_array"],
+        "render_modes": ["ansi", "rgb_array", "human"],
         "render_fps": 4,
         "columns": COLUMNS,  # of the observation
     }
@@ -75,6 +76,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             known = ", ".join(self.metadata["render_modes"])
             raise ValueError(f"unknown render_mode {render_mode!r}; known: {known}")
         self.render_mode = render_mode
+        self._window: Window | None = None  # with "human", once there is a frame
         self.illegal = illegal
         self.teacher = load_teacher(
             teacher,
@@ -198,6 +200,8 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
                     f"decision {self.position} ({self.current.name}) cannot be {action}"
                 )
             self._record(action)
+        if self.render_mode == "human":
+            self.render()
         return self._observation.copy(), self._mask_info()
 
     def step(
@@ -217,6 +221,8 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             (result,) = evaluate([student], self.teacher, self.evaluator)
             reward, last = self._conclude(student, result)
             info |= last
+        if self.render_mode == "human":
+            self.render()
         return self._observation.copy(), reward, self._is_over, False, info
 
     @property
@@ -303,18 +309,43 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         """The network as text or as a picture; None without a render mode."""
         if self.render_mode is None:
             return None
-        draw = draw_ansi if self.render_mode == "ansi" else draw_rgb
+        return draw_ansi(self.scene) if self.render_mode == "ansi" else self._frame()
+
+    @property
+    def scene(self) -> Scene:
+        """What there is to draw."""
         current = None if self._is_over else self.current
-        return draw(self.teacher.architecture, self.start, self.student, current)
+        return Scene(
+            self.teacher.architecture,
+            self.start,
+            self.student,
+            current,
+            self.position,
+            len(self.decisions),
+        )
+
+    def _frame(self) -> NDArray[np.uint8] | None:
+        """A picture; for people it goes to the window that they look at."""
+        frame = draw_rgb(self.scene)
+        if self.render_mode != "human":
+            return frame
+        if self._window is None:
+            self._window = Window()
+        self._window.show(frame, 1 / self.metadata["render_fps"])
+        return None
 
     def close(self) -> None:
         """End the workers, if this environment started them; a later step starts more.
 
+        The window closes likewise.
         Copies share them.
         """
         close = getattr(self.evaluator, "close", None)
         if self._owns_evaluator and close is not None:
             close()
+        if self._window is not None:
+            self._window.close()
+            self._window = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv[D]:
         """An independent copy of the running episode; what never changes is shared."""

@@ -97,7 +97,7 @@ class RemoveEnv(CompressionEnv[Removal]):
             several teachers.
         device: Where to train and score; the accelerator if there is one by default.
         train_teacher: Whether training the teacher may take more than ten minutes.
-        render_mode: "ansi" or "rgb_array".
+        render_mode: "ansi", "rgb_array", or "human": a window that shows each step.
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via

@@ -43,17 +43,15 @@ def draw(teacher: Architecture, student: Architecture) -> str:
 def describe(shown: list[Bar]) -> str:
     """What the diagram shows, in words."""
     removed = sum(not bar.new for bar in shown)
-    shrunk = sum(0 < bar.new < bar.old for bar in shown)
+    shrunk = sum(bar.state == "shrunk" for bar in shown)
     return (
         f"Of the teacher's {len(shown)} convolutions and linear layers, {removed} were "
-        f"removed, {shrunk} became narrower, {len(shown) - removed - shrunk} kept "
-        f"their width."
+        f"removed, {shrunk} shrunk and {len(shown) - removed - shrunk} kept."
     )
 
 
 def _row(bar: Bar, top: float, left: float, right: float, scale: float) -> str:
-    state = "removed" if not bar.new else "kept" if bar.new == bar.old else "shrunk"
-    text = top + ROW / 2 + 4
+    state, text = bar.state, top + ROW / 2 + 4
     full, rest = (max(2.0, width * scale) for width in (bar.old, bar.new))
     box = f'y="{top + (ROW - BAR) / 2}" height="{BAR}" rx="2"'
     parts = [
@@ -65,7 +63,7 @@ def _row(bar: Bar, top: float, left: float, right: float, scale: float) -> str:
         parts.append(f'<rect class="{state}" x="{right}" width="{rest:.1f}" {box}/>')
     parts.append(
         f'<text class="state {state}" x="{right + WIDEST + 10}" y="{text}">'
-        f"{escape(bar.state)}</text>"
+        f"{escape(bar.change)}</text>"
     )
-    about = f"{bar.name}: {bar.old} in the teacher; {bar.state}"
+    about = f"{bar.name}: {bar.old} in the teacher; {bar.change}"
     return f"<g><title>{escape(about)}</title>{''.join(parts)}</g>"
