@@ -58,6 +58,26 @@ AGENTS: Final[dict[str, Agent]] = {
     "sac": partial(_sb3, algorithm="SAC"),
     "td3": partial(_sb3, algorithm="TD3"),
 }
+ABOUT: Final = {
+    "reinforce": "a recurrent policy (Ashok et al., 2018), with settings that find "
+    "better students in as many episodes",
+    "reinforce-paper": "the same with the paper's settings",
+    "reinforce@policy.pt": "the first, from a policy that was trained before",
+    "frozen@policy.pt": "that policy as it is",
+    "random": "random legal actions",
+    "uniform": "one action everywhere, each in turn",
+    "greedy": "the change that costs the score least, again and again",
+    "beam": "beam search",
+    "evolution": "ageing evolution of decision sequences (Real et al., 2019)",
+    "ppo": "of Stable-Baselines3, reading the rows by attention",
+    "a2c": "likewise",
+    "dqn": "likewise",
+    "maskable-ppo": "of sb3-contrib, with masks",
+    "recurrent-ppo": "of sb3-contrib",
+    "qrdqn": "of sb3-contrib",
+    "sac": "of Stable-Baselines3, for continuous shrinkage",
+    "td3": "likewise",
+}
 # Those that start from the policy of a file.
 TRAINED: Final = {"reinforce": reinforce.MODERN, "frozen": reinforce.FROZEN}
 

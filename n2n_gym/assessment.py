@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from n2n_gym.export import export_onnx
+from n2n_gym.tasks import TASKS, Task, load_task
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import predict
 
 SECONDS: Final = 2.0  # of timing, for each file
+BATCH: Final = 250
 WARM_UP: Final = 5  # runs that are not counted
 FEWEST_RUNS: Final = 20
 Z: Final = 1.96  # of a 95 % interval
@@ -94,6 +96,70 @@ def compare_networks(
     )
     error = Z * gains.std().item() / math.sqrt(len(gains))
     return Comparison(one, two, gains.mean().item(), error, len(gains), list(names))
+
+
+class Evaluation(NamedTuple):
+    """An ONNX file on a task's images.
+
+    Attributes:
+        low, high: 95 % interval of the accuracy (Wilson, 1927).
+        latency_ms: As `Assessment` has it.
+    """
+
+    task: str
+    accuracy: float
+    low: float
+    high: float
+    num_images: int
+    bytes: int
+    latency_ms: float
+
+
+def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
+    """What an exported student gets right, in ONNX Runtime.
+
+    Args:
+        task: That named in the file, if None.
+
+    Raises:
+        ValueError: It takes other images than the task has, or names no task.
+    """
+    session = onnxruntime.InferenceSession(
+        os.fspath(path), providers=["CPUExecutionProvider"]
+    )
+    if task is None:
+        name = session.get_modelmeta().custom_metadata_map.get("task", "")
+        if name not in TASKS:
+            raise ValueError(f"{path} was made for the task {name!r}; say where it is")
+        task = load_task(name)
+    wanted = tuple(session.get_inputs()[0].shape[1:])
+    if wanted != task.input_shape:
+        raise ValueError(
+            f"{path} takes images of {wanted}, those of {task.name} have "
+            f"{task.input_shape}"
+        )
+    images, labels = task.splits[split].images, task.splits[split].labels
+    right = 0
+    for start in range(0, len(images), BATCH):
+        pixels = images[start : start + BATCH].cpu().float().numpy() / 255
+        (logits,) = session.run(None, {"pixels": pixels})
+        answers = torch.from_numpy(logits).argmax(1)
+        right += int((answers == labels[start : start + BATCH].cpu()).sum())
+    low, high = wilson(right, len(images))
+    (latency,) = measure_latency([path], task.input_shape)
+    size = path.stat().st_size
+    accuracy = right / len(images)
+    return Evaluation(task.name, accuracy, low, high, len(images), size, latency)
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson, 1927)."""
+    share, spread = count / total, Z * Z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = (
+        Z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / 4 / total)
+    )
+    return middle - half, middle + half
 
 
 def confusion(labels: Tensor, answers: Tensor, count: int) -> list[list[int]]:

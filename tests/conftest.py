@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,9 @@ os.environ["N2N_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 
+from n2n_gym import finalists  # noqa: E402
+from n2n_gym.compress import compress  # noqa: E402
+from n2n_gym.runs import Options  # noqa: E402
 from n2n_gym.tasks import Task, digits  # noqa: E402
 from n2n_gym.teachers import Teacher, train_network  # noqa: E402
 from n2n_gym.torch_layers import trace  # noqa: E402
@@ -45,3 +49,22 @@ def teacher(task: Task) -> Teacher:
         return train_network("small", task, architecture, recipe, torch.device("cpu"))
 
     return Teacher("small", task, architecture, provide)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run of the whole path, under a name that needs quoting."""
+    folder = tmp_path_factory.mktemp("runs") / "<small> & 'fine'"
+    options = Options(
+        teacher="tests.networks:make_small",
+        evaluator="inherit",
+        removal_updates=2,
+        shrinkage_updates=2,
+        final_epochs=2,
+        device="cpu",
+        output=folder,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finalists, "ROUNDS", ((4, 0.5), (2, 1.0)))
+        compress(options)
+    return folder

@@ -10,37 +10,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from n2n_gym import finalists
 from n2n_gym.architecture import Architecture
 from n2n_gym.assessment import confusion, measure_latency
 from n2n_gym.cli import app
-from n2n_gym.compress import compress
 from n2n_gym.report import write_report
 from n2n_gym.report.content import Found
 from n2n_gym.report.diagram import draw
 from n2n_gym.report.page import command, headline
-from n2n_gym.runs import Options
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Of a small run."""
-    folder = tmp_path_factory.mktemp("runs") / "<small> & 'fine'"
-    options = Options(
-        teacher="tests.networks:make_small",
-        evaluator="inherit",
-        removal_updates=2,
-        shrinkage_updates=2,
-        final_epochs=2,
-        device="cpu",
-        output=folder,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finalists, "ROUNDS", ((4, 0.5), (2, 1.0)))
-        compress(options)
-    return folder
+def folder(finished_run):
+    return finished_run
 
 
 @pytest.fixture(scope="module")

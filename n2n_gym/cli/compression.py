@@ -160,51 +160,6 @@ def compress(
         _show(summary, options)
 
 
-Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-
-
-def report(folder: Folder) -> None:
-    """Write the report of a finished run again, report.html in its folder."""
-    with plain_errors():
-        from n2n_gym.report import write_report
-
-        path = write_report(folder)
-    Console().print(str(path), highlight=False)
-
-
-def export(
-    folder: Folder,
-    student: Annotated[
-        str,
-        typer.Option(
-            help="How the fingerprint of a student begins that the run scored; its "
-            "report has the best."
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(help="A folder; by default one of the run's, by fingerprint."),
-    ] = None,
-) -> None:
-    """Distil any student of a run fully, and write it as the run's own is."""
-    with plain_errors():
-        from n2n_gym.finalists import write_student
-        from n2n_gym.revisit import Revisited
-
-        run = Revisited.open(folder)
-        chosen = run.student(student)
-        place = output or folder / "exports" / chosen.fingerprint[:12]
-        place.mkdir(parents=True, exist_ok=True)
-        finished = run.finish(chosen)
-        difference = write_student(finished, run.teacher, place)
-    Console().print(
-        f"{place}/student.onnx: {finished.score.num_params:,} parameters, test "
-        f"accuracy {finished.test_accuracy:.2%}, logits equal to torch's to "
-        f"{difference:.0e}",
-        highlight=False,
-    )
-
-
 def _is_said(context: typer.Context, name: str) -> bool:
     """Whether an option is on the command line or in the file."""
     source = context.get_parameter_source(name)

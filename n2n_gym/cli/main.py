@@ -15,11 +15,13 @@ from rich.table import Table
 
 from n2n_gym.cli import errors
 from n2n_gym.cli.comparison import compare, validate
-from n2n_gym.cli.compression import compress, export, report
+from n2n_gym.cli.compression import compress
 from n2n_gym.cli.errors import plain_errors
 from n2n_gym.cli.options import Channels, Device, Task
 from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
+from n2n_gym.cli.students import evaluate, export, report
+from n2n_gym.cli.training import list_agents, train
 
 # torch and what needs it are imported in the commands, so that --help is quick.
 app = typer.Typer(
@@ -32,11 +34,14 @@ teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
 app.add_typer(teachers, name="teachers")
 app.add_typer(scores, name="scores")
 app.command()(compress)
+app.command()(train)
+app.command()(evaluate)
 app.command()(export)
-app.command()(report)
 app.command()(play)
+app.command()(report)
 app.command()(compare)
 app.command()(validate)
+app.command("agents")(list_agents)
 
 Epochs = Annotated[
     int | None,

@@ -12,7 +12,6 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from tqdm.auto import tqdm
 
 from n2n_gym.cli import options
 from n2n_gym.cli.errors import plain_errors
@@ -166,6 +165,8 @@ def calibrate(
             raise ValueError(f"a calibration is a .json file, got {file}")
         if rung == "full":
             raise ValueError("full distillation is what cheap rungs are calibrated by")
+        from tqdm.auto import tqdm  # reads --quiet as it is imported
+
         from n2n_gym.evaluators import (
             Workers,
             calibrate,

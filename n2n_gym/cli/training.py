@@ -1,0 +1,123 @@
+"""The commands that train agents, and list them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from n2n_gym.cli.errors import plain_errors, stoppable
+from n2n_gym.cli.options import Device, Task, Teacher, TrainTeacher
+
+
+def train(
+    stage: Annotated[
+        Literal["remove", "shrink"], typer.Argument(help="What the policy decides.")
+    ],
+    teacher: Teacher = "resnet18",
+    task: Task = "digits",
+    start: Annotated[
+        Path | None,
+        typer.Option(help="An architecture.json that shrinkage starts from."),
+    ] = None,
+    evaluator: Annotated[
+        str, typer.Option(help="How students are scored: inherit, short, size, ...")
+    ] = "inherit",
+    settings: Annotated[
+        Literal["modern", "paper"], typer.Option(help="Of REINFORCE.")
+    ] = "modern",
+    updates: Annotated[
+        int, typer.Option(min=1, help="Of the policy, 5 students each.")
+    ] = 50,
+    output: Annotated[
+        Path, typer.Option(help="A folder for the policy, and what it was made from.")
+    ] = Path("runs/policy"),
+    logs: Annotated[
+        str, typer.Option(help="How its progress is written: csv,json,tensorboard.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    device: Device = None,
+    train_teacher: TrainTeacher = False,
+) -> None:
+    """Train a policy of REINFORCE, and keep it for other runs.
+
+    `n2n-gym compress --init-policy` starts from it, on any teacher; so do the agents
+    reinforce@FILE and frozen@FILE of `n2n-gym compare`. The same command goes on after
+    a stop, bit for bit, and with more --updates it trains further.
+    """
+    with plain_errors():
+        import gymnasium as gym
+        from tqdm.auto import tqdm  # reads --quiet as it is imported
+
+        from agents import reinforce
+        from agents.logs import check_formats, log_updates
+        from envs_registry import ENVIRONMENTS, MODULE
+
+        formats = logs.split(",") if logs else []
+        check_formats(formats)
+        if start is not None and stage == "remove":
+            raise ValueError("removal starts from the teacher; leave out --start")
+        given: dict[str, Any] = {} if start is None else {"start": start}
+        (name,) = (name for name in ENVIRONMENTS if stage in name.lower())
+        env = gym.make(
+            MODULE + name,
+            teacher=teacher,
+            task=task,
+            evaluator=evaluator,
+            device=device,
+            train_teacher=train_teacher,
+            **given,
+        )
+        is_paper = settings == "paper"
+        policy = reinforce.make_policy(env, seed=seed, is_plain=is_paper)
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / f"reinforce-{stage}.policy.pt"
+        places = log_updates(output / f"{stage}.log", formats) if formats else None
+        with (
+            stoppable(lambda: "Stopped. The same command goes on with it."),
+            places or nullcontext() as log,
+            tqdm(total=updates, desc=f"Training to {stage}") as bar,
+        ):
+
+            def show(update: reinforce.Update) -> None:
+                bar.update()
+                bar.set_postfix_str(f"mean reward {update.mean_reward:.4f}")
+                if log is not None:
+                    log(update)
+
+            done = reinforce.train(
+                env,
+                policy,
+                reinforce.PAPER if is_paper else reinforce.MODERN,
+                updates=updates,
+                seed=seed,
+                checkpoint=path,
+                on_update=show,
+            )
+        env.close()
+    best = max(update.best_reward for update in done)
+    Console().print(
+        f"{path}: {len(done)} updates, mean reward {done[0].mean_reward:.4f} at first, "
+        f"{done[-1].mean_reward:.4f} in the end, {best:.4f} the best",
+        highlight=False,
+    )
+
+
+def list_agents() -> None:
+    """List the agents that `n2n-gym compare` knows by name."""
+    from agents.library import ABOUT
+
+    table = Table("agent", "what")
+    for name, about in ABOUT.items():
+        table.add_row(name, about)
+    console = Console()
+    console.print(table)
+    console.print(
+        "Own ones: module:function, a function search(env, *, seed) that plays until "
+        "it is stopped.",
+        highlight=False,
+    )

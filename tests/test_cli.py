@@ -1,0 +1,145 @@
+"""The command line as a whole: its smaller commands, its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.library import ABOUT, AGENTS, TRAINED
+from agents.reinforce import load_policy
+from n2n_gym.assessment import wilson
+from n2n_gym.cli import app, errors
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--teacher", "tests.networks:make_small", "--device", "cpu"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+# Agents.
+
+
+def test_every_agent_is_listed():
+    assert ABOUT.keys() == AGENTS.keys() | {f"{name}@policy.pt" for name in TRAINED}
+    result = invoke("agents")
+    assert result.exit_code == 0
+    for name in ABOUT:
+        assert name in result.stdout
+
+
+def test_a_policy_is_trained_and_trained_further(tmp_path):
+    arguments = ["train", "remove", *SMALL, "--evaluator", "size"]
+    arguments += ["--logs", "csv", "--output", tmp_path]
+    result = invoke(*arguments, "--updates", 2)
+    assert result.exit_code == 0, result.output
+    assert "2 updates" in result.stdout
+    result = invoke(*arguments, "--updates", 4)
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "reinforce-remove.policy.pt"
+    assert load_policy(path) is not None
+    assert len((tmp_path / "remove.log" / "progress.csv").read_text().splitlines()) == 5
+    whole = tmp_path / "whole"
+    arguments[arguments.index(tmp_path)] = whole
+    assert invoke(*arguments, "--updates", 4).exit_code == 0
+    assert path.read_bytes() == (whole / path.name).read_bytes()
+
+
+def test_shrinkage_is_trained_from_a_start_and_removal_is_not(tmp_path, teacher):
+    start = tmp_path / "architecture.json"
+    start.write_text(teacher.architecture.to_json())
+    arguments = [*SMALL, "--evaluator", "size", "--updates", 1, "--output", tmp_path]
+    result = invoke("train", "shrink", *arguments, "--start", start)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "reinforce-shrink.policy.pt").exists()
+    result = invoke("train", "remove", *arguments, "--start", start)
+    assert result.exit_code == 1
+    assert "leave out --start" in result.stderr
+
+
+# Students.
+
+
+def test_the_interval_of_a_share():
+    # Worked by hand: 8 of 10, z = 1.96.
+    low, high = wilson(8, 10)
+    assert (low, high) == (
+        pytest.approx(0.4902, abs=1e-4),
+        pytest.approx(0.9433, abs=1e-4),
+    )
+    assert wilson(10, 10)[1] == pytest.approx(1)
+
+
+def test_a_run_and_its_file_are_evaluated(finished_run):
+    summary = json.loads((finished_run / "summary.json").read_text())
+    result = invoke("evaluate", finished_run, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["accuracy"] == pytest.approx(summary["student"]["test_accuracy"])
+    assert found["low"] < found["accuracy"] < found["high"]
+    path = finished_run / "student.onnx"
+    assert found["bytes"] == path.stat().st_size
+    result = invoke("evaluate", path, "--split", "validation")  # its task is in it
+    assert result.exit_code == 0, result.output
+    assert "validation images (95 % interval" in " ".join(result.stdout.split())
+
+
+def test_what_cannot_be_evaluated_is_said(finished_run, tmp_path):
+    result = invoke("evaluate", tmp_path)
+    assert result.exit_code == 1
+    assert "there is no file" in result.stderr
+    other = ROOT / "tests" / "networks.py"
+    assert other.is_file()
+    result = invoke("evaluate", finished_run / "student.onnx", "--split", "holiday")
+    assert result.exit_code == 2
+
+
+# The rest.
+
+
+def start(*arguments):
+    program = "from n2n_gym.cli import app; app()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={key: v for key, v in os.environ.items() if key != "TQDM_DISABLE"},
+    )
+
+
+def test_quiet_is_quiet_and_debug_has_a_traceback(tmp_path):
+    arguments = ["train", "remove", *SMALL, "--evaluator", "size", "--updates", "1"]
+    result = start(*arguments, "--output", str(tmp_path / "loud"))
+    assert "Training to remove" in result.stderr
+    result = start("--quiet", *arguments, "--output", str(tmp_path / "quiet"))
+    assert result.returncode == 0
+    assert result.stderr == ""
+    bad = ["compress", "--teacher", "resnet19", "--output", str(tmp_path / "run")]
+    assert "Traceback" not in start(*bad).stderr
+    assert "Traceback" in start("--debug", *bad).stderr
+
+
+def test_exit_codes():
+    assert errors.INTERRUPTED == 130
+    assert invoke("agents").exit_code == 0
+    assert invoke("compress", "--teacher", "resnet19").exit_code == 1
+    assert invoke("compress", "--seed", "three").exit_code == 2
+    assert invoke("compres").exit_code == 2
+
+
+def test_completion_is_offered():
+    environment = {**os.environ, "_N2N_GYM_COMPLETE": "complete_bash"}
+    environment |= {"COMP_WORDS": "n2n-gym te", "COMP_CWORD": "1"}
+    result = subprocess.run(
+        [Path(sys.executable).parent / "n2n-gym"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "teachers" in result.stdout
