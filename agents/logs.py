@@ -1,20 +1,42 @@
-"""The progress of a training as files: TensorBoard's, CSV, JSON lines.
+"""The progress of a training, as files and in the services that people watch.
 
-They are written by the logger of Stable-Baselines3, so that REINFORCE's curves lie
-beside those of its agents.
+CSV, JSON lines and TensorBoard's are written by the logger of Stable-Baselines3, so
+that REINFORCE's curves lie beside those of its agents; Weights & Biases and MLflow get
+theirs through their own libraries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from agents.reinforce import Update
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
-FORMATS: Final = ("csv", "json", "tensorboard")
+from agents.reinforce import Episode, Update
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.logger import Logger
+
+# The package that each needs.
+FORMATS: Final = {
+    "csv": "stable_baselines3",
+    "json": "stable_baselines3",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
+FILES: Final = ("csv", "json", "tensorboard")
+PROJECT: Final = "n2n-gym"  # in the services, unless their own variables name another
+# A best student's figures, from the last info of its episode.
+FIGURES: Final = ("accuracy", "num_params", "num_macs", "compression")
+
+# Draws the student of an episode's last info, (H, W, 3) uint8.
+Picture = Callable[[Mapping[str, Any]], NDArray[np.uint8]]
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -22,23 +44,69 @@ def check_formats(formats: Sequence[str]) -> None:
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
-        # Stable-Baselines3 does not ask for TensorBoard.
-        package = "tensorboard" if name == "tensorboard" else "stable_baselines3"
-        if find_spec(package) is None:
-            raise ValueError(
-                f'logs need the package {package}; pip install "n2n-gym[logs]"'
-            )
+        for package in ("stable_baselines3", FORMATS[name]):
+            if find_spec(package) is None:
+                extra = name if name in ("wandb", "mlflow") else "logs"
+                raise ValueError(
+                    f"logs as {name} need the package {package}; pip install "
+                    f'"n2n-gym[{extra}]"'
+                )
+
+
+class Log:
+    """What ``reinforce.train`` takes as ``on_update``, and as ``on_episode``.
+
+    Without episodes it has the updates' scalars; with them, a histogram of their
+    rewards, the best student's figures, and its picture.
+    """
+
+    def __init__(self, logger: Logger, picture: Picture | None) -> None:
+        self._logger = logger
+        self._picture = picture
+        self._rewards: list[float] = []
+        self._best = float("-inf")
+
+    def episode(self, episode: Episode) -> None:
+        """Remember it for the next update."""
+        from stable_baselines3.common.logger import Image
+
+        self._rewards.append(episode.reward)
+        if episode.reward <= self._best:
+            return
+        self._best = episode.reward
+        self._logger.record("best/reward", episode.reward)
+        for name in FIGURES:
+            if name in episode.info:
+                self._logger.record(f"best/{name}", episode.info[name])
+        if self._picture is not None:
+            drawn = Image(self._picture(episode.info), "HWC")
+            self._logger.record("best/student", drawn, exclude=("csv", "json"))
+
+    def __call__(self, update: Update) -> None:
+        for name, value in update._asdict().items():
+            self._logger.record(f"reinforce/{name}", value)
+        if self._rewards:
+            rewards = torch.tensor(self._rewards)
+            self._logger.record("rewards", rewards, exclude=("csv", "json"))
+            self._rewards.clear()
+        self._logger.dump(update.number)
 
 
 @contextmanager
 def log_updates(
-    folder: str | Path, formats: Sequence[str] = FORMATS
-) -> Iterator[Callable[[Update], None]]:
-    """What ``reinforce.train`` takes as ``on_update``, while the files are open.
+    folder: str | Path,
+    formats: Sequence[str] = FILES,
+    *,
+    picture: Picture | None = None,
+) -> Iterator[Log]:
+    """A log, while its files are open.
 
     A training that goes on tells of all its updates again, so that the files are whole
     after a stop: ``progress.csv``, ``progress.json`` (a line an update), and
     TensorBoard's.
+
+    Args:
+        picture: Draws the best students, for those that show pictures.
 
     Raises:
         ValueError: A format is unknown, or needs a package that is not there.
@@ -46,14 +114,61 @@ def log_updates(
     check_formats(formats)
     from stable_baselines3.common.logger import configure  # an extra
 
-    logger = configure(str(folder), list(formats))
-
-    def log(update: Update) -> None:
-        for name, value in update._asdict().items():
-            logger.record(f"reinforce/{name}", value)
-        logger.dump(update.number)
-
+    logger = configure(str(folder), [name for name in formats if name in FILES])
+    writers = {"wandb": _wandb, "mlflow": _mlflow}
+    for name in formats:
+        if name in writers:
+            logger.output_formats.append(writers[name](Path(folder)))
     try:
-        yield log
+        yield Log(logger, picture)
     finally:
         logger.close()
+
+
+def _wandb(folder: Path) -> Any:
+    """Writes to a run of Weights & Biases, named as the folder."""
+    import wandb
+    from stable_baselines3.common.logger import Image, KVWriter
+
+    class Writer(KVWriter):
+        def __init__(self) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.run = wandb.init(project=PROJECT, name=str(folder), dir=folder)
+
+        def write(self, key_values: Any, key_excluded: Any, step: int = 0) -> None:
+            shown = {}
+            for name, value in key_values.items():
+                if isinstance(value, Image):
+                    value = wandb.Image(value.image)
+                elif isinstance(value, torch.Tensor):
+                    value = wandb.Histogram(value.tolist())
+                shown[name] = value
+            self.run.log(shown, step=step)
+
+        def close(self) -> None:
+            self.run.finish()
+
+    return Writer()
+
+
+def _mlflow(folder: Path) -> Any:
+    """Writes to a run of MLflow, named as the folder."""
+    import mlflow
+    from stable_baselines3.common.logger import Image, KVWriter
+
+    class Writer(KVWriter):
+        def __init__(self) -> None:
+            mlflow.set_experiment(PROJECT)
+            self.run = mlflow.start_run(run_name=str(folder))
+
+        def write(self, key_values: Any, key_excluded: Any, step: int = 0) -> None:
+            for name, value in key_values.items():
+                if isinstance(value, Image):
+                    mlflow.log_image(np.asarray(value.image), key=name, step=step)
+                elif not isinstance(value, torch.Tensor):
+                    mlflow.log_metric(name, float(value), step=step)
+
+        def close(self) -> None:
+            mlflow.end_run()
+
+    return Writer()

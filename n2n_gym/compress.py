@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from agents import reinforce
@@ -38,6 +40,7 @@ from n2n_gym.finalists import (
     write_student,
 )
 from n2n_gym.places import write_whole
+from n2n_gym.render import draw_student
 from n2n_gym.report import write_report
 from n2n_gym.rewards import Score
 from n2n_gym.runs import (
@@ -206,11 +209,23 @@ def _reinforce(
     else:
         policy = reinforce.load_policy(options.init_policy / path.name)
     folder = path.with_name(path.name.replace(".policy.pt", ".log"))
+    whole = env.envs[0].teacher.architecture
+
+    def picture(info: Mapping[str, Any]) -> NDArray[np.uint8]:
+        return draw_student(whole, Architecture.from_json(info["student"]))
+
+    formats = options.logs.split(",")
     logs = (
-        log_updates(fresh_folder(folder), options.logs.split(","))
+        log_updates(fresh_folder(folder), formats, picture=picture)
         if options.logs
         else nullcontext()
     )
+
+    def tell(episode: reinforce.Episode) -> None:
+        report(episode.reward, episode.info)
+        if log is not None:
+            log.episode(episode)
+
     with logs as log:
         reinforce.train(
             env,
@@ -218,7 +233,7 @@ def _reinforce(
             reinforce.FROZEN if options.frozen else reinforce.MODERN,
             updates=updates,
             seed=seed,
-            on_episode=lambda episode: report(episode.reward, episode.info),
+            on_episode=tell,
             on_update=log,
         )
     reinforce.save_policy(policy, path)

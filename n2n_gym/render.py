@@ -63,7 +63,7 @@ class Scene(NamedTuple):
     def heading(self) -> str:
         """The decision at hand."""
         if self.current is None:
-            return f"all {self.num_decisions} decisions made"
+            return "the finished student"
         number = f"{self.position + 1} of {self.num_decisions}"
         return f"decision {number}: {describe(self.current)}"
 
@@ -197,3 +197,8 @@ def draw_rgb(scene: Scene) -> NDArray[np.uint8]:
     top = MARGIN + (len(shown) + 2) * ROW
     draw.text((MARGIN, top), scene.total, fill=INK, font=font)
     return np.asarray(picture)
+
+
+def draw_student(teacher: Architecture, student: Architecture) -> NDArray[np.uint8]:
+    """A picture of a student beside its teacher, (H, W, 3)."""
+    return draw_rgb(Scene(teacher, teacher, student, None, 0, 0))

@@ -60,8 +60,8 @@ class Options:
         init_policy: The folder of an earlier run, whose policies this one starts from;
             they may have been trained on another teacher.
         frozen: Whether those play as they are.
-        logs: Formats in which the training's progress is written, with commas between:
-            "csv,json,tensorboard".
+        logs: Where the training's progress goes, with commas between:
+            "csv,json,tensorboard,wandb,mlflow".
         workers: Processes that students are distilled in; by default as many as there
             are cores, and students in a batch.
         store: Path or URL of the scores' database; in the cache folder by default.
@@ -264,7 +264,7 @@ def open_run(options: Options) -> Iterator[Run]:
         if (folder / OPTIONS).exists():
             check_same(options)
         else:
-            if others := {path.name for path in folder.iterdir()} - {LOCK}:
+            if others := {path.name for path in folder.iterdir() if not _is_ours(path)}:
                 raise FileExistsError(
                     f"{folder} is not empty and holds no run (but {min(others)}); give "
                     f"another output folder"
@@ -276,6 +276,11 @@ def open_run(options: Options) -> Iterator[Run]:
             yield Run(options, history)
         finally:
             history.close()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be left by a run that was killed as it began."""
+    return path.name in (LOCK, ABOUT) or path.suffix == ".part"
 
 
 def _about() -> dict[str, Any]:

@@ -6,7 +6,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.logs import log_updates
 from agents.reinforce import MODERN, make_policy, train
+from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv
+from n2n_gym.render import draw_student
 
 
 def test_a_trainings_progress_is_in_all_three_formats(tmp_path):
@@ -33,3 +35,69 @@ def test_a_trainings_progress_is_in_all_three_formats(tmp_path):
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown format 'xml'; known: csv, json"):
         log_updates(tmp_path, ["xml"]).__enter__()
+
+
+def test_episodes_add_a_histogram_the_best_student_and_its_picture(tmp_path):
+    env = RemoveEnv(evaluator="size")
+    whole = env.teacher.architecture
+
+    def picture(info):
+        return draw_student(whole, Architecture.from_json(info["student"]))
+
+    with log_updates(tmp_path, ["json", "tensorboard"], picture=picture) as log:
+        updates = train(
+            env,
+            make_policy(env),
+            MODERN,
+            updates=3,
+            on_episode=log.episode,
+            on_update=log,
+        )
+    everything = {"histograms": 0, "images": 0}
+    events = EventAccumulator(str(tmp_path), everything).Reload()
+    histograms = events.Histograms("rewards")
+    assert [found.step for found in histograms] == [1, 2, 3]
+    assert histograms[0].histogram_value.num == MODERN.rollouts
+    assert events.Images("best/student")
+    best = max(update.best_reward for update in updates)
+    lines = map(json.loads, (tmp_path / "progress.json").read_text().splitlines())
+    found = [line for line in lines if "best/reward" in line]
+    assert found[-1]["best/reward"] == pytest.approx(best)
+    assert found[-1]["best/num_params"] < whole.num_params
+
+
+def test_weights_and_biases_gets_its_own(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    env = RemoveEnv(evaluator="size")
+    with log_updates(tmp_path / "log", ["wandb"]) as log:
+        train(
+            env,
+            make_policy(env),
+            MODERN,
+            updates=2,
+            on_episode=log.episode,
+            on_update=log,
+        )
+    (kept,) = (tmp_path / "log").glob("wandb/offline-run-*/run-*.wandb")
+    assert b"reinforce/mean_reward" in kept.read_bytes()
+
+
+def test_mlflow_gets_its_own(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # no server, no database
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    env = RemoveEnv(evaluator="size")
+    with log_updates(tmp_path / "log", ["mlflow"]) as log:
+        updates = train(
+            env,
+            make_policy(env),
+            MODERN,
+            updates=2,
+            on_episode=log.episode,
+            on_update=log,
+        )
+    (kept,) = (tmp_path / "mlruns").rglob("metrics/reinforce/mean_reward")
+    values = [float(line.split()[1]) for line in kept.read_text().splitlines()]
+    assert values == pytest.approx([update.mean_reward for update in updates])

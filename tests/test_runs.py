@@ -113,6 +113,15 @@ def test_a_folder_of_something_else_is_left_alone(options):
     assert {path.name for path in options.output.iterdir()} <= {"thesis.tex", ".lock"}
 
 
+def test_a_run_that_was_killed_as_it_began_begins(options):
+    options.output.mkdir()
+    for name in (".lock", "run.json", "options.toml.123.part"):
+        (options.output / name).write_text("")
+    with open_run(options):
+        pass
+    check_same(options)
+
+
 def test_a_folder_of_another_format_is_refused(options):
     with open_run(options):
         pass

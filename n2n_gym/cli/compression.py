@@ -84,7 +84,8 @@ def compress(
     logs: Annotated[
         str,
         typer.Option(
-            help="How the policies' progress is written: csv,json,tensorboard.",
+            help="Where the policies' progress goes: csv, json, tensorboard, wandb, "
+            "mlflow, with commas between.",
         ),
     ] = "",
     workers: Annotated[

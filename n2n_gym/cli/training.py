@@ -37,7 +37,10 @@ def train(
         Path, typer.Option(help="A folder for the policy, and what it was made from.")
     ] = Path("runs/policy"),
     logs: Annotated[
-        str, typer.Option(help="How its progress is written: csv,json,tensorboard.")
+        str,
+        typer.Option(
+            help="Where its progress goes: csv,json,tensorboard,wandb,mlflow."
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     device: Device = None,
@@ -96,6 +99,7 @@ def train(
                 updates=updates,
                 seed=seed,
                 checkpoint=path,
+                on_episode=None if log is None else log.episode,
                 on_update=show,
             )
         env.close()

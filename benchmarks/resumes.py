@@ -1,0 +1,150 @@
+"""Does a run that is killed, again and again, end as if nobody had touched it?
+
+    python -m benchmarks.resumes --kills 50 --output runs/resumes
+
+Small runs of `n2n-gym compress` on digits, all of it: the teacher's training, both
+stages, the final distillation, the controls, the report. Each process gets a SIGKILL at
+a random moment; then the run is resumed, until it ends and is compared with one that
+was left alone. Every run has a cache of its own, so that nothing is known beforehand.
+
+Prints in what each kill hit, and exits with 1 where something does not hold. Some ten
+minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from n2n_gym.runs import FINAL, HISTORY, ONNX, STUDENT, SUMMARY, is_finished
+
+ROOT = Path(__file__).parent.parent
+UPDATES = {"remove": 4, "shrink": 4}
+ROLLOUTS = 5
+# What must be the same, byte for byte.
+SAME = (HISTORY, STUDENT, "student.safetensors", "reinforce-remove.policy.pt")
+
+
+def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
+    """The command, in a folder that has a cache beside it."""
+    program = "from n2n_gym.cli import app; app()"
+    if resume:
+        arguments = ["--resume", str(folder)]
+    else:
+        arguments = ["--teacher", "tests.networks:make_small", "--workers", "2"]
+        arguments += ["--evaluator", "inherit", "--final-epochs", "4"]
+        arguments += ["--removal-updates", str(UPDATES["remove"])]
+        arguments += ["--shrinkage-updates", str(UPDATES["shrink"])]
+        arguments += ["--output", str(folder)]
+    cache = folder.with_name(f"{folder.name}.cache")
+    with open(folder.with_name(f"{folder.name}.log"), "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, "compress", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "N2N_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+        )
+
+
+def phase(folder: Path) -> str:
+    """What a run is at."""
+    history = folder / HISTORY
+    lines = history.read_bytes().splitlines() if history.exists() else []
+    if not lines:
+        return "start, teacher"
+    if len(lines) < ROLLOUTS * UPDATES["remove"]:
+        return "remove"
+    if len(lines) < ROLLOUTS * sum(UPDATES.values()):
+        return "shrink"
+    if not (folder / ONNX).exists():
+        return "final distillation"
+    return "end" if (folder / SUMMARY).exists() else "controls"
+
+
+def untimed(folder: Path) -> dict[str, Any]:
+    """The summary, but for what was taken from a clock."""
+    summary = json.loads((folder / SUMMARY).read_text())
+    del summary["seconds"]
+    for name in ("teacher", "student"):
+        del summary["test"][name]["latency_ms"]
+    return summary
+
+
+def differences(folder: Path, alone: Path) -> list[str]:
+    """Names of what is not as in the run that was left alone."""
+    found = [n for n in SAME if (folder / n).read_bytes() != (alone / n).read_bytes()]
+    if untimed(folder) != untimed(alone):
+        found.append(SUMMARY)
+    lines = (folder / HISTORY).read_text().splitlines()
+    searched = [line for line in lines if json.loads(line)["stage"] != FINAL]
+    wanted = 2 * ROLLOUTS * sum(UPDATES.values())
+    if len(searched) != wanted:
+        found.append(f"{len(searched)} lines instead of {wanted}")
+    return found
+
+
+def run_to_the_end(folder: Path, kills: int, longest: float, hit: Counter[str]) -> int:
+    """One run under so many kills, or fewer if it ends before; how many there were."""
+    done = 0
+    while True:
+        process = start(folder, resume=(folder / "options.toml").exists())
+        if done == kills:
+            process.wait()
+        else:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(random.uniform(0.0, longest))
+        if process.poll() is None:
+            hit[phase(folder)] += 1
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            done += 1
+        elif process.returncode or not is_finished(folder):
+            raise SystemExit(f"{folder} ended with {process.returncode}; see its log")
+        else:
+            return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--output", type=Path, default=Path("runs/resumes"))
+    options = parser.parse_args()
+    folder = options.output.absolute()
+    folder.mkdir(parents=True)
+    random.seed(0)
+    started = time.perf_counter()
+    alone = folder / "alone"
+    run_to_the_end(alone, 0, 0.0, Counter())
+    longest = time.perf_counter() - started
+    print(f"left alone: {longest:.0f} s", flush=True)
+    hit: Counter[str] = Counter()
+    different: list[str] = []
+    runs = 0
+    while hit.total() < options.kills:
+        runs += 1
+        name = folder / f"run{runs}"
+        # Later kills than the end of a run hit nothing: the next run goes on.
+        run_to_the_end(name, options.kills - hit.total(), longest, hit)
+        different += [f"{name.name}: {what}" for what in differences(name, alone)]
+    print(f"{hit.total()} kills in {runs} runs:")
+    for what, count in hit.most_common():
+        print(f"  {count:3} in: {what}")
+    print(f"different from the run left alone: {different or 'nothing'}")
+    print(f"{time.perf_counter() - started:.0f} s")
+    if different:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
