@@ -8,6 +8,7 @@ cannot be taken for one whose columns mean something else.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -204,11 +205,13 @@ def save_policy(policy: Policy, path: str | Path, **more: Any) -> None:
         more: What to keep beside them: plain values and tensors.
     """
     content = {"policy": policy.arguments, "weights": policy.state_dict(), **more}
+    buffer = io.BytesIO()  # torch would hide what is wrong with a file
+    torch.save(content, buffer)
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(partial, "wb") as file:
-            torch.save(content, file)
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

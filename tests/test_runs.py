@@ -255,3 +255,57 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
     assert f"Stopped. {lines} students and their scores are kept" in errors
     assert f"n2n-gym compress --resume {folder}" in errors
     assert "Traceback" not in errors
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
+    tmp_path, finished_run
+):
+    folder = tmp_path / "run"
+    options = replace(Options.read(finished_run / "options.toml"), output=folder)
+    given = tmp_path / "own.toml"
+    given.write_text(options.to_toml())
+    program = (
+        "import resource, sys\n"
+        "from n2n_gym.cli import app\n"
+        "limit = int(sys.argv.pop(1))\n"  # bytes that a file may grow to
+        "if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+        "app()\n"
+    )
+
+    def compress(limit: int) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [
+                *(sys.executable, "-c", program, str(limit)),
+                *("compress", "--config", str(given), "--json"),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+        )
+
+    result = compress(30_000)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = compress(0)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    before = json.loads((finished_run / "summary.json").read_text())
+    assert found["num_scored"] == before["num_scored"]
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    wanted = (finished_run / "history.jsonl").read_text().splitlines()
+    searched = [line for line in lines if json.loads(line)["stage"] != FINAL]
+    assert searched == [x for x in wanted if json.loads(x)["stage"] != FINAL]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 120])
+def test_the_table_fits_its_terminal(finished_run, columns):
+    arguments = ["compress", "--resume", str(finished_run)]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": str(columns)})
+    assert result.exit_code == 0, result.output
+    table = result.stdout.split("student.onnx")[0]
+    assert max(len(line) for line in table.splitlines() if "%" in line) <= columns
+    assert "uniform width" in table
+    assert "…" not in table

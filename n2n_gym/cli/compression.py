@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
@@ -24,6 +26,7 @@ from n2n_gym.cli.options import (
 if TYPE_CHECKING:
     from n2n_gym.runs import Options
 
+WIDE = 76  # columns that the whole table takes
 # Options of the command that are none of the run's.
 OWN = frozenset({"config", "resume", "as_json"})
 
@@ -161,6 +164,32 @@ def compress(
         _show(summary, options)
 
 
+def _table(summary: dict[str, Any], title: str, *, is_narrow: bool) -> Table:
+    """The teacher, the student, and what that is compared with."""
+    whole = summary["teacher"]
+    table = Table(title=escape(title), box=box.SIMPLE if is_narrow else box.HEAVY_HEAD)
+    columns = ["", "parameters", "smaller", "MACs", "validation", "test"]
+    shown = ["", "smaller", "test"] if is_narrow else columns
+    for column in shown:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    names = {"uniform": "uniform width", "random": "random search"}
+    for key in ("teacher", "student", "uniform", "magnitude", "random"):
+        if row := summary.get(key):
+            times = f"{whole['num_params'] / row['num_params']:.1f}x"
+            cells = [
+                names.get(key, key),
+                f"{row['num_params']:,}",
+                "" if key == "teacher" else times,
+                f"{row['num_macs']:,}",
+                f"{row['accuracy']:.2%}",
+                f"{row['test_accuracy']:.2%}",
+            ]
+            by_column = dict(zip(columns, cells, strict=True))
+            style = "bold green" if key == "student" else ""
+            table.add_row(*(by_column[column] for column in shown), style=style)
+    return table
+
+
 def _is_said(context: typer.Context, name: str) -> bool:
     """Whether an option is on the command line or in the file."""
     source = context.get_parameter_source(name)
@@ -184,34 +213,16 @@ def _run(options: Options) -> None:
 
 
 def _show(summary: dict[str, Any], options: Options) -> None:
-    table = Table(title=f"{options.teacher} on {options.task}")
-    columns = ("", "parameters", "smaller", "MACs", "validation", "test")
-    for column in columns:
-        table.add_column(column, justify="left" if not column else "right")
-    whole = summary["teacher"]
-    styles = {"student": "bold green"}
-    names = {"uniform": "uniform width", "random": "random search"}
-    for key in ("teacher", "student", "uniform", "magnitude", "random"):
-        if row := summary.get(key):
-            times = f"{whole['num_params'] / row['num_params']:.1f}x"
-            table.add_row(
-                names.get(key, key),
-                f"{row['num_params']:,}",
-                "" if key == "teacher" else times,
-                f"{row['num_macs']:,}",
-                f"{row['accuracy']:.2%}",
-                f"{row['test_accuracy']:.2%}",
-                style=styles.get(key, ""),
-            )
     console = Console()
-    console.print(table)
+    title = f"{options.teacher} on {options.task}"
+    console.print(_table(summary, title, is_narrow=console.width < WIDE))
     from n2n_gym.envs.compression import SUCCESS_MARGIN
 
-    found = summary["student"]["accuracy"]
-    if found < whole["accuracy"] - SUCCESS_MARGIN:
+    found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
+    if found < wanted - SUCCESS_MARGIN:
         console.print(
             f"[yellow]No finalist is as accurate as the teacher[/yellow] ({found:.2%} "
-            f"against {whole['accuracy']:.2%} on validation): what was written is the "
+            f"against {wanted:.2%} on validation): what was written is the "
             f"one of the highest reward. More --final-epochs may help.",
             highlight=False,
         )
