@@ -112,6 +112,20 @@ def _band(values: Values) -> tuple[Values, Values, Values]:
     return trim_mean(values, 0.25, axis=0), low, high
 
 
+def bands(
+    agents: Mapping[str, Mapping[int, Curve]],
+) -> dict[str, tuple[Values, Values, Values, Values]]:
+    """By agent: what was spent, and there the best so far with its interval."""
+    most = max(c.costs[-1] for runs in agents.values() for c in runs.values())
+    grid = np.linspace(0, most, POINTS + 1)[1:]
+    found = {}
+    for agent, runs in agents.items():
+        values = np.array([curve.at(grid) for curve in runs.values()])
+        is_there = ~np.isnan(values).any(0)
+        found[agent] = (grid[is_there], *_band(values[:, is_there]))
+    return found
+
+
 def iqm_of_all(groups: Sequence[Values]) -> float:
     """Of all groups together."""
     return iqm(np.concatenate(groups))
@@ -224,16 +238,9 @@ def draw(curves: Curves, path: Path, unit: str) -> None:
         layout="constrained",
     )
     for axis, (env, agents) in zip(axes[0], curves.items(), strict=True):
-        most = max(c.costs[-1] for runs in agents.values() for c in runs.values())
-        grid = np.linspace(0, most, POINTS + 1)[1:]
-        for agent, runs in agents.items():
-            values = np.array([curve.at(grid) for curve in runs.values()])
-            is_there = ~np.isnan(values).any(0)
-            middle, low, high = _band(values[:, is_there])
-            (line,) = axis.plot(grid[is_there], middle, label=agent)
-            axis.fill_between(
-                grid[is_there], low, high, alpha=0.15, color=line.get_color()
-            )
+        for agent, (grid, middle, low, high) in bands(agents).items():
+            (line,) = axis.plot(grid, middle, label=agent)
+            axis.fill_between(grid, low, high, alpha=0.15, color=line.get_color())
         axis.set_title(env)
         axis.set_xlabel(unit)
     axes[0, 0].set_ylabel("best reward so far")

@@ -269,7 +269,7 @@ def open_run(options: Options) -> Iterator[Run]:
                     f"{folder} is not empty and holds no run (but {min(others)}); give "
                     f"another output folder"
                 )
-            write_whole(folder / ABOUT, json.dumps(_about(), indent=1).encode())
+            write_whole(folder / ABOUT, json.dumps(about(), indent=1).encode())
             write_whole(folder / OPTIONS, options.to_toml().encode())
         history = History(folder / HISTORY)
         try:
@@ -283,7 +283,8 @@ def _is_ours(path: Path) -> bool:
     return path.name in (LOCK, ABOUT) or path.suffix == ".part"
 
 
-def _about() -> dict[str, Any]:
+def about() -> dict[str, Any]:
+    """Versions that a result depends on."""
     return {
         "format": FORMAT,
         "n2n_gym": version("n2n-gym"),
@@ -300,11 +301,11 @@ def check_same(options: Options) -> None:
         ValueError: It is of another format.
     """
     folder = options.output
-    about = json.loads((folder / ABOUT).read_text())
-    if about["format"] != FORMAT:
+    made = json.loads((folder / ABOUT).read_text())
+    if made["format"] != FORMAT:
         raise ValueError(
-            f"{folder} holds a run of format {about['format']}, made by n2n-gym "
-            f"{about['n2n_gym']}; this version reads {FORMAT}. Give another output "
+            f"{folder} holds a run of format {made['format']}, made by n2n-gym "
+            f"{made['n2n_gym']}; this version reads {FORMAT}. Give another output "
             f"folder"
         )
     before, now = (asdict(each) for each in (Options.read(folder / OPTIONS), options))

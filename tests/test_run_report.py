@@ -145,23 +145,33 @@ def test_a_student_is_exported_by_its_fingerprint(folder, found, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def page(folder):
+def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
     sync = pytest.importorskip("playwright.sync_api")
     with sync.sync_playwright() as play:
         arguments = ["--no-sandbox"]  # containers have none
         browser = play.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        page.seen = []
-        page.on("console", lambda message: page.seen.append(message.text))
-        page.on("pageerror", lambda error: page.seen.append(str(error)))
-        page.on("request", lambda request: page.seen.append(request.url))
-        page.goto((folder / "report.html").as_uri())
-        page.wait_for_selector("html[data-drawn=yes]", timeout=30_000)
-        yield page
+        yield browser
         browser.close()
+
+
+def opened(browser, path):
+    """A page with what it said and asked for, when its charts are drawn."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.seen = []
+    page.on("console", lambda message: page.seen.append(message.text))
+    page.on("pageerror", lambda error: page.seen.append(str(error)))
+    page.on("request", lambda request: page.seen.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-drawn=yes]", timeout=30_000)
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(folder, browser):
+    return opened(browser, folder / "report.html")
 
 
 def test_it_opens_from_a_disk_without_a_request_or_an_error(page, folder):
@@ -212,3 +222,20 @@ def test_it_fits_a_phone_and_the_night(page, width, scheme):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     is_dark = sum(map(int, re.findall(r"\d+", paper)[:3])) < 200
     assert is_dark == (scheme == "dark")
+
+
+def test_a_comparison_has_a_page_too(browser, tmp_path):
+    arguments = ["compare", "--teacher", "tests.networks:make_small"]
+    arguments += ["--task", "digits", "--evaluator", "size", "--evaluations", "12"]
+    arguments += ["--agents", "random,evolution", "--seeds", "2", "--workers", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    page = opened(browser, tmp_path / "report.html")
+    others = [x for x in page.seen if not x.startswith("data:")]
+    assert others == [(tmp_path / "report.html").as_uri()]
+    for chart in ("#curves0", "#curves1"):
+        lines = page.locator(f"{chart} path[aria-roledescription='line mark']")
+        assert lines.count() == 2
+    text = page.locator("body").inner_text()
+    assert "12 distinct students a run, 2 seeds" in text
+    assert "comes first of 2 agents" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,7 @@ def compare(
         typer.Option(help="How students are scored: size, inherit (default), ..."),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="A folder for results.jsonl, report.md, curves.png.")
+        Path, typer.Option(help="A folder for results.jsonl, report.html, curves.png.")
     ] = Path("runs/compare"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the runs of that folder.")
@@ -66,6 +67,7 @@ def compare(
         from agents.compare import compare as perform
         from agents.report import as_markdown, draw, read_curves, summarise
         from n2n_gym.evaluators import num_cores
+        from n2n_gym.report import write_comparison
 
         path = output / "results.jsonl"
         if path.exists() and not resume:
@@ -91,7 +93,16 @@ def compare(
         }
         rows = summarise(curves, best_known)
         (output / "report.md").write_text(as_markdown(rows))
-        drawn = _draw(draw, curves, output / "curves.png", evaluations is None)
+        unit = "student-epochs" if evaluations is None else "distinct students"
+        drawn = _draw(draw, curves, output / "curves.png", unit)
+        write_comparison(
+            output,
+            curves,
+            rows,
+            budget=f"{evaluations or budget:g} {unit}",
+            unit=unit,
+            command=shlex.join(["n2n-gym", *sys.argv[1:]]),
+        )
     table = Table("agent", title="Best rewards: interquartile mean, 95 % interval")
     for name in curves:
         table.add_column(escape(name), justify="right")
@@ -101,7 +112,8 @@ def compare(
         table.add_row(escape(row.agent), *cells, str(row.is_better or ""))
     console = Console()
     console.print(table)
-    console.print(f"{output}: results.jsonl, report.md{drawn}", highlight=False)
+    made = f"report.html, report.md, results.jsonl{drawn}"
+    console.print(f"{output}: {made}", highlight=False)
 
 
 def validate(
@@ -165,10 +177,10 @@ def _prepare(name: str, arguments: dict[str, Any]) -> None:
     env.close()
 
 
-def _draw(draw: Any, curves: Any, path: Path, counts_epochs: bool) -> str:
+def _draw(draw: Any, curves: Any, path: Path, unit: str) -> str:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         return ' (curves.png needs pip install "n2n-gym[bench]")'
-    draw(curves, path, "student-epochs" if counts_epochs else "distinct students")
+    draw(curves, path, unit)
     return ", curves.png"

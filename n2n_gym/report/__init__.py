@@ -1,5 +1,6 @@
-"""What a run found, as one page that needs nothing else."""
+"""What was found, as one page that needs nothing else."""
 
+from n2n_gym.report.comparison import write_comparison
 from n2n_gym.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]

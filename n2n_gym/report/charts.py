@@ -43,13 +43,13 @@ def search_chart(found: Found) -> Chart:
         {
             "mark": {"type": "point", "filled": True, "size": 22, "opacity": 0.45},
             "encoding": {
-                "y": _number("reward", "reward", scale),
+                "y": number("reward", "reward", scale),
                 "tooltip": _tooltip(),
             },
         },
         {
             "mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 2},
-            "encoding": {"y": _number("best", "reward", scale)},
+            "encoding": {"y": number("best", "reward", scale)},
         },
     ]
     spec = {
@@ -58,7 +58,7 @@ def search_chart(found: Found) -> Chart:
         "layer": layers,
     }
     text = f"{'; '.join(words)}. Points are students, lines the best so far."
-    return Chart("search", "The search", text, _framed(spec, text))
+    return Chart("search", "The search", text, framed(spec, text))
 
 
 def size_chart(found: Found) -> Chart:
@@ -75,7 +75,7 @@ def size_chart(found: Found) -> Chart:
         "scale": {"type": "log", "nice": False},
         "axis": {"format": "~s", "tickCount": 6},
     }
-    y = _number("accuracy", "validation accuracy", {"zero": False}, "~%")
+    y = number("accuracy", "validation accuracy", {"zero": False}, "~%")
     layers = [
         {
             "data": {"values": _rows(found)},
@@ -115,7 +115,7 @@ def size_chart(found: Found) -> Chart:
         f"cheap scores; those of the teacher and of the student written (diamonds) "
         f"are after full training."
     )
-    return Chart("size", "Accuracy and size", text, _framed({"layer": layers}, text))
+    return Chart("size", "Accuracy and size", text, framed({"layer": layers}, text))
 
 
 def class_chart(found: Found) -> Chart:
@@ -148,7 +148,7 @@ def class_chart(found: Found) -> Chart:
                 "sort": None,
                 "axis": {"labelAngle": 0, "labelOverlap": True, "title": "class"},
             },
-            "y": _number("accuracy", "test accuracy", {"domain": [0, 1]}, "~%"),
+            "y": number("accuracy", "test accuracy", {"domain": [0, 1]}, "~%"),
             "xOffset": {"field": "network", "sort": None},
             "color": _colour(["teacher", "student"], "network"),
             "tooltip": [
@@ -164,7 +164,7 @@ def class_chart(found: Found) -> Chart:
         if gaps[worst] < 0
         else "The student loses on no class."
     )
-    return Chart("classes", "Accuracy by class", text, _framed(spec, text))
+    return Chart("classes", "Accuracy by class", text, framed(spec, text))
 
 
 def errors(found: Found) -> Chart:
@@ -206,10 +206,10 @@ def errors(found: Found) -> Chart:
         if worst["images"]
         else "The student makes no mistake."
     )
-    return Chart("errors", "Confusion", text, _framed(spec, text))
+    return Chart("errors", "Confusion", text, framed(spec, text))
 
 
-def _framed(spec: dict[str, Any], text: str) -> dict[str, Any]:
+def framed(spec: dict[str, Any], text: str) -> dict[str, Any]:
     """As wide as its place, and with a text for who does not see it."""
     size = {"width": "container", "height": 300, "autosize": {"type": "fit"}}
     return {"$schema": SCHEMA, "description": text, **size, **spec}
@@ -232,9 +232,10 @@ def _rows(found: Found) -> list[dict[str, Any]]:
     ]
 
 
-def _number(
+def number(
     field: str, title: str, scale: dict[str, Any], form: str | None = None
 ) -> dict[str, Any]:
+    """A quantitative channel."""
     axis = {"format": form} if form else {}
     kind = "quantitative"
     return {"field": field, "type": kind, "title": title, "scale": scale, "axis": axis}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ import jinja2
 import vl_convert
 
 from n2n_gym.places import write_whole
-from n2n_gym.report.charts import charts
+from n2n_gym.report.charts import Chart, charts
 from n2n_gym.report.content import Found
 from n2n_gym.report.diagram import draw
 from n2n_gym.runs import Options
@@ -49,13 +49,12 @@ def write_report(folder: Path) -> Path:
     """
     found = Found.read(folder)
     drawn = charts(found)
-    content = _template().render(
+    content = render(
+        "run.html.j2",
+        drawn,
         found=found,
         figures=headline(found),
         diagram=draw(found.teacher, found.student),
-        charts=drawn,
-        specs=_script({chart.name: chart.spec for chart in drawn}),
-        library=vl_convert.javascript_bundle(LIBRARY).replace("</script", "<\\/script"),
         command=command(found.options),
         options=_said(found.options),
     )
@@ -130,15 +129,20 @@ def _said(options: Options) -> dict[str, Any]:
     }
 
 
-def _script(value: Any) -> str:
-    """JSON that may stand in a script of a page."""
-    return json.dumps(value).replace("<", "\\u003c")
-
-
-def _template() -> jinja2.Template:
-    text = (files("n2n_gym.report") / "report.html.j2").read_text()
+def render(template: str, charts: Sequence[Chart], **content: Any) -> str:
+    """A page with its charts and the library that draws them."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.PackageLoader("n2n_gym.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters["count"] = lambda number: f"{number:,}"
-    return environment.from_string(text)
+    library = vl_convert.javascript_bundle(LIBRARY)
+    specs = json.dumps({chart.name: chart.spec for chart in charts})
+    return environment.get_template(template).render(
+        charts=charts,
+        specs=specs.replace("<", "\\u003c"),  # JSON that may stand in a script
+        library=library.replace("</script", "<\\/script"),
+        **content,
+    )

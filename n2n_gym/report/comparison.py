@@ -1,0 +1,109 @@
+"""The page of a comparison of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agents.report import Curve, Curves, Row, bands
+from n2n_gym.places import write_whole
+from n2n_gym.report.charts import Chart, framed, number
+from n2n_gym.report.page import REPORT, render
+from n2n_gym.runs import about
+
+
+def write_comparison(
+    folder: Path,
+    curves: Curves,
+    rows: Sequence[Row],
+    *,
+    budget: str,
+    unit: str,
+    command: str,
+) -> Path:
+    """Write ``report.html`` into a comparison's folder.
+
+    Args:
+        curves, rows: As ``agents.report`` has them.
+        budget: Of a run, in words.
+        unit: That it counts.
+        command: That made it.
+    """
+    names = [row.agent for row in rows]
+    charts = [
+        curve_chart(f"curves{i}", env, curves[env], names, unit)
+        for i, env in enumerate(curves)
+    ]
+    seeds = max(len(runs) for of in curves.values() for runs in of.values())
+    content = render(
+        "comparison.html.j2",
+        charts,
+        rows=rows,
+        envs=list(curves),
+        seeds=seeds,
+        budget=budget,
+        command=command,
+        about=about(),
+    )
+    path = folder / REPORT
+    write_whole(path, content.encode())
+    return path
+
+
+def curve_chart(
+    name: str,
+    env: str,
+    agents: Mapping[str, Mapping[int, Curve]],
+    names: Sequence[str],
+    unit: str,
+) -> Chart:
+    """The best reward so far of each agent over what was spent.
+
+    Args:
+        names: Of all agents, so that each has one colour in all charts.
+    """
+    values = [
+        {"agent": agent, "spent": x, "best": middle, "low": low, "high": high}
+        for agent, band in bands(agents).items()
+        for x, middle, low, high in zip(*band, strict=True)
+    ]
+    last = {value["agent"]: value for value in values}
+    first = max(last.values(), key=lambda value: value["best"])
+    colour = {
+        "field": "agent",
+        "type": "nominal",
+        "scale": {"domain": list(names)},
+        "legend": {
+            "title": None,
+            "orient": "top",
+            "columns": 4,
+            "symbolOpacity": 1,
+        },
+    }
+    x = {"field": "spent", "type": "quantitative", "title": unit}
+    y = number("best", "best reward so far", {"zero": False})
+    tooltip = [
+        {"field": "agent"},
+        {"field": "spent", "title": unit, "format": ",.3~f"},
+        *({"field": name, "format": ".4f"} for name in ("best", "low", "high")),
+    ]
+    layers = [
+        {
+            "mark": {"type": "area", "opacity": 0.15},
+            "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "line", "strokeWidth": 2, "point": {"opacity": 0}},
+            "encoding": {"y": y, "tooltip": tooltip},
+        },
+    ]
+    spec = {
+        "data": {"values": values},
+        "encoding": {"x": x, "color": colour},
+        "layer": layers,
+    }
+    text = (
+        f"{first['agent']} ends highest, at {first['best']:.4f}. Interquartile means "
+        f"over the seeds; the bands are 95 % intervals."
+    )
+    return Chart(name, env, text, framed(spec, text))
