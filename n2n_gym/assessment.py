@@ -44,6 +44,12 @@ class Assessment:
     bytes: int
     latency_ms: float
 
+    @property
+    def accuracy(self) -> float:
+        """The share of images on the diagonal."""
+        right = sum(row[i] for i, row in enumerate(self.confusion))
+        return right / sum(map(sum, self.confusion))
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -29,14 +29,12 @@ from n2n_gym.evaluators import (
     Workers,
     default_runner,
     load_evaluator,
-    load_store,
 )
 from n2n_gym.finalists import (
     ROUNDS,
     Finalists,
     Finished,
     Scored,
-    test_accuracy,
     write_student,
 )
 from n2n_gym.places import write_whole
@@ -45,6 +43,7 @@ from n2n_gym.report import write_report
 from n2n_gym.rewards import Score
 from n2n_gym.runs import (
     ONNX,
+    POLICY,
     SUMMARY,
     Options,
     Remembering,
@@ -52,15 +51,13 @@ from n2n_gym.runs import (
     fresh_folder,
     is_finished,
     open_run,
-    statistics,
 )
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.teachers import Teacher
 from n2n_gym.training import Normalisation, pick_device
 
 logger = logging.getLogger(__name__)
 
 STAGES: Final = ("remove", "shrink")
-POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
 
 
@@ -111,7 +108,7 @@ def compress(options: Options) -> Summary:
     started = time.perf_counter()
     _check_learning(options)
     device = pick_device(options.device)
-    store = load_store(True if options.store is None else options.store)
+    store = options.open_store()
     most, _ = ROUNDS[0]
     runner = Workers(options.workers) if options.workers else default_runner(most)
     evaluator = (
@@ -119,14 +116,7 @@ def compress(options: Options) -> Summary:
         if ":" in options.evaluator
         else load_evaluator(options.evaluator, device, workers=runner, store=store)
     )
-    teacher = load_teacher(
-        options.teacher,
-        options.task,
-        weights=options.weights,
-        normalisation=statistics(options.mean, options.std),
-        device=device,
-        train_teacher=options.train_teacher,
-    )
+    teacher = options.load_teacher(device)
     if not removals(teacher.architecture, options.granularity):
         raise ValueError(
             f"there is nothing to remove from {teacher.name} at the granularity "
@@ -152,9 +142,10 @@ def compress(options: Options) -> Summary:
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
             removed, shrunk = search.run("random", _random)
             random = final.compare(removed + shrunk, "random search")
+        compared = compare_networks(teacher, student.network, run.folder / ONNX, device)
         summary = Summary(
             teacher_score,
-            test_accuracy(teacher.network(device), teacher, device),
+            compared.teacher.accuracy,
             teacher.normalise,
             student,
             uniform,
@@ -162,7 +153,7 @@ def compress(options: Options) -> Summary:
             random,
             num_scored,
             onnx_difference,
-            compare_networks(teacher, student.network, run.folder / ONNX, device),
+            compared,
             time.perf_counter() - started,
         )
         content = json.dumps(summary.to_dict(), indent=1)

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators import InProcess, load_store
+from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Finished, Scored
-from n2n_gym.runs import HISTORY, Options, resumed, statistics
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.runs import HISTORY, Options, resumed
+from n2n_gym.teachers import Teacher
 from n2n_gym.training import pick_device
 
 
@@ -34,15 +34,7 @@ class Revisited:
 
     @cached_property
     def teacher(self) -> Teacher:
-        options = self.options
-        return load_teacher(
-            options.teacher,
-            options.task,
-            weights=options.weights,
-            normalisation=statistics(options.mean, options.std),
-            device=self.device,
-            train_teacher=options.train_teacher,
-        )
+        return self.options.load_teacher(self.device)
 
     def student(self, prefix: str) -> Architecture:
         """The one that was scored whose fingerprint begins so.
@@ -66,10 +58,6 @@ class Revisited:
 
     def finish(self, student: Architecture) -> Finished:
         """The student as the run would have distilled it in the end."""
-        options = self.options
-        store = load_store(True if options.store is None else options.store)
-        runner = InProcess()
-        final = Finalists(
-            self.teacher, options.final_epochs, self.device, runner, store
-        )
+        epochs, store = self.options.final_epochs, self.options.open_store()
+        final = Finalists(self.teacher, epochs, self.device, InProcess(), store)
         return final.choose([Scored(0.0, student)], student.fingerprint[:8])

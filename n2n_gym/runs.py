@@ -26,10 +26,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.evaluators import Evaluator
+from n2n_gym.evaluators import Evaluator, load_store
 from n2n_gym.places import write_whole
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.teachers import Statistics, Teacher
+from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers import Statistics, Teacher, load_teacher
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,6 +45,7 @@ SUMMARY: Final = "summary.json"
 TEACHER: Final = "teacher.json"  # architectures
 STUDENT: Final = "architecture.json"
 ONNX: Final = "student.onnx"
+POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 LOCK: Final = ".lock"
 FINAL: Final = "final"  # the stage of what was distilled fully, not scored in a search
 # Options that a run may change when it goes on: they change nothing that it finds.
@@ -87,6 +89,21 @@ class Options:
     seed: int = 0
     device: str | None = None
     train_teacher: bool = False
+
+    def load_teacher(self, device: torch.device) -> Teacher:
+        """The one asked for."""
+        return load_teacher(
+            self.teacher,
+            self.task,
+            weights=self.weights,
+            normalisation=statistics(self.mean, self.std),
+            device=device,
+            train_teacher=self.train_teacher,
+        )
+
+    def open_store(self) -> ScoreStore | None:
+        """Where scores are kept."""
+        return load_store(True if self.store is None else self.store)
 
     def to_toml(self) -> str:
         """As a file for ``--config``; what is None is left out."""

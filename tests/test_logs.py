@@ -66,20 +66,19 @@ def test_episodes_add_a_histogram_the_best_student_and_its_picture(tmp_path):
     assert found[-1]["best/num_params"] < whole.num_params
 
 
+def trained(log):
+    """Two updates of a policy that log themselves."""
+    env = RemoveEnv(evaluator="size")
+    tell = {"on_episode": log.episode, "on_update": log}
+    return train(env, make_policy(env), MODERN, updates=2, **tell)
+
+
 def test_weights_and_biases_gets_its_own(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    env = RemoveEnv(evaluator="size")
     with log_updates(tmp_path / "log", ["wandb"]) as log:
-        train(
-            env,
-            make_policy(env),
-            MODERN,
-            updates=2,
-            on_episode=log.episode,
-            on_update=log,
-        )
+        trained(log)
     (kept,) = (tmp_path / "log").glob("wandb/offline-run-*/run-*.wandb")
     assert b"reinforce/mean_reward" in kept.read_bytes()
 
@@ -88,16 +87,8 @@ def test_mlflow_gets_its_own(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # no server, no database
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
-    env = RemoveEnv(evaluator="size")
     with log_updates(tmp_path / "log", ["mlflow"]) as log:
-        updates = train(
-            env,
-            make_policy(env),
-            MODERN,
-            updates=2,
-            on_episode=log.episode,
-            on_update=log,
-        )
+        updates = trained(log)
     (kept,) = (tmp_path / "mlruns").rglob("metrics/reinforce/mean_reward")
     values = [float(line.split()[1]) for line in kept.read_text().splitlines()]
     assert values == pytest.approx([update.mean_reward for update in updates])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -86,8 +87,6 @@ def test_the_command_makes_the_same_run(found, monkeypatch):
     monkeypatch.setattr("n2n_gym.cli.compression._run", runs.append)
     text = command(found.options)
     assert text.startswith("n2n-gym compress --teacher tests.networks:make_small")
-    import shlex
-
     CliRunner().invoke(app, [*shlex.split(text)[1:], "--output", "elsewhere"])
     assert runs == [replace(found.options, output=Path("elsewhere"))]
     assert "--no-controls" in command(replace(found.options, controls=False))
@@ -210,8 +209,9 @@ def test_a_reader_that_does_not_see_finds_headings_and_texts(page):
 def test_a_button_copies_the_command_that_exports(page, folder, found):
     page.locator("tbody button").first.click()
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert found.best[0].fingerprint[:12] in copied
-    assert copied.startswith("n2n-gym export ")
+    student = found.best[0].fingerprint[:12]
+    wanted = ["n2n-gym", "export", str(folder), "--student", student]
+    assert shlex.split(copied) == wanted
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1200, "dark")])

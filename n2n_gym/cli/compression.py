@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -205,7 +206,7 @@ def _run(options: Options) -> None:
         lines = len(history.read_text().splitlines()) if history.exists() else 0
         return (
             f"Stopped. {lines} students and their scores are kept; go on with: "
-            f"n2n-gym compress --resume {options.output}"
+            f"n2n-gym compress --resume {shlex.quote(str(options.output))}"
         )
 
     with stoppable(kept):

@@ -157,8 +157,7 @@ def calibrate(
     """Learn what full distillation would make of a cheap rung's scores.
 
     Distils random students of a teacher on both and fits a monotone map of accuracy
-    and sizes. Stopped, it
-    goes on where it was: the scores are in the store.
+    and sizes. Stopped, it goes on where it was: the scores are in the store.
     """
     with plain_errors():
         if file.suffix != ".json":

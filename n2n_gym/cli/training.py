@@ -59,6 +59,7 @@ def train(
         from agents import reinforce
         from agents.logs import check_formats, log_updates
         from envs_registry import ENVIRONMENTS, MODULE
+        from n2n_gym.runs import POLICY
 
         formats = logs.split(",") if logs else []
         check_formats(formats)
@@ -78,7 +79,7 @@ def train(
         is_paper = settings == "paper"
         policy = reinforce.make_policy(env, seed=seed, is_plain=is_paper)
         output.mkdir(parents=True, exist_ok=True)
-        path = output / f"reinforce-{stage}.policy.pt"
+        path = output / POLICY.format(agent="reinforce", stage=stage)
         places = log_updates(output / f"{stage}.log", formats) if formats else None
         with (
             stoppable(lambda: "Stopped. The same command goes on with it."),

@@ -14,7 +14,7 @@ import vl_convert
 
 from n2n_gym.places import write_whole
 from n2n_gym.report.charts import Chart, charts
-from n2n_gym.report.content import Found
+from n2n_gym.report.content import Found, Trial
 from n2n_gym.report.diagram import draw
 from n2n_gym.runs import Options
 
@@ -56,6 +56,7 @@ def write_report(folder: Path) -> Path:
         figures=headline(found),
         diagram=draw(found.teacher, found.student),
         command=command(found.options),
+        export=lambda trial: export_command(found.folder, trial),
         options=_said(found.options),
     )
     path = folder / REPORT
@@ -117,6 +118,12 @@ def command(options: Options) -> str:
         else:
             parts += [option, str(value)]
     return shlex.join(parts)
+
+
+def export_command(folder: Path, trial: Trial) -> str:
+    """What distils a student fully and writes it."""
+    student = trial.fingerprint[:12]
+    return shlex.join(["n2n-gym", "export", str(folder), "--student", student])
 
 
 def _said(options: Options) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -60,7 +61,8 @@ class ScoreStore:
     def __init__(self, url: str | Path | None = None) -> None:
         self._database = Database(as_url(url))
         self._unsound: set[str] = set()  # digests of damaged rows
-        self._unwritten: list[dict[str, Any]] = []  # rows, while it is out of reach
+        # Rows, while it is out of reach.
+        self._unwritten: deque[dict[str, Any]] = deque()
         self._troubles: dict[str, tuple[str, float]] = {}  # reason, until when
         self._has_warned = False
 
@@ -229,8 +231,15 @@ class ScoreStore:
 
     def _write(self) -> None:
         while self._unwritten:
-            self._add(self._unwritten[:1])
-            del self._unwritten[0]
+            try:
+                row = self._unwritten.popleft()
+            except IndexError:  # another thread has it
+                return
+            try:
+                self._add([row])
+            except BaseException:
+                self._unwritten.appendleft(row)
+                raise
 
     def _add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Insert rows; where there is one of that key, it stays, unless damaged."""
