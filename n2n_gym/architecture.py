@@ -187,6 +187,26 @@ class Architecture:
         Raises:
             ShapeError: What is left does not fit together.
         """
+        return self._count(*self._wires(bypassed, dropped))
+
+    def needed(self, bypassed: Set[int], dropped: Set[int]) -> frozenset[int]:
+        """Layers that the logits still need after a removal, legal or not.
+
+        Args:
+            bypassed, dropped: As in ``rewire``. The more there are, the fewer layers
+                are needed.
+        """
+        wires, last = self._wires(bypassed, dropped)
+        found = {last} if last >= 0 else set()
+        for position in range(last, -1, -1):
+            if position in found:
+                found.update(read for read in wires[position] if read >= 0)
+        return frozenset(found)
+
+    def _wires(
+        self, bypassed: Set[int], dropped: Set[int]
+    ) -> tuple[list[tuple[int, ...]], int]:
+        """What each layer reads after a removal, and what gives the logits."""
         read_as = [IMAGE]  # read_as[p + 1]: what a reader of position p reads now
         wires: list[tuple[int, ...]] = []
         for position, layer in enumerate(self.layers):
@@ -208,7 +228,7 @@ class Architecture:
                 wire = (read_as[layer.inputs[0] + 1],)
             wires.append(wire)
             read_as.append(stands_for)
-        return self._count(wires, read_as[-1])
+        return wires, read_as[-1]
 
     def _count(self, wires: list[tuple[int, ...]], last: int) -> Wiring:
         """Keep what the last layer needs, infer its shapes, add up its costs."""

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from n2n_gym.architecture import Architecture
 from n2n_gym.places import write_whole
-from n2n_gym.torch_layers import Network
+from n2n_gym.torch_layers import Network, build
 from n2n_gym.training import Normalisation
 
 TOLERANCE: Final = 1e-4  # between ONNX Runtime's logits and torch's
@@ -57,21 +58,9 @@ def export_onnx(
     Raises:
         RuntimeError: They differ by more than 1e-4.
     """
-    network = network.cpu().to(memory_format=torch.contiguous_format)
-    module = _FromPixels(network, normalise).eval()
+    module = _FromPixels(_plain(network), normalise).eval()
     pixels = images.cpu().float() / 255
-    program = torch.onnx.export(
-        module,
-        (pixels[:2],),
-        input_names=["pixels"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    model = program.model_proto
+    model = _to_onnx(module, pixels[:2])
     onnx.helper.set_model_props(
         model,
         {
@@ -100,6 +89,41 @@ def export_onnx(
             f"than {TOLERANCE:.0e}"
         )
     return largest
+
+
+def untrained_onnx(architecture: Architecture) -> bytes:
+    """An ONNX file of a network with random weights, as good as any for a clock."""
+    channels = architecture.input_shape[0]
+    as_is = Normalisation((0.0,) * channels, (1.0,) * channels)
+    module = _FromPixels(_plain(build(architecture)), as_is).eval()
+    model = _to_onnx(module, torch.zeros(2, *architecture.input_shape))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _plain(network: Network) -> Network:
+    """On the CPU, in the layout that exporters expect."""
+    return network.cpu().to(memory_format=torch.contiguous_format)
+
+
+def _to_onnx(module: nn.Module, pixels: Tensor) -> onnx.ModelProto:
+    """The module as a graph, for batches of any size.
+
+    Args:
+        pixels: An example, of two images or more.
+    """
+    program = torch.onnx.export(
+        module,
+        (pixels,),
+        input_names=["pixels"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
 
 
 def save_weights(network: Network, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 
@@ -16,6 +18,8 @@ class Score(NamedTuple):
         cost: What finding it out costs, in nominal student-epochs: passes over the
             training split, whether or not the score was known already.
         cost_once: What is spent once for all students of the teacher, likewise.
+        resources: What was measured of it beside the accuracy, by name; filled in
+            for the reward.
     """
 
     accuracy: float
@@ -23,6 +27,7 @@ class Score(NamedTuple):
     num_macs: int
     cost: float = 0.0
     cost_once: float = 0.0
+    resources: Mapping[str, float] = {}
 
 
 class Failure(NamedTuple):
@@ -34,9 +39,18 @@ class Failure(NamedTuple):
 
 
 class Reward(Protocol):
-    """A student's worth, from its score and its teacher's."""
+    """A student's worth, from its score and its teacher's.
+
+    One that asks for more than parameters and MACs names it in an attribute
+    ``resources``, and finds it in the scores' ``resources``.
+    """
 
     def __call__(self, student: Score, teacher: Score) -> float: ...
+
+
+def needed(reward: Reward) -> tuple[str, ...]:
+    """Names of the resources that a reward asks for."""
+    return tuple(getattr(reward, "resources", ()))
 
 
 def compression(student: Score, teacher: Score) -> float:
@@ -50,4 +64,81 @@ def n2n(student: Score, teacher: Score) -> float:
     return c * (2 - c) * student.accuracy / teacher.accuracy
 
 
-REWARDS: Final[Mapping[str, Reward]] = {"n2n": n2n}
+def accuracy(student: Score, teacher: Score) -> float:
+    """R = accuracy_student / accuracy_teacher: for a search within limits."""
+    return student.accuracy / teacher.accuracy
+
+
+def log_size(student: Score, teacher: Score) -> float:
+    """R = log10(params_teacher / params_student) * accuracy_student / accuracy_teacher.
+
+    It goes on where the paper's reward ends: C(2 - C) is 0.99 at ten times smaller and
+    1 at the most, this is 1 at ten times, 2 at a hundred.
+    """
+    times = teacher.num_params / student.num_params
+    return math.log10(times) * student.accuracy / teacher.accuracy
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The paper's reward with any resource in the parameters' place.
+
+    R = S(2 - S) * accuracy_student / accuracy_teacher, where S is the share of the
+    teacher's latency, say, that the student saves. A student that takes more than the
+    teacher is worth less than nothing.
+    """
+
+    resource: str
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        return (self.resource,)
+
+    def __call__(self, student: Score, teacher: Score) -> float:
+        s = saving(self.resource, student, teacher)
+        return s * (2 - s) * student.accuracy / teacher.accuracy
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """R = a weighted sum of the accuracy against the teacher's and of savings.
+
+    Attributes:
+        weights: Of "accuracy" and of resources, by name:
+            ``{"accuracy": 1, "latency_ms": 0.3, "onnx_bytes": 0.1}``.
+    """
+
+    weights: Mapping[str, float]
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        return tuple(name for name in self.weights if name != "accuracy")
+
+    def __call__(self, student: Score, teacher: Score) -> float:
+        values = objectives(self.weights, student, teacher)
+        return sum(w * v for w, v in zip(self.weights.values(), values, strict=True))
+
+
+def saving(resource: str, student: Score, teacher: Score) -> float:
+    """The share of what the teacher takes that the student does not, at most 1."""
+    return 1 - student.resources[resource] / teacher.resources[resource]
+
+
+def objectives(
+    names: Iterable[str], student: Score, teacher: Score
+) -> tuple[float, ...]:
+    """What is to be large: accuracy against the teacher's, and savings."""
+    return tuple(
+        accuracy(student, teacher)
+        if name == "accuracy"
+        else saving(name, student, teacher)
+        for name in names
+    )
+
+
+REWARDS: Final[Mapping[str, Reward]] = {
+    "n2n": n2n,
+    "accuracy": accuracy,
+    "log_size": log_size,
+    "latency": Saving("latency_ms"),
+}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -14,6 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.bounds import Least
+from n2n_gym.constraints import (
+    ACCURACY,
+    Constraints,
+    penalised,
+    read_limits,
+)
 from n2n_gym.decisions import Removal, Shrinkage
 from n2n_gym.envs.window import Window
 from n2n_gym.evaluators import Evaluator, Place, Runner, Store, evaluate, load_evaluator
@@ -27,9 +35,12 @@ from n2n_gym.features import (
 )
 from n2n_gym.lookup import lookup
 from n2n_gym.render import Scene, draw_ansi, draw_rgb
-from n2n_gym.rewards import REWARDS, Failure, Reward, Score
+from n2n_gym.resources import Resource, ResourceError, load_meter
+from n2n_gym.rewards import REWARDS, Failure, Reward, Score, needed, objectives
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
+
+logger = logging.getLogger(__name__)
 
 DEGENERATE: Final = -1.0  # the reward of what cannot be scored
 SUCCESS_MARGIN: Final = 0.01  # of accuracy that a successful student may lose
@@ -65,6 +76,10 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         evaluator_workers: Place,
         store: Store,
         reward: str | Reward,
+        constraints: Constraints | None,
+        resources: Mapping[str, Resource] | None,
+        epsilon: float,
+        strict: bool,
         illegal: Literal["keep", "end"],
         device: str | None,
         train_teacher: bool,
@@ -96,10 +111,28 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         self.reward = (
             lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
         )
+        self.limits = read_limits(constraints)
+        names = {name for limit in self.limits for name in limit.weights}
+        self.meter = load_meter(
+            (*needed(self.reward), *sorted(names - {ACCURACY})), resources
+        )
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"epsilon must be from 0 to 1, got {epsilon!r}")
+        self.epsilon = epsilon
+        self.strict = strict
+        # Of ``info["reward_vector"]``: all are to be large.
+        self.objectives = (ACCURACY, *self.meter.names)
+        unbounded = np.full(len(self.objectives), np.inf)
+        self.reward_space = gym.spaces.Box(
+            np.where([name == ACCURACY for name in self.objectives], 0.0, -unbounded),
+            np.where([name == ACCURACY for name in self.objectives], unbounded, 1.0),
+            dtype=np.float64,
+        )
         # An episode's state. All of it is immutable but the observation, so that
         # copies are cheap.
         self._choices: tuple[float, ...] = ()  # the observation's ``choice``s so far
         self._is_over = True
+        self._feasible: tuple[Mask, bool] | None = None  # of the decision at hand
 
     def _lay_out(
         self,
@@ -149,6 +182,10 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         """Whether the decision at hand may be made so."""
 
     @abstractmethod
+    def _least(self, action: Any) -> Least:
+        """What every student takes that the decision at hand, made so, can lead to."""
+
+    @abstractmethod
     def _keep(self) -> Any:
         """The action that leaves the decision's layers as they are."""
 
@@ -191,6 +228,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             )
         self._choices = ()
         self._is_over = False
+        self._feasible = None
         self._restart()
         self._observation = self._static.copy()
         self._observation[self._row_of[0], CURRENT] = 1
@@ -243,12 +281,12 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
     def _go_on(self, action: Any) -> tuple[float, dict[str, Any]]:
         """Make the decision at hand; the step's reward and info but for the score."""
         is_illegal = not self._is_legal(action)
-        reward, info = 0.0, {}
+        reward, info = 0.0, {"reward_vector": np.zeros(len(self.objectives))}
         if is_illegal and self.illegal == "end":
             self._observation[self._row_of[self.position], CURRENT] = 0
             self._is_over = True
             reward = DEGENERATE
-            info = self._describe(self.student) | _failed("illegal action")
+            info |= self._describe(self.student) | _failed("illegal action")
         else:
             self._record(self._keep() if is_illegal else action)
         return reward, info | {"illegal": is_illegal} | self._mask_info()
@@ -259,6 +297,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         choice = self._decide(action)
         here[CURRENT], here[DECIDED], here[CHOICE] = 0, 1, choice
         self._choices += (choice,)
+        self._feasible = None
         if self.is_complete:
             self._is_over = True
         else:
@@ -269,8 +308,27 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         """Prepare the next decision."""
 
     def _mask_info(self) -> dict[str, Any]:
-        is_discrete = isinstance(self.action_space, gym.spaces.Discrete)
-        return {"action_mask": self._mask()} if is_discrete else {}
+        if not isinstance(self.action_space, gym.spaces.Discrete):
+            return {}
+        mask, is_infeasible = self._masked()
+        more = {"infeasible": is_infeasible} if self.strict else {}
+        return {"action_mask": mask} | more
+
+    def _masked(self) -> tuple[Mask, bool]:
+        """The mask, and whether strictness would have left nothing of it."""
+        mask = self._mask()
+        if not self.strict or self._is_over:
+            return mask, False
+        if self._feasible is None:
+            least = {
+                int(a): self._least(int(a))._asdict() for a in np.flatnonzero(mask)
+            }
+            for action, takes in least.items():
+                mask[action] = all(limit.can_be_kept(takes) for limit in self.limits)
+            is_infeasible = not mask.any()
+            self._feasible = (self._mask() if is_infeasible else mask, is_infeasible)
+        mask, is_infeasible = self._feasible
+        return mask.copy(), is_infeasible
 
     # The end of an episode.
 
@@ -292,18 +350,37 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         info = self._describe(student)
         if isinstance(result, Failure):
             return DEGENERATE, info | _failed(result.reason)
-        reference = self.evaluator.score_teacher(self.teacher)
-        return float(self.reward(result, reference)), info | {
-            "accuracy": float(result.accuracy),
-            "teacher_accuracy": float(reference.accuracy),
-            "cost": float(result.cost),
-            "cost_once": float(result.cost_once),
-            "is_success": result.accuracy >= reference.accuracy - SUCCESS_MARGIN,
+        # What cannot be measured of the teacher is an error of whoever asks for it.
+        whole = self.teacher.architecture
+        theirs = self.evaluator.score_teacher(self.teacher)
+        theirs = theirs._replace(resources=self.meter(whole, whole))
+        try:
+            mine = result._replace(resources=self.meter(student, whole))
+        except ResourceError as error:
+            logger.warning("a student is not scored: %s", error)
+            return DEGENERATE, info | _failed(str(error))
+        values = {**mine.resources, ACCURACY: mine.accuracy}
+        excesses = {limit.name: limit.excess(values) for limit in self.limits}
+        violated = [name for name, excess in excesses.items() if excess > 0]
+        reward = float(self.reward(mine, theirs))
+        is_accurate = mine.accuracy >= theirs.accuracy - SUCCESS_MARGIN
+        info = {
+            **mine.resources,
+            **info,
+            "accuracy": float(mine.accuracy),
+            "teacher_accuracy": float(theirs.accuracy),
+            **{f"excess_{name}": excess for name, excess in excesses.items()},
+            "violated": ", ".join(violated),
+            "reward_vector": np.array(objectives(self.objectives, mine, theirs)),
+            "cost": float(mine.cost),
+            "cost_once": float(mine.cost_once),
+            "is_success": is_accurate and not violated,
         }
+        return penalised(reward, self.epsilon) if violated else reward, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """``info["action_mask"]`` as sb3-contrib asks for it."""
-        return self._mask().astype(bool)
+        return self._masked()[0].astype(bool)
 
     def render(self) -> str | NDArray[np.uint8] | None:
         """The network as text or as a picture; None without a render mode."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -9,9 +10,12 @@ import numpy as np
 from torch import nn
 
 from n2n_gym.architecture import Architecture, Wiring
+from n2n_gym.bounds import Least, least_removed
+from n2n_gym.constraints import Constraints
 from n2n_gym.decisions import Removal, legal_removal, removals
 from n2n_gym.envs.compression import CompressionEnv, Mask
 from n2n_gym.evaluators import Evaluator, Place, Store
+from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights
@@ -46,20 +50,29 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     ## Rewards
     0 until the last decision, then R = C(2 - C) * accuracy_student / accuracy_teacher,
-    where C = 1 - params_student / params_teacher, or the reward given. -1 where the
-    student cannot be scored. Do not discount (gamma is 1).
+    where C = 1 - params_student / params_teacher, or the reward given. A student that
+    breaks a limit of `constraints` earns epsilon (R + 1) - 1 instead; with
+    `epsilon=0`, and where the student cannot be scored, that is -1. Do not discount
+    (gamma is 1).
 
     ## Episode End
     Terminates after the last decision, or, with `illegal="end"`, at an illegal one.
     It is never truncated.
 
     ## Information
-    From `reset` and every `step`: `action_mask`, int8, all ones at the end. From every
-    `step`: `illegal`. At the end: `accuracy` and `teacher_accuracy` (validation, in
-    [0, 1]), `num_params`, `num_macs`, `compression`, `cost` (nominal student-epochs),
-    `cost_once` (spent once for all students), `is_success` (at most 0.01 less accurate
-    than the teacher), `fingerprint`, `student` (the architecture as JSON), and `error`
-    in place of the accuracy where there is no score.
+    From `reset` and every `step`: `action_mask`, int8, all ones at the end, and with
+    `strict=True` `infeasible`: whether no action can lead to a student that keeps the
+    limits, so that the mask is of what is legal. From every `step`: `illegal`, and
+    `reward_vector`, float64 (K,): accuracy against the teacher's and the share saved of
+    each resource, as the attribute `objectives` names them; zeros before the end. At
+    the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]), `num_params`,
+    `num_macs` and every other resource that was measured, by its name, `compression`,
+    `excess_<limit>` of each limit (how much too large; at most 0 where it is kept),
+    `violated` (the names of those that are broken, with commas between), `cost`
+    (nominal student-epochs), `cost_once` (spent once for all students), `is_success`
+    (at most 0.01 less accurate than the teacher, and no limit broken), `fingerprint`,
+    `student` (the architecture as JSON), and `error` in place of the accuracy where
+    there is no score.
 
     ## Arguments
     ```python
@@ -90,8 +103,18 @@ class RemoveEnv(CompressionEnv[Removal]):
             are the same.
         store: Where they are kept: in the user's cache folder (True), nowhere (False),
             in a file or a database by its URL.
-        reward: "n2n", "module:attribute" or a function of the student's and the
-            teacher's `Score`.
+        reward: "n2n", "accuracy" (for a search within limits), "log_size" (goes on
+            rewarding size above 10x), "latency", "module:attribute" or a function of
+            the student's and the teacher's `Score`.
+        constraints: The most that a student may take of each resource, and the least
+            "accuracy": `{"num_params": 1e6, "latency_ms": 2.0, "accuracy": 0.9}`; or
+            `Limit`s, for weighted sums. Resources: "num_params", "num_macs",
+            "onnx_bytes", "peak_bytes", "latency_ms", "energy_mj", "module:attribute".
+        resources: Your own, by name: functions of the student's and the teacher's
+            `Architecture`.
+        epsilon: What is left of the reward of a student that breaks a limit.
+        strict: Whether what can only lead to students that break a limit on parameters
+            or MACs is masked. What the mask forbids is carried out all the same.
         illegal: "keep" takes an illegal action for a 0; "end" ends the episode with -1.
         max_rows: Pads the observation to as many rows, for policies that serve
             several teachers.
@@ -122,6 +145,10 @@ class RemoveEnv(CompressionEnv[Removal]):
         evaluator_workers: Place = None,
         store: Store = True,
         reward: str | Reward = "n2n",
+        constraints: Constraints | None = None,
+        resources: Mapping[str, Resource] | None = None,
+        epsilon: float = 0.0,
+        strict: bool = False,
         illegal: Literal["keep", "end"] = "keep",
         max_rows: int | None = None,
         device: str | None = None,
@@ -137,6 +164,10 @@ class RemoveEnv(CompressionEnv[Removal]):
             evaluator_workers=evaluator_workers,
             store=store,
             reward=reward,
+            constraints=constraints,
+            resources=resources,
+            epsilon=epsilon,
+            strict=strict,
             illegal=illegal,
             device=device,
             train_teacher=train_teacher,
@@ -169,6 +200,10 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     def _is_legal(self, action: Any) -> bool:
         return action == KEEP or self._without is not None
+
+    def _least(self, action: Any) -> Least:
+        taken = (*self._removed, self.current) if action == REMOVE else self._removed
+        return least_removed(self.start, taken, self.decisions[self.position + 1 :])
 
     def _keep(self) -> int:
         return KEEP

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,10 +12,13 @@ import numpy as np
 from torch import nn
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.bounds import Least, least_shrunk
+from n2n_gym.constraints import Constraints
 from n2n_gym.decisions import RATES, VARIABLES, Shrinkage, shrink, shrinkages
 from n2n_gym.envs.compression import CompressionEnv, Mask
 from n2n_gym.evaluators import Evaluator, Place, Store
 from n2n_gym.layers import ShapeError
+from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights
@@ -76,8 +79,8 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
         variables: What to shrink, of "width", "kernel" and "padding".
         action: "discrete" or "continuous".
         teacher, task, weights, normalisation, evaluator, evaluator_workers, store,
-            reward, illegal, max_rows, device, train_teacher, render_mode: As in
-            N2NRemove.
+            reward, constraints, resources, epsilon, strict, illegal, max_rows, device,
+            train_teacher, render_mode: As in N2NRemove.
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
@@ -104,6 +107,10 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
         evaluator_workers: Place = None,
         store: Store = True,
         reward: str | Reward = "n2n",
+        constraints: Constraints | None = None,
+        resources: Mapping[str, Resource] | None = None,
+        epsilon: float = 0.0,
+        strict: bool = False,
         illegal: Literal["keep", "end"] = "keep",
         max_rows: int | None = None,
         device: str | None = None,
@@ -112,6 +119,10 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
     ) -> None:
         if action not in ACTIONS:
             raise ValueError(f"unknown action={action!r}; known: {', '.join(ACTIONS)}")
+        if strict and action == "continuous":
+            raise ValueError(
+                "strict=True masks actions, and action='continuous' has no mask"
+            )
         super().__init__(
             teacher,
             task,
@@ -121,6 +132,10 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
             evaluator_workers=evaluator_workers,
             store=store,
             reward=reward,
+            constraints=constraints,
+            resources=resources,
+            epsilon=epsilon,
+            strict=strict,
             illegal=illegal,
             device=device,
             train_teacher=train_teacher,
@@ -161,6 +176,11 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
         except ShapeError:
             return False
         return True
+
+    def _least(self, action: Any) -> Least:
+        rates = (*self._choices, self._rate(action))
+        made = zip(self.decisions[: len(rates)], rates, strict=True)
+        return least_shrunk(self.start, dict(made), self.decisions[len(rates) :])
 
     def _keep(self) -> Any:
         return len(RATES) - 1 if self._is_discrete else 1.0

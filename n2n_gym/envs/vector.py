@@ -17,7 +17,12 @@ from n2n_gym.envs.remove import RemoveEnv
 from n2n_gym.envs.shrink import ShrinkEnv
 from n2n_gym.evaluators import evaluate
 
-SHARED: Final = ("teacher", "evaluator")  # what a batch of students has in common
+SHARED: Final = (
+    "teacher",
+    "evaluator",
+    "meter",
+    "limits",
+)  # what a batch of students has in common
 
 
 class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]]):

@@ -1,0 +1,65 @@
+"""What a student takes: parameters, bytes, milliseconds, joules.
+
+A resource is one function of the student's and the teacher's architecture, by a name
+that says its unit.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from n2n_gym.lookup import check_call, lookup
+from n2n_gym.resources.computed import num_macs, num_params, peak_bytes
+from n2n_gym.resources.measured import (
+    AcceleratorEnergy,
+    Energy,
+    Latency,
+    TorchLatency,
+    onnx_bytes,
+    onnx_file,
+)
+from n2n_gym.resources.resource import Meter, Resource, ResourceError
+
+RESOURCES: Final[Mapping[str, Resource]] = {
+    "num_params": num_params,
+    "num_macs": num_macs,
+    "peak_bytes": peak_bytes,
+    "onnx_bytes": onnx_bytes,
+    "latency_ms": Latency(),
+    "energy_mj": Energy(),
+}
+ALWAYS: Final = ("num_params", "num_macs")  # measured: they cost nothing
+
+
+def load_meter(
+    names: Iterable[str], functions: Mapping[str, Resource] | None = None
+) -> Meter:
+    """What measures resources.
+
+    Args:
+        names: Of ``RESOURCES``, of ``functions``, or "module:attribute".
+        functions: The user's own, by name; all of them are measured.
+
+    Raises:
+        ValueError: A name is unknown, or what it names takes other arguments.
+    """
+    own = dict(functions or {})
+    known = {**RESOURCES, **own}
+    found = {}
+    for name in dict.fromkeys((*ALWAYS, *own, *names)):
+        found[name] = lookup("resource", name, known, also=("accuracy",))
+        check_call("resource", name, found[name], "student", "teacher")
+    return Meter(found)
+
+
+__all__ = [
+    "RESOURCES",
+    "AcceleratorEnergy",
+    "Energy",
+    "Latency",
+    "Meter",
+    "Resource",
+    "ResourceError",
+    "TorchLatency",
+    "load_meter",
+    "onnx_file",
+]

@@ -1,0 +1,95 @@
+"""How long things take, side by side."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+WARM_UP: Final = 5  # runs that are not counted
+SHORTEST: Final = 5e-4  # seconds of one sample, so that the clock's own are nothing
+FEWEST: Final = 25  # samples
+Z: Final = 1.96  # of a 95 % interval
+
+
+class Timing(NamedTuple):
+    """What a clock said of one of several functions that took turns.
+
+    Attributes:
+        seconds: The median of one run.
+        ratio: The median of its samples, each divided by the first function's.
+        low, high: The ratio's 95 % interval, by order statistics.
+    """
+
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+def time_in_turns(
+    functions: Sequence[Callable[[], object]],
+    *,
+    precision: float = 0.02,
+    seconds: float = 10.0,
+) -> list[Timing]:
+    """Time functions that take turns, so that a machine's drift cancels in ratios.
+
+    Args:
+        precision: Where every interval is this narrow (half of it, of its ratio), it
+            is enough.
+        seconds: And it is, however wide they are, after so long.
+    """
+    counts = [_runs_a_sample(function) for function in functions]
+    samples: list[list[float]] = [[] for _ in functions]
+    ends = time.perf_counter() + seconds
+    while True:
+        for function, count, found in zip(functions, counts, samples, strict=True):
+            found.append(_time(function, count))
+        if len(samples[0]) >= FEWEST:
+            timings = [_judge(found, samples[0]) for found in samples]
+            wide = max(map(_relative_width, timings))
+            if len(functions) == 1:
+                wide = _width_of_median(samples[0])
+            if wide <= 2 * precision or time.perf_counter() > ends:
+                return timings
+
+
+def _runs_a_sample(function: Callable[[], object]) -> int:
+    for _ in range(WARM_UP):
+        function()
+    return max(1, math.ceil(SHORTEST / max(_time(function, 1), 1e-9)))
+
+
+def _time(function: Callable[[], object], count: int) -> float:
+    """Seconds of one of so many runs."""
+    started = time.perf_counter()
+    for _ in range(count):
+        function()
+    return (time.perf_counter() - started) / count
+
+
+def _judge(found: Sequence[float], first: Sequence[float]) -> Timing:
+    ratios = [one / other for one, other in zip(found, first, strict=True)]
+    low, high = _interval(ratios)
+    return Timing(statistics.median(found), statistics.median(ratios), low, high)
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % for the median, by order statistics."""
+    ordered = sorted(values)
+    half = Z * math.sqrt(len(ordered)) / 2
+    middle = (len(ordered) - 1) / 2
+    low, high = math.floor(middle - half), math.ceil(middle + half)
+    return ordered[max(low, 0)], ordered[min(high, len(ordered) - 1)]
+
+
+def _relative_width(timing: Timing) -> float:
+    return (timing.high - timing.low) / timing.ratio
+
+
+def _width_of_median(samples: Sequence[float]) -> float:
+    low, high = _interval(samples)
+    return (high - low) / statistics.median(samples)

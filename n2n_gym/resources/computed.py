@@ -1,0 +1,46 @@
+"""Resources that follow from the layers alone."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Final
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.layers import IMAGE, Elementwise
+
+BYTES: Final = 4  # of a float32
+
+
+def num_params(student: Architecture, teacher: Architecture) -> float:
+    """Trainable parameters."""
+    return student.num_params
+
+
+def num_macs(student: Architecture, teacher: Architecture) -> float:
+    """Multiply-accumulates for one image."""
+    return student.num_macs
+
+
+def peak_bytes(student: Architecture, teacher: Architecture) -> float:
+    """Bytes of activations that are alive together at most, for one image in float32.
+
+    The layers run in their order; a value is alive from the layer that makes it until
+    the last one that reads it. A layer that works on every value by itself does so in
+    place where nothing else reads them.
+    """
+    last_reader = {IMAGE: 0}
+    for position, layer in enumerate(student.layers):
+        last_reader[position] = position  # read by nobody: the logits
+        for read in layer.inputs:
+            last_reader[read] = position
+    alive = {IMAGE: prod(student.input_shape)}
+    peak = 0
+    for position, layer in enumerate(student.layers):
+        ended = [read for read in alive if last_reader[read] <= position]
+        alive[position] = prod(student.shape_of(position))
+        is_in_place = isinstance(layer, Elementwise) and layer.inputs[0] in ended
+        saved = alive[position] if is_in_place else 0
+        peak = max(peak, sum(alive.values()) - saved)
+        for read in ended:
+            del alive[read]
+    return BYTES * peak

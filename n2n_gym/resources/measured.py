@@ -1,0 +1,199 @@
+"""Resources that are measured on this machine, of a student's ONNX file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime
+import torch
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.export import untrained_onnx
+from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.torch_layers import build
+
+SECONDS_OF_ENERGY: Final = 2.0  # for which a counter is read
+POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
+
+
+@lru_cache(maxsize=32)
+def onnx_file(student: Architecture) -> bytes:
+    """As it would be exported, with random weights."""
+    return untrained_onnx(student)
+
+
+def onnx_bytes(student: Architecture, teacher: Architecture) -> float:
+    """Size of the ONNX file in float32, without what is said about it."""
+    return len(onnx_file(student))
+
+
+@lru_cache(maxsize=32)
+def session(student: Architecture, threads: int) -> onnxruntime.InferenceSession:
+    """The file in ONNX Runtime, on so many threads of the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        onnx_file(student), options, providers=["CPUExecutionProvider"]
+    )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds that ONNX Runtime takes for a batch on the CPU.
+
+    Student and teacher take turns, and what counts is the median of their ratios: it
+    does not move with the machine. It is given in milliseconds as a multiple of the
+    teacher's, which is measured once.
+
+    Attributes:
+        batch: Images.
+        threads: Of the CPU.
+        precision: Half of the ratio's 95 % interval, as a share of it, that is enough.
+        seconds: The most that a measurement takes.
+    """
+
+    batch: int = 1
+    threads: int = 1
+    precision: float = 0.02
+    seconds: float = 5.0
+    _teachers: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+    def __call__(self, student: Architecture, teacher: Architecture) -> float:
+        limits = {"precision": self.precision, "seconds": self.seconds}
+        reference = self._teachers.get(teacher.fingerprint)
+        if reference is None:
+            (alone,) = time_in_turns([self._run(teacher)], **limits)
+            reference = self._teachers[teacher.fingerprint] = 1e3 * alone.seconds
+        if student == teacher:
+            return reference
+        turns = [self._run(teacher), self._run(student)]
+        return reference * time_in_turns(turns, **limits)[1].ratio
+
+    def _run(self, network: Architecture) -> Callable[[], object]:
+        """One batch through it."""
+        known = session(network, self.threads)
+        pixels = np.zeros((self.batch, *network.input_shape), np.float32)
+        return lambda: known.run(None, {"pixels": pixels})
+
+
+@dataclass(frozen=True)
+class TorchLatency(Latency):
+    """Milliseconds that torch takes for a batch on a device.
+
+    Attributes:
+        device: "cuda", "mps", "cpu", ...
+    """
+
+    device: str = "cuda"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind = torch.device(self.device).type
+        there = ["cpu"]
+        accelerator = torch.accelerator.current_accelerator()
+        if accelerator is not None:
+            there.append(accelerator.type)
+        if kind not in there:
+            raise ValueError(
+                f"this machine has no device {self.device!r}; it has {', '.join(there)}"
+            )
+
+    def _run(self, network: Architecture) -> Callable[[], object]:
+        device = torch.device(self.device)
+        module = build(network, device).eval()
+        pixels = torch.zeros(self.batch, *network.input_shape, device=device)
+
+        @torch.inference_mode()
+        def run() -> None:
+            module(pixels)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+
+        return run
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Millijoules of the processor for one image in ONNX Runtime, on one thread.
+
+    From the counters that Linux shows of Intel's and AMD's processors (RAPL), which
+    count all that the package does.
+
+    Attributes:
+        folder: Where the counters are.
+    """
+
+    folder: Path = POWERCAP
+
+    def __call__(self, student: Architecture, teacher: Architecture) -> float:
+        run = Latency()._run(student)
+        before = self._microjoules()
+        ends, count = time.perf_counter() + SECONDS_OF_ENERGY, 0
+        while time.perf_counter() < ends:
+            run()
+            count += 1
+        spent = {
+            name: (now - before[name]) % self._range(name)
+            for name, now in self._microjoules().items()
+        }
+        return sum(spent.values()) / 1e3 / count
+
+    def _microjoules(self) -> dict[str, int]:
+        """What each package has spent, as its counter has it."""
+        # intel-rapl:0 is a package, intel-rapl:0:1 a part of it.
+        found = {
+            path.parent.name: int(path.read_text())
+            for path in sorted(self.folder.glob("*-rapl:*/energy_uj"))
+            if path.parent.name.count(":") == 1
+        }
+        if not found:
+            raise OSError(f"this machine reports no energy: {self.folder} has none")
+        return found
+
+    def _range(self, name: str) -> int:
+        """Where a counter begins anew."""
+        return int((self.folder / name / "max_energy_range_uj").read_text()) + 1
+
+
+@dataclass(frozen=True)
+class AcceleratorEnergy:
+    """Millijoules of an NVIDIA accelerator for one image, in batches, in torch.
+
+    From the counter of NVML, through nvidia-ml-py.
+
+    Attributes:
+        batch: Images in each.
+        index: Which accelerator.
+    """
+
+    batch: int = 64
+    index: int = 0
+
+    def __call__(self, student: Architecture, teacher: Architecture) -> float:
+        import pynvml
+
+        run = TorchLatency(batch=self.batch, device=f"cuda:{self.index}")._run(student)
+        pynvml.nvmlInit()
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(self.index)
+            before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+            ends, count = time.perf_counter() + SECONDS_OF_ENERGY, 0
+            while time.perf_counter() < ends:
+                run()
+                count += self.batch
+            spent = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
+        finally:
+            pynvml.nvmlShutdown()
+        return float(spent) / count

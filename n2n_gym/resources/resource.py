@@ -1,0 +1,83 @@
+"""What a student takes of something, each measured once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from n2n_gym.architecture import Architecture
+
+
+class Resource(Protocol):
+    """One function: what a student takes, in a unit that the name says.
+
+    It is told the teacher, for what is best measured side by side. What it gives is
+    finite and not negative.
+    """
+
+    def __call__(self, student: Architecture, teacher: Architecture) -> float: ...
+
+
+class ResourceError(RuntimeError):
+    """A resource could not be measured."""
+
+
+class Meter:
+    """Resources of students, by name.
+
+    Attributes:
+        known: What was measured of each student, by fingerprint.
+    """
+
+    def __init__(self, functions: Mapping[str, Resource]) -> None:
+        self.functions = dict(functions)
+        self.known: dict[str, dict[str, float]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.functions)
+
+    def __call__(
+        self, student: Architecture, teacher: Architecture
+    ) -> dict[str, float]:
+        """What a student takes.
+
+        Raises:
+            ResourceError: A function raised an error, or gave no number to go by.
+        """
+        known = self.known.get(student.fingerprint)
+        if known is None:
+            known = {
+                name: _measure(name, function, student, teacher)
+                for name, function in self.functions.items()
+            }
+            self.known[student.fingerprint] = known
+        return dict(known)
+
+    def remember(self, found: Iterable[tuple[str, Mapping[str, float]]]) -> None:
+        """Take over what was measured before, by fingerprint."""
+        for fingerprint, values in found:
+            if self.functions.keys() <= values.keys():
+                self.known[fingerprint] = {n: values[n] for n in self.functions}
+
+
+def _measure(
+    name: str, function: Resource, student: Architecture, teacher: Architecture
+) -> float:
+    what = "the teacher" if student is teacher else f"student {student.fingerprint[:8]}"
+    try:
+        value: Any = function(student, teacher)
+    except Exception as error:
+        raise ResourceError(
+            f"{name} of {what} could not be measured: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise ResourceError(
+            f"{name} of {what} must be a finite number from 0 on, got {value!r}"
+        )
+    return number

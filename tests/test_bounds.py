@@ -1,0 +1,129 @@
+"""No student that can still be reached is below the bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import pytest
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.bounds import Least, least_removed, least_shrunk
+from n2n_gym.decisions import (
+    RATES,
+    Removal,
+    legal_removal,
+    removals,
+    shrink,
+    shrinkages,
+)
+from tests.networks import NETWORKS
+from tests.test_edits import STARTS, start_of
+
+SMALL = [network.__name__ for network in NETWORKS]
+
+
+def played(
+    start: Architecture, decisions: Sequence[Removal], wanted: Sequence[bool]
+) -> tuple[list[list[Removal]], Architecture]:
+    """What had been taken at each decision of an episode, and its student."""
+    left = start.rewire(frozenset(), frozenset())
+    taken: list[Removal] = []
+    states = [taken]
+    for removal, is_wanted in zip(decisions, wanted, strict=True):
+        wiring = legal_removal(start, taken, left, removal) if is_wanted else None
+        if wiring is not None:
+            taken, left = [*taken, removal], wiring
+        states.append(taken)
+    return states, start.keep(left)
+
+
+def assert_below(
+    start: Architecture, decisions: Sequence[Removal], wanted: Sequence[bool]
+) -> None:
+    states, student = played(start, decisions, wanted)
+    exact = Least(student.num_params, student.num_macs)
+    for position, taken in enumerate(states):
+        least = least_removed(start, taken, decisions[position:])
+        assert least.num_params <= exact.num_params
+        assert least.num_macs <= exact.num_macs
+    assert least == exact  # with nothing left to decide
+
+
+def all_or_some(length: int) -> Iterator[tuple[bool, ...]]:
+    """Every episode of a short one, 256 of a long one."""
+    if length <= 8:
+        yield from product((False, True), repeat=length)
+    else:
+        rng = np.random.default_rng(0)
+        for share in np.linspace(0, 1, 256):
+            yield tuple(rng.random(length) < share)
+
+
+@pytest.mark.parametrize("granularity", ["unit", "block", "layer"])
+@pytest.mark.parametrize("name", SMALL)
+def test_removal_of_small_networks(name, granularity):
+    start = start_of(name)
+    decisions = removals(start, granularity)
+    for wanted in all_or_some(len(decisions)):
+        assert_below(start, decisions, wanted)
+
+
+@pytest.mark.parametrize("granularity", ["unit", "layer"])
+@pytest.mark.parametrize("name", sorted(set(STARTS) - set(SMALL)))
+def test_removal_of_teachers(name, granularity):
+    start = start_of(name)
+    decisions = removals(start, granularity)
+    rng = np.random.default_rng(1)
+    for share in (0.2, 0.8):
+        wanted = tuple(rng.random(len(decisions)) < share)
+        states, student = played(start, decisions, wanted)
+        for position in np.linspace(0, len(decisions), 6, dtype=int):
+            least = least_removed(start, states[position], decisions[position:])
+            assert least.num_params <= student.num_params
+            assert least.num_macs <= student.num_macs
+        assert least == Least(student.num_params, student.num_macs)
+
+
+def test_a_bound_of_removal_says_something():
+    # Of a ResNet-18 whose last stage is kept, most of the parameters stay.
+    start = start_of("resnet18")
+    decisions = removals(start)
+    last = [r for r in decisions if r.name.startswith("layer4")]
+    others = [r for r in decisions if not r.name.startswith("layer4")]
+    least = least_removed(start, [], others)
+    assert least.num_params > 0.6 * start.num_params
+    assert least_removed(start, [], decisions).num_params < 0.2 * start.num_params
+    assert last
+
+
+@pytest.mark.parametrize("variables", [("width", "kernel"), ("width", "padding")])
+@pytest.mark.parametrize("name", STARTS)
+def test_shrinkage(name, variables):
+    start = start_of(name)
+    decisions = shrinkages(start, variables)
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        rates = dict(zip(decisions, rng.choice(RATES, len(decisions)), strict=True))
+        try:
+            student = shrink(start, rates)
+        except ValueError:  # paddings that do not go together
+            continue
+        for position in np.linspace(0, len(decisions), 4, dtype=int):
+            made = {d: rates[d] for d in decisions[:position]}
+            least = least_shrunk(start, made, decisions[position:])
+            assert least.num_params <= student.num_params
+            assert least.num_macs <= student.num_macs
+        assert least == Least(student.num_params, student.num_macs)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_bound_of_shrinkage_is_reached(name):
+    start = start_of(name)
+    decisions = shrinkages(start)
+    half = dict.fromkeys(decisions[: len(decisions) // 2], 1.0)
+    rest = decisions[len(decisions) // 2 :]
+    student = shrink(start, {**half, **dict.fromkeys(rest, RATES[0])})
+    least = least_shrunk(start, half, rest)
+    assert least == Least(student.num_params, student.num_macs)
