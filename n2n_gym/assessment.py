@@ -17,11 +17,12 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from n2n_gym.export import export_onnx
+from n2n_gym.export import FromPixels, export_onnx, plain
 from n2n_gym.tasks import TASKS, Task, load_task
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
 from n2n_gym.training import predict
+from n2n_gym.variants import load_model
 
 SECONDS: Final = 2.0  # of timing, for each file
 BATCH: Final = 250
@@ -102,6 +103,53 @@ def compare_networks(
     )
     error = Z * gains.std().item() / math.sqrt(len(gains))
     return Comparison(one, two, gains.mean().item(), error, len(gains), list(names))
+
+
+class Parity(NamedTuple):
+    """A file of a student against the student itself, on the test images.
+
+    Attributes:
+        difference: The largest between logits.
+        agreement: The share of images that both take for the same class.
+    """
+
+    path: Path
+    bytes: int
+    accuracy: float
+    agreement: float
+    difference: float
+
+
+def compare_files(
+    paths: Sequence[Path], network: Network, teacher: Teacher
+) -> list[Parity]:
+    """Files of one student, each against torch."""
+    split = teacher.task.splits["test"]
+    labels = split.labels.cpu().numpy()
+    models = [load_model(path) for path in paths]
+    module = FromPixels(plain(network), teacher.normalise).eval()
+    mine, theirs = [], [[] for _ in paths]
+    for start in range(0, len(labels), BATCH):
+        pixels = split.images[start : start + BATCH].cpu().float() / 255
+        with torch.no_grad():
+            mine.append(module(pixels).numpy())
+        for model, found in zip(models, theirs, strict=True):
+            found.append(model(pixels.numpy()))
+    expected = np.concatenate(mine)
+    answers = expected.argmax(1)
+    parities = []
+    for path, found in zip(paths, map(np.concatenate, theirs), strict=True):
+        own = found.argmax(1)
+        parities.append(
+            Parity(
+                path,
+                path.stat().st_size,
+                float((own == labels).mean()),
+                float((own == answers).mean()),
+                float(np.abs(found - expected).max()),
+            )
+        )
+    return parities
 
 
 class Evaluation(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -21,6 +22,7 @@ from agents.logs import check_formats, log_updates
 from agents.search import random_search
 from n2n_gym.architecture import Architecture
 from n2n_gym.assessment import Comparison, compare_networks
+from n2n_gym.constraints import ACCURACY
 from n2n_gym.controls import magnitude_student, uniform_student
 from n2n_gym.decisions import GRANULARITIES, removals
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
@@ -37,9 +39,11 @@ from n2n_gym.finalists import (
     Scored,
     write_student,
 )
+from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
 from n2n_gym.render import draw_student
 from n2n_gym.report import write_report
+from n2n_gym.resources import load_meter, predicted
 from n2n_gym.rewards import Score
 from n2n_gym.runs import (
     ONNX,
@@ -54,11 +58,14 @@ from n2n_gym.runs import (
 )
 from n2n_gym.teachers import Teacher
 from n2n_gym.training import Normalisation, pick_device
+from n2n_gym.wrappers import ProgressiveConstraintVector
 
 logger = logging.getLogger(__name__)
 
 STAGES: Final = ("remove", "shrink")
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
+# Updates after which a student that breaks a limit earns -1, as in the paper's code.
+PROGRESS: Final = 15
 
 
 @dataclass
@@ -74,6 +81,7 @@ class Summary:
     random: Finished | None
     num_scored: int
     onnx_difference: float
+    limits: list[dict[str, Any]]  # what each allows, and what the networks take
     test: Comparison  # of teacher and student
     seconds: float  # since this process took up the run
 
@@ -81,7 +89,7 @@ class Summary:
         """As ``summary.json`` has it."""
 
         def row(score: Score, test_accuracy: float) -> dict[str, Any]:
-            return {**score._asdict(), "test_accuracy": test_accuracy}
+            return {**score.to_dict(), "test_accuracy": test_accuracy}
 
         rows = {"teacher": row(self.teacher, self.teacher_test_accuracy)}
         for name in ("student", "uniform", "magnitude", "random"):
@@ -93,6 +101,7 @@ class Summary:
             "normalisation": asdict(self.normalise),
             "num_scored": self.num_scored,
             "onnx_difference": self.onnx_difference,
+            "limits": self.limits,
             "test": self.test.to_dict(),
             "seconds": self.seconds,
         }
@@ -116,7 +125,10 @@ def compress(options: Options) -> Summary:
         if ":" in options.evaluator
         else load_evaluator(options.evaluator, device, workers=runner, store=store)
     )
+    constraints = options.constraints()
+    load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
+    limited = Limited.read(teacher.architecture, constraints)
     if not removals(teacher.architecture, options.granularity):
         raise ValueError(
             f"there is nothing to remove from {teacher.name} at the granularity "
@@ -125,9 +137,14 @@ def compress(options: Options) -> Summary:
     with closing(runner), open_run(options) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")
+        limited.remember_teacher(run.folder)
+        limited.refuse_if_out_of_reach(options.granularity)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
-        final = Finalists(teacher, options.final_epochs, device, runner, store)
-        search = _Search(teacher, Remembering(evaluator, run.history), run)
+        final = Finalists(
+            teacher, options.final_epochs, device, runner, store, limited
+        )
+        remembering = Remembering(evaluator, run.history)
+        search = _Search(teacher, remembering, run, limited)
         removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
         student = final.choose(shrunk or removed, "the best students")
         onnx_difference = write_student(student, teacher, run.folder)
@@ -136,6 +153,8 @@ def compress(options: Options) -> Summary:
         if options.controls:
             num_params = student.student.num_params
             thin = partial(uniform_student, teacher.architecture, num_params)
+            if limited:
+                thin = limited.uniform
             uniform = final.compare_size(thin, "uniform width", run.history.add)
             thin = partial(magnitude_student, teacher, num_params)
             magnitude = final.compare_size(thin, "magnitude", run.history.add)
@@ -153,6 +172,7 @@ def compress(options: Options) -> Summary:
             random,
             num_scored,
             onnx_difference,
+            limited.rows(student.student, student.score.accuracy),
             compared,
             time.perf_counter() - started,
         )
@@ -183,11 +203,11 @@ def _numbers_of_removals(teacher: Teacher) -> str:
 # An agent plays episodes in an environment, as many as there are updates ask for, and
 # tells of the return and the last info of each.
 Report = Callable[[float, dict[str, Any]], None]
-Agent = Callable[[CompressionVectorEnv, int, int, Report, Path], None]
+Agent = Callable[[VectorEnv[Any, Any, Any], int, int, Report, Path], None]
 
 
 def _reinforce(
-    env: CompressionVectorEnv,
+    env: VectorEnv[Any, Any, Any],
     updates: int,
     seed: int,
     report: Report,
@@ -200,7 +220,8 @@ def _reinforce(
     else:
         policy = reinforce.load_policy(options.init_policy / path.name)
     folder = path.with_name(path.name.replace(".policy.pt", ".log"))
-    whole = env.envs[0].teacher.architecture
+    (teacher, *_) = env.unwrapped.get_attr("teacher")
+    whole = teacher.architecture
 
     def picture(info: Mapping[str, Any]) -> NDArray[np.uint8]:
         return draw_student(whole, Architecture.from_json(info["student"]))
@@ -231,7 +252,7 @@ def _reinforce(
 
 
 def _random(
-    env: CompressionVectorEnv, updates: int, seed: int, report: Report, path: Path
+    env: VectorEnv[Any, Any, Any], updates: int, seed: int, report: Report, path: Path
 ) -> None:
     random_search(env, episodes=updates * ROLLOUTS, seed=seed, on_episode=report)
 
@@ -243,20 +264,37 @@ class _Search:
     teacher: Teacher
     evaluator: Evaluator
     current: Run
+    limited: Limited
 
     def run(self, name: str, agent: Agent) -> tuple[list[Scored], list[Scored]]:
         """Every student it scored in stage one, and in stage two if there is one."""
         options = self.current.options
+        reward = self.limited.reward
+        resources = predicted(self.limited.bounds, self.teacher.architecture)
+        # Where shrinkage follows, removal need not keep the limits: it goes toward them.
+        is_last = not options.shrinkage_updates
         remove = RemoveEnv(
             self.teacher,
             granularity=options.granularity,
             evaluator=self.evaluator,
+            reward=reward,
+            resources=resources,
+            constraints=self.limited.bounds if is_last else None,
+            strict=is_last and bool(self.limited),
         )
         removed = self._stage(name, "remove", agent, remove, options.removal_updates)
         if not options.shrinkage_updates:
             return removed, []
         best = max(removed, key=lambda scored: scored.reward).student
-        shrink = ShrinkEnv(self.teacher, start=best, evaluator=self.evaluator)
+        shrink = ShrinkEnv(
+            self.teacher,
+            start=best,
+            evaluator=self.evaluator,
+            reward=reward,
+            resources=resources,
+            constraints=self.limited.bounds,
+            strict=bool(self.limited),
+        )
         shrunk = self._stage(name, "shrink", agent, shrink, options.shrinkage_updates)
         return removed, shrunk
 
@@ -283,6 +321,12 @@ class _Search:
 
             path = self.current.folder / POLICY.format(agent=name, stage=stage)
             # One batch of students an update, for the workers to share.
-            batch = CompressionVectorEnv(env, ROLLOUTS)
+            env.meter.remember(self.current.history.known.items())
+            whole = self.teacher.architecture
+            env.meter.remember([(whole.fingerprint, self.limited.meter(whole, whole))])
+            batch: VectorEnv[Any, Any, Any] = CompressionVectorEnv(env, ROLLOUTS)
+            if env.limits:
+                closing_in = min(PROGRESS, updates // 2) * ROLLOUTS
+                batch = ProgressiveConstraintVector(batch, max(1, closing_in))
             agent(batch, updates, self.current.options.seed, report, path)
         return found

@@ -42,12 +42,34 @@ def uniform_student(teacher: Architecture, num_params: int) -> Architecture:
     """
     widths = shrinkages(teacher, ("width",))
     _check_size(shrink(teacher, dict.fromkeys(widths, 0.0)), num_params)
+    return uniform_within(teacher, lambda thin: thin.num_params <= num_params, 20)
+
+
+def uniform_within(
+    teacher: Architecture, is_within: Callable[[Architecture], bool], steps: int
+) -> Architecture:
+    """The teacher with all widths at one rate, the largest that is within limits.
+
+    Args:
+        steps: How often the rate is halved in on.
+
+    Raises:
+        OutOfReach: The teacher with all widths at their least is not within them.
+    """
+    widths = shrinkages(teacher, ("width",))
+    thinnest = shrink(teacher, dict.fromkeys(widths, 0.0))
+    found = None
     low, high = 0.0, 1.0
-    for _ in range(20):
+    for _ in range(steps):
         rate = (low + high) / 2
         thin = shrink(teacher, dict.fromkeys(widths, rate))
-        low, high = (rate, high) if thin.num_params <= num_params else (low, rate)
-    return shrink(teacher, dict.fromkeys(widths, low))
+        if is_within(thin):
+            low, found = rate, thin
+        else:
+            high = rate
+    if found is None and not is_within(thinnest):
+        raise OutOfReach("no uniform width is within the limits")
+    return found or thinnest
 
 
 def magnitude_student(teacher: Teacher, num_params: int) -> Architecture:

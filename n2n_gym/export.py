@@ -22,7 +22,7 @@ TOLERANCE: Final = 1e-4  # between ONNX Runtime's logits and torch's
 OPSET: Final = 20  # the default of torch's exporter; every current runtime reads it
 
 
-class _FromPixels(nn.Module):
+class FromPixels(nn.Module):
     """A network with its normalisation in front: takes pixels in [0, 1]."""
 
     def __init__(self, network: Network, normalise: Normalisation) -> None:
@@ -58,7 +58,7 @@ def export_onnx(
     Raises:
         RuntimeError: They differ by more than 1e-4.
     """
-    module = _FromPixels(_plain(network), normalise).eval()
+    module = FromPixels(plain(network), normalise).eval()
     pixels = images.cpu().float() / 255
     model = _to_onnx(module, pixels[:2])
     onnx.helper.set_model_props(
@@ -95,13 +95,13 @@ def untrained_onnx(architecture: Architecture) -> bytes:
     """An ONNX file of a network with random weights, as good as any for a clock."""
     channels = architecture.input_shape[0]
     as_is = Normalisation((0.0,) * channels, (1.0,) * channels)
-    module = _FromPixels(_plain(build(architecture)), as_is).eval()
+    module = FromPixels(plain(build(architecture)), as_is).eval()
     model = _to_onnx(module, torch.zeros(2, *architecture.input_shape))
     content: bytes = model.SerializeToString()
     return content
 
 
-def _plain(network: Network) -> Network:
+def plain(network: Network) -> Network:
     """On the CPU, in the layout that exporters expect."""
     return network.cpu().to(memory_format=torch.contiguous_format)
 

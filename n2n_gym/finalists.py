@@ -17,9 +17,10 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.controls import OutOfReach
 from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
 from n2n_gym.export import export_onnx, save_weights
+from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
 from n2n_gym.rewards import Failure, Score, compression, n2n
-from n2n_gym.runs import FINAL, ONNX, STUDENT, TEACHER
+from n2n_gym.runs import FINAL, ONNX, STUDENT, TEACHER, WEIGHTS
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
@@ -37,7 +38,7 @@ Report: TypeAlias = Callable[[str, str, float, dict[str, Any]], object]
 
 
 class Failed(ValueError):
-    """No student could be distilled."""
+    """No student could be distilled, or none keeps the limits."""
 
 
 class Scored(NamedTuple):
@@ -58,37 +59,65 @@ class Finished(NamedTuple):
 
 @dataclass
 class Finalists:
-    """The choice among the best students of a search."""
+    """The choice among the best students of a search.
+
+    Attributes:
+        limited: Students that break a limit on resources are left out.
+    """
 
     teacher: Teacher
     epochs: int
     device: torch.device
     runner: Runner
     store: ScoreStore | None
+    limited: Limited
 
     def choose(self, found: list[Scored], what: str) -> Finished:
         """Distil the best fully, choose by validation, then read the test split.
 
         The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
         choice is the smallest student that is as accurate as the teacher, and only if
-        there is none the one of the highest reward.
+        there is none the one of the highest reward. Within limits on resources it is
+        the most accurate.
         """
         by_student = {scored.student.fingerprint: scored for scored in found}
         best = sorted(by_student.values(), key=lambda scored: -scored.reward)
-        students = [scored.student for scored in best]
+        students = self._within([scored.student for scored in best])
         for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
             if len(students) > fewer:
                 evaluator = self._evaluator(share)
                 scored = self._distil(students[:count], evaluator, what)
                 students = [student for student, _ in scored]
-        bar = self.teacher.score.accuracy
+        bar = self.limited.least_accuracy or self.teacher.score.accuracy
         as_good = [(s, score) for s, score in scored if score.accuracy >= bar]
         student, score = (
-            min(as_good, key=lambda pair: pair[1].num_params) if as_good else scored[0]
+            min(as_good, key=lambda pair: pair[1].num_params)
+            if as_good and not self.limited
+            else scored[0]
         )
         network = evaluator.network(student, self.teacher)
         on_test = test_accuracy(network, self.teacher, self.device)
         return Finished(student, network, score, on_test)
+
+    def _within(self, students: list[Architecture]) -> list[Architecture]:
+        """As many as take part, the first that keep the limits."""
+        most, _ = ROUNDS[0]
+        if not self.limited:
+            return students[:most]
+        kept: list[Architecture] = []
+        with tqdm(total=most, desc="Measuring finalists") as bar:
+            for student in students:
+                if self.limited.keeps(student):
+                    kept.append(student)
+                    bar.update()
+                if len(kept) == most:
+                    break
+        if not kept:
+            raise Failed(
+                f"none of {len(students)} students keeps the limits; more updates of "
+                f"the policies may find one"
+            )
+        return kept
 
     def compare(self, found: list[Scored], what: str) -> Finished | None:
         """What the student is compared with, chosen likewise; None if that fails."""
@@ -111,7 +140,7 @@ class Finalists:
             student, score = finished.student, finished.score
             teacher_score = self.teacher.score
             info = {
-                **score._asdict(),
+                **score.to_dict(),
                 "compression": compression(score, teacher_score),
                 "fingerprint": student.fingerprint,
                 "student": student.to_json(),
@@ -147,7 +176,10 @@ class Finalists:
                 scored.append((student, result))
         if not scored:
             raise Failed("the distillation of every finalist failed")
-        return sorted(scored, key=lambda pair: -n2n(pair[1], self.teacher.score))
+        return sorted(scored, key=lambda pair: -self._worth(pair[1]))
+
+    def _worth(self, score: Score) -> float:
+        return score.accuracy if self.limited else n2n(score, self.teacher.score)
 
 
 def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
@@ -155,14 +187,17 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
     student, network = finished.student, finished.network
     write_whole(folder / TEACHER, teacher.architecture.to_json().encode())
     write_whole(folder / STUDENT, student.to_json().encode())
-    save_weights(network, folder / "student.safetensors")
+    save_weights(network, folder / WEIGHTS)
     about = {
         "teacher": teacher.name,
         "task": teacher.task.name,
         "classes": json.dumps(teacher.task.class_names or teacher.task.num_classes),
         "preprocessing": teacher.task.preprocessing,
         "fingerprint": student.fingerprint,
+        "validation_accuracy": f"{finished.score.accuracy:.4f}",
         "test_accuracy": f"{finished.test_accuracy:.4f}",
+        "num_params": str(student.num_params),
+        "reward": f"{n2n(finished.score, teacher.score):.4f}",
     }
     images = teacher.task.splits["test"].images[:256]
     return export_onnx(network, teacher.normalise, images, folder / ONNX, about)

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.assessment import Parity, compare_files
 from n2n_gym.evaluators import InProcess
-from n2n_gym.finalists import Finalists, Finished, Scored
-from n2n_gym.runs import HISTORY, Options, resumed
+from n2n_gym.finalists import Finalists, Finished, Scored, write_student
+from n2n_gym.limited import Limited
+from n2n_gym.runs import (
+    HISTORY,
+    ONNX,
+    STUDENT,
+    SUMMARY,
+    TEACHER,
+    WEIGHTS,
+    Options,
+    is_finished,
+    resumed,
+)
 from n2n_gym.teachers import Teacher
+from n2n_gym.torch_layers import Network, build
 from n2n_gym.training import pick_device
+from n2n_gym.variants import CALIBRATED_BY, FORMATS, Exported
 
 
 @dataclass(frozen=True)
@@ -59,5 +76,62 @@ class Revisited:
     def finish(self, student: Architecture) -> Finished:
         """The student as the run would have distilled it in the end."""
         epochs, store = self.options.final_epochs, self.options.open_store()
-        final = Finalists(self.teacher, epochs, self.device, InProcess(), store)
+        # Whatever is asked for by name is wanted, with or without the run's limits.
+        limited = Limited.read(self.teacher.architecture, {})
+        final = Finalists(
+            self.teacher, epochs, self.device, InProcess(), store, limited
+        )
         return final.choose([Scored(0.0, student)], student.fingerprint[:8])
+
+    def chosen(self) -> Network:
+        """The student that the run wrote.
+
+        Raises:
+            ValueError: It has not come to its end.
+        """
+        folder = self.options.output
+        if not is_finished(folder):
+            raise ValueError(
+                f"{folder} holds no finished run: there is no {SUMMARY}; name one of "
+                f"the students that were scored"
+            )
+        network = build(Architecture.from_json((folder / STUDENT).read_text()))
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        return network
+
+    def export(
+        self, prefix: str | None, place: Path | None, formats: Sequence[str]
+    ) -> list[Parity]:
+        """Write a student and more formats of it, and compare all with torch.
+
+        Args:
+            prefix: How its fingerprint begins; the run's own by default.
+            place: A folder; by default the run's for its own student, else one there.
+            formats: Of ``FORMATS``.
+        """
+        folder = self.options.output
+        if prefix is None:
+            network, place = self.chosen(), place or folder
+            if place.resolve() != folder.resolve():
+                place.mkdir(parents=True, exist_ok=True)
+                for name in (TEACHER, STUDENT, WEIGHTS, ONNX):
+                    shutil.copyfile(folder / name, place / name)
+        else:
+            student = self.student(prefix)
+            place = place or folder / "exports" / student.fingerprint[:12]
+            place.mkdir(parents=True, exist_ok=True)
+            finished = self.finish(student)
+            write_student(finished, self.teacher, place)
+            network = finished.network
+        images = self.teacher.task.splits["train"].images
+        generator = torch.Generator().manual_seed(0)
+        some = torch.randperm(len(images), generator=generator)[:CALIBRATED_BY]
+        source = Exported(
+            network, self.teacher.normalise, place / ONNX, images[some.to(images.device)].cpu()
+        )
+        paths = [place / ONNX]
+        for name in formats:
+            file, write = FORMATS[name]
+            write(source, place / file)
+            paths.append(place / file)
+        return compare_files(paths, network, self.teacher)

@@ -29,6 +29,10 @@ class Score(NamedTuple):
     cost_once: float = 0.0
     resources: Mapping[str, float] = {}
 
+    def to_dict(self) -> dict[str, float]:
+        """What was found out of it, but for the resources."""
+        return {n: v for n, v in self._asdict().items() if n != "resources"}
+
 
 class Failure(NamedTuple):
     """Why a student has no score."""
@@ -97,6 +101,33 @@ class Saving:
     def __call__(self, student: Score, teacher: Score) -> float:
         s = saving(self.resource, student, teacher)
         return s * (2 - s) * student.accuracy / teacher.accuracy
+
+
+@dataclass(frozen=True)
+class Toward:
+    """The paper's reward, for a search within limits: no more saving than they ask for.
+
+    R = S(2 - S) * accuracy_student / accuracy_teacher, where S is the share of the way
+    that the student has gone from what the teacher takes to the limit, 1 at the most;
+    of several limits, that of which least. So within the limits accuracy is all.
+
+    Attributes:
+        bounds: The most of each resource, by name.
+    """
+
+    bounds: Mapping[str, float]
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        return tuple(self.bounds)
+
+    def __call__(self, student: Score, teacher: Score) -> float:
+        s = 1.0
+        for name, bound in self.bounds.items():
+            whole = teacher.resources[name]
+            if whole > bound:
+                s = min(s, (whole - student.resources[name]) / (whole - bound))
+        return s * (2 - s) * accuracy(student, teacher)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import platform
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
@@ -31,25 +31,38 @@ from n2n_gym.places import write_whole
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Statistics, Teacher, load_teacher
+from n2n_gym.units import read_quantity
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-FORMAT: Final = 1  # of the folder
+FORMAT: Final = 2  # of the folder
 OPTIONS: Final = "options.toml"
 ABOUT: Final = "run.json"
 HISTORY: Final = "history.jsonl"
 SUMMARY: Final = "summary.json"
 TEACHER: Final = "teacher.json"  # architectures
 STUDENT: Final = "architecture.json"
+WEIGHTS: Final = "student.safetensors"
 ONNX: Final = "student.onnx"
 POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 LOCK: Final = ".lock"
+ARRAYS: Final = ("action_mask", "reward_vector")  # of an info, not in the history
 FINAL: Final = "final"  # the stage of what was distilled fully, not scored in a search
 # Options that a run may change when it goes on: they change nothing that it finds.
 INCIDENTAL: Final = frozenset({"output", "workers", "store"})
+
+
+# Options that are a limit, and of what.
+LIMITS: Final[Mapping[str, str]] = {
+    "max_params": "num_params",
+    "max_macs": "num_macs",
+    "max_size": "onnx_bytes",
+    "max_latency": "latency_ms",
+    "min_accuracy": "accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,11 @@ class Options:
         frozen: Whether those play as they are.
         logs: Where the training's progress goes, with commas between:
             "csv,json,tensorboard,wandb,mlflow".
+        max_params, max_macs, max_size, max_latency: The most that a student may take,
+            with units: "1M", "2ms". The size is that of its ONNX file, the latency
+            that of one image in ONNX Runtime on one thread.
+        min_accuracy: The least on validation, "0.95" or "95%".
+        limits: Of any other resources: "peak_bytes=64KB,module:function=3".
         workers: Processes that students are distilled in; by default as many as there
             are cores, and students in a batch.
         store: Path or URL of the scores' database; in the cache folder by default.
@@ -89,6 +107,30 @@ class Options:
     seed: int = 0
     device: str | None = None
     train_teacher: bool = False
+    max_params: str | None = None
+    max_macs: str | None = None
+    max_size: str | None = None
+    max_latency: str | None = None
+    min_accuracy: str | None = None
+    limits: str | None = None
+
+    def constraints(self) -> dict[str, float]:
+        """The most of each resource by name, and the least accuracy.
+
+        Raises:
+            ValueError: A limit is none.
+        """
+        given = {
+            resource: value
+            for option, resource in LIMITS.items()
+            if (value := getattr(self, option)) is not None
+        }
+        for text in self.limits.split(",") if self.limits else ():
+            name, equals, value = text.rpartition("=")
+            if not equals:
+                raise ValueError(f"a limit is name=value, got {text!r}")
+            given[name] = value
+        return {name: read_quantity(name, value) for name, value in given.items()}
 
     def load_teacher(self, device: torch.device) -> Teacher:
         """The one asked for."""
@@ -177,11 +219,13 @@ class History:
         self.num_lines = 0
         self._left = deque(_whole_lines(path))  # of an earlier process, to come again
         self._file: IO[str] = open(path, "a")  # noqa: SIM115 - closed by `close`
-        self.scores = {
-            line["fingerprint"]: _result(line)
+        # What there was of each student, by fingerprint.
+        self.known: dict[str, dict[str, Any]] = {
+            line["fingerprint"]: line
             for line in map(json.loads, self._left)
             if line["stage"] != FINAL
         }
+        self.scores = {name: _result(line) for name, line in self.known.items()}
 
     def add(self, search: str, stage: str, reward: float, info: dict[str, Any]) -> None:
         """Keep what an episode ended with.
@@ -189,7 +233,7 @@ class History:
         Raises:
             ValueError: Another line is there already.
         """
-        plain = {key: value for key, value in info.items() if key != "action_mask"}
+        plain = {key: value for key, value in info.items() if key not in ARRAYS}
         line = json.dumps({"search": search, "stage": stage, "reward": reward, **plain})
         self.num_lines += 1
         if not self._left:
@@ -221,7 +265,7 @@ def _result(line: dict[str, Any]) -> Score | Failure:
     """What a line says of its student."""
     if "error" in line:
         return Failure(line["error"], retryable=False)
-    return Score(**{name: line[name] for name in Score._fields})
+    return Score(**{n: line[n] for n in Score._fields if n != "resources"})
 
 
 class Remembering:

@@ -269,7 +269,10 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
 
 
 def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
-    final = finalists.Finalists(teacher, 1, torch.device("cpu"), InProcess(), None)
+    limited = Limited.read(teacher.architecture, {})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
     history = History(tmp_path / "history.jsonl")
     make = partial(magnitude_student, teacher, 10)
     assert final.compare_size(make, "magnitude", history.add) is None

@@ -23,6 +23,9 @@ from n2n_gym.cli.options import (
     Weights,
 )
 
+from n2n_gym.constraints import ACCURACY
+from n2n_gym.units import show_quantity
+
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.runs import Options
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 WIDE = 76  # columns that the whole table takes
 # Options of the command that are none of the run's.
 OWN = frozenset({"config", "resume", "as_json"})
+LIMIT: dict[str, Any] = {"rich_help_panel": "Limits"}
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -116,6 +120,40 @@ def compress(
             "student's size, and random search."
         ),
     ] = True,
+    max_params: Annotated[
+        str | None,
+        typer.Option(help="The most parameters a student may have: 1M.", **LIMIT),
+    ] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(help="Multiply-accumulates for one image: 50M.", **LIMIT),
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="Size of its ONNX file: 1MB, 500KB.", **LIMIT)
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Time of one image in ONNX Runtime, on one thread of this machine: "
+            "2ms, 300us.",
+            **LIMIT,
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        str | None,
+        typer.Option(
+            help="The least accuracy on validation: 0.95 or 95%. The student is the "
+            "smallest that has it; by default, that is as accurate as the teacher.",
+            **LIMIT,
+        ),
+    ] = None,
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            help="Of other resources: peak_bytes=64KB,energy_mj=3,module:function=2.",
+            **LIMIT,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     device: Device = None,
     train_teacher: TrainTeacher = False,
@@ -142,7 +180,8 @@ def compress(
 
     An agent first decides which layers to remove, then how far to shrink the rest; the
     best students are distilled from the teacher and the best of those is written, with
-    everything that was tried (history.jsonl), to the output folder.
+    everything that was tried (history.jsonl), to the output folder. Within limits on
+    what it may take, the student is the most accurate that keeps them.
     """
     given = {
         name: value
@@ -220,13 +259,18 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     from n2n_gym.envs.compression import SUCCESS_MARGIN
 
     found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
-    if found < wanted - SUCCESS_MARGIN:
+    if found < wanted - SUCCESS_MARGIN and not summary["limits"]:
         console.print(
             f"[yellow]No finalist is as accurate as the teacher[/yellow] ({found:.2%} "
             f"against {wanted:.2%} on validation): what was written is the "
             f"one of the highest reward. More --final-epochs may help.",
             highlight=False,
         )
+    for row in summary["limits"]:
+        bound, found = (show_quantity(row["name"], row[n]) for n in ("bound", "student"))
+        sign = ">=" if row["name"] == ACCURACY else "<="
+        kept = "kept" if row["is_kept"] else "[red]NOT kept[/red]"
+        console.print(f"{row['name']} {sign} {bound}: {kept}, {found}", highlight=False)
     path = options.output / "student.onnx"
     console.print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, logits equal to torch's to "

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors
 
@@ -26,34 +28,52 @@ def report(folder: Folder) -> None:
 def export(
     folder: Folder,
     student: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="How the fingerprint of a student begins that the run scored; its "
-            "report has the best."
+            "report has the best. By default the one that the run chose."
         ),
-    ],
+    ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            help="What to write beside student.onnx and student.safetensors, with "
+            "commas between: float16, int8 (both ONNX), torch (torch.export)."
+        ),
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option(help="A folder; by default one of the run's, by fingerprint."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print figures as JSON, for machines.")
+    ] = False,
 ) -> None:
-    """Distil any student of a run fully, and write it as the run's own is."""
-    with plain_errors():
-        from n2n_gym.finalists import write_student
-        from n2n_gym.revisit import Revisited
+    """Write a student of a run, in more formats, and compare each with torch.
 
+    One that the run did not choose is distilled fully first. Every file is run on all
+    test images: its accuracy, how often it answers as torch does, how far its logits
+    are from torch's.
+    """
+    with plain_errors():
+        from n2n_gym.revisit import Revisited
+        from n2n_gym.variants import check_formats
+
+        wanted = check_formats(formats)
         run = Revisited.open(folder)
-        chosen = run.student(student)
-        place = output or folder / "exports" / chosen.fingerprint[:12]
-        place.mkdir(parents=True, exist_ok=True)
-        finished = run.finish(chosen)
-        difference = write_student(finished, run.teacher, place)
-    Console().print(
-        f"{place}/student.onnx: {finished.score.num_params:,} parameters, test "
-        f"accuracy {finished.test_accuracy:.2%}, logits equal to torch's to "
-        f"{difference:.0e}",
-        highlight=False,
-    )
+        written = run.export(student, output, wanted)
+    if as_json:
+        rows = [{**row._asdict(), "path": str(row.path)} for row in written]
+        typer.echo(json.dumps(rows))
+        return
+    table = Table(box=box.SIMPLE)
+    table.add_column("file", overflow="fold")
+    for column in ("MB", "test", "as torch", "logits differ by"):
+        table.add_column(column, justify="right")
+    for row in written:
+        cells = (f"{row.accuracy:.2%}", f"{row.agreement:.2%}", f"{row.difference:.1e}")
+        table.add_row(str(row.path), f"{row.bytes / 1e6:.3g}", *cells)
+    Console().print(table)
 
 
 def evaluate(

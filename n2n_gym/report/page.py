@@ -17,6 +17,7 @@ from n2n_gym.report.charts import Chart, charts
 from n2n_gym.report.content import Found, Trial
 from n2n_gym.report.diagram import draw
 from n2n_gym.runs import Options
+from n2n_gym.units import show_quantity
 
 REPORT: Final = "report.html"
 LIBRARY: Final = "window.vegaEmbed = vegaEmbed;"  # all that the page calls
@@ -144,6 +145,7 @@ def render(template: str, charts: Sequence[Chart], **content: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["quantity"] = show_quantity
     environment.filters["count"] = lambda number: f"{number:,}"
     library = vl_convert.javascript_bundle(LIBRARY)
     specs = json.dumps({chart.name: chart.spec for chart in charts})

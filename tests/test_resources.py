@@ -1,0 +1,164 @@
+"""What a student takes, computed and measured."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.decisions import shrink, shrinkages
+from n2n_gym.layers import (
+    Activation,
+    Add,
+    Conv,
+    Flatten,
+    Linear,
+)
+from n2n_gym.resources import (
+    RESOURCES,
+    Energy,
+    Latency,
+    ResourceError,
+    TorchLatency,
+    load_meter,
+    onnx_file,
+)
+from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.torch_layers import trace
+from tests.networks import IMAGE, SmallResNet
+
+
+@pytest.fixture(scope="module")
+def whole() -> Architecture:
+    return trace(SmallResNet(), IMAGE)
+
+
+@pytest.fixture(scope="module")
+def thin(whole) -> Architecture:
+    return shrink(whole, dict.fromkeys(shrinkages(whole), 0.3))
+
+
+def test_the_activations_of_a_chain_are_two_neighbours():
+    chain = Architecture(
+        (1, 4, 4),
+        (
+            Conv("a", (-1,), 8, (3, 3), padding=(1, 1)),  # 16 + 128 values
+            Activation("b", (0,), "relu"),  # in place
+            Conv("c", (1,), 2, (3, 3), padding=(1, 1)),  # 128 + 32
+            Flatten("d", (2,)),  # 32 + 32
+            Linear("e", (3,), 10),
+        ),
+    )
+    assert RESOURCES["peak_bytes"](chain, chain) == 4 * (128 + 32)
+
+
+def test_a_skip_is_alive_until_it_is_added():
+    block = Architecture(
+        (4, 4, 4),
+        (
+            Conv("a", (-1,), 4, (3, 3), padding=(1, 1)),
+            Conv("b", (0,), 4, (3, 3), padding=(1, 1)),
+            Activation("c", (0,), "relu"),  # not in place: the sum reads its input
+            Add("d", (0, 1)),
+            Add("e", (2, 3)),
+        ),
+    )
+    # While c runs: a, b and c; the same while d runs: a, b, c and d.
+    assert RESOURCES["peak_bytes"](block, block) == 4 * 64 * 4
+
+
+def test_the_onnx_file_is_as_large_as_it_says(thin, whole, tmp_path):
+    content = onnx_file(thin)
+    path = tmp_path / "thin.onnx"
+    path.write_bytes(content)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    size = RESOURCES["onnx_bytes"](thin, whole)
+    assert size == path.stat().st_size > 4 * thin.num_params
+
+
+def test_functions_that_take_turns_are_compared():
+    def work(times):
+        return lambda: sum(range(2000 * times))
+
+    one, two = time_in_turns([work(1), work(4)], seconds=5.0)
+    assert one.ratio == 1.0
+    assert two.low <= two.ratio <= two.high
+    assert 2 < two.ratio < 8
+    assert two.seconds > one.seconds
+
+
+def test_a_noisy_measurement_ends_by_the_clock():
+    rng = np.random.default_rng(0)
+    started = time.perf_counter()
+    time_in_turns([lambda: time.sleep(rng.uniform(0, 0.01))], precision=0, seconds=0.5)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("latency", [Latency(), TorchLatency(device="cpu")])
+def test_a_thinner_network_is_faster(latency, whole, thin):
+    mine = latency(thin, whole)
+    assert 0 < mine < latency(whole, whole)
+    assert latency(whole, whole) == latency(whole, whole)  # measured once
+
+
+def test_a_batch_takes_longer_than_an_image(whole):
+    assert Latency(batch=32)(whole, whole) > 2 * Latency()(whole, whole)
+
+
+@pytest.mark.parametrize("name", ["batch", "threads"])
+def test_a_latency_needs_something_to_run(name):
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
+        Latency(**{name: 0})
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a device")
+def test_a_device_that_is_missing_is_named():
+    with pytest.raises(ValueError, match=r"no device 'cuda'; it has cpu"):
+        TorchLatency(device="cuda")
+
+
+def test_energy_is_read_from_the_counters_of_linux(whole, tmp_path):
+    package = tmp_path / "intel-rapl:0"
+    package.mkdir()
+    (package / "energy_uj").write_text("1000\n")
+    (package / "max_energy_range_uj").write_text("4999\n")
+    reads = iter([{"intel-rapl:0": 4000}, {"intel-rapl:0": 1000}])
+    energy = Energy(tmp_path)
+    assert energy._microjoules() == {"intel-rapl:0": 1000}
+
+    class Fake(Energy):
+        def _microjoules(self):
+            return next(reads)
+
+    # It began anew: 1000 to its end, 1000 more.
+    assert 0 < Fake(tmp_path)(whole, whole) < 2.0
+
+
+def test_a_machine_without_counters_says_so(whole, tmp_path):
+    meter = load_meter(["energy"], {"energy": Energy(tmp_path)})
+    with pytest.raises(ResourceError, match="this machine reports no energy"):
+        meter(whole, whole)
+
+
+def test_what_was_measured_before_is_not_measured_again(whole, thin):
+    def never(student, teacher):
+        raise AssertionError("asked")
+
+    meter = load_meter([], {"never": never})
+    line = json.loads(json.dumps({"never": 3.0, "num_params": 1, "num_macs": 2}))
+    meter.remember([(thin.fingerprint, line)])
+    assert meter(thin, whole)["never"] == 3.0
+
+
+def test_onnx_runtime_takes_the_measured_file(thin):
+    session = onnxruntime.InferenceSession(
+        onnx_file(thin), providers=["CPUExecutionProvider"]
+    )
+    (logits,) = session.run(None, {"pixels": np.zeros((3, *IMAGE), np.float32)})
+    assert logits.shape == (3, 10)
