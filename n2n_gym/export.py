@@ -72,6 +72,7 @@ def export_onnx(
     )
     assert program is not None
     model = program.model_proto
+    _strip(model)
     onnx.helper.set_model_props(
         model,
         {
@@ -100,6 +101,18 @@ def export_onnx(
             f"than {TOLERANCE:.0e}"
         )
     return largest
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Rid a graph of the exporter's notes: traces of its code, paths, every shape.
+
+    A small student's notes would be larger than its weights.
+    """
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:]
+    for noted in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+        noted.doc_string = ""
 
 
 def save_weights(network: Network, path: Path) -> None:
