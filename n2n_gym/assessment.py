@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from n2n_gym.export import FromPixels, export_onnx, plain
@@ -128,7 +129,8 @@ def compare_files(
     labels = split.labels.cpu().numpy()
     models = [load_model(path) for path in paths]
     module = FromPixels(plain(network), teacher.normalise).eval()
-    mine, theirs = [], [[] for _ in paths]
+    mine: list[NDArray[np.float32]] = []
+    theirs: list[list[NDArray[np.float32]]] = [[] for _ in paths]
     for start in range(0, len(labels), BATCH):
         pixels = split.images[start : start + BATCH].cpu().float() / 255
         with torch.no_grad():
@@ -138,15 +140,16 @@ def compare_files(
     expected = np.concatenate(mine)
     answers = expected.argmax(1)
     parities = []
-    for path, found in zip(paths, map(np.concatenate, theirs), strict=True):
-        own = found.argmax(1)
+    for path, batches in zip(paths, theirs, strict=True):
+        logits = np.concatenate(batches)
+        own = logits.argmax(1)
         parities.append(
             Parity(
                 path,
                 path.stat().st_size,
                 float((own == labels).mean()),
                 float((own == answers).mean()),
-                float(np.abs(found - expected).max()),
+                float(np.abs(logits - expected).max()),
             )
         )
     return parities

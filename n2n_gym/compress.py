@@ -140,9 +140,7 @@ def compress(options: Options) -> Summary:
         limited.remember_teacher(run.folder)
         limited.refuse_if_out_of_reach(options.granularity)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
-        final = Finalists(
-            teacher, options.final_epochs, device, runner, store, limited
-        )
+        final = Finalists(teacher, options.final_epochs, device, runner, store, limited)
         remembering = Remembering(evaluator, run.history)
         search = _Search(teacher, remembering, run, limited)
         removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
@@ -153,9 +151,8 @@ def compress(options: Options) -> Summary:
         if options.controls:
             num_params = student.student.num_params
             thin = partial(uniform_student, teacher.architecture, num_params)
-            if limited:
-                thin = limited.uniform
-            uniform = final.compare_size(thin, "uniform width", run.history.add)
+            alike = limited.uniform if limited else thin
+            uniform = final.compare_size(alike, "uniform width", run.history.add)
             thin = partial(magnitude_student, teacher, num_params)
             magnitude = final.compare_size(thin, "magnitude", run.history.add)
             # Random shrinkage hardly ever helps, so that it may offer either stage's.
@@ -220,8 +217,8 @@ def _reinforce(
     else:
         policy = reinforce.load_policy(options.init_policy / path.name)
     folder = path.with_name(path.name.replace(".policy.pt", ".log"))
-    (teacher, *_) = env.unwrapped.get_attr("teacher")
-    whole = teacher.architecture
+    assert isinstance(env.unwrapped, CompressionVectorEnv)
+    whole = env.unwrapped.envs[0].teacher.architecture
 
     def picture(info: Mapping[str, Any]) -> NDArray[np.uint8]:
         return draw_student(whole, Architecture.from_json(info["student"]))
@@ -271,7 +268,7 @@ class _Search:
         options = self.current.options
         reward = self.limited.reward
         resources = predicted(self.limited.bounds, self.teacher.architecture)
-        # Where shrinkage follows, removal need not keep the limits: it goes toward them.
+        # Where shrinkage follows, removal goes toward the limits, without keeping them.
         is_last = not options.shrinkage_updates
         remove = RemoveEnv(
             self.teacher,

@@ -94,6 +94,12 @@ def _plain(name: str, bound: float) -> Limit:
     return Limit(name, {name: -1.0}, -bound)
 
 
+def limited_resources(limits: Sequence[Limit]) -> list[str]:
+    """Names of the resources that limits are on, each once."""
+    names = dict.fromkeys(name for limit in limits for name in limit.weights)
+    return [name for name in names if name != ACCURACY]
+
+
 def penalised(reward: float, epsilon: float) -> float:
     """What a student that breaks a limit earns: eps (R + 1) - 1 (N2N learning)."""
     return epsilon * (reward + 1) - 1

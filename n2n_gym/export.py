@@ -123,7 +123,21 @@ def _to_onnx(module: nn.Module, pixels: Tensor) -> onnx.ModelProto:
         verbose=False,
     )
     assert program is not None
-    return program.model_proto
+    model = program.model_proto
+    _strip(model)
+    return model
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Rid a graph of the exporter's notes: traces of its code, paths, every shape.
+
+    A small student's notes would be larger than its weights.
+    """
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:]
+    for noted in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+        noted.doc_string = ""
 
 
 def save_weights(network: Network, path: Path) -> None:

@@ -11,9 +11,16 @@ from typing import Any, Final
 from n2n_gym.architecture import Architecture
 from n2n_gym.constraints import ACCURACY, read_limits
 from n2n_gym.controls import uniform_within
-from n2n_gym.decisions import RATES, legal_removal, removals, shrink, shrinkages
+from n2n_gym.decisions import (
+    RATES,
+    Removal,
+    legal_removal,
+    removals,
+    shrink,
+    shrinkages,
+)
 from n2n_gym.places import write_whole
-from n2n_gym.resources import RESOURCES, Meter, Resource, load_meter
+from n2n_gym.resources import Meter, load_meter
 from n2n_gym.rewards import Reward, Toward, n2n
 from n2n_gym.units import show_quantity
 
@@ -148,7 +155,7 @@ def _least(start: Architecture) -> Architecture:
 def _bare(start: Architecture, granularity: str) -> Architecture:
     """Without all that can go, in the order of the decisions."""
     left = start.rewire(frozenset(), frozenset())
-    taken = []
+    taken: list[Removal] = []
     for removal in removals(start, granularity):
         wiring = legal_removal(start, taken, left, removal)
         if wiring is not None:

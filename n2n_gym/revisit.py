@@ -127,7 +127,10 @@ class Revisited:
         generator = torch.Generator().manual_seed(0)
         some = torch.randperm(len(images), generator=generator)[:CALIBRATED_BY]
         source = Exported(
-            network, self.teacher.normalise, place / ONNX, images[some.to(images.device)].cpu()
+            network,
+            self.teacher.normalise,
+            place / ONNX,
+            images[some.to(images.device)].cpu(),
         )
         paths = [place / ONNX]
         for name in formats:

@@ -87,11 +87,11 @@ class _Images(CalibrationDataReader):  # type: ignore[misc] # it has no types
     """Batches of real images for the calibration."""
 
     def __init__(self, images: Tensor) -> None:
-        self._batches: Iterator[Tensor] = iter(images.split(BATCH))
+        self._batches: Iterator[Tensor] = iter(torch.split(images, BATCH))
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"pixels": batch.cpu().float().numpy() / 255}
+        return None if batch is None else {"pixels": (batch.cpu() / 255).numpy()}
 
 
 def write_program(source: Exported, path: Path) -> None:
@@ -113,9 +113,7 @@ def load_model(path: Path) -> Model:
         ValueError: It is of none of the formats.
     """
     if path.suffix == ".onnx":
-        session = onnxruntime.InferenceSession(
-            path, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
         def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
             (logits,) = session.run(None, {"pixels": pixels})

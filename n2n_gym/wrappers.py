@@ -107,7 +107,8 @@ class ProgressiveConstraintVector(_ClosingIn, gym.vector.VectorWrapper):
         return result
 
     def _put(self, epsilon: float) -> None:
-        self.env.unwrapped.set_attr("epsilon", epsilon)
+        rows: Any = self.env.unwrapped  # both kinds of ours and Gymnasium's have it
+        rows.set_attr("epsilon", epsilon)
 
 
 class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
@@ -122,7 +123,7 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
         super().__init__(env)
         self.reward_space = _compression(self).reward_space
 
-    def step(  # type: ignore[override] # a vector is what this interface asks for
+    def step(
         self, action: Any
     ) -> tuple[Observation, NDArray[np.float64], bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, info = self.env.step(action)

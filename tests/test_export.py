@@ -1,3 +1,5 @@
+import math
+
 import onnx
 import onnxruntime
 import pytest
@@ -56,6 +58,15 @@ def test_the_file_says_what_it_is(network, teacher, images, tmp_path):
     assert "[0, 1]" in about["input"]
     assert f"mean {teacher.normalise.mean}" in about["normalisation"]
     assert [file.name for file in tmp_path.iterdir()] == ["student.onnx"]  # no .part
+
+
+def test_the_file_is_hardly_larger_than_the_weights(network, teacher, images, tmp_path):
+    path = tmp_path / "student.onnx"
+    export_onnx(network, teacher.normalise, images, path, ABOUT)
+    graph = onnx.load(path).graph
+    numbers = sum(math.prod(tensor.dims) for tensor in graph.initializer)
+    assert path.stat().st_size < 4 * numbers + 12_000
+    assert b"/n2n_gym/" not in path.read_bytes()  # no traces of the code
 
 
 def test_the_opset_is_the_exporters_default(network, teacher, images, tmp_path):

@@ -69,7 +69,9 @@ def test_8_bits_are_8_bits(written):
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     about = {x.key: x.value for x in model.metadata_props}
     assert about["teacher"] == "small"
-    weights = [x for x in model.graph.initializer if x.data_type == onnx.TensorProto.INT8]
+    weights = [
+        x for x in model.graph.initializer if x.data_type == onnx.TensorProto.INT8
+    ]
     assert weights
 
 

@@ -22,7 +22,6 @@ from n2n_gym.cli.options import (
     TrainTeacher,
     Weights,
 )
-
 from n2n_gym.constraints import ACCURACY
 from n2n_gym.units import show_quantity
 
@@ -267,7 +266,9 @@ def _show(summary: dict[str, Any], options: Options) -> None:
             highlight=False,
         )
     for row in summary["limits"]:
-        bound, found = (show_quantity(row["name"], row[n]) for n in ("bound", "student"))
+        bound, found = (
+            show_quantity(row["name"], row[n]) for n in ("bound", "student")
+        )
         sign = ">=" if row["name"] == ACCURACY else "<="
         kept = "kept" if row["is_kept"] else "[red]NOT kept[/red]"
         console.print(f"{row['name']} {sign} {bound}: {kept}, {found}", highlight=False)

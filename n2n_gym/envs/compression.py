@@ -19,6 +19,8 @@ from n2n_gym.bounds import Least
 from n2n_gym.constraints import (
     ACCURACY,
     Constraints,
+    Limit,
+    limited_resources,
     penalised,
     read_limits,
 )
@@ -35,7 +37,7 @@ from n2n_gym.features import (
 )
 from n2n_gym.lookup import lookup
 from n2n_gym.render import Scene, draw_ansi, draw_rgb
-from n2n_gym.resources import Resource, ResourceError, load_meter
+from n2n_gym.resources import Meter, Resource, ResourceError, load_meter
 from n2n_gym.rewards import REWARDS, Failure, Reward, Score, needed, objectives
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
@@ -111,21 +113,19 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         self.reward = (
             lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
         )
-        self.limits = read_limits(constraints)
-        names = {name for limit in self.limits for name in limit.weights}
-        self.meter = load_meter(
-            (*needed(self.reward), *sorted(names - {ACCURACY})), resources
-        )
+        self.limits: tuple[Limit, ...] = read_limits(constraints)
+        names = (*needed(self.reward), *limited_resources(self.limits))
+        self.meter: Meter = load_meter(names, resources)
         if not 0 <= epsilon <= 1:
             raise ValueError(f"epsilon must be from 0 to 1, got {epsilon!r}")
         self.epsilon = epsilon
         self.strict = strict
         # Of ``info["reward_vector"]``: all are to be large.
-        self.objectives = (ACCURACY, *self.meter.names)
-        unbounded = np.full(len(self.objectives), np.inf)
+        self.objectives: tuple[str, ...] = (ACCURACY, *self.meter.names)
+        savings = len(self.meter.names)
         self.reward_space = gym.spaces.Box(
-            np.where([name == ACCURACY for name in self.objectives], 0.0, -unbounded),
-            np.where([name == ACCURACY for name in self.objectives], unbounded, 1.0),
+            np.array([0.0] + [-np.inf] * savings),
+            np.array([np.inf] + [1.0] * savings),
             dtype=np.float64,
         )
         # An episode's state. All of it is immutable but the observation, so that

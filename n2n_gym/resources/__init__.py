@@ -17,6 +17,7 @@ from n2n_gym.resources.measured import (
     onnx_bytes,
     onnx_file,
 )
+from n2n_gym.resources.prediction import predicted
 from n2n_gym.resources.resource import Meter, Resource, ResourceError
 
 RESOURCES: Final[Mapping[str, Resource]] = {
@@ -62,4 +63,5 @@ __all__ = [
     "TorchLatency",
     "load_meter",
     "onnx_file",
+    "predicted",
 ]
