@@ -20,6 +20,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import Tensor
 
 from n2n_gym.export import FromPixels, plain
@@ -55,6 +56,7 @@ def write_float16(source: Exported, path: Path) -> None:
     Half of the size. ONNX Runtime's CPU provider computes in float32 all the same.
     """
     model = convert_float_to_float16(onnx.load(source.path), keep_io_types=True)
+    OnnxModel(model).topological_sort()  # it puts its casts last
     onnx.checker.check_model(model)
     write_whole(path, model.SerializeToString())
 

@@ -102,7 +102,7 @@ class TorchLatency(Latency):
         super().__post_init__()
         kind = torch.device(self.device).type
         there = ["cpu"]
-        accelerator = torch.accelerator.current_accelerator()
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
         if accelerator is not None:
             there.append(accelerator.type)
         if kind not in there:
