@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Finished, Scored
-from n2n_gym.runs import HISTORY, Options, resumed
+from n2n_gym.runs import HISTORY, Options, read_history, resumed
 from n2n_gym.teachers import Teacher
 from n2n_gym.training import pick_device
 
@@ -43,10 +42,9 @@ class Revisited:
             ValueError: There is none, or more than one.
         """
         path = self.options.output / HISTORY
-        lines = map(json.loads, path.read_text().splitlines())
         found = {
             line["fingerprint"]: line["student"]
-            for line in lines
+            for line in read_history(path)
             if line["fingerprint"].startswith(prefix)
         }
         if len(found) != 1:
