@@ -326,6 +326,18 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
     assert "Traceback" not in errors
 
 
+def test_ctrl_c_before_a_run_began_does_not_offer_to_go_on(tmp_path, monkeypatch):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("n2n_gym.compress.compress", stopped)
+    output = tmp_path / "run"
+    result = CliRunner().invoke(app, ["compress", "--output", str(output)])
+    assert result.exit_code == 130
+    assert "Stopped before the run began" in result.stderr
+    assert "--resume" not in result.stderr
+
+
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     tmp_path, finished_run
 ):

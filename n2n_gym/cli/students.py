@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.errors import plain_errors, stoppable
 
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
@@ -38,7 +38,7 @@ def export(
     ] = None,
 ) -> None:
     """Distil any student of a run fully, and write it as the run's own is."""
-    with plain_errors():
+    with plain_errors(), stoppable(lambda: "Stopped. Nothing was exported."):
         from n2n_gym.finalists import write_student
         from n2n_gym.revisit import Revisited
 
