@@ -39,8 +39,14 @@ FIGURES: Final = ("accuracy", "num_params", "num_macs", "compression")
 Picture = Callable[[Mapping[str, Any]], NDArray[np.uint8]]
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Raise a ValueError if one is unknown, or needs a package that is not there."""
+def check_formats(formats: str | Sequence[str]) -> list[str]:
+    """Names, perhaps in one text with commas between.
+
+    Raises:
+        ValueError: One is unknown, or needs a package that is not there.
+    """
+    if isinstance(formats, str):
+        formats = [name.strip() for name in formats.split(",") if name.strip()]
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
@@ -51,13 +57,15 @@ def check_formats(formats: Sequence[str]) -> None:
                     f"logs as {name} need the package {package}; pip install "
                     f'"n2n-gym[{extra}]"'
                 )
+    return list(formats)
 
 
 class Log:
     """What ``reinforce.train`` takes as ``on_update``, and as ``on_episode``.
 
     Without episodes it has the updates' scalars; with them, a histogram of their
-    rewards, the best student's figures, and its picture.
+    rewards, the best student's figures, and its picture. Updates of a training that
+    went on are told of again, their episodes are not.
     """
 
     def __init__(self, logger: Logger, picture: Picture | None) -> None:
@@ -83,6 +91,7 @@ class Log:
             self._logger.record("best/student", drawn, exclude=("csv", "json"))
 
     def __call__(self, update: Update) -> None:
+        self._best = max(self._best, update.best_reward)
         for name, value in update._asdict().items():
             self._logger.record(f"reinforce/{name}", value)
         if self._rewards:
@@ -101,9 +110,9 @@ def log_updates(
 ) -> Iterator[Log]:
     """A log, while its files are open.
 
-    A training that goes on tells of all its updates again, so that the files are whole
-    after a stop: ``progress.csv``, ``progress.json`` (a line an update), and
-    TensorBoard's.
+    A training that goes on tells of all its updates again, so that in a new folder the
+    files are whole after a stop: ``progress.csv``, ``progress.json`` (a line an
+    update), and TensorBoard's. In the services it is a new run.
 
     Args:
         picture: Draws the best students, for those that show pictures.

@@ -51,6 +51,7 @@ from n2n_gym.evaluators import (
 )
 from n2n_gym.evaluators.elastic import random_student
 from n2n_gym.evaluators.workers import InProcess, Result, Task
+from n2n_gym.rewards import Failure
 from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks import Task as TaskOfImages
 from n2n_gym.teachers import Teacher, load_teacher
@@ -119,6 +120,10 @@ class Noted:
         self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
         for result in self.runner.run(tasks, teacher, settings):
+            found = result.result
+            if isinstance(found, Failure) and found.retryable:
+                yield result  # its workers were hit twice: it is measured anew, later
+                continue
             fingerprint = tasks[result.number].student.fingerprint
             note(self.log, "measured", fingerprint)
             yield result

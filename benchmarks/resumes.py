@@ -3,9 +3,10 @@
     python -m benchmarks.resumes --kills 50 --output runs/resumes
 
 Small runs of `n2n-gym compress` on digits, all of it: the teacher's training, both
-stages, the final distillation, the controls, the report. Each process gets a SIGKILL at
-a random moment; then the run is resumed, until it ends and is compared with one that
-was left alone. Every run has a cache of its own, so that nothing is known beforehand.
+stages, the final distillation, the controls, the report. Each process gets a SIGKILL
+at a random moment of a random phase; then the run is resumed, until it ends and is
+compared with one that was left alone. Every run has a cache of its own, so that
+nothing is known beforehand.
 
 Prints in what each kill hit, and exits with 1 where something does not hold. Some ten
 minutes on two cores.
@@ -22,17 +23,44 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from n2n_gym.runs import FINAL, HISTORY, ONNX, STUDENT, SUMMARY, is_finished
+from n2n_gym.runs import (
+    FINAL,
+    HISTORY,
+    ONNX,
+    REPORT,
+    STUDENT,
+    SUMMARY,
+    TEACHER,
+    is_finished,
+)
 
 ROOT = Path(__file__).parent.parent
 UPDATES = {"remove": 4, "shrink": 4}
 ROLLOUTS = 5
+NUM_CONTROLS = 2  # students that they make: uniform width, magnitude
 # What must be the same, byte for byte.
-SAME = (HISTORY, STUDENT, "student.safetensors", "reinforce-remove.policy.pt")
+SAME = (
+    HISTORY,
+    STUDENT,
+    TEACHER,
+    ONNX,
+    "student.safetensors",
+    "reinforce-remove.policy.pt",
+    "reinforce-shrink.policy.pt",
+)
+PHASES = (
+    "start, teacher",
+    "remove",
+    "shrink",
+    "final distillation",
+    "controls",
+    "random search",
+    "end",
+)
+LATEST = 3.0  # seconds after a phase has begun
 
 
 def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
@@ -69,7 +97,10 @@ def phase(folder: Path) -> str:
         return "shrink"
     if not (folder / ONNX).exists():
         return "final distillation"
-    return "end" if (folder / SUMMARY).exists() else "controls"
+    if len(lines) < ROLLOUTS * sum(UPDATES.values()) + NUM_CONTROLS:
+        return "controls"
+    everything = 2 * ROLLOUTS * sum(UPDATES.values()) + NUM_CONTROLS
+    return "random search" if len(lines) < everything else "end"
 
 
 def untimed(folder: Path) -> dict[str, Any]:
@@ -86,6 +117,10 @@ def differences(folder: Path, alone: Path) -> list[str]:
     found = [n for n in SAME if (folder / n).read_bytes() != (alone / n).read_bytes()]
     if untimed(folder) != untimed(alone):
         found.append(SUMMARY)
+    if not (folder / REPORT).is_file():
+        found.append(REPORT)
+    if left := list(folder.glob("*.part")):
+        found.append(f"left over: {left}")
     lines = (folder / HISTORY).read_text().splitlines()
     searched = [line for line in lines if json.loads(line)["stage"] != FINAL]
     wanted = 2 * ROLLOUTS * sum(UPDATES.values())
@@ -94,16 +129,15 @@ def differences(folder: Path, alone: Path) -> list[str]:
     return found
 
 
-def run_to_the_end(folder: Path, kills: int, longest: float, hit: Counter[str]) -> int:
+def run_to_the_end(folder: Path, kills: int, hit: Counter[str]) -> int:
     """One run under so many kills, or fewer if it ends before; how many there were."""
     done = 0
     while True:
         process = start(folder, resume=(folder / "options.toml").exists())
-        if done == kills:
-            process.wait()
+        if done < kills:
+            wait_for_a_moment(folder, process)
         else:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(random.uniform(0.0, longest))
+            process.wait()
         if process.poll() is None:
             hit[phase(folder)] += 1
             process.send_signal(signal.SIGKILL)
@@ -113,6 +147,17 @@ def run_to_the_end(folder: Path, kills: int, longest: float, hit: Counter[str]) 
             raise SystemExit(f"{folder} ended with {process.returncode}; see its log")
         else:
             return done
+
+
+def wait_for_a_moment(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until a random moment of a random phase that is not over, or the end."""
+    aim = random.choice(range(PHASES.index(phase(folder)), len(PHASES)))
+    while process.poll() is None and PHASES.index(phase(folder)) < aim:
+        time.sleep(0.02)
+    # A process that goes on takes a while until it is where it was.
+    until = time.monotonic() + random.uniform(0.0, LATEST * (2 if aim == 0 else 1))
+    while process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def main() -> None:
@@ -125,17 +170,16 @@ def main() -> None:
     random.seed(0)
     started = time.perf_counter()
     alone = folder / "alone"
-    run_to_the_end(alone, 0, 0.0, Counter())
-    longest = time.perf_counter() - started
-    print(f"left alone: {longest:.0f} s", flush=True)
+    run_to_the_end(alone, 0, Counter())
+    print(f"left alone: {time.perf_counter() - started:.0f} s", flush=True)
     hit: Counter[str] = Counter()
     different: list[str] = []
     runs = 0
     while hit.total() < options.kills:
         runs += 1
         name = folder / f"run{runs}"
-        # Later kills than the end of a run hit nothing: the next run goes on.
-        run_to_the_end(name, options.kills - hit.total(), longest, hit)
+        # Where a run ends before its last kill, the next goes on.
+        run_to_the_end(name, options.kills - hit.total(), hit)
         different += [f"{name.name}: {what}" for what in differences(name, alone)]
     print(f"{hit.total()} kills in {runs} runs:")
     for what, count in hit.most_common():

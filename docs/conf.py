@@ -1,6 +1,7 @@
 """Sphinx's settings. What follows from the code is written here before each build."""
 
 import inspect
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -40,8 +41,10 @@ def write_environments() -> None:
 
 def as_list(arguments: str) -> str:
     """Google's ``Args:`` as a list of Markdown."""
+    # Names that take several lines go on until the colon.
+    whole = re.sub(r",\n\s+(?=[a-z_, \n]+: )", ", ", inspect.cleandoc(arguments))
     lines = []
-    for line in inspect.cleandoc(arguments).splitlines():
+    for line in whole.splitlines():
         name, colon, about = line.partition(": ")
         is_new = colon and not line.startswith(" ")
         lines.append(f"- **{name}**: {about}" if is_new else f"  {line.strip()}")

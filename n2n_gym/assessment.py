@@ -29,6 +29,7 @@ SECONDS: Final = 2.0  # of timing, for each file
 BATCH: Final = 250
 WARM_UP: Final = 5  # runs that are not counted
 FEWEST_RUNS: Final = 20
+INPUT: Final = "pixels"  # of an exported file
 Z: Final = 1.96  # of a 95 % interval
 
 
@@ -179,27 +180,27 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
         task: That named in the file, if None.
 
     Raises:
-        ValueError: It takes other images than the task has, or names no task.
+        ValueError: It is no ONNX file, takes other images than the task has, or names
+            no task.
     """
-    session = onnxruntime.InferenceSession(
-        os.fspath(path), providers=["CPUExecutionProvider"]
-    )
+    session = _open(path)
     if task is None:
         name = session.get_modelmeta().custom_metadata_map.get("task", "")
         if name not in TASKS:
             raise ValueError(f"{path} was made for the task {name!r}; say where it is")
         task = load_task(name)
-    wanted = tuple(session.get_inputs()[0].shape[1:])
-    if wanted != task.input_shape:
+    inputs = session.get_inputs()
+    wanted = tuple(inputs[0].shape[1:])
+    if [each.name for each in inputs] != [INPUT] or wanted != task.input_shape:
         raise ValueError(
-            f"{path} takes images of {wanted}, those of {task.name} have "
-            f"{task.input_shape}"
+            f"{path} takes {inputs[0].name!r} of {wanted}; accepted is {INPUT!r} of "
+            f"{task.input_shape}, the images of {task.name}"
         )
     images, labels = task.splits[split].images, task.splits[split].labels
     right = 0
     for start in range(0, len(images), BATCH):
         pixels = images[start : start + BATCH].cpu().float().numpy() / 255
-        (logits,) = session.run(None, {"pixels": pixels})
+        (logits,) = session.run(None, {INPUT: pixels})
         answers = torch.from_numpy(logits).argmax(1)
         right += int((answers == labels[start : start + BATCH].cpu()).sum())
     low, high = wilson(right, len(images))
@@ -207,6 +208,15 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
     size = path.stat().st_size
     accuracy = right / len(images)
     return Evaluation(task.name, accuracy, low, high, len(images), size, latency)
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(
+            os.fspath(path), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # of classes that it does not export
+        raise ValueError(f"{path} cannot be read as ONNX: {error}") from error
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
@@ -241,7 +251,7 @@ def measure_latency(paths: Sequence[Path], input_shape: Sequence[int]) -> list[f
         )
         for path in paths
     ]
-    pixels = {"pixels": np.zeros((1, *input_shape), np.float32)}
+    pixels = {INPUT: np.zeros((1, *input_shape), np.float32)}
     taken: list[list[float]] = [[] for _ in sessions]
     ends = time.perf_counter() + SECONDS * len(sessions)
     while time.perf_counter() < ends or len(taken[0]) < WARM_UP + FEWEST_RUNS:

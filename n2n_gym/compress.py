@@ -174,14 +174,15 @@ def compress(options: Options) -> Summary:
             time.perf_counter() - started,
         )
         content = json.dumps(summary.to_dict(), indent=1)
+        # The summary is what ends a run: it comes last.
+        write_report(run.folder, json.loads(content))
         write_whole(run.folder / SUMMARY, content.encode())
-        write_report(run.folder)
     return summary
 
 
 def _check_learning(options: Options) -> None:
     """Raise a ValueError now, not after the first stage."""
-    check_formats(options.logs.split(",") if options.logs else ())
+    check_formats(options.logs)
     if options.frozen and options.init_policy is None:
         raise ValueError("frozen policies must come from somewhere: give init_policy")
     if options.init_policy is not None:
@@ -223,10 +224,10 @@ def _reinforce(
     def picture(info: Mapping[str, Any]) -> NDArray[np.uint8]:
         return draw_student(whole, Architecture.from_json(info["student"]))
 
-    formats = options.logs.split(",")
+    formats = check_formats(options.logs)
     logs = (
         log_updates(fresh_folder(folder), formats, picture=picture)
-        if options.logs
+        if formats
         else nullcontext()
     )
 

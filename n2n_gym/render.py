@@ -16,6 +16,7 @@ BAR: Final = 32  # characters for the widest layer, at most
 
 # Of the picture, in pixels.
 ROW, MARGIN, NAME, WIDEST, STATE = 20, 16, 190, 300, 190
+LETTERS: Final = 24  # of a name, which fit its column
 PAPER, INK, FAINT = (255, 255, 255), (32, 36, 44), (150, 156, 166)
 GONE, MARK = (226, 229, 233), (255, 240, 205)
 COLOURS: Final = {
@@ -148,7 +149,7 @@ def lines(shown: list[Bar], columns: int = COLUMNS) -> list[Line]:
     found = []
     for bar in shown:
         full, kept = (_length(w, widest, longest) for w in (bar.old, bar.new))
-        short = bar.name if len(bar.name) <= name else f"…{bar.name[1 - name :]}"
+        short = shorten(bar.name, name)
         found.append(
             Line(
                 ">" if bar.is_current else " ",
@@ -160,6 +161,11 @@ def lines(shown: list[Bar], columns: int = COLUMNS) -> list[Line]:
             )
         )
     return found
+
+
+def shorten(name: str, longest: int) -> str:
+    """A layer's name in so many characters: it loses its beginning."""
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def draw_ansi(scene: Scene, columns: int = COLUMNS) -> str:
@@ -188,7 +194,7 @@ def draw_rgb(scene: Scene) -> NDArray[np.uint8]:
         if bar.is_current:
             draw.rectangle((4, top, size[0] - 5, top + ROW - 1), fill=MARK)
         ink = INK if bar.new else FAINT
-        draw.text((MARGIN, top + 2), bar.name, fill=ink, font=font)
+        draw.text((MARGIN, top + 2), shorten(bar.name, LETTERS), fill=ink, font=font)
         for width, colour in ((bar.old, GONE), (bar.new, COLOURS[bar.state])):
             if length := _length(width, widest, WIDEST):
                 box = (left, top + 4, left + length - 1, top + ROW - 5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from n2n_gym.runs import (
     WEIGHTS,
     Options,
     is_finished,
+    read_history,
     resumed,
 )
 from n2n_gym.teachers import Teacher
@@ -60,10 +60,9 @@ class Revisited:
             ValueError: There is none, or more than one.
         """
         path = self.options.output / HISTORY
-        lines = map(json.loads, path.read_text().splitlines())
         found = {
             line["fingerprint"]: line["student"]
-            for line in lines
+            for line in read_history(path)
             if line["fingerprint"].startswith(prefix)
         }
         if len(found) != 1:

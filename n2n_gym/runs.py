@@ -9,10 +9,11 @@ where they end.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,6 +32,7 @@ from n2n_gym.places import write_whole
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Statistics, Teacher, load_teacher
+from n2n_gym.teachers.precision import processor
 from n2n_gym.units import read_quantity
 
 if sys.version_info >= (3, 11):
@@ -42,7 +44,8 @@ FORMAT: Final = 2  # of the folder
 OPTIONS: Final = "options.toml"
 ABOUT: Final = "run.json"
 HISTORY: Final = "history.jsonl"
-SUMMARY: Final = "summary.json"
+SUMMARY: Final = "summary.json"  # written last
+REPORT: Final = "report.html"
 TEACHER: Final = "teacher.json"  # architectures
 STUDENT: Final = "architecture.json"
 WEIGHTS: Final = "student.safetensors"
@@ -211,21 +214,33 @@ class History:
     """A line of JSON for each student scored, in the order of their episodes.
 
     Where the run goes on, the lines that are there already must come again, one after
-    another; then new ones are added.
+    another; then new ones are added. What was distilled fully may come out otherwise,
+    if a worker died of it for one: from there on, lines are written anew.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_lines = 0
         self._left = deque(_whole_lines(path))  # of an earlier process, to come again
+        with open(path, "a") as file:  # without what was cut short
+            file.truncate(sum(map(_num_bytes, self._left)))
         self._file: IO[str] = open(path, "a")  # noqa: SIM115 - closed by `close`
-        # What there was of each student, by fingerprint.
-        self.known: dict[str, dict[str, Any]] = {
-            line["fingerprint"]: line
-            for line in map(json.loads, self._left)
-            if line["stage"] != FINAL
-        }
-        self.scores = {name: _result(line) for name, line in self.known.items()}
+        self._coming: defaultdict[str, deque[Score | Failure]] = defaultdict(deque)
+        # What there is of each student, by fingerprint.
+        self.known: dict[str, dict[str, Any]] = {}
+        for line in map(json.loads, self._left):
+            if line["stage"] != FINAL:
+                self._coming[line["fingerprint"]].append(_result(line))
+                self.known[line["fingerprint"]] = line
+        self._scores: dict[str, Score] = {}  # of students whose lines have come
+
+    def result(self, fingerprint: str) -> Score | Failure | None:
+        """What the next line of a student will say, or the last one that had a score.
+
+        A student may fail, if a worker dies of it, and have a score the next time.
+        """
+        coming = self._coming[fingerprint]
+        return coming[0] if coming else self._scores.get(fingerprint)
 
     def add(self, search: str, stage: str, reward: float, info: dict[str, Any]) -> None:
         """Keep what an episode ended with.
@@ -235,30 +250,54 @@ class History:
         """
         plain = {key: value for key, value in info.items() if key not in ARRAYS}
         line = json.dumps({"search": search, "stage": stage, "reward": reward, **plain})
+        if self._left and self._left[0] != line:
+            if FINAL not in (stage, json.loads(self._left[0])["stage"]):
+                raise ValueError(
+                    f"{self.path}: line {self.num_lines + 1} would be another now, so "
+                    f"this run cannot go on: was it made with another version of a "
+                    f"library, or changed by hand? Give another output folder"
+                )
+            self._cut()
         self.num_lines += 1
-        if not self._left:
+        if self._left:
+            self._take(self._left.popleft())
+        else:
             self._file.write(line + "\n")
             self._file.flush()
-        elif line != self._left.popleft():
-            raise ValueError(
-                f"{self.path}: line {self.num_lines} would be another now, so this run "
-                f"cannot go on: was it made with another version of a library, or "
-                f"changed by hand? Give another output folder"
-            )
+
+    def _take(self, line: str) -> None:
+        """A line has come again."""
+        content = json.loads(line)
+        if content["stage"] != FINAL:
+            result = self._coming[content["fingerprint"]].popleft()
+            if isinstance(result, Score):
+                self._scores[content["fingerprint"]] = result
+
+    def _cut(self) -> None:
+        """Forget the lines that have not come again, but for their scores."""
+        left = sum(map(_num_bytes, self._left))
+        os.truncate(self.path, self.path.stat().st_size - left)
+        while self._left:
+            self._take(self._left.popleft())
 
     def close(self) -> None:
         self._file.close()
 
 
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """A history's lines; one that was cut short is none, nor are there any yet."""
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
 def _whole_lines(path: Path) -> list[str]:
-    """A file's lines; what was cut short at its end is removed."""
     if not path.exists():
         return []
-    with open(path, "rb+") as file:
-        content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        file.truncate(len(whole))
-    return whole.decode().splitlines()
+    *whole, _ = path.read_text().split("\n")
+    return whole
+
+
+def _num_bytes(line: str) -> int:
+    return len(line.encode()) + 1
 
 
 def _result(line: dict[str, Any]) -> Score | Failure:
@@ -273,15 +312,15 @@ class Remembering:
 
     def __init__(self, evaluator: Evaluator, history: History) -> None:
         self.evaluator = evaluator
-        self.known = history.scores
+        self.history = history
 
     def __call__(
         self, students: Sequence[Architecture], teacher: Teacher
     ) -> list[Score | Failure]:
-        missing = [s for s in students if s.fingerprint not in self.known]
-        results = self.evaluator(missing, teacher) if missing else []
-        new = dict(zip([s.fingerprint for s in missing], results, strict=True))
-        return [new.get(s.fingerprint) or self.known[s.fingerprint] for s in students]
+        known = [self.history.result(s.fingerprint) for s in students]
+        missing = [s for s, k in zip(students, known, strict=True) if k is None]
+        new = iter(self.evaluator(missing, teacher) if missing else ())
+        return [next(new) if result is None else result for result in known]
 
     def score_teacher(self, teacher: Teacher) -> Score:
         return self.evaluator.score_teacher(teacher)
@@ -316,20 +355,23 @@ def open_run(options: Options) -> Iterator[Run]:
     """
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / OPTIONS).exists():
+        if others := {path.name for path in folder.iterdir() if not _is_ours(path)}:
+            raise FileExistsError(
+                f"{folder} is not empty and holds no run (but {min(others)}); give "
+                f"another output folder"
+            )
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise BlockingIOError(f"{folder}: another process is at this run") from None
     with lock:
+        for left in folder.glob("*.part"):
+            left.unlink()  # by a process that was killed
         if (folder / OPTIONS).exists():
             check_same(options)
         else:
-            if others := {path.name for path in folder.iterdir() if not _is_ours(path)}:
-                raise FileExistsError(
-                    f"{folder} is not empty and holds no run (but {min(others)}); give "
-                    f"another output folder"
-                )
             write_whole(folder / ABOUT, json.dumps(about(), indent=1).encode())
             write_whole(folder / OPTIONS, options.to_toml().encode())
         history = History(folder / HISTORY)
@@ -349,9 +391,25 @@ def about() -> dict[str, Any]:
     return {
         "format": FORMAT,
         "n2n_gym": version("n2n-gym"),
-        "torch": torch.__version__,
         "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "onnxruntime")},
+        "machine": processor(),
     }
+
+
+def check_format(folder: Path) -> None:
+    """Raise a ValueError if a folder's run is of another format, or damaged."""
+    path = folder / ABOUT
+    try:
+        made = json.loads(path.read_text())
+        found, by = made["format"], made["n2n_gym"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    if found != FORMAT:
+        raise ValueError(
+            f"{folder} holds a run of format {found}, made by n2n-gym {by}; this "
+            f"version reads {FORMAT}. Give another output folder"
+        )
 
 
 def check_same(options: Options) -> None:
@@ -362,13 +420,7 @@ def check_same(options: Options) -> None:
         ValueError: It is of another format.
     """
     folder = options.output
-    made = json.loads((folder / ABOUT).read_text())
-    if made["format"] != FORMAT:
-        raise ValueError(
-            f"{folder} holds a run of format {made['format']}, made by n2n-gym "
-            f"{made['n2n_gym']}; this version reads {FORMAT}. Give another output "
-            f"folder"
-        )
+    check_format(folder)
     before, now = (asdict(each) for each in (Options.read(folder / OPTIONS), options))
     changed = [
         f"{name} was {before[name]!r}, is {now[name]!r}"
@@ -398,6 +450,7 @@ def resumed(folder: Path, changes: dict[str, Any]) -> Options:
     path = folder / OPTIONS
     if not path.is_file():
         raise ValueError(f"{folder} holds no run: there is no {OPTIONS}")
+    check_format(folder)
     return replace(Options.read(path), output=folder, **changes)
 
 

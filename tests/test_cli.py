@@ -95,6 +95,9 @@ def test_what_cannot_be_evaluated_is_said(finished_run, tmp_path):
     assert "there is no file" in result.stderr
     other = ROOT / "tests" / "networks.py"
     assert other.is_file()
+    result = invoke("evaluate", other, "--task", "digits")
+    assert result.exit_code == 1
+    assert "networks.py cannot be read as ONNX" in result.stderr
     result = invoke("evaluate", finished_run / "student.onnx", "--split", "holiday")
     assert result.exit_code == 2
 

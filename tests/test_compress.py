@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from n2n_gym import compress as module
 from n2n_gym import finalists
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
+from n2n_gym.cli.main import EXAMPLES
 from n2n_gym.compress import Options, compress
 from n2n_gym.controls import magnitude_student
 from n2n_gym.evaluators import InProcess, elastic
@@ -317,6 +320,16 @@ def test_help_says_what_each_command_does():
     result = CliRunner().invoke(app, ["compress", "--help"])
     for option in ("--teacher", "--task", "--output", "--seed", "--device"):
         assert option in result.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values())
+def test_examples_are_commands(example):
+    name, *arguments = shlex.split(example)
+    group = typer.main.get_command(app)
+    command = group.commands[name]
+    command.make_context(name, arguments)  # reads all options, runs nothing
+    shown = CliRunner().invoke(app, [name, "--help"]).stdout
+    assert example in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

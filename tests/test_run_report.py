@@ -15,6 +15,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.assessment import confusion, measure_latency
 from n2n_gym.cli import app
 from n2n_gym.report import write_report
+from n2n_gym.report.charts import errors
 from n2n_gym.report.content import Found
 from n2n_gym.report.diagram import draw
 from n2n_gym.report.page import command, headline
@@ -41,6 +42,29 @@ def test_every_student_of_the_search_is_a_trial(folder, found):
     assert [trial.reward for trial in found.trials] == [x["reward"] for x in searched]
     numbers = [trial.number for trial in found.trials if trial.search == "random"]
     assert numbers == list(range(1, 21))
+
+
+def test_a_page_shows_the_classes_that_are_most_often_mistaken(found):
+    count = 40
+    matrix = [[2 * (i == j) for j in range(count)] for i in range(count)]
+    matrix[30][35] = 7
+    matrix[39][0] = 1
+    summary = json.loads(json.dumps(found.summary))
+    summary["test"]["student"]["confusion"] = matrix
+    summary["test"]["classes"] = [f"c{i}" for i in range(count)]
+    chart = errors(replace(found, summary=summary))
+    shown = {cell["class"] for cell in chart.spec["data"]["values"]}
+    assert len(shown) == 24
+    assert {"c30", "c35", "c39", "c0"} <= shown
+    assert "c30 taken for c35, 7 times. Of 40 classes, the 24 most" in chart.text
+
+
+def test_a_student_that_falls_short_is_said_to(found):
+    summary = json.loads(json.dumps(found.summary))
+    summary["student"]["accuracy"] = summary["teacher"]["accuracy"] - 0.02
+    assert replace(found, summary=summary).falls_short
+    summary["student"]["accuracy"] = summary["teacher"]["accuracy"] - 0.005
+    assert not replace(found, summary=summary).falls_short
 
 
 def test_the_best_are_distinct_and_in_order(found):

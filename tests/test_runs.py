@@ -134,6 +134,27 @@ def test_a_folder_of_another_format_is_refused(options):
         pass
 
 
+def test_another_format_is_said_before_its_options_are_read(options):
+    with open_run(options) as run:
+        folder = run.folder
+    path = folder / "run.json"
+    path.write_text(json.dumps({"format": 99, "n2n_gym": "9.9"}))
+    (folder / "options.toml").write_text("unheard_of = 1\n")
+    with pytest.raises(ValueError, match=r"format 99, made by n2n-gym 9\.9"):
+        resumed(folder, {})
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        resumed(folder, {})
+
+
+def test_files_that_a_killed_process_was_writing_go(options):
+    with open_run(options) as run:
+        left = run.folder / "summary.json.123.part"
+        left.touch()
+    with open_run(options):
+        assert not left.exists()
+
+
 def test_a_second_process_is_refused(options):
     program = (
         "from pathlib import Path\n"
@@ -222,8 +243,56 @@ def test_what_the_history_has_is_not_scored_again(tmp_path, teacher):
     (score,) = remembering([whole], teacher)
     assert score == Score(0.51, 101, 1_000, 0.4)
     assert counting.asked == 0
-    assert remembering.known["another"] == Failure("it diverged", retryable=False)
+    assert history.result("another") == Failure("it diverged", retryable=False)
     assert remembering.score_teacher(teacher) == counting.score_teacher(teacher)
+
+
+def test_a_student_that_failed_at_first_fails_again_and_then_has_its_score(tmp_path):
+    path = tmp_path / "history.jsonl"
+    failed = {"fingerprint": "student 1", "error": "a worker died"}
+
+    def play(history: History) -> None:
+        for number, said in ((0, info(0)), (1, failed), (1, info(1)), (2, info(2))):
+            history.add("reinforce", "remove", number, said)
+
+    history = History(path)
+    play(history)
+    history.close()
+    before = path.read_text()
+    history = History(path)
+    assert history.result("student 1") == Failure("a worker died", retryable=False)
+    history.add("reinforce", "remove", 0, info(0))
+    history.add("reinforce", "remove", 1, failed)
+    assert history.result("student 1") == Score(0.51, 101, 1_000, 0.4)
+    history.add("reinforce", "remove", 1, info(1))
+    assert history.result("student 1") == Score(0.51, 101, 1_000, 0.4)
+    assert history.result("student 3") is None
+    history.close()
+    history = History(path)
+    play(history)
+    history.close()
+    assert path.read_text() == before
+
+
+def test_what_was_distilled_fully_may_come_out_otherwise(tmp_path):
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    fill(history, [0])
+    fill(history, [1])  # a control failed before: it has no line
+    history.close()
+    history = History(path)
+    fill(history, [0])
+    history.add("uniform width", FINAL, 0.6, info(9))
+    assert history.result("student 1") == Score(0.51, 101, 1_000, 0.4)  # still known
+    fill(history, [1])
+    history.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["reward"] for line in lines] == [0, 0.6, 0.1]
+    history = History(path)
+    fill(history, [0, 1])  # and the other way round
+    history.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["reward"] for line in lines] == [0, 0.1]
 
 
 # Stopping.
@@ -255,6 +324,18 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
     assert f"Stopped. {lines} students and their scores are kept" in errors
     assert f"n2n-gym compress --resume {folder}" in errors
     assert "Traceback" not in errors
+
+
+def test_ctrl_c_before_a_run_began_does_not_offer_to_go_on(tmp_path, monkeypatch):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("n2n_gym.compress.compress", stopped)
+    output = tmp_path / "run"
+    result = CliRunner().invoke(app, ["compress", "--output", str(output)])
+    assert result.exit_code == 130
+    assert "Stopped before the run began" in result.stderr
+    assert "--resume" not in result.stderr
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(

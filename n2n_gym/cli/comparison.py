@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
-from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Device, Task, Teacher
 
 
@@ -62,7 +62,8 @@ def compare(
     A budget counts what each distinct student of a run costs, known or not. Students
     are scored once for all runs: the store keeps them.
     """
-    with plain_errors():
+    kept = "Stopped. What was scored is kept; go on with the same command and --resume."
+    with plain_errors(), stoppable(lambda: kept):
         from agents.compare import Results, plan
         from agents.compare import compare as perform
         from agents.report import as_markdown, draw, read_curves, summarise
@@ -128,7 +129,7 @@ def validate(
     Accepts rewards within the noise of scores, measured here. The file is read as data:
     it can name what comes with this package, and runs no code of its own.
     """
-    with plain_errors():
+    with plain_errors(), stoppable(lambda: "Stopped."):
         from n2n_gym.validation import validate as check
 
         found = check(path, rescore=rescore, device=device)

@@ -237,11 +237,12 @@ def _is_said(context: typer.Context, name: str) -> bool:
 
 def _run(options: Options) -> None:
     from n2n_gym.compress import compress as run
-    from n2n_gym.runs import HISTORY
+    from n2n_gym.runs import HISTORY, OPTIONS, read_history
 
     def kept() -> str:
-        history = options.output / HISTORY
-        lines = len(history.read_text().splitlines()) if history.exists() else 0
+        if not (options.output / OPTIONS).exists():
+            return "Stopped before the run began; the same command begins it."
+        lines = len(read_history(options.output / HISTORY))
         return (
             f"Stopped. {lines} students and their scores are kept; go on with: "
             f"n2n-gym compress --resume {shlex.quote(str(options.output))}"
@@ -256,6 +257,7 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     title = f"{options.teacher} on {options.task}"
     console.print(_table(summary, title, is_narrow=console.width < WIDE))
     from n2n_gym.envs.compression import SUCCESS_MARGIN
+    from n2n_gym.runs import ONNX, REPORT
 
     found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
     if found < wanted - SUCCESS_MARGIN and not summary["limits"]:
@@ -272,10 +274,11 @@ def _show(summary: dict[str, Any], options: Options) -> None:
         sign = ">=" if row["name"] == ACCURACY else "<="
         kept = "kept" if row["is_kept"] else "[red]NOT kept[/red]"
         console.print(f"{row['name']} {sign} {bound}: {kept}, {found}", highlight=False)
-    path = options.output / "student.onnx"
+    path = options.output / ONNX
     console.print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, logits equal to torch's to "
         f"{summary['onnx_difference']:.0e}. {summary['num_scored']} students scored, "
-        f"{summary['seconds'] / 60:.1f} minutes in all.",
+        f"{summary['seconds'] / 60:.1f} minutes.",
         highlight=False,
     )
+    console.print(f"{options.output / REPORT} shows it all.", highlight=False)

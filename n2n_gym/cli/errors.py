@@ -46,7 +46,8 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print(f"\n{escape(kept())}", highlight=False)
+        said = f"\n{escape(kept())}"
+        Console(stderr=True).print(said, highlight=False, soft_wrap=True)
         sys.exit(INTERRUPTED)
     finally:
         signal.signal(signal.SIGINT, before)

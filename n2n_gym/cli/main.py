@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -16,7 +16,7 @@ from rich.table import Table
 from n2n_gym.cli import errors
 from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.compression import compress
-from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Channels, Device, Task
 from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
@@ -33,14 +33,18 @@ app = typer.Typer(
 teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
 app.add_typer(teachers, name="teachers")
 app.add_typer(scores, name="scores")
-app.command()(compress)
-app.command()(train)
-app.command()(evaluate)
-app.command()(export)
-app.command()(play)
-app.command()(report)
-app.command()(compare)
-app.command()(validate)
+EXAMPLES: dict[Callable[..., None], str] = {
+    compress: "compress --teacher resnet18 --task digits --output runs/demo",
+    train: "train remove --teacher vgg11_bn --updates 50 --output runs/policy",
+    evaluate: "evaluate runs/demo --split validation",
+    export: "export runs/demo --student 3f2a81c09d",
+    play: "play --teacher resnet18 --task digits",
+    report: "report runs/demo",
+    compare: "compare --agents random,reinforce --evaluations 200 --seeds 5",
+    validate: "validate runs/compare/results.jsonl",
+}
+for function, example in EXAMPLES.items():
+    app.command(epilog=f"Example: n2n-gym {example}")(function)
 app.command("agents")(list_agents)
 
 Epochs = Annotated[
@@ -124,7 +128,8 @@ def train_teacher(
 
     The same command goes on where a training was stopped.
     """
-    with plain_errors():
+    kept = "Stopped. The same command goes on from the last epoch that was kept."
+    with plain_errors(), stoppable(lambda: kept):
         from n2n_gym.runs import statistics
         from n2n_gym.teachers import kept_teachers, load_teacher
 
@@ -138,13 +143,7 @@ def train_teacher(
             again=again,
         )
         before = {(about["path"], about["sha256"]) for about in kept_teachers()}
-        try:
-            accuracy = teacher.score.accuracy
-        except KeyboardInterrupt:
-            Console(stderr=True).print(
-                "Stopped. The same command goes on from the last epoch that was kept."
-            )
-            sys.exit(130)
+        accuracy = teacher.score.accuracy
         is_new = {(x["path"], x["sha256"]) for x in kept_teachers()} != before
     how = "" if is_new else " (it was kept already; --again trains it anew)"
     Console().print(

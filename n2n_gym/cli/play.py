@@ -56,6 +56,8 @@ def play(
         from n2n_gym.runs import statistics
         from n2n_gym.teachers import load_teacher
 
+        if output is not None and not output.absolute().parent.is_dir():
+            raise ValueError(f"there is no folder {output.absolute().parent}")
         loaded = load_teacher(
             teacher,
             task,

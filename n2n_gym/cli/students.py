@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.errors import plain_errors, stoppable
 
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
@@ -55,7 +55,7 @@ def export(
     test images: its accuracy, how often it answers as torch does, how far its logits
     are from torch's.
     """
-    with plain_errors():
+    with plain_errors(), stoppable(lambda: "Stopped; what was written is whole."):
         from n2n_gym.revisit import Revisited
         from n2n_gym.variants import check_formats
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +13,11 @@ from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Device, Task, Teacher, TrainTeacher
+
+# torch and what needs it are imported in the command, so that --help is quick.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def train(
@@ -59,10 +65,11 @@ def train(
         from agents import reinforce
         from agents.logs import check_formats, log_updates
         from envs_registry import ENVIRONMENTS, MODULE
-        from n2n_gym.runs import POLICY
+        from n2n_gym.architecture import Architecture
+        from n2n_gym.render import draw_student
+        from n2n_gym.runs import POLICY, fresh_folder
 
-        formats = logs.split(",") if logs else []
-        check_formats(formats)
+        formats = check_formats(logs)
         if start is not None and stage == "remove":
             raise ValueError("removal starts from the teacher; leave out --start")
         given: dict[str, Any] = {} if start is None else {"start": start}
@@ -80,7 +87,17 @@ def train(
         policy = reinforce.make_policy(env, seed=seed, is_plain=is_paper)
         output.mkdir(parents=True, exist_ok=True)
         path = output / POLICY.format(agent="reinforce", stage=stage)
-        places = log_updates(output / f"{stage}.log", formats) if formats else None
+        whole = env.get_wrapper_attr("teacher").architecture
+
+        def picture(info: Mapping[str, Any]) -> NDArray[np.uint8]:
+            return draw_student(whole, Architecture.from_json(info["student"]))
+
+        places = (
+            # A training that goes on tells of its earlier updates again.
+            log_updates(fresh_folder(output / f"{stage}.log"), formats, picture=picture)
+            if formats
+            else None
+        )
         with (
             stoppable(lambda: "Stopped. The same command goes on with it."),
             places or nullcontext() as log,

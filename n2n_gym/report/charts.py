@@ -10,6 +10,7 @@ from n2n_gym.report.content import Found
 SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: not read
 NAMES: Final = {"reinforce": "REINFORCE", "random": "random search"}
 CHOSEN: Final = "#D55E00"
+MOST_CLASSES: Final = 24  # in the confusion matrix
 
 
 class Chart(NamedTuple):
@@ -171,10 +172,11 @@ def errors(found: Found) -> Chart:
     """The student's confusion matrix: what is taken for what."""
     test = found.summary["test"]
     names, matrix = test["classes"], test["student"]["confusion"]
+    shown = _most_confused(matrix)
     cells = [
-        {"class": names[i], "answer": names[j], "images": images}
-        for i, row in enumerate(matrix)
-        for j, images in enumerate(row)
+        {"class": names[i], "answer": names[j], "images": matrix[i][j]}
+        for i in shown
+        for j in shown
     ]
     wrong = [cell for cell in cells if cell["class"] != cell["answer"]]
     worst = max(wrong, key=lambda cell: cell["images"])
@@ -206,7 +208,20 @@ def errors(found: Found) -> Chart:
         if worst["images"]
         else "The student makes no mistake."
     )
+    if len(shown) < len(names):
+        text += f" Of {len(names)} classes, the {len(shown)} most often mistaken."
     return Chart("errors", "Confusion", text, framed(spec, text))
+
+
+def _most_confused(matrix: list[list[int]]) -> list[int]:
+    """The classes that a chart has room for: those with the most mistakes, in order."""
+    columns = zip(*matrix, strict=True)
+    wrong = [
+        sum(row) + sum(column) - 2 * row[i]
+        for i, (row, column) in enumerate(zip(matrix, columns, strict=True))
+    ]
+    order = sorted(range(len(matrix)), key=lambda i: -wrong[i])
+    return sorted(order[:MOST_CLASSES])
 
 
 def framed(spec: dict[str, Any], text: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from agents.report import Curve, Curves, Row, bands
 from n2n_gym.places import write_whole
 from n2n_gym.report.charts import Chart, framed, number
-from n2n_gym.report.page import REPORT, render
-from n2n_gym.runs import about
+from n2n_gym.report.page import render
+from n2n_gym.runs import REPORT, about
 
 
 def write_comparison(

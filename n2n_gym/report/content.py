@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.envs.compression import SUCCESS_MARGIN
 from n2n_gym.runs import (
     ABOUT,
     FINAL,
@@ -18,7 +19,9 @@ from n2n_gym.runs import (
     SUMMARY,
     TEACHER,
     Options,
+    check_format,
     is_finished,
+    read_history,
 )
 
 BEST: Final = 10  # students in the table
@@ -65,6 +68,16 @@ class Found:
         """
         if not is_finished(folder):
             raise ValueError(f"{folder} holds no finished run: there is no {SUMMARY}")
+        return cls.of(folder, json.loads((folder / SUMMARY).read_text()))
+
+    @classmethod
+    def of(cls, folder: Path, summary: dict[str, Any]) -> Found:
+        """What is in the folder of a run that ends with this summary.
+
+        Raises:
+            ValueError: It is of another format.
+        """
+        check_format(folder)
 
         def content(name: str) -> Any:
             return json.loads((folder / name).read_text())
@@ -76,7 +89,7 @@ class Found:
             folder,
             Options.read(folder / OPTIONS),
             content(ABOUT),
-            content(SUMMARY),
+            summary,
             network(TEACHER),
             network(STUDENT),
             _trials(folder / HISTORY),
@@ -103,6 +116,13 @@ class Found:
         return found
 
     @property
+    def falls_short(self) -> bool:
+        """Whether the student is less accurate than the teacher, beyond the margin."""
+        student, teacher = (self.summary[name] for name in ("student", "teacher"))
+        lost: float = teacher["accuracy"] - student["accuracy"]
+        return lost > SUCCESS_MARGIN
+
+    @property
     def times_smaller(self) -> float:
         return self.teacher.num_params / self.student.num_params
 
@@ -112,7 +132,7 @@ def _trials(path: Path) -> list[Trial]:
     found = []
     numbers: dict[str, int] = {}
     bests: dict[str, float] = {}
-    for line in map(json.loads, path.read_text().splitlines()):
+    for line in read_history(path):
         search = line["search"]
         if line["stage"] == FINAL:
             continue

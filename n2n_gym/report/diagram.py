@@ -6,7 +6,7 @@ from html import escape
 from typing import Final
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.render import Bar, bars
+from n2n_gym.render import LETTERS, Bar, bars, shorten
 
 ROW: Final = 22  # the lengths are of SVG's user units
 BAR: Final = 13  # the height of a bar
@@ -54,8 +54,9 @@ def _row(bar: Bar, top: float, left: float, right: float, scale: float) -> str:
     state, text = bar.state, top + ROW / 2 + 4
     full, rest = (max(2.0, width * scale) for width in (bar.old, bar.new))
     box = f'y="{top + (ROW - BAR) / 2}" height="{BAR}" rx="2"'
+    name = escape(shorten(bar.name, LETTERS))
     parts = [
-        f'<text class="name" x="0" y="{text}">{escape(bar.name)}</text>',
+        f'<text class="name" x="0" y="{text}">{name}</text>',
         f'<rect class="teacher" x="{left}" width="{full:.1f}" {box}/>',
         f'<rect class="ghost" x="{right}" width="{full:.1f}" {box}/>',
     ]

@@ -16,10 +16,9 @@ from n2n_gym.places import write_whole
 from n2n_gym.report.charts import Chart, charts
 from n2n_gym.report.content import Found, Trial
 from n2n_gym.report.diagram import draw
-from n2n_gym.runs import Options
+from n2n_gym.runs import REPORT, Options
 from n2n_gym.units import show_quantity
 
-REPORT: Final = "report.html"
 LIBRARY: Final = "window.vegaEmbed = vegaEmbed;"  # all that the page calls
 NETWORKS: Final = ("student", "teacher")
 PREFIXES: Final = (
@@ -40,15 +39,18 @@ class Figure(NamedTuple):
     note: str
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, summary: dict[str, Any] | None = None) -> Path:
     """Write ``report.html`` into the folder of a finished run.
 
     The file holds all that it needs: it opens from a disk, without a network.
 
+    Args:
+        summary: Of a run that is about to be finished; else it is in the folder.
+
     Raises:
         ValueError: The folder holds no finished run.
     """
-    found = Found.read(folder)
+    found = Found.read(folder) if summary is None else Found.of(folder, summary)
     drawn = charts(found)
     content = render(
         "run.html.j2",
