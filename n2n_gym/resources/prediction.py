@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from functools import lru_cache
 from typing import Final
@@ -18,11 +19,11 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.layers import BatchNorm
+from n2n_gym.layers import BatchNorm, Conv, DepthwiseConv, Linear
 from n2n_gym.resources.measured import onnx_bytes
 from n2n_gym.resources.resource import Resource
 
-FILES: Final = 6  # students whose files the prediction of sizes is fitted to
+FILES: Final = 10  # students whose files the prediction of sizes is fitted to
 
 
 def predicted(names: Collection[str], teacher: Architecture) -> dict[str, Resource]:
@@ -87,4 +88,8 @@ class FileSize:
             for position, layer in enumerate(student.layers)
             if isinstance(layer, BatchNorm)
         )
-        return np.array([1.0, len(student.layers), student.num_params, normalised])
+        kinds = Counter(type(layer) for layer in student.layers)
+        num_weights = sum(kinds[kind] for kind in (Conv, DepthwiseConv, Linear))
+        num_others = len(student.layers) - num_weights - kinds[BatchNorm]
+        parts = (1, num_weights, num_others, student.num_params, normalised)
+        return np.array(parts, np.float64)

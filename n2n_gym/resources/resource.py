@@ -19,7 +19,7 @@ class Resource(Protocol):
     def __call__(self, student: Architecture, teacher: Architecture) -> float: ...
 
 
-class ResourceError(RuntimeError):
+class ResourceError(ValueError):
     """A resource could not be measured."""
 
 

@@ -1,0 +1,197 @@
+"""A search within limits, from the command to the student that keeps them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.cli import app
+from n2n_gym.constraints import Limit
+from n2n_gym.limited import Limited
+from n2n_gym.resources import RESOURCES, predicted
+from n2n_gym.resources.prediction import FileSize, random_students
+from n2n_gym.rewards import Score, Toward
+from n2n_gym.runs import Options
+
+SMALL = ["--teacher", "tests.networks:make_small", "--evaluator", "inherit"]
+BUDGET = ["--removal-updates", "2", "--shrinkage-updates", "4", "--final-epochs", "4"]
+
+
+def compress(*arguments) -> tuple[int, str, str]:
+    result = CliRunner().invoke(
+        app, ["compress", *SMALL, *BUDGET, *map(str, arguments)]
+    )
+    return result.exit_code, result.stdout, " ".join(result.stderr.split())
+
+
+def heavy(student: Architecture, teacher: Architecture) -> float:
+    """For a limit by module:function."""
+    return 2.0 * student.num_params
+
+
+def broken(student: Architecture, teacher: Architecture) -> float:
+    raise TimeoutError("the board did not answer")
+
+
+# What is asked.
+
+
+def test_options_are_limits_by_name():
+    options = Options(
+        max_params="1M",
+        max_latency="300us",
+        max_size="1MB",
+        min_accuracy="95%",
+        limits="peak_bytes=64KB,my.boards:energy_mj=2J",
+    )
+    assert options.constraints() == pytest.approx(
+        {
+            "num_params": 1e6,
+            "latency_ms": 0.3,
+            "onnx_bytes": 1e6,
+            "accuracy": 0.95,
+            "peak_bytes": 64_000,
+            "my.boards:energy_mj": 2_000,
+        }
+    )
+    assert Options().constraints() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--max-params", "1MB"], "unknown unit 'MB' of num_params in '1MB'"),
+        (["--max-latency", "fast"], "latency_ms must be a number with a unit"),
+        (["--max-size", "0KB"], "limit of onnx_bytes must be a positive number"),
+        (["--min-accuracy", "95"], "an accuracy is in (0, 1]"),
+        (["--limits", "heat=3"], "unknown resource 'heat'; known: num_params"),
+        (["--limits", "heat"], "a limit is name=value, got 'heat'"),
+        (["--limits", "tests.test_limited:broken=3"], "the board did not answer"),
+    ],
+)
+def test_bad_limits_are_said_before_the_search(arguments, said, tmp_path):
+    code, _, stderr = compress(*arguments, "--output", tmp_path / "run")
+    assert code == 1
+    assert said in stderr
+    assert not (tmp_path / "run" / "history.jsonl").exists() or not (
+        (tmp_path / "run" / "history.jsonl").read_text()
+    )
+
+
+def test_a_limit_that_nothing_keeps_is_said_with_what_can_be_reached(tmp_path):
+    arguments = ["--max-params", "10", "--output", tmp_path / "run"]
+    code, _, stderr = compress(*arguments)
+    assert code == 1
+    assert "no student keeps the limit num_params <= 10: the smallest takes" in stderr
+    assert "the teacher" in stderr
+
+
+# What keeps it.
+
+
+def test_the_reward_goes_as_far_as_the_limits():
+    whole = Score(0.9, 1000, 1000, resources={"num_params": 1000, "num_macs": 1000})
+    reward = Toward({"num_params": 200, "num_macs": 2000})
+
+    def of(params: float, accuracy: float = 0.9) -> float:
+        taken = {"num_params": params, "num_macs": 900}
+        return reward(Score(accuracy, 1, 1, resources=taken), whole)
+
+    assert of(1000) == 0.0
+    assert 0 < of(600) < of(300) < of(200) == of(20) == 1.0
+    assert of(20, 0.45) == 0.5
+    assert reward.resources == ("num_params", "num_macs")
+
+
+def test_uniform_width_is_as_wide_as_the_limit_allows(teacher):
+    whole = teacher.architecture
+    limited = Limited.read(whole, {"num_params": whole.num_params / 4})
+    thin = limited.uniform()
+    assert limited.keeps(thin)
+    assert thin.num_params > whole.num_params / 5
+
+
+def test_a_clock_is_left_something_to_spare(teacher):
+    whole = teacher.architecture
+    limited = Limited.read(whole, {"num_params": 100, "latency_ms": 1.0})
+    known = {"num_params": 100, "num_macs": 1, "latency_ms": 0.98}
+    limited.meter.remember([(whole.fingerprint, known)])
+    assert not limited.keeps(whole)
+    limited.meter.remember([(whole.fingerprint, {**known, "latency_ms": 0.96})])
+    assert limited.keeps(whole)
+
+
+def test_limits_that_are_none_change_nothing(teacher):
+    limited = Limited.read(teacher.architecture, {"accuracy": 0.5})
+    assert not limited
+    assert limited.least_accuracy == 0.5
+    assert limited.keeps(teacher.architecture)
+    limited.refuse_if_out_of_reach("unit")
+
+
+def test_sizes_of_files_are_predicted(teacher):
+    whole = teacher.architecture
+    predict = predicted(["onnx_bytes", "num_params"], whole)
+    assert list(predict) == ["onnx_bytes"]
+    for student in random_students(whole, 4, seed=1):
+        real = RESOURCES["onnx_bytes"](student, whole)
+        assert predict["onnx_bytes"](student, whole) == pytest.approx(real, rel=0.05)
+    assert FileSize.of(whole) is predict["onnx_bytes"]  # fitted once
+
+
+@pytest.fixture(scope="module")
+def limited_run(tmp_path_factory, teacher):
+    folder = tmp_path_factory.mktemp("limited") / "run"
+    whole = teacher.architecture.num_params
+    arguments = ["--max-params", whole // 4, "--limits"]
+    arguments += [f"tests.test_limited:heavy={whole}", "--output", folder]
+    code, stdout, stderr = compress(*arguments)
+    assert code == 0, stderr
+    return folder, stdout, arguments
+
+
+def test_the_student_keeps_the_limits(limited_run, teacher):
+    folder, stdout, _ = limited_run
+    summary = json.loads((folder / "summary.json").read_text())
+    student = Architecture.from_json((folder / "architecture.json").read_text())
+    whole = teacher.architecture
+    assert student.num_params <= whole.num_params // 4
+    rows = {row["name"]: row for row in summary["limits"]}
+    assert rows["num_params"]["student"] == student.num_params
+    assert rows["tests.test_limited:heavy"]["student"] == 2 * student.num_params
+    assert all(row["is_kept"] for row in summary["limits"])
+    assert "num_params <=" in stdout
+    assert "kept" in stdout
+    assert summary["uniform"]["num_params"] <= whole.num_params // 4
+    page = (folder / "report.html").read_text()
+    assert "most accurate that keeps them" in page
+
+
+def test_every_shrunk_student_keeps_what_the_mask_can_see(limited_run, teacher):
+    folder, _, _ = limited_run
+    lines = [json.loads(x) for x in (folder / "history.jsonl").read_text().splitlines()]
+    shrunk = [x for x in lines if x["stage"] == "shrink"]
+    assert shrunk
+    assert all("num_params" not in x["violated"] for x in shrunk)
+    assert all("tests.test_limited:heavy" in x for x in shrunk)
+
+
+def test_a_run_within_limits_goes_on_to_the_same_end(limited_run):
+    folder, _, arguments = limited_run
+    before = (folder / "history.jsonl").read_text()
+    student = (folder / "architecture.json").read_text()
+    (folder / "summary.json").unlink()
+    lines = before.splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(lines[:13]))
+    code, _, stderr = compress(*arguments)
+    assert code == 0, stderr
+    assert (folder / "history.jsonl").read_text() == before
+    assert (folder / "architecture.json").read_text() == student
+
+
+def test_a_weighted_limit_is_one_too(teacher):
+    limit = Limit("both", {"num_params": 1, "num_macs": 0.001}, 10)
+    assert limit.excess({"num_params": 5, "num_macs": 5_000}) == pytest.approx(0)
