@@ -60,7 +60,8 @@ PHASES = (
     "random search",
     "end",
 )
-LATEST = 3.0  # seconds after a phase has begun
+LATEST = 2.0  # seconds after a phase has begun
+AGAIN = 8.0  # and more, of a process that has to get there again
 
 
 def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
@@ -151,11 +152,14 @@ def run_to_the_end(folder: Path, kills: int, hit: Counter[str]) -> int:
 
 def wait_for_a_moment(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Until a random moment of a random phase that is not over, or the end."""
-    aim = random.choice(range(PHASES.index(phase(folder)), len(PHASES)))
+    before = PHASES.index(phase(folder))
+    aim = random.randint(before, len(PHASES))  # one more: this time it may end
+    if aim == len(PHASES):
+        process.wait()
     while process.poll() is None and PHASES.index(phase(folder)) < aim:
         time.sleep(0.02)
-    # A process that goes on takes a while until it is where it was.
-    until = time.monotonic() + random.uniform(0.0, LATEST * (2 if aim == 0 else 1))
+    latest = LATEST + AGAIN * (aim == before)
+    until = time.monotonic() + random.uniform(0.0, latest)
     while process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
 
