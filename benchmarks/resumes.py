@@ -6,7 +6,8 @@ Small runs of `n2n-gym compress` on digits, all of it: the teacher's training, b
 stages, the final distillation, the controls, the report. Each process gets a SIGKILL
 at a random moment of a random phase; then the run is resumed, until it ends and is
 compared with one that was left alone. Every run has a cache of its own, so that
-nothing is known beforehand.
+nothing is known beforehand but which precision is faster here: on a machine that does
+other things, that could come out otherwise.
 
 Prints in what each kill hit, and exits with 1 where something does not hold. Some ten
 minutes on two cores.
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +152,13 @@ def run_to_the_end(folder: Path, kills: int, hit: Counter[str]) -> int:
             return done
 
 
+def copy_precision(one: Path, other: Path) -> None:
+    """Let one run's cache begin with the precision that another's has measured."""
+    caches = [folder.with_name(f"{folder.name}.cache") for folder in (one, other)]
+    caches[1].mkdir()
+    shutil.copy(caches[0] / "precision.json", caches[1])
+
+
 def wait_for_a_moment(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Until a random moment of a random phase that is not over, or the end."""
     before = PHASES.index(phase(folder))
@@ -182,6 +191,7 @@ def main() -> None:
     while hit.total() < options.kills:
         runs += 1
         name = folder / f"run{runs}"
+        copy_precision(alone, name)
         # Where a run ends before its last kill, the next goes on.
         run_to_the_end(name, options.kills - hit.total(), hit)
         different += [f"{name.name}: {what}" for what in differences(name, alone)]
