@@ -146,22 +146,23 @@ def search(chosen: Search) -> list[list[Any]]:
     torch.set_num_threads(1)
     if chosen.largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (chosen.largest_file,) * 2)
-    evaluator: Any = chosen.rung
+    scored: dict[str, Any] = {
+        "evaluator": chosen.rung,
+        "evaluator_workers": chosen.workers,
+        "store": chosen.store,
+    }
     if chosen.rung == WILD.name:
         runner = Workers(chosen.workers) if chosen.workers else InProcess()
         store = ScoreStore(str(chosen.store))
-        evaluator = DistillationEvaluator(
-            WILD, device="cpu", runner=runner, store=store
-        )
+        own = DistillationEvaluator(WILD, device="cpu", runner=runner, store=store)
+        scored = {"evaluator": own}
     envs = gym.make_vec(
         "N2NRemove-v0",
         num_envs=min(TOGETHER, chosen.episodes),
         teacher=small_network,
         task="digits",
         device="cpu",
-        evaluator=evaluator,
-        evaluator_workers=chosen.workers,
-        store=chosen.store,
+        **scored,
     )
     if chosen.log is not None:
         note(chosen.log, "searching")

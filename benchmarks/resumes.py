@@ -6,7 +6,8 @@ Small runs of `n2n-gym compress` on digits, all of it: the teacher's training, b
 stages, the final distillation, the controls, the report. Each process gets a SIGKILL
 at a random moment of a random phase; then the run is resumed, until it ends and is
 compared with one that was left alone. Every run has a cache of its own, so that
-nothing is known beforehand.
+nothing is known beforehand but which precision is faster here: on a machine that does
+other things, that could come out otherwise.
 
 Prints in what each kill hit, and exits with 1 where something does not hold. Some ten
 minutes on two cores.
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +62,8 @@ PHASES = (
     "random search",
     "end",
 )
-LATEST = 3.0  # seconds after a phase has begun
+LATEST = 2.0  # seconds after a phase has begun
+AGAIN = 8.0  # and more, of a process that has to get there again
 
 
 def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
@@ -149,13 +152,23 @@ def run_to_the_end(folder: Path, kills: int, hit: Counter[str]) -> int:
             return done
 
 
+def copy_precision(one: Path, other: Path) -> None:
+    """Let one run's cache begin with the precision that another's has measured."""
+    caches = [folder.with_name(f"{folder.name}.cache") for folder in (one, other)]
+    caches[1].mkdir()
+    shutil.copy(caches[0] / "precision.json", caches[1])
+
+
 def wait_for_a_moment(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Until a random moment of a random phase that is not over, or the end."""
-    aim = random.choice(range(PHASES.index(phase(folder)), len(PHASES)))
+    before = PHASES.index(phase(folder))
+    aim = random.randint(before, len(PHASES))  # one more: this time it may end
+    if aim == len(PHASES):
+        process.wait()
     while process.poll() is None and PHASES.index(phase(folder)) < aim:
         time.sleep(0.02)
-    # A process that goes on takes a while until it is where it was.
-    until = time.monotonic() + random.uniform(0.0, LATEST * (2 if aim == 0 else 1))
+    latest = LATEST + AGAIN * (aim == before)
+    until = time.monotonic() + random.uniform(0.0, latest)
     while process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
 
@@ -178,6 +191,7 @@ def main() -> None:
     while hit.total() < options.kills:
         runs += 1
         name = folder / f"run{runs}"
+        copy_precision(alone, name)
         # Where a run ends before its last kill, the next goes on.
         run_to_the_end(name, options.kills - hit.total(), hit)
         different += [f"{name.name}: {what}" for what in differences(name, alone)]

@@ -187,7 +187,9 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
     if task is None:
         name = session.get_modelmeta().custom_metadata_map.get("task", "")
         if name not in TASKS:
-            raise ValueError(f"{path} was made for the task {name!r}; say where it is")
+            raise ValueError(
+                f"{path} was made for the task {name!r}; name it with --task"
+            )
         task = load_task(name)
     inputs = session.get_inputs()
     wanted = tuple(inputs[0].shape[1:])

@@ -144,7 +144,8 @@ def compress(options: Options) -> Summary:
         remembering = Remembering(evaluator, run.history)
         search = _Search(teacher, remembering, run, limited)
         removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
-        student = final.choose(shrunk or removed, "the best students")
+        # Where shrinkage has hardly been learned, what removal left may be the best.
+        student = final.choose(removed + shrunk, "the best students")
         onnx_difference = write_student(student, teacher, run.folder)
         num_scored = run.history.num_lines
         uniform = magnitude = random = None
@@ -155,7 +156,6 @@ def compress(options: Options) -> Summary:
             uniform = final.compare_size(alike, "uniform width", run.history.add)
             thin = partial(magnitude_student, teacher, num_params)
             magnitude = final.compare_size(thin, "magnitude", run.history.add)
-            # Random shrinkage hardly ever helps, so that it may offer either stage's.
             removed, shrunk = search.run("random", _random)
             random = final.compare(removed + shrunk, "random search")
         compared = compare_networks(teacher, student.network, run.folder / ONNX, device)
@@ -312,9 +312,7 @@ class _Search:
                 found.append(Scored(reward, Architecture.from_json(info["student"])))
                 best = max(found, key=lambda scored: scored.reward)
                 times = self.teacher.architecture.num_params / best.student.num_params
-                bar.set_postfix_str(
-                    f"best reward {best.reward:.4f}, {times:.0f}x smaller"
-                )
+                bar.set_postfix_str(f"best {best.reward:.4f}, {times:.0f}x smaller")
                 bar.update()
 
             path = self.current.folder / POLICY.format(agent=name, stage=stage)

@@ -195,6 +195,8 @@ def read_toml(path: Path, known: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: It is no TOML, or says what is no option.
     """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path} with options")
     try:
         values = tomllib.loads(path.read_text())
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,9 @@ def test_completion_is_offered():
         text=True,
     )
     assert "teachers" in result.stdout
+
+
+def test_the_version_is_said():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"n2n-gym \d+\.\d+.*", result.stdout.strip())

@@ -264,7 +264,8 @@ def _show(summary: dict[str, Any], options: Options) -> None:
         console.print(
             f"[yellow]No finalist is as accurate as the teacher[/yellow] ({found:.2%} "
             f"against {wanted:.2%} on validation): what was written is the "
-            f"one of the highest reward. More --final-epochs may help.",
+            f"one of the highest reward. More --removal-updates, "
+            f"--shrinkage-updates or --final-epochs may help.",
             highlight=False,
         )
     for row in summary["limits"]:

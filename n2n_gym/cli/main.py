@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -53,6 +54,12 @@ Epochs = Annotated[
 ]
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"n2n-gym {metadata.version('n2n-gym')}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
     quiet: Annotated[
@@ -60,6 +67,12 @@ def main(
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="A traceback with every error.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Say which it is."
+        ),
     ] = False,
 ) -> None:
     """Compress networks; see each command's own --help."""

@@ -30,8 +30,9 @@ logger = logging.getLogger(__name__)
 
 LONGEST: Final = 3600.0  # seconds that a student may take, for each epoch of its cost
 # Its path is set before it imports anything: files in the current folder must not stand
-# in for modules that they do not stand in for here.
+# in for modules that they do not stand in for here. A Ctrl-C is for who started it.
 PROGRAM: Final = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "import sys; sys.path[:] = sys.argv.pop(1).splitlines(); "
     "from n2n_gym.evaluators.worker import main; main()"
 )

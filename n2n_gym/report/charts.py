@@ -197,7 +197,12 @@ def errors(found: Found) -> Chart:
                 "axis": {"labelAngle": 0, "labelOverlap": True},
                 "title": "taken for",
             },
-            "y": {"field": "class", "type": "nominal", "sort": None},
+            "y": {
+                "field": "class",
+                "type": "nominal",
+                "sort": None,
+                "axis": {"titlePadding": 14},
+            },
             "color": colour,
             "tooltip": [{"field": "class"}, {"field": "answer"}, {"field": "images"}],
         },
@@ -263,7 +268,7 @@ def _label(search: str) -> str:
 def _colour(names: list[str], field: str = "search") -> dict[str, Any]:
     """One of the page's colours for each name."""
     scale = {"domain": names}
-    legend = {"title": None, "orient": "top"}
+    legend = {"title": None, "orient": "top", "columnPadding": 30, "offset": 22}
     return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
 
 
