@@ -28,16 +28,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from n2n_gym.runs import (
-    FINAL,
-    HISTORY,
-    ONNX,
-    REPORT,
-    STUDENT,
-    SUMMARY,
-    TEACHER,
-    is_finished,
-)
+from n2n_gym.history import FINAL
+from n2n_gym.runs import HISTORY, ONNX, REPORT, STUDENT, SUMMARY, TEACHER, is_finished
 
 ROOT = Path(__file__).parent.parent
 UPDATES = {"remove": 4, "shrink": 4}

@@ -39,6 +39,7 @@ from n2n_gym.finalists import (
     Scored,
     write_student,
 )
+from n2n_gym.history import Remembering
 from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
 from n2n_gym.render import draw_student
@@ -50,7 +51,6 @@ from n2n_gym.runs import (
     POLICY,
     SUMMARY,
     Options,
-    Remembering,
     Run,
     fresh_folder,
     is_finished,

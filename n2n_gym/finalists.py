@@ -17,10 +17,11 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.controls import OutOfReach
 from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
 from n2n_gym.export import export_onnx, save_weights
+from n2n_gym.history import FINAL
 from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
 from n2n_gym.rewards import Failure, Score, compression, n2n
-from n2n_gym.runs import FINAL, ONNX, STUDENT, TEACHER, WEIGHTS
+from n2n_gym.runs import ONNX, STUDENT, TEACHER, WEIGHTS
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network

@@ -15,6 +15,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.assessment import Parity, compare_files
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Finished, Scored, write_student
+from n2n_gym.history import read_history
 from n2n_gym.limited import Limited
 from n2n_gym.runs import (
     HISTORY,
@@ -25,7 +26,6 @@ from n2n_gym.runs import (
     WEIGHTS,
     Options,
     is_finished,
-    read_history,
     resumed,
 )
 from n2n_gym.teachers import Teacher

@@ -24,9 +24,9 @@ from n2n_gym.cli.main import EXAMPLES
 from n2n_gym.compress import Options, compress
 from n2n_gym.controls import magnitude_student
 from n2n_gym.evaluators import InProcess, elastic
+from n2n_gym.history import History
 from n2n_gym.limited import Limited
 from n2n_gym.rewards import Failure, n2n
-from n2n_gym.runs import History
 from n2n_gym.tasks import TASKS
 from n2n_gym.teachers import learning, load_teacher
 from n2n_gym.torch_layers import build

@@ -38,6 +38,7 @@ ORDER = (
     "testing",
     "validation",
     "controls",
+    "history",
     "runs",
     "limited",
     "report",

@@ -12,16 +12,9 @@ from typer.testing import CliRunner
 
 from n2n_gym.cli import app
 from n2n_gym.evaluators import SizeEvaluator
+from n2n_gym.history import FINAL, History, Remembering
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.runs import (
-    FINAL,
-    History,
-    Options,
-    Remembering,
-    check_same,
-    open_run,
-    resumed,
-)
+from n2n_gym.runs import Options, check_same, open_run, resumed
 
 ROOT = Path(__file__).parent.parent
 

@@ -107,7 +107,7 @@ def test_the_command_writes_the_runs_student_in_all_formats(finished_run, tmp_pa
 
 
 def test_the_run_of_an_export_must_be_finished(tmp_path, finished_run):
-    options = (finished_run / "options.toml").read_text()
-    (tmp_path / "options.toml").write_text(options)
+    for name in ("options.toml", "run.json"):
+        (tmp_path / name).write_text((finished_run / name).read_text())
     with pytest.raises(ValueError, match="holds no finished run"):
         Revisited.open(tmp_path).export(None, None, [])

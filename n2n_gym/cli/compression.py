@@ -237,7 +237,8 @@ def _is_said(context: typer.Context, name: str) -> bool:
 
 def _run(options: Options) -> None:
     from n2n_gym.compress import compress as run
-    from n2n_gym.runs import HISTORY, OPTIONS, read_history
+    from n2n_gym.history import read_history
+    from n2n_gym.runs import HISTORY, OPTIONS
 
     def kept() -> str:
         if not (options.output / OPTIONS).exists():

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs.compression import SUCCESS_MARGIN
+from n2n_gym.history import FINAL, read_history
 from n2n_gym.runs import (
     ABOUT,
-    FINAL,
     HISTORY,
     OPTIONS,
     STUDENT,
@@ -21,7 +21,6 @@ from n2n_gym.runs import (
     Options,
     check_format,
     is_finished,
-    read_history,
 )
 
 BEST: Final = 10  # students in the table
