@@ -164,7 +164,9 @@ def _check_student(info: dict[str, Any], where: str) -> None:
     for key, value in info.items():
         if key in ("action_mask", "episode"):  # gymnasium's own RecordEpisodeStatistics
             continue
-        is_plain = isinstance(value, (bool, int, float, str))
+        is_plain = isinstance(value, (bool, int, float, str)) or (
+            isinstance(value, tuple) and all(isinstance(x, float) for x in value)
+        )
         _require(is_plain, where, f"info[{key!r}] is no plain value: {value!r}")
     student = Architecture.from_json(info["student"])
     for key in ("fingerprint", "num_params", "num_macs"):

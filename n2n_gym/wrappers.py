@@ -127,7 +127,8 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
         self, action: Any
     ) -> tuple[Observation, NDArray[np.float64], bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, info = self.env.step(action)
-        return observation, info["reward_vector"], terminated, truncated, info
+        vector = np.array(info["reward_vector"])
+        return observation, vector, terminated, truncated, info
 
 
 def _compression(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> CompressionEnv[Any]:
