@@ -121,7 +121,13 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def __init__(self, env: gym.Env[Observation, Any]) -> None:
         super().__init__(env)
-        self.reward_space = _compression(self).reward_space
+        # Here, not underneath: TorchRL reads every environment's rewards by it.
+        savings = len(_compression(self).objectives) - 1
+        self.reward_space = gym.spaces.Box(
+            np.array([0.0] + [-np.inf] * savings),
+            np.array([np.inf] + [1.0] * savings),
+            dtype=np.float64,
+        )
 
     def step(
         self, action: Any

@@ -1,6 +1,7 @@
 """What may import what, from the syntax trees."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TELEMETRY = "ORT_DISABLE_TELEMETRY"
 ORDER = (
     "layers",
     "lookup",
@@ -120,3 +122,24 @@ def test_modules_stay_short():
     for path in (ROOT / "n2n_gym").rglob("*.py"):
         count = len(path.read_text().splitlines())
         assert count <= 450, f"{path} has {count} lines"
+
+
+def test_environments_do_not_import_onnx():
+    program = (
+        "import sys\n"
+        "import n2n_gym.envs\n"
+        "assert 'onnx' not in sys.modules, 'it takes a second'\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_onnx_runtime_reports_nothing(tmp_path):
+    program = "import n2n_gym.export"
+    known = {k: v for k, v in os.environ.items() if k not in ("CI", TELEMETRY)}
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env=known | {"TMPDIR": str(tmp_path)},
+    )
+    assert not (tmp_path / ".ses").exists()  # of its reports' sender

@@ -122,12 +122,6 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         self.strict = strict
         # Of ``info["reward_vector"]``: all are to be large.
         self.objectives: tuple[str, ...] = (ACCURACY, *self.meter.names)
-        savings = len(self.meter.names)
-        self.reward_space = gym.spaces.Box(
-            np.array([0.0] + [-np.inf] * savings),
-            np.array([np.inf] + [1.0] * savings),
-            dtype=np.float64,
-        )
         # An episode's state. All of it is immutable but the observation, so that
         # copies are cheap.
         self._choices: tuple[float, ...] = ()  # the observation's ``choice``s so far

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnxruntime
 import torch
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.export import untrained_onnx
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.torch_layers import build
+
+if TYPE_CHECKING:  # ONNX and its runtime take a second to import: where files are made
+    import onnxruntime
 
 SECONDS_OF_ENERGY: Final = 2.0  # for which a counter is read
 POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
@@ -25,6 +26,8 @@ POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
 @lru_cache(maxsize=32)
 def onnx_file(student: Architecture) -> bytes:
     """As it would be exported, with random weights."""
+    from n2n_gym.export import untrained_onnx
+
     return untrained_onnx(student)
 
 
@@ -36,6 +39,8 @@ def onnx_bytes(student: Architecture, teacher: Architecture) -> float:
 @lru_cache(maxsize=32)
 def session(student: Architecture, threads: int) -> onnxruntime.InferenceSession:
     """The file in ONNX Runtime, on so many threads of the CPU."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
