@@ -93,4 +93,4 @@ def test_an_elastic_teacher_is_made_once_and_kept(teacher, quickly, monkeypatch)
 def test_few_images_are_gone_through_more_often():
     assert elastic.recipe_for(45_000).epochs == 3_000 / 703
     assert elastic.recipe_for(1_000_000).epochs == 4
-    assert elastic.recipe_for(640).epochs == 300
+    assert elastic.recipe_for(640).epochs == 60

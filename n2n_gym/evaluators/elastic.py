@@ -45,6 +45,7 @@ from n2n_gym.training import (
 logger = logging.getLogger(__name__)
 
 STEPS: Final = 3_000  # at least; few epochs are enough where there are many images
+MOST_EPOCHS: Final = 60  # for so many steps: more see nothing new in few images
 RECIPE: Final = Recipe(
     epochs=4,
     batch_size=64,
@@ -62,7 +63,7 @@ CHECK_EVERY: Final = 50  # steps
 def recipe_for(num_images: int) -> Recipe:
     """How an elastic teacher is trained on so many images."""
     size = min(RECIPE.batch_size, num_images)
-    fewest = STEPS / (num_images // size)
+    fewest = min(STEPS / (num_images // size), MOST_EPOCHS)
     return replace(RECIPE, epochs=max(RECIPE.epochs, fewest))
 
 
