@@ -84,7 +84,7 @@ def residual() -> nn.Module:
 
 
 def plain() -> nn.Module:
-    """Thirteen plain units in three stages (after VGG), for CIFAR-10.
+    """Fourteen plain units in four stages (after VGG), for CIFAR-10.
 
     The first halves the images' sides: it is 4,096 students that are distilled.
     """
