@@ -309,7 +309,9 @@ class _Search:
 
             def report(reward: float, info: dict[str, Any]) -> None:
                 self.current.history.add(name, stage, reward, info)
-                found.append(Scored(reward, Architecture.from_json(info["student"])))
+                student = Architecture.from_json(info["student"])
+                # A student whose evaluation failed has no accuracy.
+                found.append(Scored(reward, student, info.get("accuracy", 0.0)))
                 best = max(found, key=lambda scored: scored.reward)
                 times = self.teacher.architecture.num_params / best.student.num_params
                 bar.set_postfix_str(f"best {best.reward:.4f}, {times:.0f}x smaller")

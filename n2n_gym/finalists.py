@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -43,10 +43,11 @@ class Failed(ValueError):
 
 
 class Scored(NamedTuple):
-    """A student that a search has scored."""
+    """A student that has been scored, by a search or in a round of the finalists."""
 
     reward: float
     student: Architecture
+    accuracy: float = 0.0  # on the validation split
 
 
 class Finished(NamedTuple):
@@ -82,40 +83,51 @@ class Finalists:
         the most accurate.
         """
         by_student = {scored.student.fingerprint: scored for scored in found}
-        best = sorted(by_student.values(), key=lambda scored: -scored.reward)
-        students = self._within([scored.student for scored in best])
+        left = self._within(self._in_turns(by_student.values()))
         for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
-            if len(students) > fewer:
+            if len(left) > fewer:
                 evaluator = self._evaluator(share)
-                scored = self._distil(students[:count], evaluator, what)
-                students = [student for student, _ in scored]
-        bar = self.limited.least_accuracy or self.teacher.score.accuracy
-        as_good = [(s, score) for s, score in scored if score.accuracy >= bar]
-        student, score = (
-            min(as_good, key=lambda pair: pair[1].num_params)
-            if as_good and not self.limited
-            else scored[0]
-        )
+                left = self._in_turns(self._distil(left[:count], evaluator, what))
+        student = (self._as_good(left) or left)[0].student
+        (score,) = evaluator([student], self.teacher)  # known
+        assert isinstance(score, Score)
         network = evaluator.network(student, self.teacher)
         on_test = test_accuracy(network, self.teacher, self.device)
         return Finished(student, network, score, on_test)
 
-    def _within(self, students: list[Architecture]) -> list[Architecture]:
+    def _in_turns(self, found: Iterable[Scored]) -> list[Scored]:
+        """The highest rewards and the smallest that are as good, one after the other.
+
+        Where images are few, one of them more outweighs any size in the reward.
+        """
+        by_reward = sorted(found, key=lambda scored: -scored.reward)
+        turns = chain.from_iterable(zip_longest(by_reward, self._as_good(by_reward)))
+        return list(dict.fromkeys(scored for scored in turns if scored is not None))
+
+    def _as_good(self, found: Sequence[Scored]) -> list[Scored]:
+        """Those as accurate as the teacher, smallest first; none within limits."""
+        if self.limited:
+            return []
+        bar = self.limited.least_accuracy or self.teacher.score.accuracy
+        as_good = [scored for scored in found if scored.accuracy >= bar]
+        return sorted(as_good, key=lambda scored: scored.student.num_params)
+
+    def _within(self, found: list[Scored]) -> list[Scored]:
         """As many as take part, the first that keep the limits."""
         most, _ = ROUNDS[0]
         if not self.limited:
-            return students[:most]
-        kept: list[Architecture] = []
+            return found[:most]
+        kept: list[Scored] = []
         with tqdm(total=most, desc="Measuring finalists") as bar:
-            for student in students:
-                if self.limited.keeps(student):
-                    kept.append(student)
+            for scored in found:
+                if self.limited.keeps(scored.student):
+                    kept.append(scored)
                     bar.update()
                 if len(kept) == most:
                     break
         if not kept:
             raise Failed(
-                f"none of {len(students)} students keeps the limits; more updates of "
+                f"none of {len(found)} students keeps the limits; more updates of "
                 f"the policies may find one"
             )
         return kept
@@ -160,13 +172,14 @@ class Finalists:
         )
 
     def _distil(
-        self, students: list[Architecture], evaluator: DistillationEvaluator, what: str
-    ) -> list[tuple[Architecture, Score]]:
-        """Those that have a score, the highest reward first."""
+        self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
+    ) -> list[Scored]:
+        """Those that have a score, with what it is worth."""
         assert evaluator.rung.recipe is not None
         epochs = evaluator.rung.recipe.epochs
+        students = [scored.student for scored in left]
         title = f"Final distillation of {what}, {len(students)} for {epochs} epochs"
-        scored = []
+        distilled = []
         with tqdm(total=len(students), desc=title) as bar:
             evaluator.on_result = lambda: bar.update()
             results = evaluate(students, self.teacher, evaluator)
@@ -174,10 +187,11 @@ class Finalists:
             if isinstance(result, Failure):
                 logger.warning("a finalist is left out: %s", result.reason)
             else:
-                scored.append((student, result))
-        if not scored:
+                worth = self._worth(result)
+                distilled.append(Scored(worth, student, result.accuracy))
+        if not distilled:
             raise Failed("the distillation of every finalist failed")
-        return sorted(scored, key=lambda pair: -self._worth(pair[1]))
+        return distilled
 
     def _worth(self, score: Score) -> float:
         return score.accuracy if self.limited else n2n(score, self.teacher.score)

@@ -22,8 +22,9 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.cli.main import EXAMPLES
 from n2n_gym.compress import Options, compress
-from n2n_gym.controls import magnitude_student
+from n2n_gym.controls import magnitude_student, uniform_student
 from n2n_gym.evaluators import InProcess, elastic
+from n2n_gym.finalists import Scored
 from n2n_gym.history import History
 from n2n_gym.limited import Limited
 from n2n_gym.rewards import Failure, n2n
@@ -270,6 +271,30 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
     for control in ("uniform width", "magnitude"):
         assert f"{control}: the distillation of every finalist failed" in caplog.text
     assert "random" not in json.loads((tmp_path / "run/summary.json").read_text())
+
+
+def test_small_students_that_are_as_good_take_turns_with_high_rewards(teacher):
+    limited = Limited.read(teacher.architecture, {})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
+    bar, start = teacher.score.accuracy, teacher.architecture
+    thin = [uniform_student(start, start.num_params // share) for share in (2, 4, 8)]
+    large, middle, small = (Scored(0.9, student, bar) for student in thin)
+    best = Scored(0.99, start, bar + 0.01)
+    poor = Scored(0.95, thin[2], bar - 0.01)
+    found = [poor, large, small, best, middle]
+    assert final._in_turns(found) == [best, small, poor, middle, large]
+
+
+def test_within_limits_finalists_are_the_highest_rewards(teacher):
+    limited = Limited.read(teacher.architecture, {"num_params": 1e6})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
+    start = teacher.architecture
+    small = Scored(0.5, uniform_student(start, start.num_params // 4), 1.0)
+    assert final._in_turns([small, Scored(0.9, start, 1.0)])[0].student == start
 
 
 def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
