@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from agents.library import ABOUT, AGENTS, TRAINED
@@ -101,6 +102,74 @@ def test_what_cannot_be_evaluated_is_said(finished_run, tmp_path):
     assert "networks.py cannot be read as ONNX" in result.stderr
     result = invoke("evaluate", finished_run / "student.onnx", "--split", "holiday")
     assert result.exit_code == 2
+
+
+# What machines read.
+
+
+def commands(group, *names):
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands(command, *names, name)
+        yield [*names, name]
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_every_command_has_a_form_for_machines(names):
+    command = typer.main.get_command(app)
+    for name in names:
+        command = command.commands[name]
+    assert "--json" in {option for it in command.params for option in it.opts}
+
+
+def document(*arguments):
+    """The one JSON document on the standard output."""
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_listings_are_documents(tmp_path, monkeypatch):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    assert document("agents") == ABOUT
+    assert document("tasks")["digits"]["is_here"] is True
+    teachers = document("teachers")
+    assert "resnet18" in teachers["networks"]
+    assert teachers["kept"] == []
+    result = invoke("teachers", "--json", "train", "resnet18")
+    assert result.exit_code == 2
+    assert "go after 'train'" in result.stderr
+
+
+def test_a_training_is_a_document_with_all_its_updates(tmp_path):
+    arguments = ["train", "remove", *SMALL, "--evaluator", "size", "--updates", 2]
+    found = document(*arguments, "--output", tmp_path)
+    assert found["policy"] == str(tmp_path / "reinforce-remove.policy.pt")
+    assert [update["number"] for update in found["updates"]] == [1, 2]
+
+
+def test_a_comparison_and_its_validation_are_documents(tmp_path):
+    arguments = ["--teacher", "vgg11_bn", "--evaluator", "size", "--seeds", 2]
+    arguments += ["--env", "N2NRemove-v0", "--agents", "random,uniform"]
+    arguments += ["--evaluations", 3, "--workers", 1, "--output", tmp_path]
+    found = document("compare", *arguments)
+    assert found["output"] == str(tmp_path)
+    assert {row["agent"] for row in found["agents"]} == {"random", "uniform"}
+    reached = found["agents"][0]["by_env"]["N2NRemove-v0 vgg11_bn digits"]
+    assert reached["low"] <= reached["value"] <= reached["high"]
+    found = document("validate", tmp_path / "results.jsonl")
+    assert (found["runs"], found["rescored"]) == (4, [])
+
+
+def test_a_run_that_is_done_and_its_report_are_documents(finished_run):
+    found = document("compress", "--resume", finished_run)
+    summary = json.loads((finished_run / "summary.json").read_text())
+    assert found == {**summary, "output": str(finished_run)}
+    path = document("report", finished_run)["path"]
+    assert path == str(finished_run / "report.html")
 
 
 # The rest.

@@ -1,5 +1,6 @@
 """Decisions at the keyboard, through a real terminal and through a pipe."""
 
+import json
 import os
 import pty
 import subprocess
@@ -48,6 +49,27 @@ def test_what_was_undone_is_as_if_it_had_not_been(network, counts, tmp_path):
     assert result.exit_code == 0, result.output
     assert "'x' is no choice" in result.stdout
     assert Architecture.from_json(path.read_text()) == network.architecture
+
+
+def test_undo_leads_from_the_first_shrinkage_back_to_the_last_removal(
+    network, counts, tmp_path
+):
+    path = tmp_path / "student.json"
+    whole = "k\n" * (counts[0] - 1)
+    keys = f"u\n{whole}r\n1\nu\nu\nk\n" + "0\n" * counts[1]
+    result = CliRunner().invoke(app, [*ARGUMENTS, "--output", str(path)], input=keys)
+    assert result.exit_code == 0, result.output
+    assert Architecture.from_json(path.read_text()) == network.architecture
+
+
+def test_machines_get_the_student_and_people_the_rest(network, counts):
+    keys = "k\n" * counts[0] + "0\n" * counts[1]
+    result = CliRunner().invoke(app, [*ARGUMENTS, "--json"], input=keys)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["reward"], found["compression"]) == (0, 0)
+    assert Architecture.from_json(found["student"]) == network.architecture
+    assert "q quit" in result.stderr
 
 
 def test_removals_and_rates_are_the_environments(network, counts, tmp_path):
