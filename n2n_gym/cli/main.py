@@ -81,6 +81,7 @@ def main(
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     if quiet:
         os.environ["TQDM_DISABLE"] = "1"  # read as tqdm is imported, in workers too
+        os.environ.setdefault("WANDB_SILENT", "true")
     errors.with_traceback = debug
 
 

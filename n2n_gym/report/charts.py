@@ -285,8 +285,7 @@ def _label(search: str) -> str:
 def _colour(names: list[str], field: str = "search") -> dict[str, Any]:
     """One of the page's colours for each name."""
     scale = {"domain": names}
-    legend = {"title": None, "orient": "top", "columnPadding": 30, "offset": 22}
-    legend |= {"symbolOpacity": 1}
+    legend = {"title": None, "orient": "top", "offset": 22, "symbolOpacity": 1}
     return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
 
 
