@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +205,28 @@ def test_exit_codes():
     assert invoke("compress", "--teacher", "resnet19").exit_code == 1
     assert invoke("compress", "--seed", "three").exit_code == 2
     assert invoke("compres").exit_code == 2
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    program = (
+        "import time\n"
+        "from n2n_gym.cli.errors import stoppable\n"
+        "with stoppable(lambda: 'never said'):\n"
+        "    try:\n"
+        "        print('at work', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('tidying up', flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        for said in ("at work", "tidying up"):
+            assert process.stdout.readline().strip() == said
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == errors.INTERRUPTED
+        assert process.stderr.read() == ""
 
 
 def test_completion_is_offered():

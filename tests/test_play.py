@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
+from n2n_gym.cli.play import near
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
+from n2n_gym.render import Bar, lines
 from n2n_gym.teachers import load_teacher
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +88,17 @@ def test_removals_and_rates_are_the_environments(network, counts, tmp_path):
     for _ in shrink.decisions:
         shrink.step(4)
     assert Architecture.from_json(path.read_text()) == shrink.student
+
+
+@pytest.mark.parametrize(
+    ("current", "most", "expected"),
+    [(0, 4, "0123"), (5, 4, "3456"), (9, 4, "6789"), (None, 4, "0123"), (5, 0, "5")],
+)
+def test_a_low_screen_shows_the_layers_about_the_decision(current, most, expected):
+    whole = [Bar(str(i), 8, 8, "8", i == current) for i in range(10)]
+    shown = lines(whole)
+    assert "".join(line.name for line in near(shown, most)) == expected
+    assert near(shown, 10) == shown
 
 
 def test_the_end_of_the_input_is_one_clear_line():

@@ -30,6 +30,7 @@ app = typer.Typer(
     name="n2n-gym",
     help="Make a trained network small.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # so that paragraphs are set anew to the width
     pretty_exceptions_enable=False,
 )
 teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")

@@ -21,10 +21,11 @@ from n2n_gym.cli.output import AsJson, print_json
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.envs import CompressionEnv
-    from n2n_gym.render import Scene
+    from n2n_gym.render import Line, Scene
 
 STYLES = {"kept": "green", "shrunk": "yellow", "removed": "dim"}
 UNDO, QUIT = "u", "q"
+AROUND = 6  # lines of a screen that are no layers
 
 
 class Choices(NamedTuple):
@@ -160,17 +161,27 @@ def _worth(ended: dict[str, Any]) -> str:
 def _show(console: Console, scene: Scene, hint: str) -> None:
     from n2n_gym.render import bars, lines
 
-    shown = bars(scene.teacher, scene.start, scene.student, scene.current)
+    whole = bars(scene.teacher, scene.start, scene.student, scene.current)
+    shown = lines(whole, console.width)
+    if console.is_terminal:
+        console.clear()
+        shown = near(shown, console.height - AROUND)
     rows = []
-    for line in lines(shown, console.width):
+    for line in shown:
         style = STYLES[line.state]
         name = Text(f"{line.mark} {line.name}  ", "bold" if line.mark == ">" else "")
         bar = Text.assemble((line.kept, style), (line.gone, "dim"))
         rows.append(Text.assemble(name, bar, (f"  {line.change}", style)))
-    if console.is_terminal:
-        console.clear()
     heading = Text(scene.heading, "bold")
     console.print(Group(heading, *rows, Text(scene.total), Text(hint, "dim")))
+
+
+def near(whole: list[Line], most: int) -> list[Line]:
+    """At most so many of the layers: those about the decision at hand."""
+    most = max(most, 1)
+    at = next((i for i, line in enumerate(whole) if line.mark == ">"), 0)
+    first = max(0, min(at - most // 2, len(whole) - most))
+    return whole[first : first + most]
 
 
 @contextmanager

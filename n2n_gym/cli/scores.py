@@ -35,8 +35,8 @@ Store = Annotated[
     str | None,
     typer.Option(
         help="The store: a file, or a database's URL "
-        "(postgresql+psycopg://user:password@host/database); by default scores.sqlite "
-        "in the cache folder."
+        "(postgresql+psycopg://host/name); by default scores.sqlite in the cache "
+        "folder."
     ),
 ]
 
