@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -112,7 +114,8 @@ def log_updates(
 
     A training that goes on tells of all its updates again, so that in a new folder the
     files are whole after a stop: ``progress.csv``, ``progress.json`` (a line an
-    update), and TensorBoard's. In the services it is a new run.
+    update), and TensorBoard's. In the services it goes on with its run, whose id is
+    kept beside the folder, and adds the updates that are not there yet.
 
     Args:
         picture: Draws the best students, for those that show pictures.
@@ -134,6 +137,17 @@ def log_updates(
         logger.close()
 
 
+def _kept_id(folder: Path, service: str, make: Callable[[], str]) -> str:
+    """The id of the service's run that belongs to a folder, made with the first."""
+    path = folder.with_name(f"{folder.name}.{service}-id")
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(make())
+        part.replace(path)  # whole or not at all, whenever it is stopped
+    return path.read_text()
+
+
 def _wandb(folder: Path) -> Any:
     """Writes to a run of Weights & Biases, named as the folder."""
     import wandb
@@ -142,9 +156,18 @@ def _wandb(folder: Path) -> Any:
     class Writer(KVWriter):
         def __init__(self) -> None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.run = wandb.init(project=PROJECT, name=str(folder), dir=folder)
+            self.run = wandb.init(
+                project=PROJECT,
+                name=str(folder),
+                dir=folder,
+                id=_kept_id(folder, "wandb", partial(token_hex, 8)),
+                resume="allow",
+            )
+            self.known = self.run.step - 1  # it says the next
 
         def write(self, key_values: Any, key_excluded: Any, step: int = 0) -> None:
+            if step <= self.known:
+                return
             shown = {}
             for name, value in key_values.items():
                 if isinstance(value, Image):
@@ -167,15 +190,27 @@ def _mlflow(folder: Path) -> Any:
 
     class Writer(KVWriter):
         def __init__(self) -> None:
-            mlflow.set_experiment(PROJECT)
-            self.run = mlflow.start_run(run_name=str(folder))
+            client = mlflow.MlflowClient()
+            experiment = mlflow.set_experiment(PROJECT).experiment_id
+
+            def make() -> str:
+                run = client.create_run(experiment, run_name=str(folder))
+                return str(run.info.run_id)
+
+            self.run = mlflow.start_run(run_id=_kept_id(folder, "mlflow", make))
+            told = client.get_run(self.run.info.run_id).data.metrics
+            self.known = told.get("reinforce/number", 0)
 
         def write(self, key_values: Any, key_excluded: Any, step: int = 0) -> None:
+            if step <= self.known:
+                return
+            numbers = {}
             for name, value in key_values.items():
                 if isinstance(value, Image):
                     mlflow.log_image(np.asarray(value.image), key=name, step=step)
                 elif not isinstance(value, torch.Tensor):
-                    mlflow.log_metric(name, float(value), step=step)
+                    numbers[name] = float(value)
+            mlflow.log_metrics(numbers, step=step)
 
         def close(self) -> None:
             mlflow.end_run()

@@ -169,9 +169,10 @@ def main() -> None:
         output = options.run.with_name(f"{options.run.name}-picture")
         shutil.rmtree(output, ignore_errors=True)
         arguments = ["--teacher", "resnet18", "--task", "digits", "--seed", "1"]
-        arguments += ["--evaluator", "inherit", "--output", str(output)]
+        arguments += ["--evaluator", "inherit", "--final-epochs", "6"]
+        arguments += ["--output", str(output)]
         terminal = Terminal(["compress", *arguments])
-        terminal.wait_for("reinforce: shrink:  2", 600)
+        terminal.wait_for("best students, 6", 1200)  # of twelve, after one round
         take_terminal(browser, terminal, "run")
         terminal.stop()
         shutil.rmtree(output, ignore_errors=True)

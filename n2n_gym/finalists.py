@@ -183,6 +183,7 @@ class Finalists:
         with tqdm(total=len(students), desc=title) as bar:
             evaluator.on_result = lambda: bar.update()
             results = evaluate(students, self.teacher, evaluator)
+            bar.update(len(students) - bar.n)  # by those whose scores were known
         for student, result in zip(students, results, strict=True):
             if isinstance(result, Failure):
                 logger.warning("a finalist is left out: %s", result.reason)

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from agents.library import ABOUT, AGENTS, TRAINED
@@ -103,6 +105,74 @@ def test_what_cannot_be_evaluated_is_said(finished_run, tmp_path):
     assert result.exit_code == 2
 
 
+# What machines read.
+
+
+def commands(group, *names):
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands(command, *names, name)
+        yield [*names, name]
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_every_command_has_a_form_for_machines(names):
+    command = typer.main.get_command(app)
+    for name in names:
+        command = command.commands[name]
+    assert "--json" in {option for it in command.params for option in it.opts}
+
+
+def document(*arguments):
+    """The one JSON document on the standard output."""
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_listings_are_documents(tmp_path, monkeypatch):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    assert document("agents") == ABOUT
+    assert document("tasks")["digits"]["is_here"] is True
+    teachers = document("teachers")
+    assert "resnet18" in teachers["networks"]
+    assert teachers["kept"] == []
+    result = invoke("teachers", "--json", "train", "resnet18")
+    assert result.exit_code == 2
+    assert "go after 'train'" in result.stderr
+
+
+def test_a_training_is_a_document_with_all_its_updates(tmp_path):
+    arguments = ["train", "remove", *SMALL, "--evaluator", "size", "--updates", 2]
+    found = document(*arguments, "--output", tmp_path)
+    assert found["policy"] == str(tmp_path / "reinforce-remove.policy.pt")
+    assert [update["number"] for update in found["updates"]] == [1, 2]
+
+
+def test_a_comparison_and_its_validation_are_documents(tmp_path):
+    arguments = ["--teacher", "vgg11_bn", "--evaluator", "size", "--seeds", 2]
+    arguments += ["--env", "N2NRemove-v0", "--agents", "random,uniform"]
+    arguments += ["--evaluations", 3, "--workers", 1, "--output", tmp_path]
+    found = document("compare", *arguments)
+    assert found["output"] == str(tmp_path)
+    assert {row["agent"] for row in found["agents"]} == {"random", "uniform"}
+    reached = found["agents"][0]["by_env"]["N2NRemove-v0 vgg11_bn digits"]
+    assert reached["low"] <= reached["value"] <= reached["high"]
+    found = document("validate", tmp_path / "results.jsonl")
+    assert (found["runs"], found["rescored"]) == (4, [])
+
+
+def test_a_run_that_is_done_and_its_report_are_documents(finished_run):
+    found = document("compress", "--resume", finished_run)
+    summary = json.loads((finished_run / "summary.json").read_text())
+    assert found == {**summary, "output": str(finished_run)}
+    path = document("report", finished_run)["path"]
+    assert path == str(finished_run / "report.html")
+
+
 # The rest.
 
 
@@ -135,6 +205,28 @@ def test_exit_codes():
     assert invoke("compress", "--teacher", "resnet19").exit_code == 1
     assert invoke("compress", "--seed", "three").exit_code == 2
     assert invoke("compres").exit_code == 2
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    program = (
+        "import time\n"
+        "from n2n_gym.cli.errors import stoppable\n"
+        "with stoppable(lambda: 'never said'):\n"
+        "    try:\n"
+        "        print('at work', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('tidying up', flush=True)\n"
+        "        time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        for said in ("at work", "tidying up"):
+            assert process.stdout.readline().strip() == said
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == errors.INTERRUPTED
+        assert process.stderr.read() == ""
 
 
 def test_completion_is_offered():

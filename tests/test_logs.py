@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import time
 
 import pytest
@@ -67,11 +68,11 @@ def test_episodes_add_a_histogram_the_best_student_and_its_picture(tmp_path):
     assert found[-1]["best/num_params"] < whole.num_params
 
 
-def trained(log):
-    """Two updates of a policy that log themselves."""
+def trained(log, updates=2):
+    """Updates of a policy that log themselves."""
     env = RemoveEnv(evaluator="size")
     tell = {"on_episode": log.episode, "on_update": log}
-    return train(env, make_policy(env), MODERN, updates=2, **tell)
+    return train(env, make_policy(env), MODERN, updates=updates, **tell)
 
 
 def test_weights_and_biases_gets_its_own(tmp_path, monkeypatch):
@@ -86,6 +87,13 @@ def test_weights_and_biases_gets_its_own(tmp_path, monkeypatch):
     while b"reinforce/mean_reward" not in kept.read_bytes():
         assert time.monotonic() < ends, "nothing came"
         time.sleep(0.1)
+    # What goes on in a folder that is written anew goes on with its run.
+    name = kept.stem.removeprefix("run-")
+    shutil.rmtree(tmp_path / "log")
+    with log_updates(tmp_path / "log", ["wandb"]) as log:
+        trained(log, updates=3)
+    (kept,) = (tmp_path / "log").glob("wandb/offline-run-*/run-*.wandb")
+    assert kept.stem.removeprefix("run-") == name
 
 
 def test_mlflow_gets_its_own(tmp_path, monkeypatch):
@@ -95,5 +103,12 @@ def test_mlflow_gets_its_own(tmp_path, monkeypatch):
     with log_updates(tmp_path / "log", ["mlflow"]) as log:
         updates = trained(log)
     (kept,) = (tmp_path / "mlruns").rglob("metrics/reinforce/mean_reward")
+    values = [float(line.split()[1]) for line in kept.read_text().splitlines()]
+    assert values == pytest.approx([update.mean_reward for update in updates])
+    # A training that goes on adds to its run what is not there yet.
+    with log_updates(tmp_path / "log", ["mlflow"]) as log:
+        updates = trained(log, updates=3)
+    (again,) = (tmp_path / "mlruns").rglob("metrics/reinforce/mean_reward")
+    assert again == kept
     values = [float(line.split()[1]) for line in kept.read_text().splitlines()]
     assert values == pytest.approx([update.mean_reward for update in updates])

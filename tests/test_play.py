@@ -1,5 +1,6 @@
 """Decisions at the keyboard, through a real terminal and through a pipe."""
 
+import json
 import os
 import pty
 import subprocess
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
+from n2n_gym.cli.play import near
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
+from n2n_gym.render import Bar, lines
 from n2n_gym.teachers import load_teacher
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +53,27 @@ def test_what_was_undone_is_as_if_it_had_not_been(network, counts, tmp_path):
     assert Architecture.from_json(path.read_text()) == network.architecture
 
 
+def test_undo_leads_from_the_first_shrinkage_back_to_the_last_removal(
+    network, counts, tmp_path
+):
+    path = tmp_path / "student.json"
+    whole = "k\n" * (counts[0] - 1)
+    keys = f"u\n{whole}r\n1\nu\nu\nk\n" + "0\n" * counts[1]
+    result = CliRunner().invoke(app, [*ARGUMENTS, "--output", str(path)], input=keys)
+    assert result.exit_code == 0, result.output
+    assert Architecture.from_json(path.read_text()) == network.architecture
+
+
+def test_machines_get_the_student_and_people_the_rest(network, counts):
+    keys = "k\n" * counts[0] + "0\n" * counts[1]
+    result = CliRunner().invoke(app, [*ARGUMENTS, "--json"], input=keys)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["reward"], found["compression"]) == (0, 0)
+    assert Architecture.from_json(found["student"]) == network.architecture
+    assert "q quit" in result.stderr
+
+
 def test_removals_and_rates_are_the_environments(network, counts, tmp_path):
     path = tmp_path / "student.json"
     keys = "r\n" + "k\n" * (counts[0] - 1) + "5\n" * 40
@@ -64,6 +88,17 @@ def test_removals_and_rates_are_the_environments(network, counts, tmp_path):
     for _ in shrink.decisions:
         shrink.step(4)
     assert Architecture.from_json(path.read_text()) == shrink.student
+
+
+@pytest.mark.parametrize(
+    ("current", "most", "expected"),
+    [(0, 4, "0123"), (5, 4, "3456"), (9, 4, "6789"), (None, 4, "0123"), (5, 0, "5")],
+)
+def test_a_low_screen_shows_the_layers_about_the_decision(current, most, expected):
+    whole = [Bar(str(i), 8, 8, "8", i == current) for i in range(10)]
+    shown = lines(whole)
+    assert "".join(line.name for line in near(shown, most)) == expected
+    assert near(shown, 10) == shown
 
 
 def test_the_end_of_the_input_is_one_clear_line():

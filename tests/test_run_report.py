@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from n2n_gym.architecture import Architecture
 from n2n_gym.assessment import confusion, measure_latency
 from n2n_gym.cli import app
+from n2n_gym.render import bars
 from n2n_gym.report import write_report
 from n2n_gym.report.charts import errors
 from n2n_gym.report.content import Found
@@ -56,7 +57,10 @@ def test_a_page_shows_the_classes_that_are_most_often_mistaken(found):
     shown = {cell["class"] for cell in chart.spec["data"]["values"]}
     assert len(shown) == 24
     assert {"c30", "c35", "c39", "c0"} <= shown
-    assert "c30 taken for c35, 7 times. Of 40 classes, the 24 most" in chart.text
+    assert (
+        "c30 taken for c35, in 7 of its 9 images. Of 40 classes, the 24 most"
+        in chart.text
+    )
 
 
 def test_a_student_that_falls_short_is_said_to(found):
@@ -124,13 +128,14 @@ def test_the_headline_has_units(found):
 
 
 def test_the_diagram_says_what_became_of_each_layer(found):
+    shown = bars(found.teacher, found.teacher, found.student, None)
     drawn = draw(found.teacher, found.student)
-    gone = set(found.teacher.positions) - set(found.student.positions)
-    assert drawn.count(">removed</text>") == len(
-        [name for name in gone if '"name" x="0"' in drawn and f">{name}<" in drawn]
-    )
-    assert 'role="img"' in drawn
-    assert "convolutions and linear layers" in drawn
+    assert drawn.count('class="ghost"') == len(shown)
+    for state in ("kept", "shrunk", "removed"):
+        expected = sum(bar.state == state for bar in shown)
+        assert drawn.count(f'<span class="{state}">') == expected
+        assert drawn.count(f'class="{state}"></i>') == expected * (state != "removed")
+    assert 'role="img" aria-label="Of the teacher' in drawn
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
@@ -246,6 +251,13 @@ def test_it_fits_a_phone_and_the_night(page, width, scheme):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     is_dark = sum(map(int, re.findall(r"\d+", paper)[:3])) < 200
     assert is_dark == (scheme == "dark")
+
+
+def test_on_a_phone_nothing_is_beyond_the_edge(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    for place in page.locator(".scroll, .network").all():
+        assert place.evaluate("it => it.scrollWidth <= it.clientWidth + 1")
+    assert page.locator(".network span.teacher").first.is_hidden()
 
 
 def test_a_comparison_has_a_page_too(browser, tmp_path):

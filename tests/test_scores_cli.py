@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,19 @@ def test_stores_and_files_are_merged_and_counted(path, tmp_path):
     assert other.read_bytes() == before
     with ScoreStore(path) as store:
         assert store.count() == 3
+
+
+def test_machines_read_documents(path, tmp_path):
+    key, file = put(path, 1), tmp_path / "some.csv"
+    listed = json.loads(run("--store", path, "--json").stdout)
+    assert (listed["store"], listed["counts"]) == (str(path), {"short": 1})
+    (row,) = listed["newest"]
+    assert (row["fingerprint"], row["accuracy"]) == (key.fingerprint, 0.875)
+    written = run("export", file, "--store", path, "--json")
+    assert json.loads(written.stdout) == {"path": str(file), "count": 1}
+    merged = run("merge", file, "--store", path, "--json")
+    expected = {str(file): {"added": 0, "known": 1, "different": 0}}
+    assert json.loads(merged.stdout) == expected
 
 
 @pytest.mark.parametrize("command", [(), ("export", "out.csv")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,11 @@ from rich.table import Table
 from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Device, Task, Teacher
+from n2n_gym.cli.output import AsJson, print_json
+
+# What needs torch or scipy is imported in the commands, so that --help is quick.
+if TYPE_CHECKING:
+    from agents.report import Row
 
 
 def compare(
@@ -56,6 +61,7 @@ def compare(
         int | None, typer.Option(min=1, help="Runs at once; one a core by default.")
     ] = None,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare agents at one budget: every agent with every seed.
 
@@ -104,6 +110,9 @@ def compare(
             unit=unit,
             command=shlex.join(["n2n-gym", *sys.argv[1:]]),
         )
+    if as_json:
+        print_json({"output": str(output), "agents": list(map(_as_document, rows))})
+        return
     table = Table("agent", title="Best rewards: interquartile mean, 95 % interval")
     for name in curves:
         table.add_column(escape(name), justify="right")
@@ -123,6 +132,7 @@ def validate(
         int, typer.Option(min=0, help="Students to score anew, the best first.")
     ] = 20,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check the results of a comparison: replay the decisions, score students anew.
 
@@ -133,6 +143,11 @@ def validate(
         from n2n_gym.validation import validate as check
 
         found = check(path, rescore=rescore, device=device)
+    if as_json:
+        rescored = [one._asdict() for one in found.rescored]
+        counts = {"runs": found.runs, "students": found.students}
+        print_json({**counts, "rescored": rescored})
+        return
     console = Console()
     console.print(
         f"[green]Valid[/green]: {found.runs} runs, {found.students} students replayed, "
@@ -146,6 +161,16 @@ def validate(
             f"allowed.",
             highlight=False,
         )
+
+
+def _as_document(row: Row) -> dict[str, Any]:
+    """What an agent reached, its figures by name."""
+    figures = {name: getattr(row, name) for name in ("normalised", "is_better")}
+    return {
+        "agent": row.agent,
+        "by_env": {env: found._asdict() for env, found in row.by_env.items()},
+        **{name: found and found._asdict() for name, found in figures.items()},
+    }
 
 
 def _resolve(

@@ -22,6 +22,7 @@ from n2n_gym.cli.options import (
     TrainTeacher,
     Weights,
 )
+from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.constraints import ACCURACY
 from n2n_gym.units import show_quantity
 
@@ -171,9 +172,7 @@ def compress(
             help="The folder of a run that was stopped: it goes on, with its options."
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON, for machines.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a teacher into a small student and write it as an ONNX file.
 
@@ -198,7 +197,7 @@ def compress(
             _run(options)
         summary = json.loads((folder / SUMMARY).read_text())
     if as_json:
-        typer.echo(json.dumps({**summary, "output": str(folder)}))
+        print_json({**summary, "output": str(folder)})
     else:
         _show(summary, options)
 

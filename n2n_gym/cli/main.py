@@ -19,6 +19,7 @@ from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.compression import compress
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Channels, Device, Task
+from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
 from n2n_gym.cli.students import evaluate, export, report
@@ -29,6 +30,7 @@ app = typer.Typer(
     name="n2n-gym",
     help="Make a trained network small.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # so that paragraphs are set anew to the width
     pretty_exceptions_enable=False,
 )
 teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
@@ -80,19 +82,26 @@ def main(
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     if quiet:
         os.environ["TQDM_DISABLE"] = "1"  # read as tqdm is imported, in workers too
+        os.environ.setdefault("WANDB_SILENT", "true")
     errors.with_traceback = debug
 
 
 @teachers.callback(invoke_without_command=True)
-def list_teachers(context: typer.Context) -> None:
+def list_teachers(context: typer.Context, as_json: AsJson = False) -> None:
     """List the networks that can be teachers, and the teachers kept with their scores.
 
     `n2n-gym teachers train` adds one.
     """
     if context.invoked_subcommand is not None:
+        if as_json:
+            name = context.invoked_subcommand
+            raise typer.BadParameter(f"options of {name} go after {name!r}")
         return
     from n2n_gym.teachers import kept_teachers, teacher_folder, traceable_names
 
+    if as_json:
+        print_json({"networks": traceable_names(), "kept": kept_teachers()})
+        return
     console = Console()
     console.print("[bold]Networks by name[/bold]")
     console.print(
@@ -136,6 +145,7 @@ def train_teacher(
         bool, typer.Option("--again", help="Train it even if it is kept already.")
     ] = False,
     device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a teacher, however long it takes, and keep it for later runs.
 
@@ -158,6 +168,10 @@ def train_teacher(
         before = {(about["path"], about["sha256"]) for about in kept_teachers()}
         accuracy = teacher.score.accuracy
         is_new = {(x["path"], x["sha256"]) for x in kept_teachers()} != before
+    if as_json:
+        about = {"teacher": name, "task": task, "validation_accuracy": accuracy}
+        print_json({**about, "is_new": is_new})
+        return
     how = "" if is_new else " (it was kept already; --again trains it anew)"
     Console().print(
         f"{name} on {task}: {accuracy:.2%} of the validation images{how}",
@@ -166,14 +180,20 @@ def train_teacher(
 
 
 @app.command("tasks")
-def list_tasks() -> None:
+def list_tasks(as_json: AsJson = False) -> None:
     """List the data sets that can be tasks by name, and which of them are here."""
     from n2n_gym.tasks import TASKS, data_folder, is_here
 
+    about = {
+        name: (make.__doc__ or "").splitlines()[0].replace("`", "")
+        for name, make in TASKS.items()
+    }
+    if as_json:
+        print_json({n: {"is_here": is_here(n), "about": about[n]} for n in about})
+        return
     table = Table("task", "here", "what", title=f"Data in {data_folder()}")
-    for name, make in TASKS.items():
-        about = (make.__doc__ or "").splitlines()[0].replace("`", "")
-        table.add_row(name, "yes" if is_here(name) else "", escape(about))
+    for name, what in about.items():
+        table.add_row(name, "yes" if is_here(name) else "", escape(what))
     console = Console()
     console.print(table)
     console.print(

@@ -6,24 +6,39 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.text import Text
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Channels, Device, Task, Teacher, TrainTeacher, Weights
+from n2n_gym.cli.output import AsJson, print_json
 
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.envs import CompressionEnv
-    from n2n_gym.render import Scene
+    from n2n_gym.render import Line, Scene
 
 STYLES = {"kept": "green", "shrunk": "yellow", "removed": "dim"}
 UNDO, QUIT = "u", "q"
+AROUND = 6  # lines of a screen that are no layers
+
+
+class Choices(NamedTuple):
+    """The keys of a stage."""
+
+    actions: dict[str, int]
+    hint: str
+
+
+REMOVE = Choices({"k": 0, "r": 1}, "k keep, r remove")
+SHRINK = Choices(
+    {str((i + 1) % 10): i for i in range(10)}, "1 to 9 tenths remain, 0 all"
+)
 
 
 def play(
@@ -45,10 +60,11 @@ def play(
     std: Channels = None,
     device: Device = None,
     train_teacher: TrainTeacher = False,
+    as_json: AsJson = False,
 ) -> None:
     """Take the decisions at the keyboard: what to remove, then how far to shrink.
 
-    Undo takes back as many as you like. In the end the student is scored.
+    Undo takes back as many as you like, removals too. In the end the student is scored.
     """
     with plain_errors(), stoppable(lambda: "Stopped."):
         from n2n_gym.envs import RemoveEnv, ShrinkEnv
@@ -66,80 +82,106 @@ def play(
             device=device,
             train_teacher=train_teacher,
         )
+        console = Console(stderr=as_json)
         remove = RemoveEnv(loaded, granularity=granularity, evaluator=evaluator)
-        keys = {"k": 0, "r": 1}
-        _play(remove, keys, "k keep, r remove")
-        shrink = ShrinkEnv(loaded, start=remove.student, evaluator=evaluator)
-        keys = {str((i + 1) % 10): i for i in range(10)}
-        _play(shrink, keys, "1 to 9 tenths remain, 0 all")
+        removals: list[int] = []
+        shrunk = None
+        with _keys_alone() as is_alone:
+            decide = partial(_decide, console=console, is_alone=is_alone)
+            while shrunk is None:
+                removed = decide(remove, REMOVE, removals)
+                if removed is None:
+                    continue  # there was nothing to undo
+                shrink = ShrinkEnv(loaded, start=remove.student, evaluator=evaluator)
+                shrunk = decide(shrink, SHRINK, [], note=f"{_worth(removed)}\n")
+                if shrunk is None:  # undone beyond its beginning
+                    removals.pop()
+        console.print(_worth(shrunk), highlight=False, markup=False, style="bold")
         if output is not None:
             write_whole(output, shrink.student.to_json().encode())
-            Console().print(f"{output}: the student's architecture", highlight=False)
-
-
-def _play(env: CompressionEnv[Any], keys: dict[str, int], hint: str) -> None:
-    """One stage, to its end, and what the student is worth."""
-    console = Console()
-    with _keys_alone() as is_alone:
-        reward, info = _decide(env, keys, hint, console, is_alone=is_alone)
-    if "error" in info:
-        console.print(f"[red]The student has no score:[/red] {escape(info['error'])}")
-        return
-    console.print(
-        f"reward {reward:.4f}: {1 / (1 - info['compression']):.1f}x smaller, accuracy "
-        f"{info['accuracy']:.2%} (teacher {info['teacher_accuracy']:.2%}), validation",
-        highlight=False,
-        style="bold",
-    )
+            console.print(f"{output}: the student's architecture", highlight=False)
+        if as_json:
+            print_json(shrunk)
 
 
 def _decide(
     env: CompressionEnv[Any],
-    keys: dict[str, int],
-    hint: str,
-    console: Console,
+    choices: Choices,
+    actions: list[int],
     *,
+    console: Console,
     is_alone: bool,
-) -> tuple[float, dict[str, Any]]:
-    """The last step's reward and info, when all decisions have been made."""
-    actions: list[int] = []
-    _, info = env.reset()
-    reward, note = 0.0, ""
+    note: str = "",
+) -> dict[str, Any] | None:
+    """The last info of a stage, and its reward; None if more is undone than there is.
+
+    Args:
+        actions: Already taken; those of the stage are added, those undone are not there
+            any more.
+        note: To be read at first.
+    """
+    _, info = env.reset(options={"decisions": actions})
+    reward = 0.0
     while True:
-        _show(console, env.scene, f"{note}{hint}, u undo, q quit")
+        hint = f"{note}{choices.hint}, u undo, q quit"
+        _show(console, env.scene, "" if env.is_complete else hint)
         if env.is_complete:
-            return reward, info
+            del info["action_mask"]
+            return {"reward": reward, **info}
         key, note = _key(is_alone), ""
         if key == QUIT:
             raise KeyboardInterrupt
         if key == UNDO:
-            actions = actions[:-1]
+            if not actions:
+                return None
+            actions.pop()
             _, info = env.reset(options={"decisions": actions})
-        elif key not in keys:
+        elif key not in choices.actions:
             note = f"{key!r} is no choice. "
-        elif not info["action_mask"][keys[key]]:
+        elif not info["action_mask"][choices.actions[key]]:
             note = "That would leave no network. "
         else:
-            actions.append(keys[key])
+            actions.append(choices.actions[key])
             if len(actions) == len(env.decisions):
                 console.print("Scoring the student ...")
-            _, reward, _, _, info = env.step(keys[key])
+            _, reward, _, _, info = env.step(actions[-1])
+
+
+def _worth(ended: dict[str, Any]) -> str:
+    """What the student at the end of a stage is worth."""
+    if "error" in ended:
+        return f"The student has no score: {ended['error']}"
+    times = 1 / (1 - ended["compression"])
+    return (
+        f"reward {ended['reward']:.4f}: {times:.1f}x smaller, accuracy "
+        f"{ended['accuracy']:.2%} (teacher {ended['teacher_accuracy']:.2%}), validation"
+    )
 
 
 def _show(console: Console, scene: Scene, hint: str) -> None:
     from n2n_gym.render import bars, lines
 
-    shown = bars(scene.teacher, scene.start, scene.student, scene.current)
+    whole = bars(scene.teacher, scene.start, scene.student, scene.current)
+    shown = lines(whole, console.width)
+    if console.is_terminal:
+        console.clear()
+        shown = near(shown, console.height - AROUND)
     rows = []
-    for line in lines(shown, console.width):
+    for line in shown:
         style = STYLES[line.state]
         name = Text(f"{line.mark} {line.name}  ", "bold" if line.mark == ">" else "")
         bar = Text.assemble((line.kept, style), (line.gone, "dim"))
         rows.append(Text.assemble(name, bar, (f"  {line.change}", style)))
-    if console.is_terminal:
-        console.clear()
     heading = Text(scene.heading, "bold")
     console.print(Group(heading, *rows, Text(scene.total), Text(hint, "dim")))
+
+
+def near(whole: list[Line], most: int) -> list[Line]:
+    """At most so many of the layers: those about the decision at hand."""
+    most = max(most, 1)
+    at = next((i for i, line in enumerate(whole) if line.mark == ">"), 0)
+    first = max(0, min(at - most // 2, len(whole) - most))
+    return whole[first : first + most]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +16,12 @@ from rich.table import Table
 
 from n2n_gym.cli import options
 from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.output import AsJson, print_json, say
 from n2n_gym.rewards import Failure
 
 # SQLAlchemy is imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
-    from n2n_gym.scores import Entry, ScoreStore
+    from n2n_gym.scores import Entry, Merged, ScoreStore
 
 scores = typer.Typer(help="Scores: what was measured of students, kept for all runs.")
 
@@ -33,8 +35,8 @@ Store = Annotated[
     str | None,
     typer.Option(
         help="The store: a file, or a database's URL "
-        "(postgresql+psycopg://user:password@host/database); by default scores.sqlite "
-        "in the cache folder."
+        "(postgresql+psycopg://host/name); by default scores.sqlite in the cache "
+        "folder."
     ),
 ]
 
@@ -50,13 +52,14 @@ def list_scores(
     rung: Rung = None,
     fingerprint: Fingerprint = None,
     store: Store = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the newest scores kept, and how many there are of each rung.
 
     `n2n-gym scores export` writes them to a file, `merge` adds those of others.
     """
     if context.invoked_subcommand is not None:
-        if any((teacher, task, rung, fingerprint, store)):
+        if any((teacher, task, rung, fingerprint, store, as_json)):
             name = context.invoked_subcommand
             raise typer.BadParameter(f"options of {name} go after {name!r}")
         return
@@ -73,13 +76,19 @@ def list_scores(
             limit=limit,
         )
         entries = list(newest)
+        if as_json:
+            from n2n_gym.scores.entry import as_row
+
+            rows = list(map(as_row, entries))
+            print_json({"store": str(opened), "counts": counts, "newest": rows})
+            return
         if entries:
             Console().print(_table(entries, f"The newest in {opened}"))
         for entry in entries:
             if isinstance(entry.result, Failure):
-                _say(f"{entry.key.fingerprint[:12]} failed: {entry.result.reason}")
+                say(f"{entry.key.fingerprint[:12]} failed: {entry.result.reason}")
         each = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
-        _say(f"{sum(counts.values()):,} scores in {opened}{each and f' ({each})'}")
+        say(f"{sum(counts.values()):,} scores in {opened}{each and f' ({each})'}")
 
 
 @scores.command()
@@ -92,6 +101,7 @@ def export(
     rung: Rung = None,
     fingerprint: Fingerprint = None,
     store: Store = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the scores to a CSV, JSON lines or Parquet file, by its suffix."""
     with plain_errors(), _opened(store, is_read_only=True) as opened:
@@ -101,7 +111,10 @@ def export(
             teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
         )
         count = write_scores(file, entries)
-    _say(f"{count:,} scores written to {file}")
+    if as_json:
+        print_json({"path": str(file), "count": count})
+    else:
+        say(f"{count:,} scores written to {file}")
 
 
 @scores.command()
@@ -111,11 +124,13 @@ def merge(
         typer.Argument(help="Stores (files or URLs), or files that export wrote."),
     ],
     store: Store = None,
+    as_json: AsJson = False,
 ) -> None:
     """Add the scores of other stores to this one; those that are here already stay."""
     with plain_errors(), _opened(store) as opened:
         from n2n_gym.scores import read_scores
 
+        found: dict[str, Merged] = {}
         for other in others:
             path = Path(other)
             if path.suffix.lower() in (".csv", ".jsonl", ".parquet"):
@@ -123,10 +138,14 @@ def merge(
             else:
                 with _opened(_not_to_change(other)) as source:
                     merged = opened.merge(source)
-            _say(
-                f"{other}: {merged.added:,} added, {merged.known:,} here already, "
-                f"{merged.different:,} here with another accuracy, which stays"
-            )
+            found[other] = merged
+            if not as_json:
+                say(
+                    f"{other}: {merged.added:,} added, {merged.known:,} here already, "
+                    f"{merged.different:,} here with another accuracy, which stays"
+                )
+    if as_json:
+        print_json({other: merged._asdict() for other, merged in found.items()})
 
 
 @scores.command()
@@ -153,6 +172,7 @@ def calibrate(
     device: options.Device = None,
     train_teacher: options.TrainTeacher = False,
     store: Store = None,
+    as_json: AsJson = False,
 ) -> None:
     """Learn what full distillation would make of a cheap rung's scores.
 
@@ -196,8 +216,11 @@ def calibrate(
             cheap.on_result = full.on_result = lambda: bar.update()
             found = calibrate(loaded, cheap, full, num_students=students, seed=seed)
         write_whole(file, found.to_json().encode())
-    _say(f"logit(accuracy when distilled fully) = {found.accuracy_map}")
-    _say(
+    if as_json:
+        print_json({"path": str(file), **asdict(found)})
+        return
+    say(f"logit(accuracy when distilled fully) = {found.accuracy_map}")
+    say(
         f"{found.num_students} students, {found.cost:,.0f} student-epochs. Use it with "
         f'evaluator="{file}".'
     )
@@ -250,7 +273,3 @@ def _table(entries: Iterable[Entry], title: str) -> Table:
             entry.key.fingerprint[:12],
         )
     return table
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)

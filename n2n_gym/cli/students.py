@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,17 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
+from n2n_gym.cli.output import AsJson, print_json, say
 
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
-def report(folder: Folder) -> None:
+def report(folder: Folder, as_json: AsJson = False) -> None:
     """Write the report of a finished run again, report.html in its folder."""
     with plain_errors():
         from n2n_gym.report import write_report
 
         path = write_report(folder)
-    Console().print(str(path), highlight=False)
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        say(str(path))
 
 
 def export(
@@ -45,9 +48,7 @@ def export(
         Path | None,
         typer.Option(help="A folder; by default one of the run's, by fingerprint."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print figures as JSON, for machines.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a student of a run, in more formats, and compare each with torch.
 
@@ -63,8 +64,7 @@ def export(
         run = Revisited.open(folder)
         written = run.export(student, output, wanted)
     if as_json:
-        rows = [{**row._asdict(), "path": str(row.path)} for row in written]
-        typer.echo(json.dumps(rows))
+        print_json([{**row._asdict(), "path": str(row.path)} for row in written])
         return
     table = Table(box=box.SIMPLE)
     table.add_column("file", overflow="fold")
@@ -85,9 +85,7 @@ def evaluate(
     split: Annotated[
         Literal["test", "validation", "train"], typer.Option(help="Which of them.")
     ] = "test",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print figures as JSON, for machines.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run an exported student in ONNX Runtime: its accuracy, its size, its latency."""
     with plain_errors():
@@ -103,7 +101,7 @@ def evaluate(
             raise ValueError(f"there is no file {path}")
         found = evaluate_onnx(path, None if task is None else load_task(task), split)
     if as_json:
-        typer.echo(json.dumps({"path": str(path), **found._asdict()}))
+        print_json({"path": str(path), **found._asdict()})
         return
     Console().print(
         f"{path} on {found.task}: {found.accuracy:.2%} of {found.num_images:,} "

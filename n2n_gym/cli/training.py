@@ -13,6 +13,7 @@ from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Device, Task, Teacher, TrainTeacher
+from n2n_gym.cli.output import AsJson, print_json
 
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     device: Device = None,
     train_teacher: TrainTeacher = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a policy of REINFORCE, and keep it for other runs.
 
@@ -121,6 +123,10 @@ def train(
                 on_update=show,
             )
         env.close()
+    if as_json:
+        updates_made = [update._asdict() for update in done]
+        print_json({"policy": str(path), "updates": updates_made})
+        return
     best = max(update.best_reward for update in done)
     Console().print(
         f"{path}: {len(done)} updates, mean reward {done[0].mean_reward:.4f} at first, "
@@ -129,10 +135,13 @@ def train(
     )
 
 
-def list_agents() -> None:
+def list_agents(as_json: AsJson = False) -> None:
     """List the agents that `n2n-gym compare` knows by name."""
     from agents.library import ABOUT
 
+    if as_json:
+        print_json(ABOUT)
+        return
     table = Table("agent", "what")
     for name, about in ABOUT.items():
         table.add_row(name, about)

@@ -69,12 +69,14 @@ def size_chart(found: Found) -> Chart:
         {"what": what, "num_params": row["num_params"], "accuracy": row["accuracy"]}
         for what, row in (("teacher", whole), ("the student written", final))
     ]
+    # Of a logarithmic axis: ticks between those with a label are no lines.
+    labelled = {"condition": {"test": "datum.label == ''", "value": 0}, "value": 1}
     x = {
         "field": "num_params",
         "type": "quantitative",
         "title": "parameters",
         "scale": {"type": "log", "nice": False},
-        "axis": {"format": "~s", "tickCount": 6},
+        "axis": {"format": "~s", "tickCount": 6, "gridOpacity": labelled},
     }
     y = number("accuracy", "validation accuracy", {"zero": False}, "~%")
     layers = [
@@ -174,7 +176,12 @@ def errors(found: Found) -> Chart:
     names, matrix = test["classes"], test["student"]["confusion"]
     shown = _most_confused(matrix)
     cells = [
-        {"class": names[i], "answer": names[j], "images": matrix[i][j]}
+        {
+            "class": names[i],
+            "answer": names[j],
+            "images": matrix[i][j],
+            "of": sum(matrix[i]),
+        }
         for i in shown
         for j in shown
     ]
@@ -186,9 +193,10 @@ def errors(found: Found) -> Chart:
         "scale": {"type": "sqrt"},
         "legend": None,
     }
+    tooltip = [{"field": "class"}, {"field": "answer"}, {"field": "images"}]
+    mistakes = "datum.images > 0 && datum.class != datum.answer"
     spec = {
         "data": {"values": cells},
-        "mark": {"type": "rect"},
         "encoding": {
             "x": {
                 "field": "answer",
@@ -203,13 +211,22 @@ def errors(found: Found) -> Chart:
                 "sort": None,
                 "axis": {"titlePadding": 14},
             },
-            "color": colour,
-            "tooltip": [{"field": "class"}, {"field": "answer"}, {"field": "images"}],
         },
+        "layer": [
+            {
+                "mark": {"type": "rect"},
+                "encoding": {"color": colour, "tooltip": tooltip},
+            },
+            {
+                "transform": [{"filter": mistakes}],
+                "mark": {"type": "text", "fontSize": 12},
+                "encoding": {"text": {"field": "images"}, "tooltip": tooltip},
+            },
+        ],
     }
     text = (
         f"The student's most frequent mistake: {worst['class']} taken for "
-        f"{worst['answer']}, {worst['images']} times."
+        f"{worst['answer']}, in {worst['images']} of its {worst['of']} images."
         if worst["images"]
         else "The student makes no mistake."
     )
@@ -268,7 +285,7 @@ def _label(search: str) -> str:
 def _colour(names: list[str], field: str = "search") -> dict[str, Any]:
     """One of the page's colours for each name."""
     scale = {"domain": names}
-    legend = {"title": None, "orient": "top", "columnPadding": 30, "offset": 22}
+    legend = {"title": None, "orient": "top", "offset": 22, "symbolOpacity": 1}
     return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
 
 

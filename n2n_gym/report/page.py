@@ -148,6 +148,7 @@ def render(template: str, charts: Sequence[Chart], **content: Any) -> str:
         trim_blocks=True,
     )
     environment.filters["quantity"] = show_quantity
+    environment.filters["percent"] = lambda share: f"{share:.2%}"
     environment.filters["count"] = lambda number: f"{number:,}"
     library = vl_convert.javascript_bundle(LIBRARY)
     specs = json.dumps({chart.name: chart.spec for chart in charts})
