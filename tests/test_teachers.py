@@ -312,8 +312,31 @@ def test_a_training_that_diverges_starts_again_at_a_lower_rate(task, caplog):
     architecture = trace(PlainNet(), task.input_shape)
     recipe = Recipe(epochs=3, batch_size=32, learning_rate=3.0)
     trained = train_network("plain", task, architecture, recipe, torch.device("cpu"))
-    assert "diverged at the learning rate 3 (" in caplog.text
+    assert "the loss became nan at the learning rate 3" in caplog.text
     assert trained.accuracy > 0.5
+
+
+def test_a_training_that_learns_nothing_starts_again_early(task, caplog, monkeypatch):
+    steps = []
+    judge = learning._Lesson._judge
+    monkeypatch.setattr(
+        learning._Lesson, "_judge", lambda *a: (steps.append(1), judge(*a))
+    )
+    architecture = trace(PlainNet(), task.input_shape)
+    recipe = Recipe(epochs=10, batch_size=32, learning_rate=1.0, largest_gradient=10.0)
+    trained = train_network("plain", task, architecture, recipe, torch.device("cpu"))
+    assert "is no more than chance" in caplog.text
+    assert trained.accuracy > 0.5
+    whole = 10 * (len(task.splits["train"]) // 32)
+    restarts = caplog.text.count("it starts again")
+    assert len(steps) <= whole * (1 + 0.4 * restarts)
+
+
+def test_what_one_class_for_all_would_give_is_no_more_than_chance():
+    labels = torch.tensor([0] * 50 + [1] * 50)
+    with pytest.raises(learning.Diverged, match=r"60\.0% of validation"):
+        learning._check_learned(0.60, labels)  # within two standard errors, 5% each
+    learning._check_learned(0.61, labels)
 
 
 def test_teachers_that_are_kept_are_listed(cache, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import math
 import pickle
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +43,8 @@ LONGEST_UNASKED: Final = 600.0  # seconds of training that nobody asked for
 STEPS_TO_JUDGE: Final = 6  # how long it takes; the first two are not timed
 FEWEST_STEPS: Final = 300  # however few images there are
 ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
+LARGEST_GRADIENT: Final = 1.0  # where nothing normalises, and where one has diverged
+PATIENCE: Final = 0.3  # of a training: what has learned nothing by then will not
 SHORTEST_MEMORY: Final = 0.1  # momentum of batch-norm statistics, at least
 # Steps of a training from which on its precision is chosen: shorter ones are over soon,
 # and stay the same on every machine.
@@ -60,8 +63,16 @@ def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
         batch_size=size,
         learning_rate=0.1,
         label_smoothing=0.1,
-        largest_gradient=None if is_normalised else 1.0,
+        largest_gradient=None if is_normalised else LARGEST_GRADIENT,
     )
+
+
+def _tried(recipe: Recipe, attempt: int) -> Recipe:
+    """The recipe after so many attempts that diverged."""
+    if attempt == 0:
+        return recipe
+    rate = recipe.learning_rate / 3**attempt
+    return replace(recipe, learning_rate=rate, largest_gradient=LARGEST_GRADIENT)
 
 
 def train_network(
@@ -78,8 +89,8 @@ def train_network(
 ) -> Trained:
     """Train a teacher from scratch, with a progress bar.
 
-    Where the loss diverges, or the network dies and gives every image the same class,
-    it starts again with a third of the learning rate.
+    Where the loss diverges, or the network learns nothing, it starts again with a third
+    of the learning rate and with small gradients.
 
     Args:
         initial: The weights to start from; drawn by default.
@@ -96,8 +107,7 @@ def train_network(
     kept = _load_checkpoint(checkpoint, recipe)
     attempt = kept["attempt"] if kept else 0
     while True:
-        rate = recipe.learning_rate / 3**attempt
-        tried = replace(recipe, learning_rate=rate)
+        tried = _tried(recipe, attempt)
         lesson = _Lesson(
             title=title,
             task=task,
@@ -123,8 +133,10 @@ def train_network(
                 attempt, kept = attempt + 1, None
                 if attempt == ATTEMPTS:
                     raise
-                what = f"{title} diverged at the learning rate {rate:.2g} ({error})"
-                logger.warning("%s and starts again at a third of it", what)
+                what = (
+                    f"{title}: {error} at the learning rate {tried.learning_rate:.2g}"
+                )
+                logger.warning("%s; it starts again at a third of it", what)
                 continue
         break
     logger.info("teacher %s: %.4f on validation", title, accuracy)
@@ -141,8 +153,16 @@ def _accuracy_if_alive(
     outputs = compute_logits(network, validation, normalise)
     found = outputs.argmax(1)
     if bool((found == found[0]).all()):
-        raise Diverged("it gives every image the same class")
+        raise Diverged("every image is taken for the same class")
     return (found == validation.labels).cpu().double().mean().item()
+
+
+def _check_learned(accuracy: float, labels: Tensor) -> None:
+    """Diverged if an accuracy is what one class for every image would give, or less."""
+    chance = (labels.bincount().max() / len(labels)).item()
+    error = math.sqrt(chance * (1 - chance) / len(labels))
+    if accuracy <= chance + 2 * error:
+        raise Diverged(f"{accuracy:.1%} of validation is no more than chance")
 
 
 @dataclass
@@ -189,8 +209,10 @@ class _Lesson:
                 validation = self.task.split("validation", split.device)
                 accuracy = compute_accuracy(network, validation, self.normalise)
                 bar.set_postfix_str(f"validation {accuracy:.2%}")
-                is_last = done + self.num_steps >= total
-                self._keep(precision, state, is_due=is_last)
+                at = done + self.num_steps
+                if at >= PATIENCE * total and self.attempt + 1 < ATTEMPTS:
+                    _check_learned(accuracy, validation.labels)
+                self._keep(precision, state, is_due=at >= total)
 
             train(
                 network,
@@ -257,8 +279,7 @@ def _load_checkpoint(path: Path | None, recipe: Recipe) -> dict[str, Any] | None
         return None
     try:
         kept: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
-        rate = recipe.learning_rate / 3 ** kept["attempt"]
-        same = asdict(replace(recipe, learning_rate=rate)) == kept["recipe"]
+        same = asdict(_tried(recipe, kept["attempt"])) == kept["recipe"]
         logger.info("going on after epoch %d", kept["training"]["epoch"])
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         logger.warning("the checkpoint %s is damaged (%s) and is left", path, error)
