@@ -268,7 +268,10 @@ class _Search:
         """Every student it scored in stage one, and in stage two if there is one."""
         options = self.current.options
         reward = self.limited.reward
-        resources = predicted(self.limited.bounds, self.teacher.architecture)
+        whole = self.teacher.architecture
+        taken = self.limited.meter(whole, whole)
+        wanted = {name: taken[name] for name in self.limited.bounds}
+        resources = predicted(whole, wanted)
         # Where shrinkage follows, removal goes toward the limits, without keeping them.
         is_last = not options.shrinkage_updates
         remove = RemoveEnv(

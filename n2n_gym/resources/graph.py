@@ -267,8 +267,9 @@ class _Graph:
         found = self._splits.get((read, parts))
         if found is None:
             found = [f"v{len(self.nodes)}_{part}" for part in range(parts)]
-            more = {"axis": 1, "num_outputs": parts}
-            self.nodes.append(self._make_node("Split", [read], found, **more))
+            self.nodes.append(
+                self._make_node("Split", [read], found, axis=1, num_outputs=parts)
+            )
             self._splits[read, parts] = found
         return found
 
