@@ -137,7 +137,7 @@ def compress(options: Options) -> Summary:
     with closing(runner), open_run(options) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")
-        limited.remember_teacher(run.folder)
+        limited.keep_in(run.folder)
         limited.refuse_if_out_of_reach(options.granularity)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         final = Finalists(teacher, options.final_epochs, device, runner, store, limited)

@@ -12,7 +12,8 @@ from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
 from n2n_gym.limited import Limited
 from n2n_gym.resources import RESOURCES, predicted
-from n2n_gym.resources.prediction import FileSize, random_students
+from n2n_gym.resources.prediction import FileSize
+from n2n_gym.resources.students import random_students
 from n2n_gym.rewards import Score, Toward
 from n2n_gym.runs import Options
 
@@ -134,7 +135,7 @@ def test_limits_that_are_none_change_nothing(teacher):
 
 def test_sizes_of_files_are_predicted(teacher):
     whole = teacher.architecture
-    predict = predicted(["onnx_bytes", "num_params"], whole)
+    predict = predicted(whole, {"onnx_bytes": 1.0, "num_params": 1.0})
     assert list(predict) == ["onnx_bytes"]
     for student in random_students(whole, 4, seed=1):
         real = RESOURCES["onnx_bytes"](student, whole)

@@ -258,7 +258,7 @@ class _Graph:
             for n, m, step in zip(read[1:], layer.size, steps, strict=True)
         ]
         if min(kernel) < 1:  # it is spread over more places than there were
-            sizes = np.array([0, 0, *layer.size])
+            sizes = np.array([1, 1, *layer.size])
             return self.node("Expand", [self._mean(reads, keepdims=1), sizes])
         return self.node("AveragePool", reads, kernel_shape=kernel, strides=steps)
 

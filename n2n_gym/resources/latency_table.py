@@ -127,15 +127,20 @@ def time_students(
     *,
     seconds: float,
     on_round: Callable[[], object] | None = None,
+    write: Callable[[Architecture], bytes] = timed_onnx,
 ) -> NDArray[np.float64]:
     """Latencies as multiples of the teacher's, (students,).
 
     All are timed over and over, a little each time, so that what else goes on on the
     machine meets all of them alike.
+
+    Args:
+        seconds: See ``ratios_in_rounds``.
+        write: Makes a network's ONNX file.
     """
 
     def runner(network: Architecture) -> Callable[[], object]:
-        session = open_session(timed_onnx(network), latency.threads)
+        session = open_session(write(network), latency.threads)
         pixels = {"pixels": pixels_of(network, latency.batch)}
         return partial(session.run, None, pixels)
 
