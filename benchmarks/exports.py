@@ -2,10 +2,10 @@
 
     python -m benchmarks.exports            # some ten minutes of one core
 
-Each family's teacher learns digits for a few epochs (kept in the cache); five random
-students of each are distilled as the rung "short" does, and exported in float32 and in
-8-bit integers. The logits of ONNX Runtime are compared with torch's on all of the test
-split.
+Each family's teacher learns digits for some epochs (kept in the cache); five random
+students of each, of a fiftieth of its size or more, inherit its weights, are distilled
+for as many epochs and exported, in float32 and in 8-bit integers. The logits of ONNX
+Runtime are compared with torch's on all of the test split.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from n2n_gym.evaluators import SHORT, DistillationEvaluator
+from n2n_gym.architecture import Architecture
+from n2n_gym.evaluators import FULL, DistillationEvaluator
 from n2n_gym.export import FromPixels, export_onnx
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.students import random_students
@@ -43,6 +44,8 @@ FAMILIES = (
     "squeezenet1_1",
     "vgg11_bn",
 )
+SMALLEST = 50  # a student has one in so many of the teacher's parameters, or more
+DRAWN = 20  # students for each that is taken
 CPU = torch.device("cpu")
 
 
@@ -92,11 +95,20 @@ def compare(network: Network, teacher: Teacher, folder: Path) -> Compared:
     )
 
 
+def some_students(teacher: Teacher, count: int) -> list[Architecture]:
+    """Random ones, without those too small to learn anything."""
+    whole = teacher.architecture
+    found = random_students(whole, DRAWN * count)
+    large = [s for s in found if SMALLEST * s.num_params >= whole.num_params]
+    assert len(large) >= count, f"{teacher.name}: draw more than {DRAWN} a student"
+    return large[:count]
+
+
 def measure(family: str, *, epochs: int, count: int) -> list[Compared]:
     teacher = load_teacher(family, "digits", device=CPU, epochs=epochs)
-    evaluator = DistillationEvaluator(SHORT, device=CPU)
+    evaluator = DistillationEvaluator(FULL.with_epochs(epochs), device=CPU)
     found = []
-    for student in tqdm(random_students(teacher.architecture, count), desc=family):
+    for student in tqdm(some_students(teacher, count), desc=family):
         network = evaluator.network(student, teacher).eval()
         with tempfile.TemporaryDirectory() as folder:
             found.append(compare(network, teacher, Path(folder)))
@@ -123,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--students", type=int, default=5, help="of each family")
-    parser.add_argument("--epochs", type=int, default=5, help="of each teacher")
+    parser.add_argument("--epochs", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(
