@@ -58,11 +58,11 @@ from n2n_gym.evaluators.scoring import faster_precision
 from n2n_gym.evaluators.workers import Task as Job
 from n2n_gym.isolation import thread_count
 from n2n_gym.layers import Conv, DepthwiseConv, Linear
+from n2n_gym.resources.machine import processor
 from n2n_gym.rewards import Score
 from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks import Task, data_folder
 from n2n_gym.teachers import Teacher, load_teacher
-from n2n_gym.teachers.precision import processor
 from n2n_gym.torch_layers import build
 from n2n_gym.training import pick_device, train
 

@@ -16,7 +16,7 @@ import gymnasium as gym
 import torch
 
 import n2n_gym
-from n2n_gym.teachers.precision import processor
+from n2n_gym.resources.machine import processor
 
 REPEATS = 5
 SECONDS = 2.0  # of each repeat

@@ -93,18 +93,26 @@ def compare_networks(
     is_right = [(answer == labels).double() for answer in answers]
     gains = is_right[1] - is_right[0]
     names = teacher.task.class_names or tuple(map(str, range(count)))
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "teacher.onnx"
-        images = teacher.task.splits["test"].images[:2]
-        export_onnx(whole, teacher.normalise, images, other, {})
-        paths = [other, path]
-        latencies = measure_latency(paths, teacher.task.input_shape)
-        sizes = [each.stat().st_size for each in paths]
+    sizes, latencies = _beside_the_teacher([path], teacher)
     one, two = (
         Assessment(*found) for found in zip(confusions, sizes, latencies, strict=True)
     )
     error = Z * gains.std().item() / math.sqrt(len(gains))
     return Comparison(one, two, gains.mean().item(), error, len(gains), list(names))
+
+
+def _beside_the_teacher(
+    paths: Sequence[Path], teacher: Teacher
+) -> tuple[list[int], list[float]]:
+    """Bytes and milliseconds of the teacher's ONNX file and of others."""
+    whole = teacher.network(torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        other = Path(folder) / "teacher.onnx"
+        images = teacher.task.splits["test"].images[:2]
+        export_onnx(whole, teacher.normalise, images, other, {})
+        files = [other, *paths]
+        latencies = measure_latency(files, teacher.task.input_shape)
+        return [each.stat().st_size for each in files], latencies
 
 
 class Parity(NamedTuple):
@@ -113,6 +121,9 @@ class Parity(NamedTuple):
     Attributes:
         difference: The largest between logits.
         agreement: The share of images that both take for the same class.
+        size: Its bytes as a share of those of the teacher's ONNX file.
+        latency_ms: Of one image in ONNX Runtime, on one thread; None if it is no ONNX.
+        latency: As a share of the teacher's, measured in turns.
     """
 
     path: Path
@@ -120,6 +131,14 @@ class Parity(NamedTuple):
     accuracy: float
     agreement: float
     difference: float
+    size: float
+    latency_ms: float | None
+    latency: float | None
+
+    @property
+    def is_smaller(self) -> bool:
+        """Than the teacher's file, and not slower either."""
+        return self.size < 1 and (self.latency is None or self.latency <= 1)
 
 
 def compare_files(
@@ -140,17 +159,25 @@ def compare_files(
             found.append(model(pixels.numpy()))
     expected = np.concatenate(mine)
     answers = expected.argmax(1)
+    timed = [path for path in paths if path.suffix == ".onnx"]
+    (whole, *_), (reference, *taken) = _beside_the_teacher(timed, teacher)
+    milliseconds = dict(zip(timed, taken, strict=True))
     parities = []
     for path, batches in zip(paths, theirs, strict=True):
+        mine_ms = milliseconds.get(path)
         logits = np.concatenate(batches)
         own = logits.argmax(1)
+        size = path.stat().st_size
         parities.append(
             Parity(
                 path,
-                path.stat().st_size,
+                size,
                 float((own == labels).mean()),
                 float((own == answers).mean()),
                 float(np.abs(logits - expected).max()),
+                size / whole,
+                mine_ms,
+                None if mine_ms is None else mine_ms / reference,
             )
         )
     return parities

@@ -137,7 +137,7 @@ def compress(options: Options) -> Summary:
     with closing(runner), open_run(options) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")
-        limited.remember_teacher(run.folder)
+        limited.keep_in(run.folder)
         limited.refuse_if_out_of_reach(options.granularity)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         final = Finalists(teacher, options.final_epochs, device, runner, store, limited)
@@ -268,7 +268,10 @@ class _Search:
         """Every student it scored in stage one, and in stage two if there is one."""
         options = self.current.options
         reward = self.limited.reward
-        resources = predicted(self.limited.bounds, self.teacher.architecture)
+        whole = self.teacher.architecture
+        taken = self.limited.meter(whole, whole)
+        wanted = {name: taken[name] for name in self.limited.bounds}
+        resources = predicted(whole, wanted)
         # Where shrinkage follows, removal goes toward the limits, without keeping them.
         is_last = not options.shrinkage_updates
         remove = RemoveEnv(

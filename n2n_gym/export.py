@@ -95,7 +95,14 @@ def untrained_onnx(architecture: Architecture) -> bytes:
     """An ONNX file of a network with random weights, as good as any for a clock."""
     channels = architecture.input_shape[0]
     as_is = Normalisation((0.0,) * channels, (1.0,) * channels)
-    module = FromPixels(plain(build(architecture)), as_is).eval()
+    network = build(architecture)
+    for layer in network.modules():
+        # With a mean of zero a convolution would be left without a bias, and ONNX
+        # Runtime fuses those that have none otherwise.
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            assert layer.running_mean is not None
+            layer.running_mean.uniform_()
+    module = FromPixels(plain(network), as_is).eval()
     model = _to_onnx(module, torch.zeros(2, *architecture.input_shape))
     content: bytes = model.SerializeToString()
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.places import write_whole
-from n2n_gym.resources import Meter, load_meter
+from n2n_gym.resources import Latency, Meter, load_meter
 from n2n_gym.rewards import Reward, Toward, n2n
 from n2n_gym.units import show_quantity
 
-KEPT: Final = "resources.json"  # in a run's folder: what was measured of the teacher
+KEPT: Final = "resources.json"  # in a run's folder: what was measured
 # Of a limit on what comes from a clock, this much is left to the clock.
 MARGIN: Final = 0.03
 EXACT: Final = ("num_params", "num_macs", "peak_bytes", "onnx_bytes")
@@ -136,15 +134,15 @@ class Limited:
             )
         return rows
 
-    def remember_teacher(self, folder: Path) -> None:
-        """Measure the teacher once for a run, however often that is taken up again."""
-        path = folder / KEPT
-        fingerprint = self.teacher.fingerprint
-        if path.exists():
-            self.meter.remember([(fingerprint, json.loads(path.read_text()))])
-        elif self.bounds:
-            values = self.meter(self.teacher, self.teacher)
-            write_whole(path, json.dumps(values, indent=1).encode())
+    def keep_in(self, folder: Path) -> None:
+        """Measure each network once for a run, however often that is taken up again."""
+        if not self.bounds:
+            return
+        self.meter.keep_in(folder / KEPT)
+        whole = self.meter(self.teacher, self.teacher)
+        for name, function in self.meter.functions.items():
+            if isinstance(function, Latency):
+                function.remember(self.teacher, whole[name])
 
 
 def _least(start: Architecture) -> Architecture:

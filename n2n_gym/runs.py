@@ -27,9 +27,9 @@ from filelock import FileLock, Timeout
 from n2n_gym.evaluators import load_store
 from n2n_gym.history import History
 from n2n_gym.places import write_whole
+from n2n_gym.resources.machine import processor
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers import Statistics, Teacher, load_teacher
-from n2n_gym.teachers.precision import processor
 from n2n_gym.units import read_quantity
 
 if sys.version_info >= (3, 11):

@@ -58,6 +58,7 @@ def show_quantity(name: str, value: float) -> str:
         return f"{value:.2%}"
     # The largest unit of which there is one or more; decimal ones before binary.
     decimal = {u: f for u, f in units.items() if "i" not in u and u != "kB"}
-    fitting = [(f, u) for u, f in decimal.items() if f <= value] or [(1.0, "")]
+    least = min(decimal.values())
+    fitting = [(f, u) for u, f in decimal.items() if f <= max(value, least)]
     factor, unit = max(fitting, key=lambda pair: (pair[0], len(pair[1])))
     return f"{value / factor:.4g} {unit}".rstrip()

@@ -121,13 +121,15 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def __init__(self, env: gym.Env[Observation, Any]) -> None:
         super().__init__(env)
-        # Here, not underneath: TorchRL reads every environment's rewards by it.
         savings = len(_compression(self).objectives) - 1
         self.reward_space = gym.spaces.Box(
             np.array([0.0] + [-np.inf] * savings),
             np.array([np.inf] + [1.0] * savings),
             dtype=np.float64,
         )
+        # MO-Gymnasium's wrappers look for it underneath. No other environment has it:
+        # TorchRL reads the rewards of one that does by it.
+        _compression(self).reward_space = self.reward_space
 
     def step(
         self, action: Any

@@ -406,6 +406,10 @@ def test_the_reward_vector_has_a_part_for_each_objective(teacher):
     )
 
 
+def test_other_environments_have_no_reward_space(teacher):
+    assert not hasattr(ShrinkEnv(teacher, evaluator="size"), "reward_space")
+
+
 def test_mo_gymnasiums_wrappers_take_it(teacher):
     wrappers = pytest.importorskip("mo_gymnasium").wrappers
     env = wrappers.LinearReward(

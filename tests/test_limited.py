@@ -11,8 +11,9 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
 from n2n_gym.limited import Limited
-from n2n_gym.resources import RESOURCES, predicted
-from n2n_gym.resources.prediction import FileSize, random_students
+from n2n_gym.resources import RESOURCES, latency_table, predicted
+from n2n_gym.resources.prediction import FileSize
+from n2n_gym.resources.students import random_students
 from n2n_gym.rewards import Score, Toward
 from n2n_gym.runs import Options
 
@@ -34,6 +35,10 @@ def heavy(student: Architecture, teacher: Architecture) -> float:
 
 def broken(student: Architecture, teacher: Architecture) -> float:
     raise TimeoutError("the board did not answer")
+
+
+def nothing(student: Architecture, teacher: Architecture) -> float:
+    return float("nan")
 
 
 # What is asked.
@@ -70,6 +75,11 @@ def test_options_are_limits_by_name():
         (["--limits", "heat=3"], "unknown resource 'heat'; known: num_params"),
         (["--limits", "heat"], "a limit is name=value, got 'heat'"),
         (["--limits", "tests.test_limited:broken=3"], "the board did not answer"),
+        (
+            ["--limits", "tests.test_limited:nothing=3"],
+            "must be a finite number from 0",
+        ),
+        (["--max-latency", "0.1us"], "keeps the limit latency_ms <= 0.1 us: the"),
     ],
 )
 def test_bad_limits_are_said_before_the_search(arguments, said, tmp_path):
@@ -134,7 +144,7 @@ def test_limits_that_are_none_change_nothing(teacher):
 
 def test_sizes_of_files_are_predicted(teacher):
     whole = teacher.architecture
-    predict = predicted(["onnx_bytes", "num_params"], whole)
+    predict = predicted(whole, {"onnx_bytes": 1.0, "num_params": 1.0})
     assert list(predict) == ["onnx_bytes"]
     for student in random_students(whole, 4, seed=1):
         real = RESOURCES["onnx_bytes"](student, whole)
@@ -190,6 +200,32 @@ def test_a_run_within_limits_goes_on_to_the_same_end(limited_run):
     assert code == 0, stderr
     assert (folder / "history.jsonl").read_text() == before
     assert (folder / "architecture.json").read_text() == student
+
+
+def test_a_limit_on_latency_is_predicted_then_measured_once(
+    tmp_path, teacher, monkeypatch
+):
+    monkeypatch.setattr(latency_table, "STUDENTS", 8)
+    monkeypatch.setattr(latency_table, "SECONDS", 0.0)
+    whole = RESOURCES["latency_ms"](teacher.architecture, teacher.architecture)
+    arguments = ["--max-latency", f"{0.8 * whole}ms", "--no-controls"]
+    arguments += ["--output", tmp_path / "run"]
+    code, _, stderr = compress(*arguments)
+    assert code == 0, stderr
+    (row,) = json.loads((tmp_path / "run" / "summary.json").read_text())["limits"]
+    assert row["is_kept"]
+    kept = json.loads((tmp_path / "run" / "resources.json").read_text())
+    assert kept[teacher.architecture.fingerprint]["latency_ms"] == row["teacher"]
+    history = (tmp_path / "run" / "history.jsonl").read_text()
+    (tmp_path / "run" / "summary.json").unlink()
+
+    def never(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(type(RESOURCES["latency_ms"]), "__call__", never)
+    code, _, stderr = compress(*arguments)
+    assert code == 0, stderr
+    assert (tmp_path / "run" / "history.jsonl").read_text() == history
 
 
 def test_a_weighted_limit_is_one_too(teacher):

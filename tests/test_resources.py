@@ -156,6 +156,27 @@ def test_what_was_measured_before_is_not_measured_again(whole, thin):
     assert meter(thin, whole)["never"] == 3.0
 
 
+def test_measurements_are_kept_in_a_file(whole, thin, tmp_path):
+    asked = []
+
+    def count(student, teacher):
+        asked.append(student.fingerprint)
+        return 1.0
+
+    for _ in range(2):
+        meter = load_meter([], {"count": count})
+        meter.keep_in(tmp_path / "kept.json")
+        assert meter(thin, whole)["count"] == 1.0
+    assert asked == [thin.fingerprint]
+
+
+def test_the_measured_file_has_biases_as_trained_ones_have(whole):
+    """Without, ONNX Runtime would fuse other nodes."""
+    graph = onnx.load_from_string(onnx_file(whole)).graph
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert {len(node.input) for node in convolutions} == {3}
+
+
 def test_onnx_runtime_takes_the_measured_file(thin):
     session = onnxruntime.InferenceSession(
         onnx_file(thin), providers=["CPUExecutionProvider"]

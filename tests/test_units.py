@@ -51,6 +51,7 @@ def test_what_is_no_quantity_is_named_with_the_units_there_are(name, text, said)
         ("onnx_bytes", 423_456, "423.5 KB"),
         ("latency_ms", 0.25, "250 us"),
         ("latency_ms", 2.0, "2 ms"),
+        ("latency_ms", 0.0001, "0.1 us"),
         ("accuracy", 0.98765, "98.77%"),
         ("boards.pi:heat", 3.5, "3.5"),
     ],

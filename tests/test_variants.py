@@ -53,6 +53,7 @@ def test_each_format_answers_as_torch_does(
     assert found.agreement >= agreement
     assert abs(found.accuracy - teacher.score.accuracy) < 0.1
     assert found.bytes == written[name].stat().st_size
+    assert (found.latency is None) is (name == "torch")
     if name in ("float16", "int8"):
         assert found.difference > 0  # it is another arithmetic
 
@@ -82,6 +83,16 @@ def test_any_number_of_images_goes_through(name, written):
         assert model(np.zeros((count, 1, 8, 8), np.float32)).shape == (count, 10)
 
 
+def test_a_file_is_set_against_the_teachers(written, source, teacher):
+    (found,) = compare_files([written["float32"]], source.network, teacher)
+    assert found.size == pytest.approx(1, abs=0.05)  # it is the teacher
+    assert 0.5 < found.latency < 2
+    assert found._replace(size=0.5, latency=0.9).is_smaller
+    assert found._replace(size=0.5, latency=None).is_smaller
+    assert not found._replace(size=1.1, latency=0.9).is_smaller
+    assert not found._replace(size=0.5, latency=1.1).is_smaller
+
+
 def test_what_is_no_format_is_named():
     assert check_formats(" int8,float16 ") == ["int8", "float16"]
     assert check_formats("") == []
@@ -102,6 +113,9 @@ def test_the_command_writes_the_runs_student_in_all_formats(finished_run, tmp_pa
     names = ["student.onnx", "student.int8.onnx", "student.pt2"]
     assert [row["path"] for row in rows] == [str(tmp_path / name) for name in names]
     summary = json.loads((finished_run / "summary.json").read_text())
+    assert rows[0]["size"] < 1  # of the teacher's file
+    assert rows[0]["latency"] > 0
+    assert rows[2]["latency_ms"] is None
     assert rows[0]["accuracy"] == pytest.approx(summary["student"]["test_accuracy"])
     assert (tmp_path / "student.safetensors").is_file()
 

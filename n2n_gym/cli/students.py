@@ -54,7 +54,8 @@ def export(
 
     One that the run did not choose is distilled fully first. Every file is run on all
     test images: its accuracy, how often it answers as torch does, how far its logits
-    are from torch's.
+    are from torch's. Its size and its latency are set against those of the teacher's
+    ONNX file.
     """
     with plain_errors(), stoppable(lambda: "Stopped; what was written is whole."):
         from n2n_gym.revisit import Revisited
@@ -68,12 +69,24 @@ def export(
         return
     table = Table(box=box.SIMPLE)
     table.add_column("file", overflow="fold")
-    for column in ("MB", "test", "as torch", "logits differ by"):
+    columns = ("MB", "of teacher", "ms", "of teacher", "test", "as torch", "differ by")
+    for column in columns:
         table.add_column(column, justify="right")
     for row in written:
         cells = (f"{row.accuracy:.2%}", f"{row.agreement:.2%}", f"{row.difference:.1e}")
-        table.add_row(str(row.path), f"{row.bytes / 1e6:.3g}", *cells)
+        taken = ("", "")
+        if row.latency is not None:
+            taken = (f"{row.latency_ms:.3g}", f"{row.latency:.1%}")
+        sizes = (f"{row.bytes / 1e6:.3g}", f"{row.size:.1%}")
+        table.add_row(str(row.path), *sizes, *taken, *cells)
     Console().print(table)
+    for row in written:
+        if not row.is_smaller:
+            Console().print(
+                f"[yellow]{row.path} is larger or slower than the teacher's ONNX "
+                f"file[/yellow]",
+                highlight=False,
+            )
 
 
 def evaluate(

@@ -66,6 +66,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         "render_fps": 4,
         "columns": COLUMNS,  # of the observation
     }
+    reward_space: gym.spaces.Box  # of one that the wrapper MultiObjective is around
 
     def __init__(
         self,

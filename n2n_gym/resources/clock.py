@@ -8,10 +8,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 WARM_UP: Final = 5  # runs that are not counted
 SHORTEST: Final = 5e-4  # seconds of one sample, so that the clock's own are nothing
 FEWEST: Final = 25  # samples
 Z: Final = 1.96  # of a 95 % interval
+ROUNDS: Final = 5  # of many functions, each of so many samples in turns with the first
+SAMPLES: Final = 9
 
 
 class Timing(NamedTuple):
@@ -55,6 +60,40 @@ def time_in_turns(
                 wide = _width_of_median(samples[0])
             if wide <= 2 * precision or time.perf_counter() > ends:
                 return timings
+
+
+def ratios_in_rounds(
+    first: Callable[[], object],
+    functions: Sequence[Callable[[], object]],
+    *,
+    seconds: float,
+    on_round: Callable[[], object] | None = None,
+) -> NDArray[np.float64]:
+    """How long each takes, as a multiple of the first, (functions,).
+
+    Each takes turns with the first for a moment, then comes the next, and all of it
+    again, so that what a machine does beside meets all alike. Lower quartiles count:
+    what disturbs only slows.
+
+    Args:
+        seconds: No round begins after so long, but for the first.
+        on_round: Told after each of ``ROUNDS``.
+    """
+    count = _runs_a_sample(first)
+    counts = [_runs_a_sample(function) for function in functions]
+    taken: list[list[tuple[float, float]]] = [[] for _ in functions]
+    ends = time.perf_counter() + seconds
+    for turn in range(ROUNDS):
+        if turn and time.perf_counter() > ends:
+            break
+        for function, many, found in zip(functions, counts, taken, strict=True):
+            for _ in range(SAMPLES):
+                found.append((_time(first, count), _time(function, many)))
+        if on_round is not None:
+            on_round()
+    quartiles = np.quantile(np.array(taken), 0.25, axis=1)  # (functions, 2)
+    ratios: NDArray[np.float64] = quartiles[:, 1] / quartiles[:, 0]
+    return ratios
 
 
 def _runs_a_sample(function: Callable[[], object]) -> int:

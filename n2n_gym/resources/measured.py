@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.resources.clock import time_in_turns
@@ -39,14 +41,33 @@ def onnx_bytes(student: Architecture, teacher: Architecture) -> float:
 @lru_cache(maxsize=32)
 def session(student: Architecture, threads: int) -> onnxruntime.InferenceSession:
     """The file in ONNX Runtime, on so many threads of the CPU."""
+    return open_session(onnx_file(student), threads)
+
+
+def open_session(
+    content: bytes, threads: int, profile: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """A file in ONNX Runtime, on so many threads of the CPU.
+
+    Args:
+        profile: How the name of a file begins that it keeps a profile in.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = os.fspath(profile)
     return onnxruntime.InferenceSession(
-        onnx_file(student), options, providers=["CPUExecutionProvider"]
+        content, options, providers=["CPUExecutionProvider"]
     )
+
+
+def pixels_of(network: Architecture, batch: int) -> NDArray[np.float32]:
+    """A batch of black images, (batch, C, H, W)."""
+    return np.zeros((batch, *network.input_shape), np.float32)
 
 
 @dataclass(frozen=True)
@@ -86,10 +107,14 @@ class Latency:
         turns = [self._run(teacher), self._run(student)]
         return reference * time_in_turns(turns, **limits)[1].ratio
 
+    def remember(self, teacher: Architecture, milliseconds: float) -> None:
+        """Take over what the teacher took when a search began."""
+        self._teachers[teacher.fingerprint] = milliseconds
+
     def _run(self, network: Architecture) -> Callable[[], object]:
         """One batch through it."""
         known = session(network, self.threads)
-        pixels = np.zeros((self.batch, *network.input_shape), np.float32)
+        pixels = pixels_of(network, self.batch)
         return lambda: known.run(None, {"pixels": pixels})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -11,50 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import (
-    RATES,
-    Removal,
-    legal_removal,
-    removals,
-    shrink,
-    shrinkages,
-)
 from n2n_gym.layers import BatchNorm, Conv, DepthwiseConv, Linear
-from n2n_gym.resources.measured import onnx_bytes
+from n2n_gym.resources.latency_table import PredictedLatency, latency_table
+from n2n_gym.resources.measured import Latency, onnx_bytes
 from n2n_gym.resources.resource import Resource
+from n2n_gym.resources.students import random_students
 
 FILES: Final = 10  # students whose files the prediction of sizes is fitted to
 
 
-def predicted(names: Collection[str], teacher: Architecture) -> dict[str, Resource]:
-    """Functions for the resources among these that are dear to measure."""
+def predicted(
+    teacher: Architecture, measured: Mapping[str, float]
+) -> dict[str, Resource]:
+    """Functions for the resources among these that are dear to measure.
+
+    Args:
+        measured: What the teacher takes, by name.
+    """
     found: dict[str, Resource] = {}
-    if "onnx_bytes" in names:
+    if "onnx_bytes" in measured:
         found["onnx_bytes"] = FileSize.of(teacher)
+    if "latency_ms" in measured:
+        table = latency_table(teacher, Latency())
+        found["latency_ms"] = PredictedLatency(table, measured["latency_ms"])
     return found
-
-
-def random_students(
-    teacher: Architecture, count: int, seed: int = 0
-) -> list[Architecture]:
-    """Of random play of both stages, from hardly smaller to as small as can be."""
-    rng = np.random.default_rng(seed)
-    return [_random_student(teacher, rng) for _ in range(count)]
-
-
-def _random_student(teacher: Architecture, rng: np.random.Generator) -> Architecture:
-    share, highest = rng.random(), rng.integers(2, len(RATES) + 1)
-    left = teacher.rewire(frozenset(), frozenset())
-    taken: list[Removal] = []
-    for removal in removals(teacher):
-        wiring = None
-        if rng.random() < share:
-            wiring = legal_removal(teacher, taken, left, removal)
-        if wiring is not None:
-            taken, left = [*taken, removal], wiring
-    start = teacher.keep(left)
-    rates = {d: float(rng.choice(RATES[:highest])) for d in shrinkages(start)}
-    return shrink(start, rates)
 
 
 class FileSize:

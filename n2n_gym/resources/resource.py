@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.places import write_whole
 
 
 class Resource(Protocol):
@@ -33,6 +36,7 @@ class Meter:
     def __init__(self, functions: Mapping[str, Resource]) -> None:
         self.functions = dict(functions)
         self.known: dict[str, dict[str, float]] = {}
+        self._path: Path | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,7 +57,15 @@ class Meter:
                 for name, function in self.functions.items()
             }
             self.known[student.fingerprint] = known
+            if self._path is not None:
+                write_whole(self._path, json.dumps(self.known, indent=1).encode())
         return dict(known)
+
+    def keep_in(self, path: Path) -> None:
+        """Go on from what a file has, and keep there what is measured from now on."""
+        if path.exists():
+            self.remember(json.loads(path.read_text()).items())
+        self._path = path
 
     def remember(self, found: Iterable[tuple[str, Mapping[str, float]]]) -> None:
         """Take over what was measured before, by fingerprint."""

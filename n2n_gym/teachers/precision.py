@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from n2n_gym.places import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.resources.machine import processor
 from n2n_gym.training import Precision, autocast
 
 logger = logging.getLogger(__name__)
@@ -87,16 +87,6 @@ def _measure(step: Callable[[Precision], None]) -> dict[str, float]:
             step(precision)
             seconds.append(time.perf_counter() - started)
     return {name: statistics.median(each[1:]) for name, each in measured.items()}
-
-
-def processor() -> str:
-    """What the CPU is called."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # it is Linux's
-        lines = []
-    names = [line.split(":")[1] for line in lines if line.startswith("model name")]
-    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def _machine(device: torch.device) -> list[str]:

@@ -1,0 +1,157 @@
+"""Exported files against torch: random students of ten families, on all test images.
+
+    python -m benchmarks.exports            # some ten minutes of one core
+
+Each family's teacher learns digits for some epochs (kept in the cache); five random
+students of each, of a fiftieth of its size or more, inherit its weights, are distilled
+for as many epochs and exported, in float32 and in 8-bit integers. The logits of ONNX
+Runtime are compared with torch's on all of the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.evaluators import FULL, DistillationEvaluator
+from n2n_gym.export import FromPixels, export_onnx
+from n2n_gym.resources.machine import processor
+from n2n_gym.resources.students import random_students
+from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.torch_layers import Network
+from n2n_gym.variants import CALIBRATED_BY, Exported, load_model, write_int8
+
+FAMILIES = (
+    "alexnet",
+    "densenet121",
+    "efficientnet_b0",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "vgg11_bn",
+)
+SMALLEST = 50  # a student has one in so many of the teacher's parameters, or more
+DRAWN = 20  # students for each that is taken
+CPU = torch.device("cpu")
+
+
+class Compared(NamedTuple):
+    """One student's files.
+
+    Attributes:
+        difference: The largest between logits of ONNX Runtime and of torch.
+        differ: Images that both take for different classes.
+        accuracy, int8: On the test split, of the float32 file and of the 8-bit one.
+        bytes, int8_bytes: Of the files.
+    """
+
+    num_params: int
+    difference: float
+    differ: int
+    accuracy: float
+    int8: float
+    bytes: int
+    int8_bytes: int
+
+
+def logits_of(path: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    return load_model(path)(pixels)
+
+
+def compare(network: Network, teacher: Teacher, folder: Path) -> Compared:
+    """Both files of a student, on the test split."""
+    train, test = (teacher.task.splits[name] for name in ("train", "test"))
+    path, small = folder / "student.onnx", folder / "int8.onnx"
+    export_onnx(network, teacher.normalise, test.images[:16], path, {})
+    images = train.images[:CALIBRATED_BY]
+    write_int8(Exported(network, teacher.normalise, path, images), small)
+    pixels = test.images.float() / 255
+    with torch.no_grad():
+        expected = FromPixels(network, teacher.normalise).eval()(pixels).numpy()
+    labels = test.labels.numpy()
+    exact, rough = (logits_of(each, pixels.numpy()) for each in (path, small))
+    return Compared(
+        sum(weights.numel() for weights in network.parameters()),
+        float(np.abs(exact - expected).max()),
+        int((exact.argmax(1) != expected.argmax(1)).sum()),
+        float((exact.argmax(1) == labels).mean()),
+        float((rough.argmax(1) == labels).mean()),
+        path.stat().st_size,
+        small.stat().st_size,
+    )
+
+
+def some_students(teacher: Teacher, count: int) -> list[Architecture]:
+    """Random ones, without those too small to learn anything."""
+    whole = teacher.architecture
+    found = random_students(whole, DRAWN * count)
+    large = [s for s in found if SMALLEST * s.num_params >= whole.num_params]
+    assert len(large) >= count, f"{teacher.name}: draw more than {DRAWN} a student"
+    return large[:count]
+
+
+def measure(family: str, *, epochs: int, count: int) -> list[Compared]:
+    teacher = load_teacher(family, "digits", device=CPU, epochs=epochs)
+    evaluator = DistillationEvaluator(FULL.with_epochs(epochs), device=CPU)
+    found = []
+    for student in tqdm(some_students(teacher, count), desc=family):
+        network = evaluator.network(student, teacher).eval()
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(compare(network, teacher, Path(folder)))
+    return found
+
+
+def row(family: str, found: Sequence[Compared]) -> str:
+    sizes = [each.num_params for each in found]
+    lost = [each.accuracy - each.int8 for each in found]
+    cells = (
+        family,
+        f"{min(sizes):,} to {max(sizes):,}",
+        f"{max(each.difference for each in found):.1e}",
+        str(sum(each.differ for each in found)),
+        f"{mean(each.accuracy for each in found):.2%}",
+        f"{mean(each.int8 for each in found):.2%}",
+        f"{max(lost):.2%}",
+        f"{mean(each.bytes / each.int8_bytes for each in found):.2f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    parser.add_argument("--students", type=int, default=5, help="of each family")
+    parser.add_argument("--epochs", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, "
+        f"{processor()}\n"
+    )
+    heads = ("family", "parameters", "logits differ by", "answers that differ")
+    heads += ("float32", "int8", "most lost by int8", "times smaller")
+    print(f"| {' | '.join(heads)} |\n|---|---|{'---:|' * (len(heads) - 2)}")
+    everything = []
+    for family in options.families:
+        found = measure(family, epochs=options.epochs, count=options.students)
+        everything += found
+        print(row(family, found), flush=True)
+    print(row("all", everything))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""How well a student's latency is predicted: against what a clock says of new ones.
+
+    python -m benchmarks.latency                       # ResNet-18, 8x8 and 32x32
+    python -m benchmarks.latency --subjects vgg11_bn:32
+
+For each teacher the costs are measured as `n2n-gym compress --max-latency` would (or
+taken from the cache), then the exported files of 50 students that they were not fitted
+to, in two passes: how far the passes are apart is what a clock on this machine is
+worth. The error is that against the mean of both. "One by one" is each file's latency
+as it is measured for finalists. One thread; for a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.resources import Latency, onnx_file
+from n2n_gym.resources.latency_table import latency_table, time_students
+from n2n_gym.resources.machine import processor
+from n2n_gym.resources.students import random_students
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import teacher_architecture
+
+SUBJECTS = ("resnet18:8", "resnet18:32")
+SEED = 1  # the costs are fitted to seed 0
+SECONDS = 120.0  # of a pass at most
+LARGE = 1 / 20  # of the teacher's latency: what limits are usually about
+
+
+class Found(NamedTuple):
+    """Latencies of a teacher's students, as multiples of its own."""
+
+    subject: str
+    predicted: NDArray[np.float64]
+    passes: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+    @property
+    def measured(self) -> NDArray[np.float64]:
+        return (self.passes[0] + self.passes[1]) / 2
+
+
+def network(subject: str) -> Architecture:
+    """A teacher for images of a size, as "resnet18:32"."""
+    name, side = subject.split(":")
+    channels = 1 if side == "8" else 3
+    images = Task("images", (channels, int(side), int(side)), 10, dict)
+    return teacher_architecture(name, images)
+
+
+def agreement(one: NDArray[np.float64], other: NDArray[np.float64]) -> str:
+    errors = np.abs(one / other - 1)
+    tau = kendalltau(one, other).statistic
+    return f"{np.median(errors):8.1%}{np.quantile(errors, 0.9):8.1%}{tau:8.3f}"
+
+
+def measure(subject: str, count: int) -> Found:
+    teacher, latency = network(subject), Latency()
+    started = time.perf_counter()
+    table = latency_table(teacher, latency)
+    built = time.perf_counter() - started
+    students = random_students(teacher, count, SEED)
+    started = time.perf_counter()
+    predicted = np.array([table.ratio(student) for student in students])
+    each = 1e3 * (time.perf_counter() - started) / count
+    files = {network: onnx_file(network) for network in (teacher, *students)}
+    one, two = (
+        time_students(
+            teacher, students, latency, seconds=SECONDS, write=files.__getitem__
+        )
+        for _ in range(2)
+    )
+    found = Found(subject, predicted, (one, two))
+    whole = latency(teacher, teacher)
+    alone = np.array([latency(student, teacher) for student in students]) / whole
+    large = found.measured >= LARGE
+    for what, pair in {
+        "predicted, mean of both passes": (predicted, found.measured),
+        f"{large.sum()} students of 1/20 and more": (
+            predicted[large],
+            found.measured[large],
+        ),
+        "one pass, the other": (one, two),
+        "predicted, one by one": (predicted, alone),
+        "mean of both passes, one by one": (found.measured, alone),
+    }.items():
+        print(f"{subject:18}{what:34}{agreement(*pair)}", flush=True)
+    low, middle, high = np.quantile(found.measured, (0, 0.5, 1))
+    print(
+        f"{'':18}{len(table.costs)} costs in {built:.0f} s, a prediction in {each:.0f} "
+        f"ms; teacher {whole:.2f} ms, students {low:.3f} to {high:.3f} of it, median "
+        f"{middle:.3f}"
+    )
+    return found
+
+
+def draw(found: list[Found], path: Path) -> None:
+    """Predicted against measured, on logarithmic axes."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 5))
+    for each in found:
+        name, side = each.subject.split(":")
+        label = f"{name}, {side}x{side}"
+        axes.plot(each.measured, each.predicted, "o", markersize=4, label=label)
+    ends = (
+        min(min(each.measured.min(), each.predicted.min()) for each in found) / 1.2,
+        max(max(each.measured.max(), each.predicted.max()) for each in found) * 1.2,
+    )
+    axes.plot(ends, ends, color="grey", linewidth=1)
+    axes.fill_between(
+        ends,
+        [0.95 * x for x in ends],
+        [1.05 * x for x in ends],
+        color="grey",
+        alpha=0.25,
+        label="within 5 %",
+    )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=ends,
+        ylim=ends,
+        xlabel="measured latency, of the teacher's",
+        ylabel="predicted",
+    )
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS))
+    parser.add_argument("--students", type=int, default=50)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"onnxruntime {onnxruntime.__version__}, one thread of {processor()}")
+    print(f"{'':52}{'median':>8}{'90 %':>8}{'tau':>8}")
+    found = [measure(subject, options.students) for subject in options.subjects]
+    medians = [
+        float(np.median(np.abs(each.predicted / each.measured - 1))) for each in found
+    ]
+    print(f"mean of the median errors: {statistics.mean(medians):.1%}")
+    if options.plot is not None:
+        draw(found, options.plot)
+
+
+if __name__ == "__main__":
+    main()

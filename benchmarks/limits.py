@@ -1,0 +1,274 @@
+"""Limits on latency and on size: are they kept, and by students better than thin ones?
+
+    python -m benchmarks.limits                      # all of it, resumable
+    python -m benchmarks.limits --tasks digits --shares 5 --seeds 1
+    python -m benchmarks.limits --show               # what was measured so far
+
+A ResNet-18 is compressed within 1/2, 1/5, 1/10 and 1/20 of its latency, and of the size
+of its ONNX file, by the search that ``n2n-gym compress --max-latency`` makes, with a
+short budget. What it writes is measured afresh: the file's size, and its latency in
+turns with the teacher's file. It is compared with the teacher at one rate of all widths
+that keeps the same limit, distilled for as many epochs from as many seeds.
+
+Every cell is a line of ``results.jsonl`` in the output folder. One thread. CIFAR-10
+needs the folder that ``N2N_DATA`` names, and the trained teacher's weights in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.results import Results
+from benchmarks.subjects import some_of_cifar10
+from n2n_gym import finalists
+from n2n_gym.architecture import Architecture
+from n2n_gym.compress import compress
+from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
+from n2n_gym.export import export_onnx
+from n2n_gym.limited import Limited
+from n2n_gym.places import data_folder, write_whole
+from n2n_gym.resources import RESOURCES, Latency
+from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.resources.measured import open_session, pixels_of
+from n2n_gym.runs import ONNX, Options, is_finished
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import Teacher
+from n2n_gym.torch_layers import Network
+from n2n_gym.training import compute_accuracy
+
+RESOURCE_OF: Final = {"latency": "latency_ms", "size": "onnx_bytes"}
+SHARES: Final = (2, 5, 10, 20)  # one in so many
+KEY: Final = ("task", "resource", "share", "seed", "of")
+CPU: Final = torch.device("cpu")
+# Fewer finalists than a run of the command has: 48 searches are made.
+ROUNDS: Final = ((4, 1 / 3), (2, 1.0))
+PRECISION: Final = 0.01  # of the latencies measured afresh
+SECONDS: Final = 20.0
+
+
+class Budget(NamedTuple):
+    """What one search may spend."""
+
+    options: dict[str, Any]  # of the run, the teacher's among them
+    removal_updates: int
+    shrinkage_updates: int
+    epochs: int
+
+
+def some_cifar10() -> Task:
+    return some_of_cifar10(5_000, 500)
+
+
+BUDGETS: Final = {
+    "digits": Budget({"task": "digits"}, 2, 10, 30),
+    "cifar10": Budget(
+        {
+            "task": "benchmarks.limits:some_cifar10",
+            "weights": str(data_folder() / "resnet18_cifar10.safetensors"),
+            "mean": "0.4914,0.4822,0.4465",
+            "std": "0.2470,0.2435,0.2616",
+        },
+        2,
+        8,
+        3,
+    ),
+}
+
+
+class Cell(NamedTuple):
+    """One limit on one resource."""
+
+    task: str
+    resource: str
+    share: int
+
+    def name(self, seed: int) -> str:
+        return f"{self.task}-{self.resource}-{self.share}-{seed}"
+
+
+def options_of(cell: Cell, bound: float, seed: int, folder: Path) -> Options:
+    budget = BUDGETS[cell.task]
+    # In the resources' own units; a latency with all its digits, to be met again.
+    limit = {
+        "latency": {"max_latency": f"{bound!r}ms"},
+        "size": {"max_size": f"{bound:.0f}B"},
+    }[cell.resource]
+    return Options(
+        teacher="resnet18",
+        output=folder / cell.name(seed),
+        removal_updates=budget.removal_updates,
+        shrinkage_updates=budget.shrinkage_updates,
+        final_epochs=budget.epochs,
+        evaluator="inherit",
+        controls=False,
+        workers=1,
+        seed=seed,
+        device="cpu",
+        **budget.options,
+        **limit,
+    )
+
+
+def bounds_of(task: str, teacher: Teacher, folder: Path) -> dict[str, float]:
+    """What the teacher takes, measured once for all cells."""
+    path = folder / f"{task}.json"
+    whole = teacher.architecture
+    if not path.exists():
+        found = {
+            name: RESOURCES[resource](whole, whole)
+            for name, resource in RESOURCE_OF.items()
+        }
+        write_whole(path, json.dumps(found).encode())
+    bounds: dict[str, float] = json.loads(path.read_text())
+    latency = RESOURCES["latency_ms"]
+    assert isinstance(latency, Latency)
+    latency.remember(whole, bounds["latency"])
+    return bounds
+
+
+def afresh(path: Path, teacher: Teacher) -> dict[str, float]:
+    """A file's latency and size, as shares of the teacher's file."""
+    images = teacher.task.splits["test"].images[:2]
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / ONNX
+        export_onnx(teacher.network(CPU), teacher.normalise, images, whole, {})
+        files = [each.read_bytes() for each in (whole, path)]
+    pixels = {"pixels": pixels_of(teacher.architecture, 1)}
+    sessions = [open_session(content, 1) for content in files]
+    _, timing = time_in_turns(
+        [lambda s=s: s.run(None, pixels) for s in sessions],
+        precision=PRECISION,
+        seconds=SECONDS,
+    )
+    return {"latency": timing.ratio, "size": len(files[1]) / len(files[0])}
+
+
+def search(cell: Cell, teacher: Teacher, options: Options) -> dict[str, Any]:
+    """The student that a search finds within a limit."""
+    started = time.perf_counter()
+    folder = options.output
+    if not is_finished(folder):
+        compress(options)
+    summary = json.loads((folder / "summary.json").read_text())["student"]
+    return {
+        "test": summary["test_accuracy"],
+        "num_params": summary["num_params"],
+        "seconds": time.perf_counter() - started,
+        **afresh(folder / ONNX, teacher),
+    }
+
+
+def thin(
+    cell: Cell, teacher: Teacher, student: Architecture, seed: int, folder: Path
+) -> dict[str, Any]:
+    """The teacher at one rate of all widths, distilled as long."""
+    rung = FULL.with_epochs(BUDGETS[cell.task].epochs)
+    settings = DistillationEvaluator(rung, device=CPU).settings(teacher)
+    network: Network = distil(student, teacher, settings, seed=seed)
+    path = folder / f"{cell.name(seed)}.onnx"
+    images = teacher.task.splits["test"].images[:16]
+    export_onnx(network, teacher.normalise, images, path, {})
+    split = teacher.task.split("test", CPU)
+    return {
+        "test": compute_accuracy(network.eval(), split, teacher.normalise),
+        "num_params": student.num_params,
+        **afresh(path, teacher),
+    }
+
+
+def measure_all(
+    tasks: list[str], wanted: list[str], shares: list[int], seeds: int, folder: Path
+) -> None:
+    """Measure what is not in the folder yet."""
+    results = Results(folder, *KEY)
+    for task in tasks:
+        options = Options(teacher="resnet18", **BUDGETS[task].options)
+        teacher = options.load_teacher(CPU)
+        bounds = bounds_of(task, teacher, folder)
+        cells = [Cell(task, name, share) for share in shares for name in wanted]
+        bar = tqdm([(cell, seed) for cell in cells for seed in range(seeds)])
+        uniform: dict[Cell, Architecture] = {}
+        for cell, seed in bar:
+            bar.set_description(cell.name(seed))
+            done = results.read()
+            bound = bounds[cell.resource] / cell.share
+            if (*cell, seed, "student") not in done:
+                options = options_of(cell, bound, seed, folder)
+                found = search(cell, teacher, options)
+                results.add(**cell._asdict(), seed=seed, of="student", **found)
+            if (*cell, seed, "uniform") not in done:
+                if cell not in uniform:
+                    limits = {RESOURCE_OF[cell.resource]: bound}
+                    limited = Limited.read(teacher.architecture, limits)
+                    uniform[cell] = limited.uniform()
+                found = thin(cell, teacher, uniform[cell], seed, folder)
+                results.add(**cell._asdict(), seed=seed, of="uniform", **found)
+
+
+def show(folder: Path) -> None:
+    """A row a limit: test accuracies over the seeds, and what was measured afresh."""
+    done = Results(folder, *KEY).read()
+    cells = dict.fromkeys(Cell(*key[:3]) for key in done)
+    heads = ("task", "limit", "taken, highest", "kept", "student", "uniform width")
+    print(f"| {' | '.join((*heads, 'better by'))} |\n|---|---|{'---:|' * 5}")
+    kept = total = 0
+    for cell in cells:
+        mine, theirs = (
+            [line for key, line in done.items() if key[:3] == cell and key[4] == of]
+            for of in ("student", "uniform")
+        )
+        if not mine or not theirs:
+            continue
+        taken = [line[cell.resource] for line in mine]
+        within = sum(share <= 1 / cell.share for share in taken)
+        kept, total = kept + within, total + len(taken)
+        one, other = ([line["test"] for line in lines] for lines in (mine, theirs))
+        cells_of_row = (
+            cell.task,
+            f"1/{cell.share} of its {cell.resource}",
+            f"1/{1 / max(taken):.1f}",
+            f"{within} of {len(taken)}",
+            *(f"{mean(each):.2%} ± {np.std(each):.2%}" for each in (one, other)),
+            f"{mean(one) - mean(other):+.2%}",
+        )
+        print(f"| {' | '.join(cells_of_row)} |")
+    print(f"\n{kept} of {total} students kept their limits when measured afresh.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=BUDGETS, default=list(BUDGETS))
+    parser.add_argument(
+        "--resources", nargs="+", choices=RESOURCE_OF, default=list(RESOURCE_OF)
+    )
+    parser.add_argument("--shares", nargs="+", type=int, default=list(SHARES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("runs/limits"))
+    parser.add_argument("--show", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    finalists.ROUNDS = ROUNDS
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not options.show:
+        measure_all(
+            options.tasks,
+            options.resources,
+            options.shares,
+            options.seeds,
+            options.output,
+        )
+    show(options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""What each kind of work costs on this machine, and so what a student's latency is.
+
+Layers timed one by one mislead, since ONNX Runtime fuses them and reorders channels
+between them. So whole students are timed, in turns with the teacher, and the costs are
+fitted to them: numbers from 0 on that bring the sum of all work near what was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.places import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
+from n2n_gym.resources.graph import timed_onnx
+from n2n_gym.resources.machine import processor
+from n2n_gym.resources.measured import Latency, open_session, pixels_of
+from n2n_gym.resources.nodes import nodes, work
+from n2n_gym.resources.students import random_students
+
+logger = logging.getLogger(__name__)
+
+FORMAT: Final = 1  # of a table; another one is measured anew
+STUDENTS: Final = 150  # timed for a table
+SECONDS: Final = 180.0  # that the timing takes at most
+RIDGE: Final = 1e-4  # a cost that hardly matters stays small
+STEPS: Final = 20_000  # of the fit, at most
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Costs by kind of work, as shares of the teacher's latency.
+
+    Attributes:
+        batch, threads: As in ``Latency``.
+    """
+
+    costs: Mapping[str, float]
+    batch: int
+    threads: int
+
+    def ratio(self, student: Architecture) -> float:
+        """The student's latency as a multiple of the teacher's."""
+        amounts = work(nodes(student, self.batch, self.threads))
+        return sum(self.costs.get(kind, 0.0) * n for kind, n in amounts.items())
+
+
+@dataclass(frozen=True)
+class PredictedLatency:
+    """Milliseconds as ``Latency`` would measure them, in hundredths of its time.
+
+    Attributes:
+        whole: The teacher's.
+    """
+
+    table: LatencyTable
+    whole: float
+
+    def __call__(self, student: Architecture, teacher: Architecture) -> float:
+        return self.whole * (1.0 if student == teacher else self.table.ratio(student))
+
+
+@lru_cache(maxsize=8)
+def latency_table(teacher: Architecture, latency: Latency) -> LatencyTable:
+    """The costs for a teacher's students on this machine: from the cache, or measured.
+
+    Measuring takes a minute or a few, once.
+    """
+    about = {
+        "format": FORMAT,
+        "teacher": teacher.fingerprint,
+        "processor": processor(),
+        "onnxruntime": version("onnxruntime"),
+        "batch": latency.batch,
+        "threads": latency.threads,
+    }
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    path = cache_folder() / "latencies" / f"{key}.json"
+    with alone_with(path):
+        costs = _known(path)
+        if costs is None:
+            costs = _measure(teacher, latency)
+            with kept_if_possible(path):
+                content = {"about": about, "costs": costs}
+                write_whole(path, json.dumps(content, indent=1).encode())
+    return LatencyTable(costs, latency.batch, latency.threads)
+
+
+def _known(path: Path) -> dict[str, float] | None:
+    """Costs measured before."""
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text())["costs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is damaged (%s) and is measured anew", path, error)
+        return None
+
+
+def _measure(teacher: Architecture, latency: Latency) -> dict[str, float]:
+    students = random_students(teacher, STUDENTS)
+    amounts = [work(nodes(s, latency.batch, latency.threads)) for s in students]
+    with tqdm(total=ROUNDS, desc="Measuring latencies, once for this machine") as bar:
+        ratios = time_students(
+            teacher, students, latency, seconds=SECONDS, on_round=bar.update
+        )
+    return fit_costs(amounts, ratios)
+
+
+def time_students(
+    teacher: Architecture,
+    students: Sequence[Architecture],
+    latency: Latency,
+    *,
+    seconds: float,
+    on_round: Callable[[], object] | None = None,
+    write: Callable[[Architecture], bytes] = timed_onnx,
+) -> NDArray[np.float64]:
+    """Latencies as multiples of the teacher's, (students,).
+
+    All are timed over and over, a little each time, so that what else goes on on the
+    machine meets all of them alike.
+
+    Args:
+        seconds: See ``ratios_in_rounds``.
+        write: Makes a network's ONNX file.
+    """
+
+    def runner(network: Architecture) -> Callable[[], object]:
+        session = open_session(write(network), latency.threads)
+        pixels = {"pixels": pixels_of(network, latency.batch)}
+        return partial(session.run, None, pixels)
+
+    return ratios_in_rounds(
+        runner(teacher),
+        [runner(student) for student in students],
+        seconds=seconds,
+        on_round=on_round,
+    )
+
+
+def fit_costs(
+    amounts: Sequence[Counter[str]], ratios: NDArray[np.float64]
+) -> dict[str, float]:
+    """Costs from 0 on, with the least squares of relative errors."""
+    from scipy.optimize import nnls  # late: it takes a while to import
+
+    kinds = sorted(set().union(*amounts))
+    parts = np.array([[found[kind] for kind in kinds] for found in amounts], float)
+    parts /= ratios[:, None]  # relative errors count: limits are shares
+    scale = np.sqrt((parts**2).mean(0))
+    scale[scale == 0] = 1.0
+    held = np.sqrt(RIDGE * len(ratios)) * np.eye(len(kinds))
+    rows = np.concatenate([parts / scale, held])
+    wanted = np.concatenate([np.ones(len(ratios)), np.zeros(len(kinds))])
+    found, _ = nnls(rows, wanted, maxiter=STEPS)
+    return {
+        kind: float(cost)
+        for kind, cost in zip(kinds, found / scale, strict=True)
+        if cost > 0
+    }

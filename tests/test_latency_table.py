@@ -1,0 +1,233 @@
+"""Latencies that are predicted: the graph, the work in it, the costs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.decisions import shrink, shrinkages
+from n2n_gym.layers import (
+    ACTIVATIONS,
+    Activation,
+    AdaptiveAvgPool,
+    AvgPool,
+    Conv,
+    Flatten,
+    Linear,
+    MaxPool,
+)
+from n2n_gym.resources import Latency, latency_table, predicted
+from n2n_gym.resources.clock import ratios_in_rounds
+from n2n_gym.resources.graph import OPERATORS, timed_onnx
+from n2n_gym.resources.latency_table import LatencyTable, PredictedLatency, fit_costs
+from n2n_gym.resources.measured import onnx_file, open_session, pixels_of
+from n2n_gym.resources.nodes import Node, nodes, work
+from n2n_gym.resources.students import random_students
+from n2n_gym.torch_layers import trace
+from tests.networks import (
+    IMAGE,
+    DenseNet,
+    GatedNet,
+    ScaledNet,
+    ShuffledNet,
+    SmallResNet,
+)
+
+KINDS = [SmallResNet, DenseNet, GatedNet, ShuffledNet, ScaledNet]
+
+
+@pytest.fixture(scope="module")
+def whole() -> Architecture:
+    return trace(SmallResNet(), IMAGE)
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """A table of few students, in a cache of its own."""
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    monkeypatch.setattr(latency_table, "STUDENTS", 8)
+    monkeypatch.setattr(latency_table, "SECONDS", 0.0)
+    latency_table.latency_table.cache_clear()
+    yield tmp_path
+    latency_table.latency_table.cache_clear()
+
+
+# The graph.
+
+
+def operators(content: bytes, folder) -> Counter[str]:
+    """What ONNX Runtime makes of a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3  # that the file is for this machine alone
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    found = onnx.load(folder / "optimised.onnx").graph.node
+    return Counter(f"{node.domain}:{node.op_type}" for node in found)
+
+
+# A scaled network's exported graph also computes shapes, a few small nodes.
+@pytest.mark.parametrize("module", [m for m in KINDS if m is not ScaledNet])
+def test_onnx_runtime_makes_the_same_of_the_timed_and_the_exported_graph(
+    module, tmp_path
+):
+    start = trace(module(), IMAGE)
+    for student in (start, *random_students(start, 1)):
+        timed, exported = timed_onnx(student), onnx_file(student)
+        assert operators(timed, tmp_path) == operators(exported, tmp_path)
+
+
+@pytest.mark.parametrize("module", KINDS)
+def test_a_timed_graph_gives_logits_for_any_batch(module):
+    start = trace(module(), IMAGE)
+    content = timed_onnx(start)
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    session = open_session(content, 1)
+    for batch in (1, 3):
+        (logits,) = session.run(None, {"pixels": pixels_of(start, batch)})
+        assert logits.shape == (batch, *start.shape_of(len(start.layers) - 1))
+
+
+def test_every_activation_has_operators():
+    assert set(OPERATORS) == set(ACTIVATIONS)
+    for function in ACTIVATIONS:
+        network = Architecture(
+            (1, 4, 4),
+            (Conv("a", (-1,), 2, (1, 1)), Activation("b", (0,), function)),
+        )
+        (values,) = open_session(timed_onnx(network), 1).run(
+            None, {"pixels": pixels_of(network, 1)}
+        )
+        assert values.shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        MaxPool("p", (0,), (3, 3), (2, 2), (1, 1), ceil_mode=True),
+        AvgPool("p", (0,), (2, 2), (2, 2)),
+        AdaptiveAvgPool("p", (0,), (3, 2)),
+        AdaptiveAvgPool("p", (0,), (9, 9)),
+    ],
+)
+def test_pools_leave_maps_of_their_shape(pool):
+    network = Architecture(
+        (1, 7, 7),
+        (
+            Conv("a", (-1,), 3, (1, 1)),
+            pool,
+            Flatten("f", (1,)),
+            Linear("l", (2,), 4),
+        ),
+    )
+    session = open_session(timed_onnx(network), 1)
+    (logits,) = session.run(None, {"pixels": pixels_of(network, 2)})
+    assert logits.shape == (2, 4)
+
+
+# The work.
+
+
+def test_work_is_counted_by_hand():
+    conv = Node("Conv", [(1, 20, 4, 4), (24, 20, 3, 3), (24,)], [(1, 24, 4, 4)])
+    found = work([conv, Node("Relu", [(1, 24, 4, 4)], [(1, 24, 4, 4)])])
+    assert found == {
+        "run": 1,
+        "weights": 24 * 180,
+        "sums": 0,
+        "Conv nodes": 1,
+        "Conv macs": 24 * 180 * 16,
+        "Conv padded macs": 24 * 180 * 16,
+        "Conv outputs": 24 * 16,
+        "Conv loads": 180 * 16,  # one strip of 64 channels
+        "Conv calls": 4 * 2,  # rows of the map, blocks of inputs
+        "Conv tiles": 2 * 180,  # of 12 channels, of 16 places
+        "Conv columns": 180 * 16,
+        "Conv groups": 0,
+        "Relu nodes": 1,
+        "Relu values": 2 * 24 * 16,
+    }
+
+
+def test_onnx_runtime_says_what_nodes_there_are(whole):
+    found = nodes(whole)
+    convolutions = [n for n in found if n.operator.startswith("Conv")]
+    assert len(convolutions) == sum(isinstance(x, Conv) for x in whole.layers)
+    assert nodes(whole, batch=3)[0].gives[0][0] == 3
+
+
+# The costs.
+
+
+def test_costs_are_found_again():
+    rng = np.random.default_rng(0)
+    real = {"macs": 3e-6, "nodes": 2e-3}
+    amounts = [
+        Counter({"macs": int(rng.integers(1e3, 1e6)), "nodes": int(rng.integers(2, 9))})
+        for _ in range(20)
+    ]
+    ratios = np.array([sum(real[k] * n for k, n in each.items()) for each in amounts])
+    assert fit_costs(amounts, ratios) == pytest.approx(real, rel=0.01)
+
+
+def test_ratios_are_of_the_first():
+    def work_of(times):
+        return lambda: sum(range(2000 * times))
+
+    rounds = []
+    one, four = ratios_in_rounds(
+        work_of(1),
+        [work_of(1), work_of(4)],
+        seconds=5.0,
+        on_round=lambda: rounds.append(1),
+    )
+    assert 0.7 < one < 1.4
+    assert 2.5 < four < 6
+    assert len(rounds) == 5
+
+
+def test_a_table_is_measured_once_for_a_machine(few, whole, monkeypatch, caplog):
+    table = latency_table.latency_table(whole, Latency())
+    (path,) = (few / "latencies").glob("*.json")
+    about = json.loads(path.read_text())["about"]
+    assert about["teacher"] == whole.fingerprint
+    assert about["processor"]
+    student = shrink(whole, dict.fromkeys(shrinkages(whole), 0.5))
+    assert 0 < table.ratio(student) < 2
+
+    def never(*_):
+        raise AssertionError("measured again")
+
+    latency_table.latency_table.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(latency_table, "_measure", never)
+        assert latency_table.latency_table(whole, Latency()) == table
+        with pytest.raises(AssertionError):  # with a batch it is another one
+            latency_table.latency_table(whole, Latency(batch=2))
+    path.write_text("{")
+    latency_table.latency_table.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        latency_table.latency_table(whole, Latency())
+    assert "is damaged" in caplog.text
+
+
+def test_latencies_are_predicted_as_multiples_of_the_teachers(few, whole):
+    predict = predicted(whole, {"latency_ms": 4.0, "num_params": 1.0})
+    assert list(predict) == ["latency_ms"]
+    assert predict["latency_ms"](whole, whole) == 4.0
+    student = random_students(whole, 1)[0]
+    ratio = latency_table.latency_table(whole, Latency()).ratio(student)
+    assert predict["latency_ms"](student, whole) == 4.0 * ratio
+
+
+def test_what_has_no_cost_takes_nothing(whole):
+    table = LatencyTable({"run": 0.25}, batch=1, threads=1)
+    student = random_students(whole, 1)[0]
+    assert PredictedLatency(table, 2.0)(student, whole) == 0.5
