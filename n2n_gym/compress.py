@@ -280,7 +280,7 @@ class _Search:
             evaluator=self.evaluator,
             reward=reward,
             resources=resources,
-            constraints=self.limited.bounds if is_last else None,
+            constraints=self.limited.aims if is_last else None,
             strict=is_last and bool(self.limited),
         )
         removed = self._stage(name, "remove", agent, remove, options.removal_updates)
@@ -293,7 +293,7 @@ class _Search:
             evaluator=self.evaluator,
             reward=reward,
             resources=resources,
-            constraints=self.limited.bounds,
+            constraints=self.limited.aims,
             strict=bool(self.limited),
         )
         shrunk = self._stage(name, "shrink", agent, shrink, options.shrinkage_updates)

@@ -134,6 +134,16 @@ def test_a_clock_is_left_something_to_spare(teacher):
     assert limited.keeps(whole)
 
 
+def test_a_file_is_left_room_for_what_it_says_about_itself(teacher):
+    whole = teacher.architecture
+    limited = Limited.read(whole, {"onnx_bytes": 50_000})
+    known = {"num_params": 100, "num_macs": 1, "onnx_bytes": 48_801}
+    limited.meter.remember([(whole.fingerprint, known)])
+    assert not limited.keeps(whole)
+    limited.meter.remember([(whole.fingerprint, {**known, "onnx_bytes": 48_800})])
+    assert limited.keeps(whole)
+
+
 def test_limits_that_are_none_change_nothing(teacher):
     limited = Limited.read(teacher.architecture, {"accuracy": 0.5})
     assert not limited
