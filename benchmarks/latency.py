@@ -26,7 +26,8 @@ from scipy.stats import kendalltau
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.resources import Latency, onnx_file
-from n2n_gym.resources.latency_table import latency_table, time_students
+from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.resources.latency_table import latency_table, runner, time_students
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.students import random_students
 from n2n_gym.tasks import Task
@@ -81,8 +82,11 @@ def measure(subject: str, count: int) -> Found:
         for _ in range(2)
     )
     found = Found(subject, predicted, (one, two))
-    whole = latency(teacher, teacher)
-    alone = np.array([latency(student, teacher) for student in students]) / whole
+    runs = [runner(files[each], each, latency) for each in (teacher, *students)]
+    limits = {"precision": latency.precision, "seconds": latency.seconds}
+    timings = [time_in_turns([runs[0], run], **limits) for run in runs[1:]]
+    alone = np.array([timing.ratio for _, timing in timings])
+    whole = 1e3 * statistics.median(timing.seconds for timing, _ in timings)
     large = found.measured >= LARGE
     for what, pair in {
         "predicted, mean of both passes": (predicted, found.measured),
