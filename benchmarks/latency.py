@@ -1,6 +1,6 @@
 """How well a student's latency is predicted: against what a clock says of new ones.
 
-    python -m benchmarks.latency                       # ResNet-18, 8x8 and 32x32
+    python -m benchmarks.latency                # ResNet-18 and two more, half an hour
     python -m benchmarks.latency --subjects vgg11_bn:32
 
 For each teacher the costs are measured as `n2n-gym compress --max-latency` would (or
@@ -8,6 +8,9 @@ taken from the cache), then the exported files of 50 students that they were not
 to, in two passes: how far the passes are apart is what a clock on this machine is
 worth. The error is that against the mean of both. "One by one" is each file's latency
 as it is measured for finalists. One thread; for a machine that does nothing else.
+
+What was measured of a teacher is a line of ``results.jsonl`` in the output folder, and
+not measured again.
 """
 
 from __future__ import annotations
@@ -24,30 +27,45 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from benchmarks.results import Results
 from n2n_gym.architecture import Architecture
 from n2n_gym.resources import Latency, onnx_file
-from n2n_gym.resources.latency_table import latency_table, time_students
+from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.resources.latency_table import latency_table, runner, time_students
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.students import random_students
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
 
-SUBJECTS = ("resnet18:8", "resnet18:32")
+SUBJECTS = ("resnet18:8", "resnet18:32", "vgg11_bn:8", "mobilenet_v2:32")
 SEED = 1  # the costs are fitted to seed 0
 SECONDS = 120.0  # of a pass at most
 LARGE = 1 / 20  # of the teacher's latency: what limits are usually about
 
 
 class Found(NamedTuple):
-    """Latencies of a teacher's students, as multiples of its own."""
+    """Latencies of a teacher's students, as multiples of its own.
+
+    Attributes:
+        passes: Both, (2, students).
+        alone: Each as a finalist's is measured.
+        built: Seconds for the costs, which were known already if it is 0.
+        each: Milliseconds of a prediction.
+        whole: Of the teacher.
+    """
 
     subject: str
     predicted: NDArray[np.float64]
-    passes: tuple[NDArray[np.float64], NDArray[np.float64]]
+    passes: NDArray[np.float64]
+    alone: NDArray[np.float64]
+    num_costs: int
+    built: float
+    each: float
+    whole: float
 
     @property
     def measured(self) -> NDArray[np.float64]:
-        return (self.passes[0] + self.passes[1]) / 2
+        return self.passes.mean(0)
 
 
 def network(subject: str) -> Architecture:
@@ -74,34 +92,50 @@ def measure(subject: str, count: int) -> Found:
     predicted = np.array([table.ratio(student) for student in students])
     each = 1e3 * (time.perf_counter() - started) / count
     files = {network: onnx_file(network) for network in (teacher, *students)}
-    one, two = (
+    passes = [
         time_students(
             teacher, students, latency, seconds=SECONDS, write=files.__getitem__
         )
         for _ in range(2)
+    ]
+    runs = [runner(files[each], each, latency) for each in (teacher, *students)]
+    limits = {"precision": latency.precision, "seconds": latency.seconds}
+    timings = [time_in_turns([runs[0], run], **limits) for run in runs[1:]]
+    alone = np.array([timing.ratio for _, timing in timings])
+    whole = 1e3 * statistics.median(timing.seconds for timing, _ in timings)
+    return Found(
+        subject,
+        predicted,
+        np.array(passes),
+        alone,
+        len(table.costs),
+        built,
+        each,
+        whole,
     )
-    found = Found(subject, predicted, (one, two))
-    whole = latency(teacher, teacher)
-    alone = np.array([latency(student, teacher) for student in students]) / whole
-    large = found.measured >= LARGE
+
+
+def show(found: Found) -> None:
+    measured, (one, two) = found.measured, found.passes
+    large = measured >= LARGE
     for what, pair in {
-        "predicted, mean of both passes": (predicted, found.measured),
+        "predicted, mean of both passes": (found.predicted, measured),
         f"{large.sum()} students of 1/20 and more": (
-            predicted[large],
-            found.measured[large],
+            found.predicted[large],
+            measured[large],
         ),
         "one pass, the other": (one, two),
-        "predicted, one by one": (predicted, alone),
-        "mean of both passes, one by one": (found.measured, alone),
+        "predicted, one by one": (found.predicted, found.alone),
+        "mean of both passes, one by one": (measured, found.alone),
     }.items():
-        print(f"{subject:18}{what:34}{agreement(*pair)}", flush=True)
-    low, middle, high = np.quantile(found.measured, (0, 0.5, 1))
+        print(f"{found.subject:18}{what:34}{agreement(*pair)}")
+    low, middle, high = np.quantile(measured, (0, 0.5, 1))
     print(
-        f"{'':18}{len(table.costs)} costs in {built:.0f} s, a prediction in {each:.0f} "
-        f"ms; teacher {whole:.2f} ms, students {low:.3f} to {high:.3f} of it, median "
-        f"{middle:.3f}"
+        f"{'':18}{found.num_costs} costs in {found.built:.0f} s, a prediction in "
+        f"{found.each:.0f} ms; teacher {found.whole:.2f} ms, students {low:.3f} to "
+        f"{high:.3f} of it, median {middle:.3f}",
+        flush=True,
     )
-    return found
 
 
 def draw(found: list[Found], path: Path) -> None:
@@ -146,18 +180,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS))
     parser.add_argument("--students", type=int, default=50)
+    parser.add_argument("--output", type=Path, default=Path("runs/latency"))
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    results = Results(options.output, "subject")
     print(f"onnxruntime {onnxruntime.__version__}, one thread of {processor()}")
     print(f"{'':52}{'median':>8}{'90 %':>8}{'tau':>8}")
-    found = [measure(subject, options.students) for subject in options.subjects]
-    medians = [
-        float(np.median(np.abs(each.predicted / each.measured - 1))) for each in found
-    ]
-    print(f"mean of the median errors: {statistics.mean(medians):.1%}")
+    everything = []
+    for subject in options.subjects:
+        if (subject,) not in results.read():
+            found = measure(subject, options.students)
+            results.add(
+                **{
+                    name: value.tolist() if isinstance(value, np.ndarray) else value
+                    for name, value in found._asdict().items()
+                }
+            )
+        line = results.read()[subject,]
+        found = Found(
+            **{
+                name: np.array(value) if isinstance(value, list) else value
+                for name, value in line.items()
+            }
+        )
+        show(found)
+        everything.append(found)
     if options.plot is not None:
-        draw(found, options.plot)
+        draw(everything, options.plot)
 
 
 if __name__ == "__main__":

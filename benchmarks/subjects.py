@@ -32,11 +32,13 @@ class Block(nn.Module):
         return (y + self.shortcut(x)).relu()
 
 
-def some_of_cifar10(train: int, validation: int | None = None) -> Task:
-    """CIFAR-10's first training and validation images, from its own splits."""
+def some_of_cifar10(
+    train: int, validation: int | None = None, test: int | None = None
+) -> Task:
+    """CIFAR-10's first images, from its own splits."""
 
     def read() -> dict[str, Any]:
-        counts = {"train": train, "validation": validation, "test": None}
+        counts = {"train": train, "validation": validation, "test": test}
         with np.load(data_folder() / "cifar10.npz") as file:
             return {
                 split: (

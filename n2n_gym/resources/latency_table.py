@@ -139,17 +139,20 @@ def time_students(
         write: Makes a network's ONNX file.
     """
 
-    def runner(network: Architecture) -> Callable[[], object]:
-        session = open_session(write(network), latency.threads)
-        pixels = {"pixels": pixels_of(network, latency.batch)}
-        return partial(session.run, None, pixels)
-
     return ratios_in_rounds(
-        runner(teacher),
-        [runner(student) for student in students],
+        runner(write(teacher), teacher, latency),
+        [runner(write(student), student, latency) for student in students],
         seconds=seconds,
         on_round=on_round,
     )
+
+
+def runner(
+    content: bytes, network: Architecture, latency: Latency
+) -> Callable[[], object]:
+    """What is timed of a network's file."""
+    session = open_session(content, latency.threads)
+    return partial(session.run, None, {"pixels": pixels_of(network, latency.batch)})
 
 
 def fit_costs(
