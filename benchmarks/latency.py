@@ -38,7 +38,7 @@ from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
 
 SUBJECTS = ("resnet18:8", "resnet18:32", "vgg11_bn:8", "mobilenet_v2:32")
-SEED = 1  # the costs are fitted to seed 0
+SEED = 2  # the costs are fitted to seed 0, and were chosen while looking at seed 1
 SECONDS = 120.0  # of a pass at most
 LARGE = 1 / 20  # of the teacher's latency: what limits are usually about
 
