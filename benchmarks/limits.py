@@ -54,7 +54,7 @@ CPU: Final = torch.device("cpu")
 # Fewer finalists than a run of the command has: 48 searches are made.
 ROUNDS: Final = ((3, 1 / 2), (1, 1.0))
 PRECISION: Final = 0.01  # of the latencies measured afresh
-SECONDS: Final = 20.0
+SECONDS: Final = 30.0
 
 
 class Budget(NamedTuple):

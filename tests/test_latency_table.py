@@ -23,7 +23,7 @@ from n2n_gym.layers import (
     MaxPool,
 )
 from n2n_gym.resources import Latency, latency_table, predicted
-from n2n_gym.resources.clock import ratios_in_rounds
+from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import OPERATORS, timed_onnx
 from n2n_gym.resources.latency_table import LatencyTable, PredictedLatency, fit_costs
 from n2n_gym.resources.measured import onnx_file, open_session, pixels_of
@@ -190,7 +190,7 @@ def test_ratios_are_of_the_first():
     )
     assert 0.7 < one < 1.4
     assert 2.5 < four < 6
-    assert len(rounds) == 5
+    assert len(rounds) == ROUNDS
 
 
 def test_a_table_is_measured_once_for_a_machine(few, whole, monkeypatch, caplog):

@@ -11,7 +11,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
 from n2n_gym.limited import Limited
-from n2n_gym.resources import RESOURCES, latency_table, predicted
+from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
 from n2n_gym.resources.prediction import FileSize
 from n2n_gym.resources.students import random_students
 from n2n_gym.rewards import Score, Toward
@@ -39,6 +39,13 @@ def broken(student: Architecture, teacher: Architecture) -> float:
 
 def nothing(student: Architecture, teacher: Architecture) -> float:
     return float("nan")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_measurements():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RESOURCES, "latency_ms", Latency(seconds=0.5))
+        yield
 
 
 # What is asked.
@@ -127,10 +134,10 @@ def test_uniform_width_is_as_wide_as_the_limit_allows(teacher):
 def test_a_clock_is_left_something_to_spare(teacher):
     whole = teacher.architecture
     limited = Limited.read(whole, {"num_params": 100, "latency_ms": 1.0})
-    known = {"num_params": 100, "num_macs": 1, "latency_ms": 0.98}
+    known = {"num_params": 100, "num_macs": 1, "latency_ms": 0.96}
     limited.meter.remember([(whole.fingerprint, known)])
     assert not limited.keeps(whole)
-    limited.meter.remember([(whole.fingerprint, {**known, "latency_ms": 0.96})])
+    limited.meter.remember([(whole.fingerprint, {**known, "latency_ms": 0.94})])
     assert limited.keeps(whole)
 
 

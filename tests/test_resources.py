@@ -100,6 +100,17 @@ def test_a_noisy_measurement_ends_by_the_clock():
     assert time.perf_counter() - started < 5
 
 
+def test_what_disturbs_for_a_while_widens_the_interval():
+    started = time.perf_counter()
+
+    def disturbed():
+        time.sleep(0.002 if (time.perf_counter() - started) % 1.0 < 0.5 else 0.004)
+
+    _, other = time_in_turns([lambda: time.sleep(0.002), disturbed], seconds=3.0)
+    assert other.low < 1.2
+    assert other.high > 1.6
+
+
 @pytest.mark.parametrize("latency", [Latency(), TorchLatency(device="cpu")])
 def test_a_thinner_network_is_faster(latency, whole, thin):
     mine = latency(thin, whole)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 WARM_UP: Final = 5  # runs that are not counted
 SHORTEST: Final = 5e-4  # seconds of one sample, so that the clock's own are nothing
-FEWEST: Final = 25  # samples
-Z: Final = 1.96  # of a 95 % interval
-ROUNDS: Final = 5  # of many functions, each of so many samples in turns with the first
-SAMPLES: Final = 9
+FEWEST: Final = 20  # samples
+LEAST: Final = 2.0  # seconds: what disturbs a machine often comes and goes in less
+CHUNKS: Final = 10  # of samples that follow each other, for an interval
+ROUNDS: Final = 60  # of many functions, each of so many samples in turns with the first
+SAMPLES: Final = 2
 
 
 class Timing(NamedTuple):
@@ -25,7 +26,7 @@ class Timing(NamedTuple):
     Attributes:
         seconds: The median of one run.
         ratio: The median of its samples, each divided by the first function's.
-        low, high: The ratio's 95 % interval, by order statistics.
+        low, high: The ratio's 98 % interval.
     """
 
     seconds: float
@@ -44,16 +45,17 @@ def time_in_turns(
 
     Args:
         precision: Where every interval is this narrow (half of it, of its ratio), it
-            is enough.
+            is enough, though not before ``LEAST`` seconds.
         seconds: And it is, however wide they are, after so long.
     """
     counts = [_runs_a_sample(function) for function in functions]
     samples: list[list[float]] = [[] for _ in functions]
-    ends = time.perf_counter() + seconds
+    now = time.perf_counter()
+    begins, ends = now + min(LEAST, seconds), now + seconds
     while True:
         for function, count, found in zip(functions, counts, samples, strict=True):
             found.append(_time(function, count))
-        if len(samples[0]) >= FEWEST:
+        if len(samples[0]) >= FEWEST and time.perf_counter() >= begins:
             timings = [_judge(found, samples[0]) for found in samples]
             wide = max(map(_relative_width, timings))
             if len(functions) == 1:
@@ -72,8 +74,8 @@ def ratios_in_rounds(
     """How long each takes, as a multiple of the first, (functions,).
 
     Each takes turns with the first for a moment, then comes the next, and all of it
-    again, so that what a machine does beside meets all alike. Lower quartiles count:
-    what disturbs only slows.
+    again, so that what a machine does beside meets all alike. Medians of the ratios
+    of such pairs count.
 
     Args:
         seconds: No round begins after so long, but for the first.
@@ -81,18 +83,18 @@ def ratios_in_rounds(
     """
     count = _runs_a_sample(first)
     counts = [_runs_a_sample(function) for function in functions]
-    taken: list[list[tuple[float, float]]] = [[] for _ in functions]
+    taken: list[list[float]] = [[] for _ in functions]
     ends = time.perf_counter() + seconds
     for turn in range(ROUNDS):
         if turn and time.perf_counter() > ends:
             break
         for function, many, found in zip(functions, counts, taken, strict=True):
             for _ in range(SAMPLES):
-                found.append((_time(first, count), _time(function, many)))
+                alone = _time(first, count)
+                found.append(_time(function, many) / alone)
         if on_round is not None:
             on_round()
-    quartiles = np.quantile(np.array(taken), 0.25, axis=1)  # (functions, 2)
-    ratios: NDArray[np.float64] = quartiles[:, 1] / quartiles[:, 0]
+    ratios: NDArray[np.float64] = np.median(np.array(taken), axis=1)
     return ratios
 
 
@@ -117,12 +119,13 @@ def _judge(found: Sequence[float], first: Sequence[float]) -> Timing:
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % for the median, by order statistics."""
-    ordered = sorted(values)
-    half = Z * math.sqrt(len(ordered)) / 2
-    middle = (len(ordered) - 1) / 2
-    low, high = math.floor(middle - half), math.ceil(middle + half)
-    return ordered[max(low, 0)], ordered[min(high, len(ordered) - 1)]
+    """98 % for the median: all but the outermost of the medians of ten stretches.
+
+    Samples that follow each other are alike, as what else a machine does lasts. So
+    they are no independent draws; stretches of them nearly are.
+    """
+    medians = sorted(np.median(part) for part in np.array_split(values, CHUNKS))
+    return float(medians[1]), float(medians[-2])
 
 
 def _relative_width(timing: Timing) -> float:

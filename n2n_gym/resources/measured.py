@@ -81,14 +81,14 @@ class Latency:
     Attributes:
         batch: Images.
         threads: Of the CPU.
-        precision: Half of the ratio's 95 % interval, as a share of it, that is enough.
+        precision: Half of the ratio's 98 % interval, as a share of it, that is enough.
         seconds: The most that a measurement takes.
     """
 
     batch: int = 1
     threads: int = 1
     precision: float = 0.02
-    seconds: float = 5.0
+    seconds: float = 20.0
     _teachers: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
