@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
@@ -18,13 +20,50 @@ from agents import reinforce, search
 
 Agent: TypeAlias = Callable[..., None]
 ENDLESS: Final = 10**9  # updates
+STALE: Final = 50  # episodes in a row without a new student: a policy has settled
+APART: Final = 1_000_003  # seeds of trainings that follow one another
 
 
-def learn(env: gym.Env[Any, Any], settings: reinforce.Settings, *, seed: int) -> None:
-    """REINFORCE with the policy that goes with its settings."""
-    is_plain = settings is reinforce.PAPER
-    policy = reinforce.make_policy(env, seed=seed, is_plain=is_plain)
-    reinforce.train(env, policy, settings, updates=ENDLESS, seed=seed)
+class _Settled(Exception):
+    """A policy only repeats itself."""
+
+
+def learn(env: gym.Env[Any, Any], *, seed: int) -> None:
+    """REINFORCE; whenever its policy has settled, another one from the beginning.
+
+    Where a policy settles is sometimes no more than a local optimum. What it repeats on
+    the way costs nothing, as only distinct students do.
+    """
+    seen: set[str] = set()
+    stale = 0
+
+    def look(episode: reinforce.Episode) -> None:
+        nonlocal stale
+        name = episode.info["fingerprint"]
+        stale = stale + 1 if name in seen else 0
+        seen.add(name)
+        if stale == STALE:
+            raise _Settled
+
+    for number in count():
+        stale = 0
+        mine = seed + APART * number
+        policy = reinforce.make_policy(env, seed=mine)
+        with suppress(_Settled):
+            reinforce.train(
+                env,
+                policy,
+                reinforce.MODERN,
+                updates=ENDLESS,
+                seed=mine,
+                on_episode=look,
+            )
+
+
+def learn_as_the_paper(env: gym.Env[Any, Any], *, seed: int) -> None:
+    """REINFORCE as it was published: one policy."""
+    policy = reinforce.make_policy(env, seed=seed, is_plain=True)
+    reinforce.train(env, policy, reinforce.PAPER, updates=ENDLESS, seed=seed)
 
 
 def go_on(
@@ -42,8 +81,8 @@ def _sb3(env: gym.Env[Any, Any], algorithm: str, *, seed: int) -> None:
 
 
 AGENTS: Final[dict[str, Agent]] = {
-    "reinforce": partial(learn, settings=reinforce.MODERN),
-    "reinforce-paper": partial(learn, settings=reinforce.PAPER),
+    "reinforce": learn,
+    "reinforce-paper": learn_as_the_paper,
     "random": search.random_search,
     "uniform": search.uniform,
     "greedy": search.greedy,
@@ -60,7 +99,7 @@ AGENTS: Final[dict[str, Agent]] = {
 }
 ABOUT: Final = {
     "reinforce": "a recurrent policy (Ashok et al., 2018), with settings that find "
-    "better students in as many episodes",
+    "better students in as many episodes; begins anew where it has settled",
     "reinforce-paper": "the same with the paper's settings",
     "reinforce@policy.pt": "the first, from a policy that was trained before",
     "frozen@policy.pt": "that policy as it is",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ CPU = torch.device("cpu")
 FOLDER = Path(__file__).parent / "data" / "tables"
 TOP = 0.002  # of a table
 MOST = 4_096  # students of a table
+PATIENCE = 200  # episodes in a row without a new student, that end a run
 AGENTS = (
     "random",
     "reinforce",
@@ -77,10 +79,13 @@ def ends(inputs: int) -> list[nn.Module]:
 
 
 def residual() -> nn.Module:
-    """Five residual blocks and two plain units, for digits."""
-    blocks = [Block(16, 16, 1), Block(16, 32, 2), Block(32, 32, 1)]
-    blocks += [Block(32, 64, 2), Block(64, 64, 1)]
-    return nn.Sequential(*units(1, 16, 16), *blocks, *ends(64))
+    """Twelve residual blocks in three stages, for digits."""
+    layers = units(1, 16)
+    for width in (16, 32, 64):
+        if width > 16:
+            layers += [nn.MaxPool2d(2), *units(width // 2, width)]
+        layers += [Block(width, width, 1) for _ in range(4)]
+    return nn.Sequential(*layers, *ends(64))
 
 
 def plain() -> nn.Module:
@@ -116,7 +121,10 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = {
-    "remove-digits": Subject(RemoveEnv, residual, digits),
+    # Whole branches, so that random play finds every student equally often.
+    "remove-digits": Subject(
+        functools.partial(RemoveEnv, granularity="block"), residual, digits
+    ),
     "remove-cifar10": Subject(RemoveEnv, plain, lambda: some_of_cifar10(5_000, 2_000)),
     "shrink-digits": Subject(ShrinkEnv, narrow, digits),
 }
@@ -232,7 +240,9 @@ def evaluations_needed(name: str, agent: str, seed: int) -> int | None:
             needed.append(evaluation.number)
             raise Reached
 
-    ledger = Ledger(evaluations=len(table.scores), on_evaluation=look)
+    ledger = Ledger(
+        evaluations=len(table.scores), patience=PATIENCE, on_evaluation=look
+    )
     try:
         run(gym.Wrapper(env), find_agent(agent), ledger, seed=seed)
     except Reached:

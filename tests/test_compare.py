@@ -1,10 +1,12 @@
 import json
 import sys
 
+import gymnasium as gym
 import pytest
 from typer.testing import CliRunner
 
 from agents import reinforce
+from agents.budget import Ledger, run
 from agents.compare import Results, Run, compare, perform, plan
 from agents.library import find_agent
 from n2n_gym.cli import app
@@ -162,3 +164,21 @@ def test_the_command_refuses_a_budget_that_makes_no_sense(tmp_path):
         result = invoke("--workers", 1, "--output", tmp_path / "x", *arguments)
         assert result.exit_code == 1
         assert why in " ".join(result.stderr.split())
+
+
+def test_reinforce_begins_anew_where_it_has_settled(monkeypatch):
+    """On a task of few students, one policy would repeat its own for ever."""
+    made = []
+    make_policy = reinforce.make_policy
+
+    def make(env, *, seed):
+        made.append(seed)
+        return make_policy(env, seed=seed)
+
+    monkeypatch.setattr(reinforce, "make_policy", make)
+    env = RemoveEnv("vgg11_bn", evaluator="size")
+    ledger = Ledger(evaluations=10**6, patience=120)
+    run(gym.Wrapper(env), find_agent("reinforce"), ledger, seed=3)
+    assert ledger.reason == "nothing new"
+    assert len(made) == len(set(made)) >= 2
+    assert made[0] == 3
