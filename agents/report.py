@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ RESAMPLES: Final = 2_000
 BASIS: Final = "random"  # the agent that is 0
 POINTS: Final = 200  # of a curve
 
-Values = NDArray[np.float64]
+Values: TypeAlias = NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
@@ -112,9 +112,11 @@ def _band(values: Values) -> tuple[Values, Values, Values]:
     return trim_mean(values, 0.25, axis=0), low, high
 
 
-def bands(
-    agents: Mapping[str, Mapping[int, Curve]],
-) -> dict[str, tuple[Values, Values, Values, Values]]:
+# By agent: what was spent, and there the best so far with its interval.
+Bands: TypeAlias = dict[str, tuple[Values, Values, Values, Values]]
+
+
+def bands(agents: Mapping[str, Mapping[int, Curve]]) -> Bands:
     """By agent: what was spent, and there the best so far with its interval."""
     most = max(c.costs[-1] for runs in agents.values() for c in runs.values())
     grid = np.linspace(0, most, POINTS + 1)[1:]
@@ -124,6 +126,17 @@ def bands(
         is_there = ~np.isnan(values).any(0)
         found[agent] = (grid[is_there], *_band(values[:, is_there]))
     return found
+
+
+def heights(found: Bands) -> tuple[float, float]:
+    """What a plot shows of them: where they end, and some room.
+
+    The way up from nothing would leave none for where they differ.
+    """
+    lowest = min(low[-1] for _, _, low, _ in found.values())
+    highest = max(high[-1] for *_, high in found.values())
+    room = max(0.1 * (highest - lowest), 1e-6)
+    return float(lowest - room), float(highest + room)
 
 
 def iqm_of_all(groups: Sequence[Values]) -> float:
@@ -238,12 +251,15 @@ def draw(curves: Curves, path: Path, unit: str) -> None:
         layout="constrained",
     )
     for axis, (env, agents) in zip(axes[0], curves.items(), strict=True):
-        for agent, (grid, middle, low, high) in bands(agents).items():
+        found = bands(agents)
+        for agent, (grid, middle, low, high) in found.items():
             (line,) = axis.plot(grid, middle, label=agent)
             axis.fill_between(grid, low, high, alpha=0.15, color=line.get_color())
+        axis.set_ylim(heights(found))
         axis.set_title(env)
         axis.set_xlabel(unit)
     axes[0, 0].set_ylabel("best reward so far")
-    axes[0, -1].legend(frameon=False)
+    lines, names = axes[0, -1].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

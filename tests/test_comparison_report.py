@@ -5,8 +5,10 @@ from agents.report import (
     Curve,
     _band,
     as_markdown,
+    bands,
     draw,
     estimate,
+    heights,
     improvement,
     iqm,
     iqm_of_all,
@@ -55,6 +57,15 @@ def test_a_band_is_the_intervals_of_its_points():
         one = estimate(iqm_of_all, [column])
         assert found == pytest.approx(one, abs=0.1)
         assert found[0] == pytest.approx(one.value)
+
+
+def test_plots_show_where_the_agents_end():
+    found = [*lines("x", 0, [0.0, 0.7, 0.9]), *lines("y", 0, [0.1, 0.8, 0.8])]
+    low, high = heights(bands(read_curves(found)["a t"]))
+    assert (low, high) == pytest.approx((0.79, 0.91))
+    alike = lines("x", 0, [0.5, 0.5])
+    low, high = heights(bands(read_curves(alike)["a t"]))
+    assert low < 0.5 < high
 
 
 def test_groups_are_resampled_by_themselves():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agents.report import Curve, Curves, Row, bands
+from agents.report import Curve, Curves, Row, bands, heights
 from n2n_gym.places import write_whole
 from n2n_gym.report.charts import Chart, framed, number
 from n2n_gym.report.page import render
@@ -62,13 +62,16 @@ def curve_chart(
     Args:
         names: Of all agents, so that each has one colour in all charts.
     """
+    found = bands(agents)
     values = [
         {"agent": agent, "spent": x, "best": middle, "low": low, "high": high}
-        for agent, band in bands(agents).items()
+        for agent, band in found.items()
         for x, middle, low, high in zip(*band, strict=True)
     ]
-    last = {value["agent"]: value for value in values}
-    first = max(last.values(), key=lambda value: value["best"])
+    ends = {value["agent"]: f"{value['best']:.4f}" for value in values}
+    highest = max(ends.values(), key=float)
+    first = [agent for agent, end in ends.items() if end == highest]
+    who = f"{first[0]} ends" if len(first) == 1 else f"{len(first)} agents end"
     colour = {
         "field": "agent",
         "type": "nominal",
@@ -81,7 +84,7 @@ def curve_chart(
         },
     }
     x = {"field": "spent", "type": "quantitative", "title": unit}
-    y = number("best", "best reward so far", {"zero": False})
+    y = number("best", "best reward so far", {"domain": heights(found)})
     tooltip = [
         {"field": "agent"},
         {"field": "spent", "title": unit, "format": ",.3~f"},
@@ -89,11 +92,16 @@ def curve_chart(
     ]
     layers = [
         {
-            "mark": {"type": "area", "opacity": 0.15},
+            "mark": {"type": "area", "opacity": 0.15, "clip": True},
             "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
         },
         {
-            "mark": {"type": "line", "strokeWidth": 2, "point": {"opacity": 0}},
+            "mark": {
+                "type": "line",
+                "strokeWidth": 2,
+                "point": {"opacity": 0},
+                "clip": True,
+            },
             "encoding": {"y": y, "tooltip": tooltip},
         },
     ]
@@ -103,7 +111,7 @@ def curve_chart(
         "layer": layers,
     }
     text = (
-        f"{first['agent']} ends highest, at {first['best']:.4f}. Interquartile means "
-        f"over the seeds; the bands are 95 % intervals."
+        f"{who} highest, at {highest}. Interquartile means over the seeds; the bands "
+        f"are 95 % intervals."
     )
     return Chart(name, env, text, framed(spec, text))
