@@ -20,6 +20,7 @@ from scipy.stats import trim_mean
 RESAMPLES: Final = 2_000
 BASIS: Final = "random"  # the agent that is 0
 POINTS: Final = 200  # of a curve
+TIE: Final = 1e-9  # of rewards
 
 Values: TypeAlias = NDArray[np.float64]
 
@@ -210,7 +211,9 @@ def summarise(
 
 
 def _scaled(values: Values, zero: float, one: float) -> Values:
-    return (values - zero) / (one - zero) if one > zero else np.zeros_like(values)
+    if one - zero < TIE:  # random search finds the best known: a task that says nothing
+        return np.zeros_like(values)
+    return (values - zero) / (one - zero)
 
 
 def _rank(row: Row) -> float:

@@ -97,6 +97,13 @@ def test_random_search_is_zero_and_the_best_known_is_one():
     assert first.normalised.value == pytest.approx(0.5)
 
 
+def test_a_task_where_random_search_finds_the_best_says_nothing():
+    best = [0.3, 0.1 + 0.2]  # equal but for rounding
+    found = [*lines("random", 0, best[:1]), *lines("good", 0, best[1:])]
+    assert best[1] > best[0]
+    assert [row.normalised.value for row in summarise(read_curves(found))] == [0, 0]
+
+
 def test_tables_and_pictures_are_drawn(tmp_path):
     found = []
     for seed in range(3):
