@@ -47,14 +47,19 @@ def train(
     return [update.mean_reward for update in done]
 
 
+def make_env(stage: str, name: str) -> CompressionEnv[Any]:
+    teacher = load_teacher(name, "digits", train_teacher=True)
+    return STAGES[stage](teacher, evaluator="inherit")
+
+
 def measure(stage: str, pair: str, seed: int) -> dict[str, list[float]]:
     """Mean rewards by start: of the rollouts before each update, and after the last."""
     first, second = pair.split(":")
-    env = STAGES[stage](load_teacher(first, "digits"), evaluator="inherit")
+    env = make_env(stage, first)
     policy = reinforce.make_policy(env, seed=seed)
     train(env, policy, reinforce.MODERN, BEFORE, seed)
     weights = {key: value.clone() for key, value in policy.state_dict().items()}
-    env = STAGES[stage](load_teacher(second, "digits"), evaluator="inherit")
+    env = make_env(stage, second)
     found = {}
     for start in STARTS:
         # Another seed than before: the transferred policy has not seen these episodes.
