@@ -33,7 +33,12 @@ _NETWORKS: Final = {
     "VGG11": "vgg11_bn",
     "MobileNetV2": "mobilenet_v2",
 }
-_REFERENCES: Final[Mapping[str, Reference]] = {}
+_REFERENCES: Final[Mapping[str, Reference]] = {
+    "N2N/Remove-Digits-ResNet18-v0": Reference(0.9912, 0.9997, "dqn", 100),
+    "N2N/Shrink-Digits-ResNet18-v0": Reference(0.8078, 0.9455, "dqn", 100),
+    "N2N/Remove-Digits-VGG11-v0": Reference(0.9956, 0.9956, "random", 100),
+    "N2N/Shrink-Digits-VGG11-v0": Reference(0.9468, 0.9957, "reinforce", 100),
+}
 
 
 def _digits(stage: str, network: str) -> tuple[str, Preset]:
