@@ -1,6 +1,6 @@
 """What a policy that was trained on one teacher is worth on another.
 
-    python -m benchmarks.transfer                    # an hour
+    python -m benchmarks.transfer                    # three quarters of an hour
     python -m benchmarks.transfer --seeds 2 --pairs vgg11_bn:vgg16_bn
 
 For each pair a policy is trained on the first teacher. On the second, three agents make
