@@ -38,6 +38,8 @@ _REFERENCES: Final[Mapping[str, Reference]] = {
     "N2N/Shrink-Digits-ResNet18-v0": Reference(0.8078, 0.9455, "dqn", 100),
     "N2N/Remove-Digits-VGG11-v0": Reference(0.9956, 0.9956, "random", 100),
     "N2N/Shrink-Digits-VGG11-v0": Reference(0.9468, 0.9957, "reinforce", 100),
+    "N2N/Remove-Digits-MobileNetV2-v0": Reference(0.9334, 1.0027, "evolution", 100),
+    "N2N/Shrink-Digits-MobileNetV2-v0": Reference(0.3194, 0.7323, "reinforce", 100),
 }
 
 
