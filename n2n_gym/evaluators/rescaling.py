@@ -20,7 +20,7 @@ from n2n_gym.layers import PRODUCERS
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
 
-NUM_IMAGES: Final = 128
+NUM_IMAGES: Final = 16  # few, as they pass through the whole teacher at once
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def rescale(network: Network, student: Architecture, teacher: Teacher) -> None:
 
     def fit(name: str, layer: nn.Module, _: Any, output: Tensor) -> Tensor:
         wanted = squares[name][torch.as_tensor(written[name], device=device)].mean()
-        found = output.square().mean()
+        found = _mean_squares(output).mean()
         if not found > 0:  # there is nothing to multiply
             return output
         factor = (wanted / found).sqrt()
@@ -59,7 +59,7 @@ def _squares_of(teacher: Teacher, device: torch.device) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
         def look(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
-            found[name] = output.square().transpose(0, 1).flatten(1).mean(1)
+            found[name] = _mean_squares(output)
 
         network = teacher.network(device)
         for layer in teacher.architecture.layers:
@@ -69,6 +69,14 @@ def _squares_of(teacher: Teacher, device: torch.device) -> dict[str, Tensor]:
         network(_images(teacher, device))
         teacher.squares[device] = found
     return teacher.squares[device]
+
+
+def _mean_squares(output: Tensor) -> Tensor:
+    """(C,) of (N, C, ...)."""
+    rest = [axis for axis in range(output.dim()) if axis != 1]
+    # Makes no other map of the size.
+    norms: Tensor = torch.linalg.vector_norm(output, dim=rest)
+    return norms.square() * (output.shape[1] / output.numel())
 
 
 def _images(teacher: Teacher, device: torch.device) -> Tensor:
