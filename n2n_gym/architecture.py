@@ -16,10 +16,12 @@ from n2n_gym.layers import (
     Activation,
     Add,
     AvgPool,
+    BatchNorm,
     Conv,
     DepthwiseConv,
     Join,
     Layer,
+    LayerNorm,
     MaxPool,
     Pair,
     Shape,
@@ -321,6 +323,11 @@ class Architecture:
             raise ValueError(
                 f"not an architecture in JSON: {text[:60]!r} ({error!r})"
             ) from error
+
+    @cached_property
+    def is_normalised(self) -> bool:
+        """Whether some layer normalises what it reads."""
+        return any(isinstance(layer, (BatchNorm, LayerNorm)) for layer in self.layers)
 
     @cached_property
     def fingerprint(self) -> str:

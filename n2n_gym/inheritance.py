@@ -96,6 +96,14 @@ class Inheritance:
                 _reset(network, layer)
         return network
 
+    def written(self, student: Architecture) -> dict[str, Indices]:
+        """Which of the teacher's channels convolutions and linear layers write."""
+        return {
+            layer.name: written
+            for layer, written, _ in self._counterparts(student)
+            if isinstance(layer, PRODUCERS)
+        }
+
     def slices(self, student: Architecture, network: Network) -> dict[str, Tensor]:
         """The student's parameters as functions of the teacher's, by name.
 

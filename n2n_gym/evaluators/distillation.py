@@ -12,6 +12,7 @@ from torch import Tensor
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.classifier import fit_classifier
+from n2n_gym.evaluators.rescaling import rescale
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.isolation import alone
 from n2n_gym.rewards import Failure, Score
@@ -48,6 +49,7 @@ EXHAUSTED: Final = (
     "can't start new thread",
 )
 LARGEST_BATCH: Final = 1_000  # on an accelerator
+PLAIN_RATE: Final = 0.2  # of SGD's learning rate, for students that normalise nothing
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,13 @@ def distil(
                 initialise(network)
         else:
             network = teacher.inheritance(device).build(student)
+            if not student.is_normalised:
+                rescale(network, student, teacher)
         network = network.to(memory_format=torch.channels_last)
         if recipe is not None:
+            if not student.is_normalised and recipe.optimiser == "sgd":
+                rate = PLAIN_RATE * recipe.learning_rate
+                recipe = replace(recipe, learning_rate=rate)
             train(
                 network,
                 split,

@@ -97,6 +97,8 @@ class DistillationEvaluator:
         }
         if settings.rung.is_augmented or settings.rung.views > 1:
             resolved["augmentation"] = asdict(teacher.task.augmentation)
+        if not student.is_normalised:
+            resolved["is_plain"] = True  # those are distilled in another way
         if self.rung.start == "elastic":
             resolved["elastic"] = self._start(teacher).fingerprint
         return Key(

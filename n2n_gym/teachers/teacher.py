@@ -148,6 +148,11 @@ class Teacher:
         return {}
 
     @cached_property
+    def squares(self) -> dict[torch.device, dict[str, Tensor]]:
+        """What `rescale` fits students to, once it has been asked for."""
+        return {}
+
+    @cached_property
     def _inheritances(self) -> dict[torch.device, Inheritance]:
         return {}
 
