@@ -6,8 +6,7 @@
 At a quarter, a tenth and a fortieth of the teacher's parameters, uniform width and
 magnitude filter pruning (Li et al., 2017), which inherit its weights; and SqueezeNet,
 FitNet-4 and a small VGG, which start from drawn ones. All are distilled by the same
-recipe, that of the rung ``full``. With few epochs SqueezeNet, which does not normalise,
-hardly gets off chance.
+recipe, that of the rung ``full``.
 
 Every result is a line of ``results.jsonl`` in the output folder as soon as it is there:
 the same command goes on after a stop, and another teacher, task or number of epochs
