@@ -1,7 +1,8 @@
 """What every student that can still be reached takes at least.
 
 The bounds are sound: no completion of an episode's decisions leaves a student below
-them. They are exact once nothing is left to decide, and for shrinkage always.
+them. They are exact once nothing is left to decide, and for shrinkage always but where
+a layer's kernel and its padding are both to be decided.
 
 Why they are sound, for removal: let T be all undecided removals. Whatever part of T is
 taken in the end, (1) a layer that the logits need when all of T is taken is needed,
@@ -13,6 +14,9 @@ the layers of (1) on the shapes of (2) cost no more than in any student.
 
 For shrinkage: widths, kernels and paddings do not fall where rates rise, nor shapes and
 costs where those rise, so that the lowest rate for all that is undecided costs least.
+Only a kernel whose padding is also decided on is another matter: the larger it is, the
+smaller a map it leaves where the padding does not follow. There each layer takes, of
+all its kernels, the least that each costs and the smallest map that each leaves.
 """
 
 from __future__ import annotations
@@ -49,12 +53,44 @@ def least_shrunk(
     undecided: Iterable[Shrinkage],
 ) -> Least:
     """Of the students that these rates leave, whatever the others become."""
-    lowest = dict.fromkeys(undecided, RATES[0])
+    undecided = tuple(undecided)
+    lowest = {**dict.fromkeys(undecided, RATES[0]), **rates}
+    padded = {each.layers for each in lowest if each.variable == "padding"}
+    kernels = [
+        each
+        for each in undecided
+        if each.variable == "kernel" and each.layers in padded
+    ]
+    tried = RATES if kernels else RATES[:1]
     try:
-        smallest = shrink(start, {**lowest, **rates})
+        students = [
+            shrink(start, {**lowest, **dict.fromkeys(kernels, rate)}) for rate in tried
+        ]
     except ShapeError:  # paddings that cannot go together
         return NOTHING_KNOWN
+    if len(students) > 1:
+        return _least_of_layers(students)
+    (smallest,) = students
     return Least(smallest.num_params, smallest.num_macs)
+
+
+def _least_of_layers(students: Sequence[Architecture]) -> Least:
+    """Of students that take each layer from any of these."""
+    num_params = num_macs = 0
+    first = students[0]
+    values = _Values(first)
+    for position, layer in enumerate(first.layers):
+        if isinstance(layer, Join):
+            shapes = [values.shape[read] for read in layer.inputs]
+            values.add(_joined(layer, shapes, True), True)
+            continue
+        read = values.shape[layer.inputs[0]]
+        forms = {student.layers[position]: student for student in students}
+        emitted = [_emitted(f, read, s.shape_of(position)) for f, s in forms.items()]
+        num_params += min(form.num_params(read) for form in forms)
+        num_macs += min(_macs(form, read) for form in forms)
+        values.add(tuple(map(min, *emitted, emitted[0])), True)
+    return Least(num_params, num_macs)
 
 
 def least_removed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ from n2n_gym.torch_layers import Network, build
 from n2n_gym.training import Normalisation
 
 TOLERANCE: Final = 1e-4  # between ONNX Runtime's logits and torch's
+# Where torch's own rounding is large, ONNX Runtime's may be so many times as large.
+ROUNDINGS: Final = 10
 OPSET: Final = 20  # the default of torch's exporter; every current runtime reads it
 
 
@@ -56,7 +59,8 @@ def export_onnx(
         The largest difference between the logits of ONNX Runtime and of torch.
 
     Raises:
-        RuntimeError: They differ by more than 1e-4.
+        RuntimeError: They differ by more than 1e-4, and by more than rounding explains:
+            ten times what torch's own differ from those in double precision.
     """
     module = FromPixels(plain(network), normalise).eval()
     pixels = images.cpu().float() / 255
@@ -83,12 +87,22 @@ def export_onnx(
         with torch.no_grad():
             expected = module(batch).numpy()
         largest = max(largest, float(np.abs(found - expected).max()))
-    if largest > TOLERANCE:
+    allowed = TOLERANCE
+    if largest > allowed:  # channels that hardly vary, normalised, magnify rounding
+        allowed = max(allowed, ROUNDINGS * rounding(module, pixels))
+    if largest > allowed:
         raise RuntimeError(
             f"{path}: ONNX Runtime's logits differ from torch's by {largest:.1e}, more "
-            f"than {TOLERANCE:.0e}"
+            f"than {allowed:.0e}"
         )
     return largest
+
+
+@torch.no_grad()
+def rounding(module: nn.Module, pixels: Tensor) -> float:
+    """The largest difference of torch's logits from those in double precision."""
+    exact = copy.deepcopy(module).double()(pixels.double())
+    return float((module(pixels) - exact).abs().max())
 
 
 def untrained_onnx(architecture: Architecture) -> bytes:

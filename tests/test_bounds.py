@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from torch import nn
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.bounds import Least, least_removed, least_shrunk
@@ -18,6 +19,7 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
+from n2n_gym.torch_layers import trace
 from tests.networks import NETWORKS
 from tests.test_edits import STARTS, start_of
 
@@ -98,7 +100,10 @@ def test_a_bound_of_removal_says_something():
     assert last
 
 
-@pytest.mark.parametrize("variables", [("width", "kernel"), ("width", "padding")])
+@pytest.mark.parametrize(
+    "variables",
+    [("width", "kernel"), ("width", "padding"), ("width", "kernel", "padding")],
+)
 @pytest.mark.parametrize("name", STARTS)
 def test_shrinkage(name, variables):
     start = start_of(name)
@@ -116,6 +121,32 @@ def test_shrinkage(name, variables):
             assert least.num_params <= student.num_params
             assert least.num_macs <= student.num_macs
         assert least == Least(student.num_params, student.num_macs)
+
+
+def test_a_large_kernel_may_cost_less_than_a_small_one():
+    # Its padding gone, it leaves a smaller map for what comes after.
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(32 * 8 * 8, 10)),
+    )
+    start = trace(network, (1, 8, 8))
+    decisions = shrinkages(start, ("kernel", "padding"))
+    students = [
+        (shrink(start, rates), rates)
+        for choice in product((0.1, 1.0), repeat=len(decisions))
+        for rates in [dict(zip(decisions, choice, strict=True))]
+    ]
+    smallest, rates = min(students, key=lambda pair: pair[0].num_params)
+    assert {rates[d] for d in decisions if d.variable == "kernel"} == {0.1, 1.0}
+    least = least_shrunk(start, {}, decisions)
+    assert 0 < least.num_params <= smallest.num_params
+    for student, rates in students:
+        for position in range(len(decisions) + 1):
+            made = {d: rates[d] for d in decisions[:position]}
+            least = least_shrunk(start, made, decisions[position:])
+            assert least.num_params <= student.num_params
+            assert least.num_macs <= student.num_macs
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import onnx
@@ -79,9 +80,28 @@ def test_the_opset_is_the_exporters_default(network, teacher, images, tmp_path):
 def test_logits_that_differ_are_refused(
     network, teacher, images, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    written = export._to_onnx
+
+    def write_another(module, pixels):
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            for weights in other.parameters():
+                weights += 1e-3
+        return written(other, pixels)
+
+    monkeypatch.setattr(export, "_to_onnx", write_another)
     with pytest.raises(RuntimeError, match="ONNX Runtime's logits differ"):
         export_onnx(network, teacher.normalise, images, tmp_path / "x.onnx", ABOUT)
+
+
+def test_rounding_that_a_network_magnifies_is_no_difference(teacher, images, tmp_path):
+    # Logits of a million: single precision has them to a tenth.
+    network = build(teacher.architecture).eval()
+    with torch.no_grad():
+        for weights in list(network.parameters())[-2:]:
+            weights *= 1e6
+    path = tmp_path / "student.onnx"
+    assert export_onnx(network, teacher.normalise, images, path, ABOUT) > 1e-4
 
 
 def test_saved_weights_load_into_the_architecture(teacher, network, tmp_path):
