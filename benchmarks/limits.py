@@ -36,6 +36,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.compress import compress
 from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
 from n2n_gym.export import export_onnx
+from n2n_gym.finalists import classes_of
 from n2n_gym.limited import Limited
 from n2n_gym.places import data_folder, write_whole
 from n2n_gym.resources import RESOURCES, Latency
@@ -220,7 +221,8 @@ def measure_all(
             if (*cell, seed, "uniform") not in done:
                 if cell not in uniform:
                     limits = {RESOURCE_OF[cell.resource]: bound}
-                    limited = Limited.read(teacher.architecture, limits)
+                    whole, classes = teacher.architecture, classes_of(teacher)
+                    limited = Limited.read(whole, limits, classes)
                     uniform[cell] = limited.uniform()
                 found = thin(cell, teacher, uniform[cell], seed, folder)
                 results.add(**cell._asdict(), seed=seed, of="uniform", **found)

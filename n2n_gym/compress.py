@@ -37,6 +37,7 @@ from n2n_gym.finalists import (
     Finalists,
     Finished,
     Scored,
+    classes_of,
     write_student,
 )
 from n2n_gym.history import Remembering
@@ -48,6 +49,7 @@ from n2n_gym.resources import load_meter, predicted
 from n2n_gym.rewards import Score
 from n2n_gym.runs import (
     ONNX,
+    OPTIONS,
     POLICY,
     SUMMARY,
     Options,
@@ -128,17 +130,18 @@ def compress(options: Options) -> Summary:
     constraints = options.constraints()
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
-    limited = Limited.read(teacher.architecture, constraints)
+    limited = Limited.read(teacher.architecture, constraints, classes_of(teacher))
     if not removals(teacher.architecture, options.granularity):
         raise ValueError(
             f"there is nothing to remove from {teacher.name} at the granularity "
             f"{options.granularity!r}; {_numbers_of_removals(teacher)}"
         )
+    if not (options.output / OPTIONS).exists():  # a folder for what can be done alone
+        limited.refuse_if_out_of_reach(options.granularity)
     with closing(runner), open_run(options) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")
         limited.keep_in(run.folder)
-        limited.refuse_if_out_of_reach(options.granularity)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         final = Finalists(teacher, options.final_epochs, device, runner, store, limited)
         remembering = Remembering(evaluator, run.history)
@@ -169,7 +172,7 @@ def compress(options: Options) -> Summary:
             random,
             num_scored,
             onnx_difference,
-            limited.rows(student.student, student.score.accuracy),
+            limited.rows(student.student, student.score.accuracy, run.folder / ONNX),
             compared,
             time.perf_counter() - started,
         )
@@ -286,10 +289,21 @@ class _Search:
         removed = self._stage(name, "remove", agent, remove, options.removal_updates)
         if not options.shrinkage_updates:
             return removed, []
-        best = max(removed, key=lambda scored: scored.reward).student
+        by_reward = sorted(removed, key=lambda scored: -scored.reward)
+        fitting = (
+            scored
+            for scored in by_reward
+            if self.limited.can_shrink_to(scored.student, remove.meter)
+        )
+        best = next(fitting, None)
+        if best is None:
+            best = by_reward[0]
+            logger.warning(
+                "%s: none of what removal left can be shrunk to the limits", name
+            )
         shrink = ShrinkEnv(
             self.teacher,
-            start=best,
+            start=best.student,
             evaluator=self.evaluator,
             reward=reward,
             resources=resources,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Final, TypeAlias
 
 ACCURACY: Final = "accuracy"  # on validation: the one that is to be large
@@ -78,6 +79,10 @@ def read_limits(constraints: Constraints | None) -> tuple[Limit, ...]:
             raise ValueError(
                 f"constraints are a mapping of bounds by name, or Limits, got {limit!r}"
             )
+    names = [limit.name for limit in constraints]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two limits have the name {name!r}")
     return tuple(constraints)
 
 
@@ -106,4 +111,4 @@ def penalised(reward: float, epsilon: float) -> float:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, Real) and math.isfinite(value)

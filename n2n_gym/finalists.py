@@ -20,6 +20,7 @@ from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.history import FINAL
 from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
+from n2n_gym.resources import ResourceError
 from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.runs import ONNX, STUDENT, TEACHER, WEIGHTS
 from n2n_gym.scores import ScoreStore
@@ -120,15 +121,20 @@ class Finalists:
         kept: list[Scored] = []
         with tqdm(total=most, desc="Measuring finalists") as bar:
             for scored in found:
-                if self.limited.keeps(scored.student):
+                try:
+                    is_kept = self.limited.keeps(scored.student)
+                except ResourceError as error:
+                    logger.warning("a finalist is left out: %s", error)
+                    continue
+                if is_kept:
                     kept.append(scored)
                     bar.update()
                 if len(kept) == most:
                     break
         if not kept:
             raise Failed(
-                f"none of {len(found)} students keeps the limits; more updates of "
-                f"the policies may find one"
+                f"none of {len(found)} students keeps the limits; where a search "
+                f"found them, more updates of the policies may find one"
             )
         return kept
 
@@ -146,7 +152,7 @@ class Finalists:
         """The teacher made as small as the student; None if it cannot be, or fails."""
         try:
             finished = self.compare([Scored(0.0, make())], what)
-        except OutOfReach as error:
+        except (OutOfReach, ResourceError) as error:
             logger.warning("%s: %s", what, error)
             return None
         if finished is not None:
@@ -207,7 +213,7 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
     about = {
         "teacher": teacher.name,
         "task": teacher.task.name,
-        "classes": json.dumps(teacher.task.class_names or teacher.task.num_classes),
+        "classes": classes_of(teacher),
         "preprocessing": teacher.task.preprocessing,
         "fingerprint": student.fingerprint,
         "validation_accuracy": f"{finished.score.accuracy:.4f}",
@@ -217,6 +223,11 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
     }
     images = teacher.task.splits["test"].images[:256]
     return export_onnx(network, teacher.normalise, images, folder / ONNX, about)
+
+
+def classes_of(teacher: Teacher) -> str:
+    """Their names, or how many there are, as a file says it."""
+    return json.dumps(teacher.task.class_names or teacher.task.num_classes)
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:

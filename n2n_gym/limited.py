@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,16 +20,15 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.resources import Latency, Meter, load_meter
+from n2n_gym.resources import RESOURCES, Latency, Meter, ResourceError, load_meter
 from n2n_gym.rewards import Reward, Toward, n2n
 from n2n_gym.units import show_quantity
 
 KEPT: Final = "resources.json"  # in a run's folder: what was measured
-# Of a limit on what comes from a clock, this much is left to the clock.
+# Of a limit on what is measured, this much is left to the next measurement.
 MARGIN: Final = 0.05
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
-# Bytes that a written file says about itself, and about each class.
-NOTES: Final = (1_000, 20)
+NOTES: Final = 1_000  # bytes that a written file says about itself, but for its classes
 STEPS: Final = 8  # in which the uniform width is found
 
 
@@ -40,16 +41,23 @@ class Limited:
         bounds: The most of each resource, by name, in its unit.
         least_accuracy: On validation, if one is asked for.
         meter: Measures the resources.
+        notes: Bytes that a written file says about itself.
     """
 
     teacher: Architecture
     bounds: Mapping[str, float]
     least_accuracy: float | None
     meter: Meter
+    notes: int
 
     @classmethod
-    def read(cls, teacher: Architecture, constraints: Mapping[str, float]) -> Limited:
+    def read(
+        cls, teacher: Architecture, constraints: Mapping[str, float], classes: str = ""
+    ) -> Limited:
         """Limits by name.
+
+        Args:
+            classes: As a written file names them.
 
         Raises:
             ValueError: One makes no sense, or is of an unknown resource.
@@ -57,7 +65,8 @@ class Limited:
         bounds = dict(constraints)
         read_limits(bounds)
         least = bounds.pop(ACCURACY, None)
-        return cls(teacher, bounds, least, load_meter(bounds))
+        notes = NOTES + len(classes.encode())
+        return cls(teacher, bounds, least, load_meter(bounds), notes)
 
     def __bool__(self) -> bool:
         """Whether there is a limit on a resource."""
@@ -88,30 +97,82 @@ class Limited:
         if name in EXACT:
             return bound
         if name == "onnx_bytes":
-            whole, each = NOTES
-            return bound - whole - each * self.teacher.num_outputs
+            return bound - self.notes
         return bound * (1 - MARGIN)
 
     def refuse_if_out_of_reach(self, granularity: str) -> None:
-        """Raise a ValueError where not even the smallest student keeps a limit.
+        """Raise a ValueError where no student that can be thought of keeps a limit.
 
-        The smallest is what is left of all removals that are legal one after another,
-        with all that remains at the lowest rate; or the teacher so shrunk, if less.
+        The teacher is thought of, with all widths and kernels at the lowest rate, and
+        what is left of all removals that are legal one after another, so shrunk. For
+        what can be computed, removals are then undone or added one by one, as long as
+        less is taken.
         """
         if not self.bounds:
             return
-        candidates = [_least(self.teacher), _least(_bare(self.teacher, granularity))]
-        taken = [self.meter(student, self.teacher) for student in candidates]
+        removals_of_all = removals(self.teacher, granularity)
+        bare = _without(self.teacher, removals_of_all)
+        candidates = [self.teacher, _least(self.teacher), _least(bare)]
+        taken = [values for each in candidates if (values := self._taken(each))]
         for name, bound in self.bounds.items():
+            aim = self._aim(name, bound)
             least = min(values[name] for values in taken)
-            if least > bound:
+            if least > aim and name in EXACT:
+                least = self._descend(name, removals_of_all)
+            if least > aim:
                 whole = self.meter(self.teacher, self.teacher)[name]
+                spare = f", and {show_quantity(name, bound - aim)} have to be left"
                 raise ValueError(
                     f"no student keeps the limit {name} <= "
                     f"{show_quantity(name, bound)}: the smallest takes "
                     f"{show_quantity(name, least)}, the teacher "
-                    f"{show_quantity(name, whole)}"
+                    f"{show_quantity(name, whole)}{spare if least <= bound else ''}"
                 )
+
+    def can_shrink_to(self, student: Architecture, meter: Meter) -> bool:
+        """Whether it keeps the limits with all widths and kernels at the lowest rate.
+
+        Args:
+            meter: By which the search goes.
+        """
+        try:
+            values = meter(_least(student), self.teacher)
+        except ResourceError:
+            return False
+        return all(values[name] <= aim for name, aim in self.aims.items())
+
+    def _taken(self, student: Architecture) -> dict[str, float] | None:
+        """None where it cannot be measured; of the teacher that is an error."""
+        try:
+            return self.meter(student, self.teacher)
+        except ResourceError:
+            if student is self.teacher:
+                raise
+            return None
+
+    def _descend(self, name: str, decisions: Sequence[Removal]) -> float:
+        """The least of a resource that changing one removal after another comes to."""
+        best, least = [False] * len(decisions), math.inf
+        for wanted in (best, [True] * len(decisions)):
+            value = self._taken_without(name, decisions, wanted)
+            if value < least:
+                best, least = wanted, value
+        is_better = True
+        while is_better:
+            is_better = False
+            for position in range(len(decisions)):
+                other = [*best]
+                other[position] = not other[position]
+                value = self._taken_without(name, decisions, other)
+                if value < least:
+                    best, least, is_better = other, value, True
+        return least
+
+    def _taken_without(
+        self, name: str, decisions: Sequence[Removal], wanted: Sequence[bool]
+    ) -> float:
+        left = _without(self.teacher, compress(decisions, wanted))
+        return RESOURCES[name](_least(left), self.teacher)
 
     def uniform(self) -> Architecture:
         """The teacher with all widths at one rate, the largest that keeps the limits.
@@ -121,9 +182,16 @@ class Limited:
         """
         return uniform_within(self.teacher, self.keeps, STEPS)
 
-    def rows(self, student: Architecture, accuracy: float) -> list[dict[str, Any]]:
-        """Each limit, with what teacher and student take."""
+    def rows(
+        self, student: Architecture, accuracy: float, file: Path
+    ) -> list[dict[str, Any]]:
+        """Each limit, with what teacher and student take.
+
+        Args:
+            file: The student's, as it was written.
+        """
         mine = self.meter(student, self.teacher)
+        mine["onnx_bytes"] = file.stat().st_size
         whole = self.meter(self.teacher, self.teacher)
         rows: list[dict[str, Any]] = [
             {
@@ -162,11 +230,11 @@ def _least(start: Architecture) -> Architecture:
     return shrink(start, dict.fromkeys(shrinkages(start), RATES[0]))
 
 
-def _bare(start: Architecture, granularity: str) -> Architecture:
-    """Without all that can go, in the order of the decisions."""
+def _without(start: Architecture, wanted: Iterable[Removal]) -> Architecture:
+    """Without those of the removals that are legal one after another."""
     left = start.rewire(frozenset(), frozenset())
     taken: list[Removal] = []
-    for removal in removals(start, granularity):
+    for removal in wanted:
         wiring = legal_removal(start, taken, left, removal)
         if wiring is not None:
             taken.append(removal)

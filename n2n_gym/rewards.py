@@ -151,7 +151,12 @@ class Weighted:
 
 
 def saving(resource: str, student: Score, teacher: Score) -> float:
-    """The share of what the teacher takes that the student does not, at most 1."""
+    """The share of what the teacher takes that the student does not, at most 1.
+
+    0 where the teacher takes nothing: there is nothing to save.
+    """
+    if teacher.resources[resource] == 0:
+        return 0.0
     return 1 - student.resources[resource] / teacher.resources[resource]
 
 

@@ -125,8 +125,13 @@ class Options:
         }
         for text in self.limits.split(",") if self.limits else ():
             name, equals, value = text.rpartition("=")
+            name = name.strip()
             if not equals:
                 raise ValueError(f"a limit is name=value, got {text!r}")
+            if name in given:
+                raise ValueError(
+                    f"two limits on {name}: {given[name]} and {value}; give one"
+                )
             given[name] = value
         return {name: read_quantity(name, value) for name, value in given.items()}
 

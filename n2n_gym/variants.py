@@ -30,6 +30,8 @@ from n2n_gym.training import Normalisation
 
 CALIBRATED_BY: Final = 512  # training images, for the ranges of 8-bit activations
 BATCH: Final = 64
+# What a float32 file says of itself that is not true of another.
+OF_FLOAT32: Final = ("validation_accuracy", "test_accuracy", "reward")
 
 # Images in [0, 1], (B, C, H, W) float32, to logits, (B, classes).
 Model: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -57,8 +59,7 @@ def write_float16(source: Exported, path: Path) -> None:
     """
     model = convert_float_to_float16(onnx.load(source.path), keep_io_types=True)
     OnnxModel(model).topological_sort()  # it puts its casts last
-    onnx.checker.check_model(model)
-    write_whole(path, model.SerializeToString())
+    _write(model, source, path)
 
 
 def write_int8(source: Exported, path: Path) -> None:
@@ -79,10 +80,29 @@ def write_int8(source: Exported, path: Path) -> None:
             per_channel=True,
         )
         model = onnx.load(quantised)
-    about = {x.key: x.value for x in onnx.load(source.path).metadata_props}
+    _write(model, source, path)
+
+
+def _write(model: onnx.ModelProto, source: Exported, path: Path) -> None:
+    """A file that says of itself what is true of the float32 file and of it."""
+    about = _said(source.path)
+    for name in OF_FLOAT32:
+        about.pop(name, None)
     onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model)
     write_whole(path, model.SerializeToString())
+
+
+def say_accuracy(path: Path, accuracy: float) -> None:
+    """Let an ONNX file say what it was measured to have on the test split."""
+    model = onnx.load(path)
+    about = {**_said(path), "test_accuracy": f"{accuracy:.4f}"}
+    onnx.helper.set_model_props(model, about)
+    write_whole(path, model.SerializeToString())
+
+
+def _said(path: Path) -> dict[str, str]:
+    return {x.key: x.value for x in onnx.load(path).metadata_props}
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc] # it has no types

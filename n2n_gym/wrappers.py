@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from n2n_gym.envs.compression import CompressionEnv, Observation
 
 POWER: Final = 4  # of the share of progress that is left
+EPISODES: Final = 75  # until nothing is left
 
 
 def epsilon_at(progress: float) -> float:
@@ -69,11 +70,12 @@ class ProgressiveConstraint(
 
     Args:
         env: An environment with ``constraints=``.
-        episodes: After so many, eps is 0. By default only ``set_progress`` moves it.
+        episodes: After so many, eps is 0; by default after 15 updates of 5, as in the
+            paper's code. None where ``set_progress`` alone is to move it.
     """
 
     def __init__(
-        self, env: gym.Env[Observation, Any], episodes: int | None = None
+        self, env: gym.Env[Observation, Any], episodes: int | None = EPISODES
     ) -> None:
         super().__init__(env)
         self._count_up_to(episodes)
@@ -97,7 +99,9 @@ class ProgressiveConstraintVector(_ClosingIn, gym.vector.VectorWrapper):
         episodes: As in `ProgressiveConstraint`, of all rows together.
     """
 
-    def __init__(self, env: gym.vector.VectorEnv, episodes: int | None = None) -> None:
+    def __init__(
+        self, env: gym.vector.VectorEnv, episodes: int | None = EPISODES
+    ) -> None:
         super().__init__(env)
         self._count_up_to(episodes)
 
@@ -135,7 +139,7 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
         self, action: Any
     ) -> tuple[Observation, NDArray[np.float64], bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, info = self.env.step(action)
-        vector = np.array(info["reward_vector"])
+        vector: NDArray[np.float64] = info["reward_vector"].copy()
         return observation, vector, terminated, truncated, info
 
 

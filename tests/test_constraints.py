@@ -67,6 +67,18 @@ def test_a_bound_that_makes_no_sense_is_named(bound):
         read_limits({"num_params": bound})
 
 
+def test_numpys_numbers_are_bounds_too():
+    (limit,) = read_limits({"num_params": np.int64(1000)})
+    assert limit.bound == 1000
+    assert read_limits({"latency_ms": np.float32(2)})[0].bound == 2
+
+
+def test_limits_have_names_of_their_own():
+    two = [Limit("size", {"num_params": 1}, bound) for bound in (10, 20)]
+    with pytest.raises(ValueError, match="two limits have the name 'size'"):
+        read_limits(two)
+
+
 def test_an_accuracy_is_a_share():
     with pytest.raises(ValueError, match="95"):
         read_limits({"accuracy": 95})
@@ -193,6 +205,22 @@ def test_a_resource_that_fails_for_a_student_is_its_failure(teacher):
     assert "board" in info["error"]
     assert "TimeoutError: the board did not answer" in info["error"]
     assert info["is_success"] is False
+
+
+@pytest.mark.parametrize("name", ["num_params", "accuracy", "cost"])
+def test_a_resource_is_called_as_nothing_else_is(teacher, name):
+    with pytest.raises(ValueError, match=f"cannot be called '{name}'; taken: num_pa"):
+        RemoveEnv(teacher, evaluator="size", resources={name: shallow})
+
+
+def test_of_what_the_teacher_does_not_take_nothing_is_saved(teacher):
+    def spilled(student, teacher) -> float:
+        return 0.0
+
+    env = ShrinkEnv(teacher, evaluator="size", resources={"spilled": spilled})
+    _, info = play(env, [0] * len(env.decisions))
+    assert info["spilled"] == 0
+    assert info["reward_vector"][env.objectives.index("spilled")] == 0
 
 
 def test_a_student_is_measured_once(teacher):
@@ -333,8 +361,19 @@ def test_epsilon_falls_from_1_to_0_and_never_rises(limited):
     assert seen[5:] == [0.0, 0.0]
 
 
-def test_progress_is_said_and_does_not_go_back(limited):
+def test_by_default_limits_have_closed_in_after_75_episodes(limited):
     env = ProgressiveConstraint(limited)
+    for _ in range(74):
+        play(env, keep_all(env))
+    assert 0 < env.epsilon < 1e-6
+    play(env, keep_all(env))
+    assert env.epsilon == 0
+
+
+def test_progress_is_said_and_does_not_go_back(limited):
+    env = ProgressiveConstraint(limited, episodes=None)
+    play(env, keep_all(env))
+    assert env.epsilon == 1.0
     for progress, wanted in ((0.5, 0.5), (0.2, 0.5), (1.0, 1.0), (0.0, 1.0)):
         env.set_progress(progress)
         assert env.epsilon == epsilon_at(wanted) == limited.epsilon
@@ -376,8 +415,19 @@ def test_rows_of_gymnasiums_vector_count_for_themselves(teacher):
     env = SyncVectorEnv([make, make])
     env.reset()
     for action in [0] * len(env.envs[0].unwrapped.decisions):
-        env.step(np.full(2, action))
+        *_, infos = env.step(np.full(2, action))
     assert env.get_attr("epsilon") == (0.5**4, 0.5**4)
+    assert infos["reward_vector"].shape == (2, 3)
+
+
+def test_a_vectors_copy_goes_its_own_way(limited):
+    env = ProgressiveConstraintVector(CompressionVectorEnv(limited, 2), episodes=8)
+    fork = copy.deepcopy(env)
+    fork.set_progress(1.0)
+    assert fork.epsilon == 0.0
+    assert {each.epsilon for each in fork.unwrapped.envs} == {0.0}
+    assert env.epsilon == 1.0
+    assert {each.epsilon for each in env.unwrapped.envs} == {1.0}
 
 
 def test_other_environments_are_refused():

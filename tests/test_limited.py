@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from itertools import compress as compress_by
+from itertools import product
 
 import pytest
+from torch import nn
 from typer.testing import CliRunner
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
-from n2n_gym.limited import Limited
+from n2n_gym.decisions import removals
+from n2n_gym.limited import Limited, _least, _without
 from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
 from n2n_gym.resources.prediction import FileSize
 from n2n_gym.resources.students import random_students
 from n2n_gym.rewards import Score, Toward
 from n2n_gym.runs import Options
+from n2n_gym.torch_layers import trace
 
 SMALL = ["--teacher", "tests.networks:make_small", "--evaluator", "inherit"]
 BUDGET = ["--removal-updates", "2", "--shrinkage-updates", "4", "--final-epochs", "4"]
@@ -39,6 +44,13 @@ def broken(student: Architecture, teacher: Architecture) -> float:
 
 def nothing(student: Architecture, teacher: Architecture) -> float:
     return float("nan")
+
+
+def moody(student: Architecture, teacher: Architecture) -> float:
+    """A board that half of the students crash."""
+    if student == teacher or int(student.fingerprint, 16) % 2:
+        return 1.0
+    raise TimeoutError("the board did not answer")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,6 +82,8 @@ def test_options_are_limits_by_name():
         }
     )
     assert Options().constraints() == {}
+    with pytest.raises(ValueError, match="two limits on num_params: 1M and 2M"):
+        Options(max_params="1M", limits="num_params=2M").constraints()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +118,35 @@ def test_a_limit_that_nothing_keeps_is_said_with_what_can_be_reached(tmp_path):
     assert code == 1
     assert "no student keeps the limit num_params <= 10: the smallest takes" in stderr
     assert "the teacher" in stderr
+    assert not (tmp_path / "run").exists()  # another limit may be tried there
+
+
+def test_less_may_be_taken_with_something_kept():
+    # Without its pool, a network has larger maps.
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 8, 3, padding=1, stride=2), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+    )
+    start = trace(network, (1, 16, 16))
+    every = removals(start, "layer")
+    takes = []
+    for wanted in product((False, True), repeat=len(every)):
+        student = _least(_without(start, compress_by(every, wanted)))
+        takes.append(student.num_macs)
+    assert min(takes) < takes[-1]  # not without all of it
+    Limited.read(start, {"num_macs": min(takes)}).refuse_if_out_of_reach("layer")
+    limited = Limited.read(start, {"num_macs": min(takes) - 1})
+    with pytest.raises(ValueError, match="the smallest takes"):
+        limited.refuse_if_out_of_reach("layer")
+
+
+def test_what_is_left_to_the_next_measurement_is_said(teacher):
+    limited = Limited.read(teacher.architecture, {"tests.test_limited:moody": 1.0})
+    with pytest.raises(ValueError, match=r"takes 1, .*, and 0\.05 have to be left"):
+        limited.refuse_if_out_of_reach("unit")
+    limited = Limited.read(teacher.architecture, {"tests.test_limited:moody": 1.1})
+    limited.refuse_if_out_of_reach("unit")  # the teacher keeps it
 
 
 # What keeps it.
@@ -144,10 +187,10 @@ def test_a_clock_is_left_something_to_spare(teacher):
 def test_a_file_is_left_room_for_what_it_says_about_itself(teacher):
     whole = teacher.architecture
     limited = Limited.read(whole, {"onnx_bytes": 50_000})
-    known = {"num_params": 100, "num_macs": 1, "onnx_bytes": 48_801}
+    known = {"num_params": 100, "num_macs": 1, "onnx_bytes": 49_001}
     limited.meter.remember([(whole.fingerprint, known)])
     assert not limited.keeps(whole)
-    limited.meter.remember([(whole.fingerprint, {**known, "onnx_bytes": 48_800})])
+    limited.meter.remember([(whole.fingerprint, {**known, "onnx_bytes": 49_000})])
     assert limited.keeps(whole)
 
 
@@ -217,6 +260,34 @@ def test_a_run_within_limits_goes_on_to_the_same_end(limited_run):
     assert code == 0, stderr
     assert (folder / "history.jsonl").read_text() == before
     assert (folder / "architecture.json").read_text() == student
+
+
+def test_students_that_cannot_be_measured_are_left_out(tmp_path, caplog):
+    arguments = ["--limits", "tests.test_limited:moody=2", "--output", tmp_path / "run"]
+    code, _, stderr = compress(*arguments)
+    assert code == 0, stderr
+    student = Architecture.from_json(
+        (tmp_path / "run" / "architecture.json").read_text()
+    )
+    assert int(student.fingerprint, 16) % 2
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    failed = [line for line in map(json.loads, lines) if "error" in line]
+    assert failed
+    assert all("the board did not answer" in line["error"] for line in failed)
+
+
+def test_the_written_file_is_what_a_limit_on_size_is_about(teacher, tmp_path):
+    whole = teacher.architecture
+    path = tmp_path / "student.onnx"
+    for length, is_kept in ((60_000, True), (60_001, False)):
+        path.write_bytes(bytes(length))
+        (row,) = Limited.read(whole, {"onnx_bytes": 60_000}).rows(whole, 1.0, path)
+        assert row["student"] == length
+        assert row["is_kept"] is is_kept
+    long = '["' + 10 * "Ä" + '"]'
+    assert Limited.read(whole, {"onnx_bytes": 60_000}, long).aims == {
+        "onnx_bytes": 60_000 - 1_000 - len(long.encode())
+    }
 
 
 def test_a_limit_on_latency_is_predicted_then_measured_once(

@@ -137,8 +137,13 @@ def test_a_device_that_is_missing_is_named():
 def test_energy_is_read_from_the_counters_of_linux(whole, tmp_path):
     package = tmp_path / "intel-rapl:0"
     package.mkdir()
+    (package / "name").write_text("package-0\n")
     (package / "energy_uj").write_text("1000\n")
     (package / "max_energy_range_uj").write_text("4999\n")
+    for other, name in {"intel-rapl:0:0": "core", "intel-rapl:1": "psys"}.items():
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "name").write_text(f"{name}\n")
+        (tmp_path / other / "energy_uj").write_text("3000\n")  # counted already
     reads = iter([{"intel-rapl:0": 4000}, {"intel-rapl:0": 1000}])
     energy = Energy(tmp_path)
     assert energy._microjoules() == {"intel-rapl:0": 1000}

@@ -275,7 +275,11 @@ def _show(summary: dict[str, Any], options: Options) -> None:
         )
         sign = ">=" if row["name"] == ACCURACY else "<="
         kept = "kept" if row["is_kept"] else "[red]NOT kept[/red]"
-        console.print(f"{row['name']} {sign} {bound}: {kept}, {found}", highlight=False)
+        line = f"{row['name']} {sign} {bound}: {kept}, {found}"
+        if "teacher" in row:
+            whole = show_quantity(row["name"], row["teacher"])
+            line += f"; the teacher has {whole}"
+        console.print(line, highlight=False)
     path = options.output / ONNX
     console.print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, logits equal to torch's to "

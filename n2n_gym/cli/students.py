@@ -65,7 +65,12 @@ def export(
         run = Revisited.open(folder)
         written = run.export(student, output, wanted)
     if as_json:
-        print_json([{**row._asdict(), "path": str(row.path)} for row in written])
+        print_json(
+            [
+                {**row._asdict(), "path": str(row.path), "is_smaller": row.is_smaller}
+                for row in written
+            ]
+        )
         return
     table = Table(box=box.SIMPLE)
     table.add_column("file", overflow="fold")

@@ -29,6 +29,8 @@ RESOURCES: Final[Mapping[str, Resource]] = {
     "energy_mj": Energy(),
 }
 ALWAYS: Final = ("num_params", "num_macs")  # measured: they cost nothing
+# What infos say by these names is something else.
+TAKEN: Final = (*ALWAYS, "accuracy", "cost", "cost_once", "compression", "violated")
 
 
 def load_meter(
@@ -41,9 +43,15 @@ def load_meter(
         functions: The user's own, by name; all of them are measured.
 
     Raises:
-        ValueError: A name is unknown, or what it names takes other arguments.
+        ValueError: A name is unknown, or what it names takes other arguments; or one
+            of the user's own is what infos call something else.
     """
     own = dict(functions or {})
+    for name in own:
+        if name in TAKEN:
+            raise ValueError(
+                f"a resource cannot be called {name!r}; taken: {', '.join(TAKEN)}"
+            )
     known = {**RESOURCES, **own}
     found = {}
     for name in dict.fromkeys((*ALWAYS, *own, *names)):

@@ -21,6 +21,7 @@ from n2n_gym.torch_layers import build
 if TYPE_CHECKING:  # ONNX and its runtime take a second to import: where files are made
     import onnxruntime
 
+WARM_UP: Final = 3  # batches, while libraries are loaded and kernels chosen
 SECONDS_OF_ENERGY: Final = 2.0  # for which a counter is read
 POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
 
@@ -130,12 +131,13 @@ class TorchLatency(Latency):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kind = torch.device(self.device).type
         there = ["cpu"]
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         if accelerator is not None:
-            there.append(accelerator.type)
-        if kind not in there:
+            count = torch.accelerator.device_count()
+            each = [f"{accelerator.type}:{index}" for index in range(count)]
+            there += [accelerator.type, *each]
+        if self.device not in there:
             raise ValueError(
                 f"this machine has no device {self.device!r}; it has {', '.join(there)}"
             )
@@ -148,10 +150,16 @@ class TorchLatency(Latency):
         @torch.inference_mode()
         def run() -> None:
             module(pixels)
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
+            torch.accelerator.synchronize(device)
 
-        return run
+        @torch.inference_mode()
+        def run_on_cpu() -> None:
+            before = torch.get_num_threads()
+            torch.set_num_threads(self.threads)
+            module(pixels)
+            torch.set_num_threads(before)
+
+        return run_on_cpu if device.type == "cpu" else run
 
 
 @dataclass(frozen=True)
@@ -182,11 +190,12 @@ class Energy:
 
     def _microjoules(self) -> dict[str, int]:
         """What each package has spent, as its counter has it."""
-        # intel-rapl:0 is a package, intel-rapl:0:1 a part of it.
+        # intel-rapl:0 is a package, intel-rapl:0:1 a part of it; laptops count all of
+        # themselves, packages too, in one more that is called psys.
         found = {
             path.parent.name: int(path.read_text())
             for path in sorted(self.folder.glob("*-rapl:*/energy_uj"))
-            if path.parent.name.count(":") == 1
+            if path.with_name("name").read_text().startswith("package")
         }
         if not found:
             raise OSError(f"this machine reports no energy: {self.folder} has none")
@@ -201,11 +210,11 @@ class Energy:
 class AcceleratorEnergy:
     """Millijoules of an NVIDIA accelerator for one image, in batches, in torch.
 
-    From the counter of NVML, through nvidia-ml-py.
+    From the counter of NVML, through nvidia-ml-py (``pip install n2n-gym[nvml]``).
 
     Attributes:
         batch: Images in each.
-        index: Which accelerator.
+        index: Which accelerator, as torch counts them.
     """
 
     batch: int = 64
@@ -217,7 +226,11 @@ class AcceleratorEnergy:
         run = TorchLatency(batch=self.batch, device=f"cuda:{self.index}")._run(student)
         pynvml.nvmlInit()
         try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(self.index)
+            # NVML's indices know nothing of CUDA_VISIBLE_DEVICES.
+            name = torch.cuda.get_device_properties(self.index).uuid
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{name}")
+            for _ in range(WARM_UP):
+                run()
             before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
             ends, count = time.perf_counter() + SECONDS_OF_ENERGY, 0
             while time.perf_counter() < ends:

@@ -57,8 +57,7 @@ class Meter:
                 for name, function in self.functions.items()
             }
             self.known[student.fingerprint] = known
-            if self._path is not None:
-                write_whole(self._path, json.dumps(self.known, indent=1).encode())
+            self._write()
         return dict(known)
 
     def keep_in(self, path: Path) -> None:
@@ -66,6 +65,12 @@ class Meter:
         if path.exists():
             self.remember(json.loads(path.read_text()).items())
         self._path = path
+        if self.known:
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is not None:
+            write_whole(self._path, json.dumps(self.known, indent=1).encode())
 
     def remember(self, found: Iterable[tuple[str, Mapping[str, float]]]) -> None:
         """Take over what was measured before, by fingerprint."""
