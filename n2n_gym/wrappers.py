@@ -139,7 +139,7 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
         self, action: Any
     ) -> tuple[Observation, NDArray[np.float64], bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, info = self.env.step(action)
-        vector: NDArray[np.float64] = info["reward_vector"].copy()
+        vector = np.array(info["reward_vector"])
         return observation, vector, terminated, truncated, info
 
 

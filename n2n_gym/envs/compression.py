@@ -276,7 +276,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
     def _go_on(self, action: Any) -> tuple[float, dict[str, Any]]:
         """Make the decision at hand; the step's reward and info but for the score."""
         is_illegal = not self._is_legal(action)
-        reward, info = 0.0, {"reward_vector": np.zeros(len(self.objectives))}
+        reward, info = 0.0, {"reward_vector": (0.0,) * len(self.objectives)}
         if is_illegal and self.illegal == "end":
             self._observation[self._row_of[self.position], CURRENT] = 0
             self._is_over = True
@@ -366,7 +366,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             "teacher_accuracy": float(theirs.accuracy),
             **{f"excess_{name}": excess for name, excess in excesses.items()},
             "violated": ", ".join(violated),
-            "reward_vector": np.array(objectives(self.objectives, mine, theirs)),
+            "reward_vector": objectives(self.objectives, mine, theirs),
             "cost": float(mine.cost),
             "cost_once": float(mine.cost_once),
             "is_success": is_accurate and not violated,

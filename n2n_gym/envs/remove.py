@@ -63,9 +63,9 @@ class RemoveEnv(CompressionEnv[Removal]):
     From `reset` and every `step`: `action_mask`, int8, all ones at the end, and with
     `strict=True` `infeasible`: whether no action can lead to a student that keeps the
     limits, so that the mask is of what is legal. From every `step`: `illegal`, and
-    `reward_vector`, float64 (K,): accuracy against the teacher's and the share saved of
-    each resource, as the attribute `objectives` names them; zeros before the end. At
-    the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]), `num_params`,
+    `reward_vector`, a tuple of floats: accuracy against the teacher's and the share
+    saved of each resource, as the attribute `objectives` names them; zeros before the
+    end. At the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]), `num_params`,
     `num_macs` and every other resource that was measured, by its name, `compression`,
     `excess_<limit>` of each limit (how much too large; at most 0 where it is kept),
     `violated` (the names of those that are broken, with commas between), `cost`
