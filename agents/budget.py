@@ -65,7 +65,8 @@ class Ledger:
 
         Raises:
             BudgetSpent: It is the last, or it was one too many.
-            ValueError: A student costs nothing, and only cost is limited.
+            ValueError: A student costs nothing, and only cost is limited; or the first
+                costs more than there is.
         """
         if self.reason != "finished":
             raise BudgetSpent
@@ -82,6 +83,11 @@ class Ledger:
                 "is never spent; limit the evaluations"
             )
         if self.epochs is not None and self.cost + cost > self.epochs:
+            if not self.found:
+                raise ValueError(
+                    f"a budget of {self.epochs:g} epochs does not pay for the first "
+                    f"student, which takes {cost:g}"
+                )
             self._end("budget")
         self.cost += cost
         self._last_new = self.episodes
@@ -116,15 +122,14 @@ class Budgeted(gym.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        self._actions = tuple((options or {}).get("decisions", ()))
+        self._actions = tuple(map(_plain, (options or {}).get("decisions", ())))
         self._earned = 0.0
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
         taken = self.metadata["keep"] if info["illegal"] else action
-        plain = taken.item() if hasattr(taken, "item") else taken
-        self._actions = (*self._actions, plain)
+        self._actions = (*self._actions, _plain(taken))
         self._earned += float(reward)
         if terminated or truncated:
             self.ledger.add(self._earned, self._actions, info)
@@ -135,6 +140,12 @@ class Budgeted(gym.Wrapper[Any, Any, Any, Any]):
         memo[id(self)] = twin
         twin.env = copy.deepcopy(self.env, memo)
         return twin
+
+
+def _plain(action: Any) -> int | float:
+    """One of NumPy's numbers as Python's, which JSON can hold."""
+    plain: int | float = action.item() if hasattr(action, "item") else action
+    return plain
 
 
 def run(env: gym.Env[Any, Any], agent: Any, ledger: Ledger, *, seed: int) -> None:

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from agents.budget import Evaluation, Ledger, run
 from agents.library import find_agent
+from agents.report import label
 
 VERSION: Final = 1  # of the lines
 
@@ -97,6 +98,8 @@ class Results:
                 try:
                     line = json.loads(text)
                     version = line["version"]
+                    if version == VERSION:
+                        _ = line["run"], line["kind"]
                 except (ValueError, KeyError, TypeError) as error:
                     where = f"{self.path}, line {number}"
                     raise ValueError(f"{where} is no result: {error!r}") from error
@@ -145,6 +148,7 @@ def compare(runs: Sequence[Run], path: Path, *, workers: int = 1) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     results = Results(path)
     done = results.keep_whole_runs()
+    _refuse_mixture(path, done, runs)
     left = [one for one in runs if one.key not in done]
     total = sum(_size(one) for one in left)
     failed = []
@@ -158,6 +162,21 @@ def compare(runs: Sequence[Run], path: Path, *, workers: int = 1) -> None:
                 results.add(made)
     if failed:  # the others are kept
         raise failed[0]
+
+
+def _refuse_mixture(path: Path, done: Iterable[str], runs: Iterable[Run]) -> None:
+    """One report is about one budget, and about one way of scoring in a task."""
+    for key in done:
+        kept = json.loads(key)
+        for one in runs:
+            planned = asdict(one)
+            for name in ("epochs", "evaluations", "arguments"):
+                is_other = name == "arguments" and label(kept) != label(planned)
+                if kept[name] != planned[name] and not is_other:
+                    raise ValueError(
+                        f"{path} holds runs with {name} {kept[name]}, not "
+                        f"{planned[name]}: give others another output folder"
+                    )
 
 
 # What is told how much more a run has spent.

@@ -228,7 +228,13 @@ def read_content(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, weights_only=True)
         _policy_of(content)
-    except (KeyError, TypeError, RuntimeError, UnpicklingError, EOFError) as error:
+    except (
+        LookupError,
+        TypeError,
+        RuntimeError,
+        UnpicklingError,
+        EOFError,
+    ) as error:
         raise ValueError(f"{path} does not hold a policy: {error}") from error
     found: dict[str, Any] = content
     return found

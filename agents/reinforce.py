@@ -250,6 +250,7 @@ def train(
     *,
     updates: int = 100,
     seed: int = 0,
+    subject: str = "",
     checkpoint: str | Path | None = None,
     on_episode: Callable[[Episode], None] | None = None,
     on_update: Callable[[Update], None] | None = None,
@@ -261,6 +262,8 @@ def train(
             together; the result is the same. Rollouts must be a multiple of its rows.
         seed: Of the episodes: each has a generator of its own, from this and its
             number.
+        subject: What the environment is, in words or as JSON: a checkpoint of another
+            is refused.
         checkpoint: Where all of the training is kept after each update. Where there is
             such a file of this training already, it goes on as if it had never stopped.
         on_episode: Called after each episode that is played.
@@ -277,7 +280,7 @@ def train(
     progress = _Progress(
         torch.optim.Adam(policy.parameters(), lr=settings.learning_rate), updates=[]
     )
-    about = {"settings": asdict(settings), "seed": seed}
+    about = {"settings": asdict(settings), "seed": seed, "subject": subject}
     if checkpoint is not None and Path(checkpoint).exists():
         _restore(Path(checkpoint), policy, progress, about)
     assert progress.updates is not None
@@ -369,9 +372,9 @@ def _restore(
     kept = {"policy": content["policy"], **content["about"]}
     wanted = {"policy": policy.arguments, **about}
     for name, value in wanted.items():
-        if kept[name] != value:
+        if kept.get(name) != value:
             raise ValueError(
-                f"{path} is of another training: its {name} is {kept[name]}, not "
+                f"{path} is of another training: its {name} is {kept.get(name)}, not "
                 f"{value}"
             )
     policy.load_state_dict(content["weights"])

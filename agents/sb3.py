@@ -27,7 +27,7 @@ VALUE: Final = ("DQN", "QRDQN")
 CONTINUOUS: Final = ("SAC", "TD3")
 ALGORITHMS: Final = (*ON_POLICY, *VALUE, *CONTINUOUS)
 EPISODES: Final = 5  # collected between updates
-EXPLORING: Final = 60  # episodes in which values' exploration falls
+EXPLORING: Final = 60  # episodes in which values' exploration falls, in a search
 ENDLESS: Final = 10**8  # steps
 
 
@@ -125,7 +125,7 @@ def _settings(algorithm: str, rows: int) -> dict[str, Any]:
             | several
             | {
                 "target_update_interval": 250,
-                "exploration_fraction": EXPLORING * rows / ENDLESS,
+                "exploration_fraction": 0.3,
                 "exploration_final_eps": 0.02,
             }
         )
@@ -134,4 +134,9 @@ def _settings(algorithm: str, rows: int) -> dict[str, Any]:
 
 def search(env: gym.Env[Any, Any], algorithm: str, *, seed: int = 0) -> None:
     """Learn until something that is called raises: a budget's end, for instance."""
-    make(algorithm, env, seed=seed).learn(ENDLESS)
+    settings: dict[str, Any] = {}
+    if algorithm in VALUE:  # a share of all steps, of which there is no end
+        assert isinstance(env.observation_space, gym.spaces.Box)
+        rows, _ = env.observation_space.shape
+        settings["exploration_fraction"] = EXPLORING * rows / ENDLESS
+    make(algorithm, env, seed=seed, **settings).learn(ENDLESS)

@@ -63,9 +63,10 @@ def as_markdown() -> str:
     lines = [
         "# Benchmark tasks",
         "",
-        "Environments with all arguments fixed. An id stands for the same task for "
-        "ever; `gym.make` takes it, and so does `n2n-gym compare --env`, whose report "
-        "then puts random search at 0 and the best known at 1.",
+        "Environments with teacher, task and evaluator fixed, and all else as it is by "
+        "default. An id stands for the same task for ever; `gym.make` takes it, and so "
+        "does `n2n-gym compare --env`, whose report puts random search at 0, if it is "
+        "among the agents, and the best known at 1.",
         "",
         "- **random**: the best reward of a random search, interquartile mean over "
         "seeds; **best known**: the highest reward anyone has found, and with what. "

@@ -189,7 +189,7 @@ def _check_learning(options: Options) -> None:
     if options.frozen and options.init_policy is None:
         raise ValueError("frozen policies must come from somewhere: give init_policy")
     if options.init_policy is not None:
-        for stage in STAGES:
+        for stage in STAGES if options.shrinkage_updates else STAGES[:1]:
             path = options.init_policy / POLICY.format(agent="reinforce", stage=stage)
             if not path.is_file():
                 raise ValueError(f"there is no policy {path}")

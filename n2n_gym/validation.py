@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,7 +25,7 @@ from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
 from n2n_gym.architecture import Architecture
 from n2n_gym.envs import CompressionEnv
 from n2n_gym.evaluators import RUNGS, DistillationEvaluator
-from n2n_gym.rewards import REWARDS, Failure, Reward, Score
+from n2n_gym.rewards import REWARDS, Failure, Reward, Score, needed
 from n2n_gym.tasks import TASKS
 from n2n_gym.teachers import traceable_names
 
@@ -76,12 +77,14 @@ def validate(
 ) -> Validation:
     """Check a file that ``n2n-gym compare`` wrote.
 
-    Every run is counted again and every student rebuilt from its decisions; the best of
-    each run, and others drawn at random, are scored anew. A reward may be off by four
-    deviations of the rewards of one student from several seeds, as measured here.
+    Every run is counted again and every student rebuilt from its decisions. Of each
+    environment the best student is scored anew, then in turns the best of a run and any
+    other, drawn at random, as many as asked for. A reward may be off by four deviations
+    of the rewards of one student from several seeds, as measured here.
 
     Args:
-        rescore: How many students are scored anew, at most.
+        rescore: How many students are scored anew, at most; the environments share
+            them.
         device: That they are scored on.
         seed: Draws them.
 
@@ -103,13 +106,13 @@ def validate(
                 bar.update(len(lines) - 1)
     rng = np.random.default_rng(seed)
     chosen = {name: _choose(runs, rng) for name, runs in by_env.items()}
-    share = max(1, rescore // len(by_env))
+    share, more = divmod(rescore, len(by_env))
+    for number, (name, lines) in enumerate(chosen.items()):
+        chosen[name] = lines[: share + (number < more)]
     found: list[Rescored] = []
-    with tqdm(
-        total=sum(len(x[:share]) for x in chosen.values()), desc="Scoring anew"
-    ) as bar:
+    with tqdm(total=sum(map(len, chosen.values())), desc="Scoring anew") as bar:
         for name, lines in chosen.items():
-            for rescored in judges[name].rescore(lines[:share]):
+            for rescored in judges[name].rescore(lines):
                 found.append(rescored)
                 bar.update()
     return Validation(sum(map(len, by_env.values())), total, found)
@@ -126,6 +129,7 @@ def _read(path: Path) -> list[list[Line]]:
             key = Run(**fields).key
         except (KeyError, TypeError) as error:
             raise Refused(f"{path}: a line without {error}") from error
+        _check_types(line)
         if line["run"] != key:
             raise Refused(f"{path}: a line of {line['run']} says that it is of {key}")
         runs[key].append(line)
@@ -138,23 +142,59 @@ def _read(path: Path) -> list[list[Line]]:
     return list(runs.values())
 
 
+_NUMBER: Final = (int, float)
+_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "evaluation": {
+        "number": int,
+        "cost": _NUMBER,
+        "episodes": int,
+        "reward": _NUMBER,
+        "actions": list,
+        "info": dict,
+    },
+    "end": {"cost": _NUMBER, "episodes": int, "students": int},
+}
+
+
+def _check_types(line: Line) -> None:
+    """Refuse a line that has not what its kind has."""
+    kind = _known("kind", line["kind"], _FIELDS)
+    wanted = {"env": str, "agent": str, "arguments": dict, **_FIELDS[kind]}
+    for name, types in wanted.items():
+        value = line.get(name)
+        _require(
+            isinstance(value, types) and not isinstance(value, bool),
+            _where(line),
+            f"a line with {name} {value!r}",
+        )
+    _require(
+        all(isinstance(action, _NUMBER) for action in line.get("actions", ())),
+        _where(line),
+        f"decisions that are no numbers: {line.get('actions')!r}",
+    )
+
+
 def _where(line: Line) -> str:
     student = f", student {line['number']}" if "number" in line else ""
     return f"{line['env']}, {line['agent']}, seed {line['seed']}{student}"
 
 
 def _choose(runs: Sequence[Sequence[Line]], rng: np.random.Generator) -> list[Line]:
-    """All students that have a score: the best of each run, then in random order."""
+    """All students that have a score: the best, then others and bests in turns."""
     scored = [
         [line for line in lines[:-1] if "error" not in line["info"]] for lines in runs
     ]
     best = [max(lines, key=lambda line: line["reward"]) for lines in scored if lines]
     others = [line for lines in scored for line in lines if line not in best]
-    order = rng.permutation(len(others))
-    return [
-        *sorted(best, key=lambda line: -line["reward"]),
-        *(others[i] for i in order),
+    if not best:
+        return []
+    first = max(best, key=lambda line: line["reward"])
+    mixed = [
+        [lines[i] for i in rng.permutation(len(lines))]
+        for lines in (others, [line for line in best if line is not first])
     ]
+    turns = chain.from_iterable(zip_longest(*mixed))
+    return [first, *(line for line in turns if line is not None)]
 
 
 def _known(what: str, value: Any, known: Collection[str]) -> str:
@@ -175,7 +215,9 @@ class _Judge:
         _known("teacher", given["teacher"], traceable_names())
         _known("task", str(given["task"]).partition("@")[0], TASKS)
         rung = _known("evaluator", given["evaluator"], {"size", *RUNGS})
-        reward = _known("reward", given.get("reward", "n2n"), REWARDS)
+        # What asks for measured resources cannot be computed from a file.
+        computed = {name for name, reward in REWARDS.items() if not needed(reward)}
+        reward = _known("reward", given.get("reward", "n2n"), computed)
         allowed = {"teacher", "task", "evaluator", "reward", *PLAIN}
         for argument in given.keys() - {*allowed, *IGNORED}:
             raise Refused(
@@ -255,8 +297,12 @@ class _Judge:
             return
         values = [info.get(name) for name in ("accuracy", "teacher_accuracy")]
         for value in values:
-            is_share = isinstance(value, (int, float)) and 0 <= value <= 1
+            is_share = isinstance(value, _NUMBER) and 0 <= value <= 1
             _require(is_share, here, f"an accuracy of {value!r}")
+            # Without an evaluation, all are taken to be right.
+            is_so = self.evaluator is not None or value == 1
+            _require(is_so, here, f"an accuracy of {value!r} that nothing measured")
+        _require(values[1] > 0, here, "a teacher that is never right")
         whole = self.teacher.architecture
         mine, teachers = (
             Score(value, network.num_params, network.num_macs)

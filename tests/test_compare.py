@@ -2,11 +2,12 @@ import json
 import sys
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from agents import reinforce
-from agents.budget import Ledger, run
+from agents.budget import Budgeted, Ledger, run
 from agents.compare import Results, Run, compare, perform, plan
 from agents.library import find_agent
 from n2n_gym.cli import app
@@ -182,3 +183,37 @@ def test_reinforce_begins_anew_where_it_has_settled(monkeypatch):
     assert ledger.reason == "nothing new"
     assert len(made) == len(set(made)) >= 2
     assert made[0] == 3
+
+
+def test_a_file_holds_runs_of_one_budget_and_one_evaluator(tmp_path):
+    path = tmp_path / "results.jsonl"
+    size = {"teacher": "vgg11_bn", "evaluator": "size"}
+
+    def planned(arguments, evaluations):
+        envs = [("N2NRemove-v0", arguments)]
+        return plan(envs, ["random"], [0], evaluations=evaluations)
+
+    compare(planned(size, 2), path)
+    with pytest.raises(ValueError, match="holds runs with evaluations 2, not 3"):
+        compare(planned(size, 3), path)
+    with pytest.raises(ValueError, match=r"holds runs with arguments .*'size'"):
+        compare(planned({**size, "evaluator": "inherit"}, 2), path)
+    compare(planned({**size, "teacher": "resnet18"}, 2), path)  # another task
+
+
+def test_a_budget_pays_for_a_student_at_least():
+    ledger = Ledger(epochs=0.5)
+    info = {"fingerprint": "x", "cost": 0.4, "cost_once": 2.0}
+    with pytest.raises(ValueError, match=r"0\.5 epochs .* student, which takes 2\.4"):
+        ledger.add(1.0, (0,), info)
+
+
+def test_decisions_of_numpy_are_kept_as_numbers():
+    env = gym.make("N2NRemove-v0", teacher="vgg11_bn", evaluator="size")
+    ledger = Ledger(evaluations=5)
+    budgeted = Budgeted(env, ledger)
+    count = len(env.unwrapped.decisions)
+    budgeted.reset(options={"decisions": list(np.zeros(count - 1, np.int64))})
+    budgeted.step(np.int64(0))
+    (found,) = ledger.found.values()
+    assert json.dumps(found.actions) == json.dumps([0] * count)

@@ -483,6 +483,15 @@ def test_a_checkpoint_of_another_training_is_refused(remove_env, tmp_path):
         train(remove_env, policy, MODERN, seed=2, checkpoint=path)
     with pytest.raises(ValueError, match="another training: its settings is"):
         train(remove_env, policy, PAPER, seed=1, checkpoint=path)
+    with pytest.raises(ValueError, match="its subject is , not another teacher"):
+        train(
+            remove_env,
+            policy,
+            MODERN,
+            seed=1,
+            checkpoint=path,
+            subject="another teacher",
+        )
     plain = make_policy(remove_env, is_plain=True)
     with pytest.raises(ValueError, match="another training: its policy is"):
         train(remove_env, plain, MODERN, seed=1, checkpoint=path)

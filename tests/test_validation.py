@@ -58,6 +58,7 @@ def test_scores_are_found_again_within_their_noise(scored):
         assert one.claimed == one.found  # the same machine, the same score
         assert 0 < one.tolerance < 0.3
     assert len(validate(scored, rescore=2).rescored) == 2
+    assert validate(scored, rescore=0).rescored == []
 
 
 def put(name, value, inside=None):
@@ -72,7 +73,8 @@ def put(name, value, inside=None):
     ("change", "kind", "message"),
     [
         (put("reward", 0.9999), "evaluation", "the reward of its accuracy is"),
-        (put("accuracy", 0.5, "info"), "evaluation", "the reward of its accuracy is"),
+        (put("accuracy", 0.5, "info"), "evaluation", "of 0.5 that nothing measured"),
+        (put("teacher_accuracy", 0, "info"), "evaluation", "of 0 that nothing"),
         (put("accuracy", 1.5, "info"), "evaluation", "an accuracy of 1.5"),
         (put("num_params", 1, "info"), "evaluation", "num_params is"),
         (put("fingerprint", "x", "info"), "evaluation", "fingerprint is"),
@@ -85,7 +87,13 @@ def put(name, value, inside=None):
         (put("seed", 7), "evaluation", "says that it is of"),
         (put("students", 3), "end", "students are missing"),
         (put("cost", 3.0), "end", "the cost is 0"),
-        (put("kind", "end"), "evaluation", "not a run with one end"),
+        (put("kind", "end"), "evaluation", "a line with students None"),
+        (put("kind", "x"), "evaluation", "kind 'x' is not validated; known: end"),
+        (put("number", None), "evaluation", "a line with number None"),
+        (put("episodes", "x"), "evaluation", "a line with episodes 'x'"),
+        (put("actions", 3), "evaluation", "a line with actions 3"),
+        (put("actions", ["x"]), "evaluation", "decisions that are no numbers"),
+        (put("info", []), "evaluation", r"a line with info \[\]"),
     ],
 )
 def test_an_edited_file_is_refused(results, tmp_path, change, kind, message):
@@ -117,6 +125,7 @@ def test_a_cheaper_student_is_refused(scored, tmp_path):
         ({"task": "images.npz"}, "task 'images.npz' is not validated"),
         ({"evaluator": "stranger:score"}, "evaluator 'stranger:score' is not"),
         ({"evaluator": "map.json"}, "evaluator 'map.json' is not validated"),
+        ({"reward": "latency"}, "reward 'latency' is not validated"),
         ({"reward": "stranger:reward"}, "reward 'stranger:reward' is not validated"),
         ({"weights": "stranger.pt"}, "the argument 'weights' is not validated"),
         ({"start": "stranger.json"}, "the argument 'start' is not validated"),

@@ -118,6 +118,7 @@ def train(
                 reinforce.PAPER if is_paper else reinforce.MODERN,
                 updates=updates,
                 seed=seed,
+                subject=f"{stage}, {teacher}, {task}, {evaluator}, from {start}",
                 checkpoint=path,
                 on_episode=None if log is None else log.episode,
                 on_update=show,

@@ -65,9 +65,10 @@ class RemoveEnv(CompressionEnv[Removal]):
     limits, so that the mask is of what is legal. From every `step`: `illegal`, and
     `reward_vector`, a tuple of floats: accuracy against the teacher's and the share
     saved of each resource, as the attribute `objectives` names them; zeros before the
-    end. At the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]), `num_params`,
-    `num_macs` and every other resource that was measured, by its name, `compression`,
-    `excess_<limit>` of each limit (how much too large; at most 0 where it is kept),
+    end. At the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]),
+    `num_params`, `num_macs` and every other resource that was measured, by its name,
+    `compression`, `excess_<limit>` of each limit (how much too large; at most 0 where
+    it is kept),
     `violated` (the names of those that are broken, with commas between), `cost`
     (nominal student-epochs), `cost_once` (spent once for all students), `is_success`
     (at most 0.01 less accurate than the teacher, and no limit broken), `fingerprint`,
