@@ -24,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from agents.budget import Evaluation, Ledger, run
-from agents.library import find_agent
+from agents.library import CONTINUOUS, find_agent
 from agents.report import label
 
 VERSION: Final = 1  # of the lines
@@ -66,11 +66,18 @@ def plan(
     """Every agent with every seed in every environment.
 
     Raises:
-        ValueError: An agent is unknown, or the budget makes no sense.
+        ValueError: An agent is unknown or takes other actions, or the budget makes no
+            sense.
     """
     Ledger(epochs, evaluations)
     for agent in agents:
         find_agent(agent)
+        for env, arguments in envs:
+            if agent in CONTINUOUS and arguments.get("action") != "continuous":
+                raise ValueError(
+                    f"{agent} takes continuous actions, and {env} has discrete ones; "
+                    f"N2NShrink-v0 has both, with the argument action='continuous'"
+                )
     return [
         Run(env, agent, seed, dict(arguments), epochs, evaluations)
         for seed, (env, arguments), agent in product(seeds, envs, agents)

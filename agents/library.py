@@ -8,6 +8,7 @@ function, ``"module:function"``.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,6 +20,7 @@ import gymnasium as gym
 from agents import reinforce, search
 
 Agent: TypeAlias = Callable[..., None]
+CONTINUOUS: Final = ("sac", "td3")  # take continuous actions
 ENDLESS: Final = 10**9  # updates
 STALE: Final = 50  # episodes in a row without a new student: a policy has settled
 APART: Final = 1_000_003  # seeds of trainings that follow one another
@@ -125,11 +127,16 @@ def find_agent(name: str) -> Agent:
     """The agent of a name, ``"name@policy.pt"``, or ``"module:function"``.
 
     Raises:
-        ValueError: There is none, or the file holds no policy.
+        ValueError: There is none, it is of a library that is not installed, or the
+            file holds no policy.
         OSError: There is no such file.
     """
     if name in AGENTS:
-        return AGENTS[name]
+        agent = AGENTS[name]
+        is_there = importlib.util.find_spec("sb3_contrib") is not None
+        if isinstance(agent, partial) and agent.func is _sb3 and not is_there:
+            raise ValueError(f"agent {name!r} needs pip install 'n2n-gym[sb3]'")
+        return agent
     kind, at, path = name.partition("@")
     if at and kind in TRAINED:
         reinforce.load_policy(path)

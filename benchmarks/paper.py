@@ -1,11 +1,12 @@
 """The paper's results beside ours, and the command that gives each of ours.
 
-    python -m benchmarks.paper               # the table; blank where nothing was run
-    python -m benchmarks.paper --commands    # what fills the blanks
+    python -m benchmarks.paper               # blank where nothing was run, and how to
+    python -m benchmarks.paper --commands    # what fills the blanks, alone
 
-A row of ours is a folder that ``n2n-gym compress`` wrote under ``runs/paper``. Figures
-of the paper: Ashok et al., ICLR 2018, arXiv 1709.06030, tables 1 to 4; where the text
-gives differences alone, so does the table.
+A row of ours is a folder that ``n2n-gym compress`` wrote under ``runs/paper``, or lines
+of ``benchmarks.controls`` there. Figures of the paper: Ashok et al., ICLR 2018, arXiv
+1709.06030; where the text gives differences alone, so does the table. What it says of
+transfer it says in curves: ours are those of ``benchmarks.transfer``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
+
+from benchmarks.results import Results
 
 
 class Row(NamedTuple):
@@ -46,6 +50,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("mnist", "vgg13_bn", 2, 127.0, 0.01, 1.000),
     Row("cifar10", "vgg19_bn", 2, 20.5, -0.33, 0.994),
+    Row("cifar10", "resnet18", 1, 5.3, -0.04, 0.963, 91.97),
     Row("cifar10", "resnet18", 2, 11.0, -0.20, 0.990, 91.81),
     Row("cifar10", "resnet34", 1, 5.5, 1.49, 0.983),
     Row("cifar10", "resnet34", 2, 10.3, 0.30, 0.994),
@@ -55,6 +60,29 @@ ROWS = (
     Row("cifar100", "resnet34", 1, 5.0, -2.75, 0.924, 70.11),
     Row("caltech256", "resnet18", 1, 3.1, -2.94, 0.842, None, "caltech256@64"),
     Row("imagenet", "resnet34", 1, 6.5, -0.65, 0.956, 30.22, "imagenet@32"),
+)
+
+
+class Designed(NamedTuple):
+    """A student that people designed, distilled from a ResNet-18."""
+
+    task: str
+    name: str  # as ``n2n_gym.controls`` has it
+    num_params: float
+    accuracy: float  # per cent, on test images
+
+    def command(self, runs: Path) -> str:
+        return (
+            f"python -m benchmarks.controls --teacher resnet18 --task {self.task} "
+            f"--output {runs / CONTROLS}"
+        )
+
+
+CONTROLS = "controls"  # a folder of ``runs/paper``
+DESIGNED = (
+    Designed("svhn", "squeezenet", 727e3, 89.34),
+    Designed("cifar10", "fitnet4", 1.2e6, 91.33),
+    Designed("cifar10", "vgg_small", 1.06e6, 83.93),
 )
 
 
@@ -82,6 +110,40 @@ def read(folder: Path) -> Ours | None:
         (1 - rho**2) * share,  # C(2 - C) = 1 - rho^2
         100 * student["test_accuracy"],
     )
+
+
+def read_designed(row: Designed, runs: Path) -> tuple[float, float] | None:
+    """Parameters and mean accuracy of ours; None where nothing was run."""
+    wanted = {"task": row.task, "control": row.name, "teacher_name": "resnet18"}
+    found = [
+        line
+        for line in Results(runs / CONTROLS, "task", "control", "seed").read().values()
+        if wanted.items() <= line.items() and "test" in line
+    ]
+    if not found:
+        return None
+    return found[0]["num_params"], 100 * mean(line["test"] for line in found)
+
+
+def designed_as_markdown(runs: Path) -> str:
+    """The hand-designed students, theirs / ours."""
+    head = ["data", "teacher", "student", "parameters", "accuracy, %"]
+    lines = [head, ["---"] * 3 + ["---:"] * 2]
+    for row in DESIGNED:
+        ours = read_designed(row, runs)
+        pairs = [
+            _pair(row.num_params, ours and ours[0], ",.0f"),
+            _pair(row.accuracy, ours and ours[1], ".2f"),
+        ]
+        lines.append([row.task, "resnet18", row.name, *pairs])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def commands(runs: Path) -> list[str]:
+    """What fills the blanks, each once."""
+    found = [row.command(runs) for row in ROWS if read(runs / row.folder) is None]
+    found += [row.command(runs) for row in DESIGNED if read_designed(row, runs) is None]
+    return list(dict.fromkeys(found))
 
 
 def as_markdown(runs: Path) -> str:
@@ -113,11 +175,10 @@ def main() -> None:
     options = parser.parse_args()
     if not options.commands:
         print("Each figure: the paper's / ours.\n")
-        print(as_markdown(options.runs), end="")
-        return
-    for row in ROWS:
-        if read(options.runs / row.folder) is None:
-            print(row.command(options.runs))
+        print(as_markdown(options.runs))
+        print(designed_as_markdown(options.runs))
+        print("What fills the blanks, in their order:\n")
+    print("\n".join(commands(options.runs)))
 
 
 if __name__ == "__main__":

@@ -211,6 +211,12 @@ class _Judge:
 
     def __init__(self, line: Line, device: str | None) -> None:
         name = _known("env", line["env"].removeprefix(MODULE), IDS)
+        own = line["arguments"].keys() - set(IGNORED)
+        if name in PRESETS and own:
+            raise Refused(
+                f"{name} stands for one task, with arguments of its own; the file has "
+                f"others: {', '.join(sorted(own))}"
+            )
         given = {**DEFAULTS, **gym.spec(name).kwargs, **line["arguments"]}
         _known("teacher", given["teacher"], traceable_names())
         _known("task", str(given["task"]).partition("@")[0], TASKS)

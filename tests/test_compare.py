@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import sys
 
@@ -217,3 +218,16 @@ def test_decisions_of_numpy_are_kept_as_numbers():
     budgeted.step(np.int64(0))
     (found,) = ledger.found.values()
     assert json.dumps(found.actions) == json.dumps([0] * count)
+
+
+def test_agents_of_other_actions_are_refused_before_any_run():
+    with pytest.raises(ValueError, match="sac takes continuous actions, and n2n_gym"):
+        plan([ENV], ["random", "sac"], [0], evaluations=2)
+    continuous = ("N2NShrink-v0", {**ENV[1], "action": "continuous"})
+    assert len(plan([continuous], ["sac", "td3"], [0], evaluations=2)) == 2
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"'ppo' needs pip install 'n2n-gym\[sb3\]'"):
+        plan([ENV], ["ppo"], [0], evaluations=2)

@@ -9,7 +9,9 @@ from agents.compare import Results, perform, plan
 from envs_registry import PRESETS
 from envs_registry.presets import as_markdown
 from n2n_gym.cli import app
-from n2n_gym.validation import validate
+from n2n_gym.teachers import learning
+from n2n_gym.training import Recipe
+from n2n_gym.validation import Refused, validate
 
 PAGE = Path(__file__).parent.parent / "docs" / "presets.md"
 NAME = "N2N/Remove-Digits-VGG11-v0"
@@ -38,8 +40,19 @@ def test_the_command_compares_on_a_preset(tmp_path):
     assert f"{NAME} has its own teacher, task and evaluator" in refused.stderr
 
 
-def test_its_results_are_validated(tmp_path):
+def test_its_results_are_validated(tmp_path, monkeypatch):
+    recipe = Recipe(epochs=8, batch_size=32, learning_rate=0.1)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     path = tmp_path / "results.jsonl"
-    (one,) = plan([(NAME, {"evaluator": "size"})], ["random"], [0], evaluations=2)
+    (one,) = plan([(NAME, {"store": False})], ["random"], [0], evaluations=2)
     Results(path).add(perform(one))
-    assert validate(path).students == 2
+    found = validate(path, rescore=1)
+    assert (found.students, len(found.rescored)) == (2, 1)
+
+
+def test_what_is_scored_otherwise_is_not_its_result(tmp_path):
+    path = tmp_path / "results.jsonl"
+    (one,) = plan([(NAME, {"evaluator": "size"})], ["random"], [0], evaluations=1)
+    Results(path).add(perform(one))
+    with pytest.raises(Refused, match=r"stands for one task.*has others: evaluator"):
+        validate(path)

@@ -35,7 +35,7 @@ def compare(
         typer.Option(
             help="Names with commas between: reinforce, reinforce-paper, random, "
             "uniform, greedy, beam, evolution, ppo, a2c, dqn, maskable-ppo, "
-            "recurrent-ppo, qrdqn, sac, td3, or module:function."
+            "recurrent-ppo, qrdqn, or module:function."
         ),
     ] = "random,evolution,reinforce",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each agent.")] = 5,
