@@ -148,7 +148,8 @@ def compress(options: Options) -> Summary:
         search = _Search(teacher, remembering, run, limited)
         removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
         # Where shrinkage has hardly been learned, what removal left may be the best.
-        student = final.choose(removed + shrunk, "the best students")
+        found = removed + shrunk + final.uniform()
+        student = final.choose(found, "the best students")
         onnx_difference = write_student(student, teacher, run.folder)
         num_scored = run.history.num_lines
         uniform = magnitude = random = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
@@ -137,6 +138,19 @@ class Finalists:
                 f"found them, more updates of the policies may find one"
             )
         return kept
+
+    def uniform(self) -> list[Scored]:
+        """Within limits, the teacher at one rate of all widths: always a finalist.
+
+        A search that is short for its network finds nothing better than that.
+        """
+        if not self.limited:
+            return []
+        try:
+            return [Scored(math.inf, self.limited.uniform())]
+        except (OutOfReach, ResourceError) as error:
+            logger.warning("uniform width is no finalist: %s", error)
+            return []
 
     def compare(self, found: list[Scored], what: str) -> Finished | None:
         """What the student is compared with, chosen likewise; None if that fails."""

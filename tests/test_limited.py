@@ -7,6 +7,7 @@ from itertools import compress as compress_by
 from itertools import product
 
 import pytest
+import torch
 from torch import nn
 from typer.testing import CliRunner
 
@@ -14,6 +15,8 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
 from n2n_gym.decisions import removals
+from n2n_gym.evaluators import InProcess
+from n2n_gym.finalists import Finalists, Scored
 from n2n_gym.limited import Limited, _least, _without
 from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
 from n2n_gym.resources.prediction import FileSize
@@ -174,6 +177,23 @@ def test_uniform_width_is_as_wide_as_the_limit_allows(teacher):
     assert thin.num_params > whole.num_params / 5
 
 
+def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
+    def finalists_of(limits) -> list[Scored]:
+        limited = Limited.read(teacher.architecture, limits)
+        device = torch.device("cpu")
+        return Finalists(teacher, 1, device, InProcess(), None, limited).uniform()
+
+    assert finalists_of({}) == []
+    size = teacher.architecture.num_params / 4
+    (thin,) = finalists_of({"num_params": size})
+    assert (
+        thin.student
+        == Limited.read(teacher.architecture, {"num_params": size}).uniform()
+    )
+    assert finalists_of({"num_params": 10}) == []
+    assert "uniform width is no finalist" in caplog.text
+
+
 def test_a_clock_is_left_something_to_spare(teacher):
     whole = teacher.architecture
     limited = Limited.read(whole, {"num_params": 100, "latency_ms": 1.0})
@@ -236,6 +256,8 @@ def test_the_student_keeps_the_limits(limited_run, teacher):
     assert "num_params <=" in stdout
     assert "kept" in stdout
     assert summary["uniform"]["num_params"] <= whole.num_params // 4
+    # Uniform width is a finalist, so what was chosen is as good on validation.
+    assert summary["student"]["accuracy"] >= summary["uniform"]["accuracy"]
     page = (folder / "report.html").read_text()
     assert "most accurate that keeps them" in page
 
