@@ -105,8 +105,6 @@ class Results:
                 try:
                     line = json.loads(text)
                     version = line["version"]
-                    if version == VERSION:
-                        _ = line["run"], line["kind"]
                 except (ValueError, KeyError, TypeError) as error:
                     where = f"{self.path}, line {number}"
                     raise ValueError(f"{where} is no result: {error!r}") from error
@@ -114,6 +112,9 @@ class Results:
                     raise ValueError(
                         f"{self.path} is of version {version}, not {VERSION}"
                     )
+                if not {"run", "kind"} <= line.keys():
+                    where = f"{self.path}, line {number}"
+                    raise ValueError(f"{where} is no result: no run or no kind")
                 yield line
 
     def done(self) -> set[str]:
@@ -176,10 +177,12 @@ def _refuse_mixture(path: Path, done: Iterable[str], runs: Iterable[Run]) -> Non
     for key in done:
         kept = json.loads(key)
         for one in runs:
-            planned = asdict(one)
-            for name in ("epochs", "evaluations", "arguments"):
-                is_other = name == "arguments" and label(kept) != label(planned)
-                if kept[name] != planned[name] and not is_other:
+            planned = json.loads(one.key)  # as a file has it: tuples are lists there
+            alike = ["epochs", "evaluations"]
+            if label(kept) == label(planned):
+                alike.append("arguments")
+            for name in alike:
+                if kept[name] != planned[name]:
                     raise ValueError(
                         f"{path} holds runs with {name} {kept[name]}, not "
                         f"{planned[name]}: give others another output folder"

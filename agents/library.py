@@ -133,9 +133,9 @@ def find_agent(name: str) -> Agent:
     """
     if name in AGENTS:
         agent = AGENTS[name]
-        is_there = importlib.util.find_spec("sb3_contrib") is not None
-        if isinstance(agent, partial) and agent.func is _sb3 and not is_there:
-            raise ValueError(f"agent {name!r} needs pip install 'n2n-gym[sb3]'")
+        if isinstance(agent, partial) and agent.func is _sb3:
+            if importlib.util.find_spec("sb3_contrib") is None:
+                raise ValueError(f"agent {name!r} needs pip install 'n2n-gym[sb3]'")
         return agent
     kind, at, path = name.partition("@")
     if at and kind in TRAINED:

@@ -60,14 +60,12 @@ from n2n_gym.runs import (
 )
 from n2n_gym.teachers import Teacher
 from n2n_gym.training import Normalisation, pick_device
-from n2n_gym.wrappers import ProgressiveConstraintVector
+from n2n_gym.wrappers import EPISODES, ProgressiveConstraintVector
 
 logger = logging.getLogger(__name__)
 
 STAGES: Final = ("remove", "shrink")
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
-# Updates after which a student that breaks a limit earns -1, as in the paper's code.
-PROGRESS: Final = 15
 
 
 @dataclass
@@ -342,7 +340,7 @@ class _Search:
             env.meter.remember([(whole.fingerprint, self.limited.meter(whole, whole))])
             batch: VectorEnv[Any, Any, Any] = CompressionVectorEnv(env, ROLLOUTS)
             if env.limits:
-                closing_in = min(PROGRESS, updates // 2) * ROLLOUTS
+                closing_in = min(EPISODES, updates // 2 * ROLLOUTS)
                 batch = ProgressiveConstraintVector(batch, max(1, closing_in))
             agent(batch, updates, self.current.options.seed, report, path)
         return found

@@ -135,6 +135,8 @@ class Limited:
         Args:
             meter: By which the search goes.
         """
+        if not self.bounds:
+            return True
         try:
             values = meter(_least(student), self.teacher)
         except ResourceError:

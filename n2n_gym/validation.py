@@ -168,7 +168,7 @@ def _check_types(line: Line) -> None:
             f"a line with {name} {value!r}",
         )
     _require(
-        all(isinstance(action, _NUMBER) for action in line.get("actions", ())),
+        kind == "end" or all(isinstance(each, _NUMBER) for each in line["actions"]),
         _where(line),
         f"decisions that are no numbers: {line.get('actions')!r}",
     )

@@ -85,7 +85,7 @@ def write_int8(source: Exported, path: Path) -> None:
 
 def _write(model: onnx.ModelProto, source: Exported, path: Path) -> None:
     """A file that says of itself what is true of the float32 file and of it."""
-    about = _said(source.path)
+    about = _said(onnx.load(source.path))
     for name in OF_FLOAT32:
         about.pop(name, None)
     onnx.helper.set_model_props(model, about)
@@ -96,13 +96,13 @@ def _write(model: onnx.ModelProto, source: Exported, path: Path) -> None:
 def say_accuracy(path: Path, accuracy: float) -> None:
     """Let an ONNX file say what it was measured to have on the test split."""
     model = onnx.load(path)
-    about = {**_said(path), "test_accuracy": f"{accuracy:.4f}"}
+    about = {**_said(model), "test_accuracy": f"{accuracy:.4f}"}
     onnx.helper.set_model_props(model, about)
     write_whole(path, model.SerializeToString())
 
 
-def _said(path: Path) -> dict[str, str]:
-    return {x.key: x.value for x in onnx.load(path).metadata_props}
+def _said(model: onnx.ModelProto) -> dict[str, str]:
+    return {x.key: x.value for x in model.metadata_props}
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc] # it has no types

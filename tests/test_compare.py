@@ -231,3 +231,13 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"'ppo' needs pip install 'n2n-gym\[sb3\]'"):
         plan([ENV], ["ppo"], [0], evaluations=2)
+
+
+def test_arguments_that_json_writes_otherwise_are_the_same_when_it_goes_on(tmp_path):
+    arguments = {**ENV[1], "variables": ("width",)}  # a list in the file
+    runs = plan([("N2NShrink-v0", arguments)], ["random"], [0], evaluations=1)
+    path = tmp_path / "results.jsonl"
+    compare(runs, path)
+    before = path.read_text()
+    compare(runs, path)
+    assert path.read_text() == before

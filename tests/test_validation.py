@@ -101,6 +101,19 @@ def test_an_edited_file_is_refused(results, tmp_path, change, kind, message):
         validate(edited(results, tmp_path, change, kind))
 
 
+def test_a_run_without_an_end_and_one_with_two_are_refused(results, tmp_path):
+    lines = [json.dumps(line) + "\n" for line in Results(results).lines()]
+    path = tmp_path / "edited.jsonl"
+    for edited_lines in (lines[:-1], [*lines, lines[-1]]):
+        path.write_text("".join(edited_lines))
+        with pytest.raises(Refused, match="not a run with one end"):
+            validate(path)
+    line = json.loads(lines[-1])
+    path.write_text(json.dumps({**line, "actions": 3}) + "\n")
+    with pytest.raises(Refused, match="students are missing"):
+        validate(path)
+
+
 def test_a_better_score_that_agrees_with_itself_is_refused(scored, tmp_path):
     def improve(line):
         info = line["info"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -121,6 +122,7 @@ def test_the_command_writes_the_runs_student_in_all_formats(finished_run, tmp_pa
     assert said["test_accuracy"] == f"{rows[1]['accuracy']:.4f}"  # its own
     assert said["fingerprint"]
     assert not {"validation_accuracy", "reward"} & said.keys()
+    assert all(row["bytes"] == Path(row["path"]).stat().st_size for row in rows)
     assert rows[0]["latency"] > 0
     assert rows[2]["latency_ms"] is None
     assert rows[0]["accuracy"] == pytest.approx(summary["student"]["test_accuracy"])
