@@ -70,11 +70,12 @@ def _play_together(
     rewards: list[list[float]] = [[] for _ in acts]
     last: dict[int, dict[str, Any]] = {}
     while len(last) < len(acts):
-        masks = infos["action_mask"]
+        masks = infos.get("action_mask")
         running = [i for i in range(len(acts)) if i not in last]
-        actions = masks.argmax(1)  # anything legal, where nothing is decided
+        # Anything legal, where nothing is decided.
+        actions = _zeros(env.action_space) if masks is None else masks.argmax(1)
         for i in running:
-            actions[i] = acts[i](observations[i], masks[i])
+            actions[i] = acts[i](observations[i], None if masks is None else masks[i])
         observations, earned, terminated, truncated, infos = env.step(actions)
         ends = infos.get("final_info", infos)  # there where rows reset by themselves
         for i in running:
@@ -82,6 +83,10 @@ def _play_together(
             if terminated[i] or truncated[i]:
                 last[i] = info_of(ends, i)
     return [(rewards[i], last[i]) for i in range(len(acts))]
+
+
+def _zeros(space: gym.spaces.Space[NDArray[Any]]) -> NDArray[Any]:
+    return np.zeros(space.shape or (), space.dtype)
 
 
 def info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:

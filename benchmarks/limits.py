@@ -34,6 +34,7 @@ from benchmarks.subjects import some_of_cifar10
 from n2n_gym import finalists
 from n2n_gym.architecture import Architecture
 from n2n_gym.compress import compress
+from n2n_gym.controls import OutOfReach
 from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
 from n2n_gym.export import export_onnx
 from n2n_gym.finalists import classes_of
@@ -181,6 +182,16 @@ def search(cell: Cell, teacher: Teacher, options: Options) -> dict[str, Any]:
     }
 
 
+def uniform_of(cell: Cell, teacher: Teacher, bound: float) -> Architecture | None:
+    """The teacher at the largest rate of all widths that keeps a limit, if any does."""
+    limits = {RESOURCE_OF[cell.resource]: bound}
+    limited = Limited.read(teacher.architecture, limits, classes_of(teacher))
+    try:
+        return limited.uniform()
+    except OutOfReach:
+        return None
+
+
 def thin(
     cell: Cell, teacher: Teacher, student: Architecture, seed: int, folder: Path
 ) -> dict[str, Any]:
@@ -209,7 +220,7 @@ def measure_all(
         bounds = bounds_of(task, teacher, folder)
         cells = [Cell(task, name, share) for share in shares for name in wanted]
         bar = tqdm([(cell, seed) for cell in cells for seed in range(seeds)])
-        uniform: dict[Cell, Architecture] = {}
+        uniform: dict[Cell, Architecture | None] = {}
         for cell, seed in bar:
             bar.set_description(cell.name(seed))
             done = results.read()
@@ -220,12 +231,18 @@ def measure_all(
                 results.add(**cell._asdict(), seed=seed, of="student", **found)
             if (*cell, seed, "uniform") not in done:
                 if cell not in uniform:
-                    limits = {RESOURCE_OF[cell.resource]: bound}
-                    whole, classes = teacher.architecture, classes_of(teacher)
-                    limited = Limited.read(whole, limits, classes)
-                    uniform[cell] = limited.uniform()
-                found = thin(cell, teacher, uniform[cell], seed, folder)
+                    uniform[cell] = uniform_of(cell, teacher, bound)
+                student = uniform[cell]
+                found = (
+                    {"test": None}  # out of reach
+                    if student is None
+                    else thin(cell, teacher, student, seed, folder)
+                )
                 results.add(**cell._asdict(), seed=seed, of="uniform", **found)
+
+
+def spread(values: list[float]) -> str:
+    return f"{mean(values):.2%} ± {np.std(values):.2%}"
 
 
 def show(folder: Path) -> None:
@@ -246,13 +263,15 @@ def show(folder: Path) -> None:
         within = sum(share <= 1 / cell.share for share in taken)
         kept, total = kept + within, total + len(taken)
         one, other = ([line["test"] for line in lines] for lines in (mine, theirs))
+        is_reached = None not in other
         cells_of_row = (
             cell.task,
             f"1/{cell.share} of its {cell.resource}",
             f"1/{1 / max(taken):.1f}",
             f"{within} of {len(taken)}",
-            *(f"{mean(each):.2%} ± {np.std(each):.2%}" for each in (one, other)),
-            f"{mean(one) - mean(other):+.2%}",
+            spread(one),
+            spread(other) if is_reached else "out of reach",
+            f"{mean(one) - mean(other):+.2%}" if is_reached else "",
         )
         print(f"| {' | '.join(cells_of_row)} |")
     print(f"\n{kept} of {total} students kept their limits when measured afresh.")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from agents import reinforce
 from agents.logs import check_formats, log_updates
@@ -25,18 +23,12 @@ from n2n_gym.assessment import Comparison, compare_networks
 from n2n_gym.constraints import ACCURACY
 from n2n_gym.controls import magnitude_student, uniform_student
 from n2n_gym.decisions import GRANULARITIES, removals
-from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import (
-    Evaluator,
-    Workers,
-    default_runner,
-    load_evaluator,
-)
+from n2n_gym.envs import CompressionVectorEnv
+from n2n_gym.evaluators import Workers, default_runner, load_evaluator
 from n2n_gym.finalists import (
     ROUNDS,
     Finalists,
     Finished,
-    Scored,
     classes_of,
     write_student,
 )
@@ -45,7 +37,7 @@ from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
 from n2n_gym.render import draw_student
 from n2n_gym.report import write_report
-from n2n_gym.resources import load_meter, predicted
+from n2n_gym.resources import load_meter
 from n2n_gym.rewards import Score
 from n2n_gym.runs import (
     ONNX,
@@ -53,19 +45,15 @@ from n2n_gym.runs import (
     POLICY,
     SUMMARY,
     Options,
-    Run,
     fresh_folder,
     is_finished,
     open_run,
 )
+from n2n_gym.search import ROLLOUTS, Report, Search
 from n2n_gym.teachers import Teacher
 from n2n_gym.training import Normalisation, pick_device
-from n2n_gym.wrappers import EPISODES, ProgressiveConstraintVector
-
-logger = logging.getLogger(__name__)
 
 STAGES: Final = ("remove", "shrink")
-ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
 
 
 @dataclass
@@ -143,10 +131,11 @@ def compress(options: Options) -> Summary:
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         final = Finalists(teacher, options.final_epochs, device, runner, store, limited)
         remembering = Remembering(evaluator, run.history)
-        search = _Search(teacher, remembering, run, limited)
-        removed, shrunk = search.run("reinforce", partial(_reinforce, options=options))
+        search = Search(teacher, remembering, run, limited)
+        agent = partial(_reinforce, options=options)
+        removed, shrunk = search.run("reinforce", agent, options.shrinkage_updates)
         # Where shrinkage has hardly been learned, what removal left may be the best.
-        found = removed + shrunk + final.uniform()
+        found = removed + shrunk + search.around_uniform() + final.uniform()
         student = final.choose(found, "the best students")
         onnx_difference = write_student(student, teacher, run.folder)
         num_scored = run.history.num_lines
@@ -158,7 +147,9 @@ def compress(options: Options) -> Summary:
             uniform = final.compare_size(alike, "uniform width", run.history.add)
             thin = partial(magnitude_student, teacher, num_params)
             magnitude = final.compare_size(thin, "magnitude", run.history.add)
-            removed, shrunk = search.run("random", _random)
+            # As many as the policies and the local search have scored.
+            updates = options.shrinkage_updates * (2 if limited else 1)
+            removed, shrunk = search.run("random", _random, updates)
             random = final.compare(removed + shrunk, "random search")
         compared = compare_networks(teacher, student.network, run.folder / ONNX, device)
         summary = Summary(
@@ -198,12 +189,6 @@ def _check_learning(options: Options) -> None:
 def _numbers_of_removals(teacher: Teacher) -> str:
     start = teacher.architecture
     return ", ".join(f"{g!r} has {len(removals(start, g))}" for g in GRANULARITIES)
-
-
-# An agent plays episodes in an environment, as many as there are updates ask for, and
-# tells of the return and the last info of each.
-Report = Callable[[float, dict[str, Any]], None]
-Agent = Callable[[VectorEnv[Any, Any, Any], int, int, Report, Path], None]
 
 
 def _reinforce(
@@ -255,92 +240,3 @@ def _random(
     env: VectorEnv[Any, Any, Any], updates: int, seed: int, report: Report, path: Path
 ) -> None:
     random_search(env, episodes=updates * ROLLOUTS, seed=seed, on_episode=report)
-
-
-@dataclass
-class _Search:
-    """Both stages of a search by some agent."""
-
-    teacher: Teacher
-    evaluator: Evaluator
-    current: Run
-    limited: Limited
-
-    def run(self, name: str, agent: Agent) -> tuple[list[Scored], list[Scored]]:
-        """Every student it scored in stage one, and in stage two if there is one."""
-        options = self.current.options
-        reward = self.limited.reward
-        whole = self.teacher.architecture
-        taken = self.limited.meter(whole, whole)
-        wanted = {name: taken[name] for name in self.limited.bounds}
-        resources = predicted(whole, wanted)
-        # Where shrinkage follows, removal goes toward the limits, without keeping them.
-        is_last = not options.shrinkage_updates
-        remove = RemoveEnv(
-            self.teacher,
-            granularity=options.granularity,
-            evaluator=self.evaluator,
-            reward=reward,
-            resources=resources,
-            constraints=self.limited.aims if is_last else None,
-            strict=is_last and bool(self.limited),
-        )
-        removed = self._stage(name, "remove", agent, remove, options.removal_updates)
-        if not options.shrinkage_updates:
-            return removed, []
-        by_reward = sorted(removed, key=lambda scored: -scored.reward)
-        fitting = (
-            scored
-            for scored in by_reward
-            if self.limited.can_shrink_to(scored.student, remove.meter)
-        )
-        best = next(fitting, None)
-        if best is None:
-            best = by_reward[0]
-            logger.warning(
-                "%s: none of what removal left can be shrunk to the limits", name
-            )
-        shrink = ShrinkEnv(
-            self.teacher,
-            start=best.student,
-            evaluator=self.evaluator,
-            reward=reward,
-            resources=resources,
-            constraints=self.limited.aims,
-            strict=bool(self.limited),
-        )
-        shrunk = self._stage(name, "shrink", agent, shrink, options.shrinkage_updates)
-        return removed, shrunk
-
-    def _stage(
-        self,
-        name: str,
-        stage: str,
-        agent: Agent,
-        env: CompressionEnv[Any],
-        updates: int,
-    ) -> list[Scored]:
-        found: list[Scored] = []
-        with tqdm(total=updates * ROLLOUTS, desc=f"{name}: {stage}") as bar:
-
-            def report(reward: float, info: dict[str, Any]) -> None:
-                self.current.history.add(name, stage, reward, info)
-                student = Architecture.from_json(info["student"])
-                # A student whose evaluation failed has no accuracy.
-                found.append(Scored(reward, student, info.get("accuracy", 0.0)))
-                best = max(found, key=lambda scored: scored.reward)
-                times = self.teacher.architecture.num_params / best.student.num_params
-                bar.set_postfix_str(f"best {best.reward:.4f}, {times:.0f}x smaller")
-                bar.update()
-
-            path = self.current.folder / POLICY.format(agent=name, stage=stage)
-            # One batch of students an update, for the workers to share.
-            env.meter.remember(self.current.history.known.items())
-            whole = self.teacher.architecture
-            env.meter.remember([(whole.fingerprint, self.limited.meter(whole, whole))])
-            batch: VectorEnv[Any, Any, Any] = CompressionVectorEnv(env, ROLLOUTS)
-            if env.limits:
-                closing_in = min(EPISODES, updates // 2 * ROLLOUTS)
-                batch = ProgressiveConstraintVector(batch, max(1, closing_in))
-            agent(batch, updates, self.current.options.seed, report, path)
-        return found

@@ -56,20 +56,50 @@ def uniform_within(
     Raises:
         OutOfReach: The teacher with all widths at their least is not within them.
     """
-    widths = shrinkages(teacher, ("width",))
-    thinnest = shrink(teacher, dict.fromkeys(widths, 0.0))
+    rates = dict.fromkeys(shrinkages(teacher, ("width",)), 1.0)
+    return shrink(teacher, widest_rates(teacher, rates, is_within, steps))
+
+
+def widest_rates(
+    teacher: Architecture,
+    rates: Mapping[Shrinkage, float],
+    is_within: Callable[[Architecture], bool],
+    steps: int,
+    most: float = 1.0,
+) -> dict[Shrinkage, float]:
+    """Rates that leave as much as is within limits, widths in the same proportions.
+
+    Args:
+        rates: Those of the widths are multiplied by one number, up to 1 each; others
+            stay as they are.
+        steps: How often that number is halved in on.
+        most: It is at most this.
+
+    Raises:
+        OutOfReach: With all widths at their least, the student is not within them.
+    """
+
+    def scaled(factor: float) -> dict[Shrinkage, float]:
+        return {
+            each: min(1.0, factor * rate) if each.variable == "width" else rate
+            for each, rate in rates.items()
+        }
+
     found = None
-    low, high = 0.0, 1.0
+    low, high = 0.0, most
     for _ in range(steps):
-        rate = (low + high) / 2
-        thin = shrink(teacher, dict.fromkeys(widths, rate))
-        if is_within(thin):
-            low, found = rate, thin
+        factor = (low + high) / 2
+        wider = scaled(factor)
+        if is_within(shrink(teacher, wider)):
+            low, found = factor, wider
         else:
-            high = rate
-    if found is None and not is_within(thinnest):
-        raise OutOfReach("no uniform width is within the limits")
-    return found or thinnest
+            high = factor
+    if found is not None:
+        return found
+    thinnest = scaled(0.0)
+    if not is_within(shrink(teacher, thinnest)):
+        raise OutOfReach("no width is within the limits")
+    return thinnest
 
 
 def magnitude_student(teacher: Teacher, num_params: int) -> Architecture:

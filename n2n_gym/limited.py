@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -11,16 +11,22 @@ from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.constraints import ACCURACY, read_limits
-from n2n_gym.controls import uniform_within
+from n2n_gym.controls import OutOfReach, uniform_within
 from n2n_gym.decisions import (
     RATES,
     Removal,
-    legal_removal,
     removals,
     shrink,
     shrinkages,
+    without,
 )
-from n2n_gym.resources import RESOURCES, Latency, Meter, ResourceError, load_meter
+from n2n_gym.resources import (
+    RESOURCES,
+    Latency,
+    Meter,
+    ResourceError,
+    load_meter,
+)
 from n2n_gym.rewards import Reward, Toward, n2n
 from n2n_gym.units import show_quantity
 
@@ -82,6 +88,22 @@ class Limited:
         """What a search keeps to, so that what is written of it keeps the limits."""
         return {name: self._aim(name, bound) for name, bound in self.bounds.items()}
 
+    def aims_by(self, meter: Meter) -> dict[str, float]:
+        """The aims, as another meter has them around the uniform width.
+
+        What predicts a resource is as far off for students that are alike: where it
+        says too little of one, it has to say less of the others.
+        """
+        try:
+            near = self.uniform()
+            real, said = (m(near, self.teacher) for m in (self.meter, meter))
+        except (OutOfReach, ResourceError):
+            return self.aims
+        return {
+            name: aim * (said[name] / real[name] if real[name] else 1)
+            for name, aim in self.aims.items()
+        }
+
     def keeps(self, student: Architecture) -> bool:
         """Whether it keeps the limits on resources, with something to spare.
 
@@ -111,7 +133,7 @@ class Limited:
         if not self.bounds:
             return
         removals_of_all = removals(self.teacher, granularity)
-        bare = _without(self.teacher, removals_of_all)
+        bare = without(self.teacher, removals_of_all)
         candidates = [self.teacher, _least(self.teacher), _least(bare)]
         taken = [values for each in candidates if (values := self._taken(each))]
         for name, bound in self.bounds.items():
@@ -173,7 +195,7 @@ class Limited:
     def _taken_without(
         self, name: str, decisions: Sequence[Removal], wanted: Sequence[bool]
     ) -> float:
-        left = _without(self.teacher, compress(decisions, wanted))
+        left = without(self.teacher, compress(decisions, wanted))
         return RESOURCES[name](_least(left), self.teacher)
 
     def uniform(self) -> Architecture:
@@ -230,15 +252,3 @@ class Limited:
 def _least(start: Architecture) -> Architecture:
     """With all widths and kernels at the lowest rate."""
     return shrink(start, dict.fromkeys(shrinkages(start), RATES[0]))
-
-
-def _without(start: Architecture, wanted: Iterable[Removal]) -> Architecture:
-    """Without those of the removals that are legal one after another."""
-    left = start.rewire(frozenset(), frozenset())
-    taken: list[Removal] = []
-    for removal in wanted:
-        wiring = legal_removal(start, taken, left, removal)
-        if wiring is not None:
-            taken.append(removal)
-            left = wiring
-    return start.keep(left)

@@ -46,6 +46,8 @@ ORDER = (
     "report",
     "assessment",
     "finalists",
+    "local_search",
+    "search",
     "compress",
     "revisit",
     "cli",

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
-from n2n_gym.decisions import removals
+from n2n_gym.decisions import removals, without
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Scored
-from n2n_gym.limited import Limited, _least, _without
+from n2n_gym.limited import Limited, _least
 from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
 from n2n_gym.resources.prediction import FileSize
 from n2n_gym.resources.students import random_students
@@ -135,7 +135,7 @@ def test_less_may_be_taken_with_something_kept():
     every = removals(start, "layer")
     takes = []
     for wanted in product((False, True), repeat=len(every)):
-        student = _least(_without(start, compress_by(every, wanted)))
+        student = _least(without(start, compress_by(every, wanted)))
         takes.append(student.num_macs)
     assert min(takes) < takes[-1]  # not without all of it
     Limited.read(start, {"num_macs": min(takes)}).refuse_if_out_of_reach("layer")

@@ -4,7 +4,7 @@ import pytest
 
 from agents import search
 from agents.budget import Budgeted, BudgetSpent, Ledger, run
-from n2n_gym.envs import RemoveEnv, ShrinkEnv
+from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import SizeEvaluator
 from n2n_gym.rewards import Failure, Score
 
@@ -62,6 +62,18 @@ def test_random_search_draws_continuous_actions_too(teacher):
     assert len(drawn) == 40
     assert abs(drawn.mean()) < 0.1
     assert drawn.min() < -0.9 < 0.9 < drawn.max()
+
+
+def test_random_search_is_the_same_in_rows_of_continuous_actions(teacher):
+    env = ShrinkEnv(teacher, evaluator="size", action="continuous")
+    found = []
+    for each in (env, CompressionVectorEnv(env, 3)):
+        search.random_search(
+            each, episodes=6, on_episode=lambda _, info: found.append(info)
+        )
+    prints = [info["fingerprint"] for info in found]
+    assert prints[:6] == prints[6:]
+    assert len(set(prints)) == 6
 
 
 class Worth(gym.Env):

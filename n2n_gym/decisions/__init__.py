@@ -8,6 +8,7 @@ from n2n_gym.decisions.removal import (
     remove,
     single_layers,
     units,
+    without,
 )
 from n2n_gym.decisions.shrinkage import (
     RATES,
@@ -30,4 +31,5 @@ __all__ = [
     "shrinkages",
     "single_layers",
     "units",
+    "without",
 ]

@@ -186,3 +186,15 @@ def remove(
         ShapeError: They leave no network that could exist.
     """
     return start.keep(_wire(start, taken))
+
+
+def without(start: Architecture, wanted: Iterable[Removal]) -> Architecture:
+    """The student without those of the removals that are legal one after another."""
+    left = start.rewire(frozenset(), frozenset())
+    taken: list[Removal] = []
+    for removal in wanted:
+        wiring = legal_removal(start, taken, left, removal)
+        if wiring is not None:
+            taken.append(removal)
+            left = wiring
+    return start.keep(left)

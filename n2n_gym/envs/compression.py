@@ -252,7 +252,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         if self.is_complete:
             student = self.student
             (result,) = evaluate([student], self.teacher, self.evaluator)
-            reward, last = self._conclude(student, result)
+            reward, last = self.conclude(student, result)
             info |= last
         if self.render_mode == "human":
             self.render()
@@ -338,7 +338,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             "student": student.to_json(),
         }
 
-    def _conclude(
+    def conclude(
         self, student: Architecture, result: Score | Failure
     ) -> tuple[float, dict[str, Any]]:
         """The reward of the finished student, and what the last info says of it."""

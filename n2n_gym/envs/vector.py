@@ -210,7 +210,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         first = self.envs[0]
         results = evaluate(students, first.teacher, first.evaluator)
         for i, student, result in zip(complete, students, results, strict=True):
-            rewards[i], info = self.envs[i]._conclude(student, result)
+            rewards[i], info = self.envs[i].conclude(student, result)
             infos[i] |= info
 
     def _end_step(
