@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.utils import create_empty_array
 from numpy.typing import NDArray
 
 Observation: TypeAlias = NDArray[np.float32]
@@ -73,7 +74,11 @@ def _play_together(
         masks = infos.get("action_mask")
         running = [i for i in range(len(acts)) if i not in last]
         # Anything legal, where nothing is decided.
-        actions = _zeros(env.action_space) if masks is None else masks.argmax(1)
+        actions: Any = (
+            create_empty_array(env.single_action_space, env.num_envs)
+            if masks is None
+            else masks.argmax(1)
+        )
         for i in running:
             actions[i] = acts[i](observations[i], None if masks is None else masks[i])
         observations, earned, terminated, truncated, infos = env.step(actions)
@@ -83,10 +88,6 @@ def _play_together(
             if terminated[i] or truncated[i]:
                 last[i] = info_of(ends, i)
     return [(rewards[i], last[i]) for i in range(len(acts))]
-
-
-def _zeros(space: gym.spaces.Space[NDArray[Any]]) -> NDArray[Any]:
-    return np.zeros(space.shape or (), space.dtype)
 
 
 def info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:

@@ -96,7 +96,11 @@ class LocalSearch:
         self._best, _ = begun
         waiting = [begun]
         for _ in range(generations):
-            children = waiting + self._children(size - len(waiting))
+            # Many are measured for each that is scored.
+            with self.env.meter.written_once():
+                children = waiting + self._children(size - len(waiting))
+            if not children:
+                return
             waiting = []
             students = [student for _, student in children]
             results = evaluate(students, self.env.teacher, self.env.evaluator)

@@ -30,6 +30,7 @@ from n2n_gym.resources import (
     onnx_file,
 )
 from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.resources.students import random_students
 from n2n_gym.torch_layers import trace
 from tests.networks import IMAGE, SmallResNet
 
@@ -199,3 +200,27 @@ def test_onnx_runtime_takes_the_measured_file(thin):
     )
     (logits,) = session.run(None, {"pixels": np.zeros((3, *IMAGE), np.float32)})
     assert logits.shape == (3, 10)
+
+
+def test_what_is_measured_together_is_written_once(whole, tmp_path, monkeypatch):
+    writes = []
+    monkeypatch.setattr(
+        "n2n_gym.resources.resource.write_whole",
+        lambda path, content: writes.append(json.loads(content)),
+    )
+    meter = load_meter(["peak_bytes"])
+    meter.keep_in(tmp_path / "kept.json")
+    one, two, three = random_students(whole, 3)
+
+    def interrupted() -> None:
+        with meter.written_once():
+            meter(one, whole)
+            meter(two, whole)
+            assert writes == []
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # nothing is lost
+        interrupted()
+    assert [len(each) for each in writes] == [2]
+    meter(three, whole)
+    assert [len(each) for each in writes] == [2, 3]

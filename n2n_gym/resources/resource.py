@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ class Meter:
         self.functions = dict(functions)
         self.known: dict[str, dict[str, float]] = {}
         self._path: Path | None = None
+        self._waits = False  # with writing
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,8 +70,18 @@ class Meter:
         if self.known:
             self._write()
 
+    @contextmanager
+    def written_once(self) -> Iterator[None]:
+        """What is measured within is written at its end, not each by itself."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+            self._write()
+
     def _write(self) -> None:
-        if self._path is not None:
+        if self._path is not None and not self._waits:
             write_whole(self._path, json.dumps(self.known, indent=1).encode())
 
     def remember(self, found: Iterable[tuple[str, Mapping[str, float]]]) -> None:
