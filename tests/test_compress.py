@@ -16,7 +16,6 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from agents.policies import load_policy
-from n2n_gym import compress as module
 from n2n_gym import finalists
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
@@ -28,6 +27,7 @@ from n2n_gym.finalists import Scored
 from n2n_gym.history import History
 from n2n_gym.limited import Limited
 from n2n_gym.rewards import Failure, n2n
+from n2n_gym.search import Search
 from n2n_gym.tasks import TASKS
 from n2n_gym.teachers import learning, load_teacher
 from n2n_gym.torch_layers import build
@@ -265,7 +265,7 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
     monkeypatch.setattr(finalists, "evaluate", evaluate)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-    monkeypatch.setattr(module._Search, "run", controls_find_one(module._Search.run))
+    monkeypatch.setattr(Search, "run", controls_find_one(Search.run))
     summary = compress(Options(**{**vars(SMALL), "output": tmp_path / "run"}))
     assert (summary.uniform, summary.magnitude, summary.random) == (None, None, None)
     for control in ("uniform width", "magnitude"):
@@ -328,8 +328,8 @@ def test_the_history_has_the_students_that_controls_made(run):
 def controls_find_one(search):
     """Random search that offers one student, and not all it found."""
 
-    def run(self, name, agent):
-        removed, shrunk = search(self, name, agent)
+    def run(self, name, agent, shrinkage_updates):
+        removed, shrunk = search(self, name, agent, shrinkage_updates)
         return (removed[:1], []) if name == "random" else (removed, shrunk)
 
     return run
