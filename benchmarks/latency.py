@@ -5,9 +5,10 @@
 
 For each teacher the costs are measured as `n2n-gym compress --max-latency` would (or
 taken from the cache), then the exported files of 50 students that they were not fitted
-to, in two passes: how far the passes are apart is what a clock on this machine is
-worth. The error is that against the mean of both. "One by one" is each file's latency
-as it is measured for finalists. One thread; for a machine that does nothing else.
+to, half of random play and half in blocks of channels, in two passes: how far the
+passes are apart is what a clock on this machine is worth. The error is that against the
+mean of both. "One by one" is each file's latency as it is measured for finalists. One
+thread; for a machine that does nothing else.
 
 What was measured of a teacher is a line of ``results.jsonl`` in the output folder, and
 not measured again.
@@ -33,7 +34,8 @@ from n2n_gym.resources import Latency, onnx_file
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.latency_table import latency_table, runner, time_students
 from n2n_gym.resources.machine import processor
-from n2n_gym.resources.students import random_students
+from n2n_gym.resources.nodes import BLOCK
+from n2n_gym.resources.students import random_students, students_in_blocks
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
 
@@ -87,7 +89,11 @@ def measure(subject: str, count: int) -> Found:
     started = time.perf_counter()
     table = latency_table(teacher, latency)
     built = time.perf_counter() - started
-    students = random_students(teacher, count, SEED)
+    half = count // 2
+    students = [
+        *random_students(teacher, half, SEED),
+        *students_in_blocks(teacher, count - half, BLOCK, SEED),
+    ]
     started = time.perf_counter()
     predicted = np.array([table.ratio(student) for student in students])
     each = 1e3 * (time.perf_counter() - started) / count
@@ -117,9 +123,12 @@ def measure(subject: str, count: int) -> Found:
 
 def show(found: Found) -> None:
     measured, (one, two) = found.measured, found.passes
+    half = len(measured) // 2
     large = measured >= LARGE
     for what, pair in {
         "predicted, mean of both passes": (found.predicted, measured),
+        "of random play": (found.predicted[:half], measured[:half]),
+        "in blocks of channels": (found.predicted[half:], measured[half:]),
         f"{large.sum()} students of 1/20 and more": (
             found.predicted[large],
             measured[large],

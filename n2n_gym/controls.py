@@ -46,17 +46,21 @@ def uniform_student(teacher: Architecture, num_params: int) -> Architecture:
 
 
 def uniform_within(
-    teacher: Architecture, is_within: Callable[[Architecture], bool], steps: int
+    teacher: Architecture,
+    is_within: Callable[[Architecture], bool],
+    steps: int,
+    block: int = 1,
 ) -> Architecture:
     """The teacher with all widths at one rate, the largest that is within limits.
 
     Args:
         steps: How often the rate is halved in on.
+        block: Of channels, of which widths are multiples.
 
     Raises:
         OutOfReach: The teacher with all widths at their least is not within them.
     """
-    rates = dict.fromkeys(shrinkages(teacher, ("width",)), 1.0)
+    rates = dict.fromkeys(shrinkages(teacher, ("width",), block), 1.0)
     return shrink(teacher, widest_rates(teacher, rates, is_within, steps))
 
 

@@ -115,7 +115,7 @@ class Finalists:
         return sorted(as_good, key=lambda scored: scored.student.num_params)
 
     def _within(self, found: list[Scored]) -> list[Scored]:
-        """As many as take part, the first that keep the limits."""
+        """As many as take part, the first that keep the limits, or can be made to."""
         most, _ = ROUNDS[0]
         if not self.limited:
             return found[:most]
@@ -123,13 +123,14 @@ class Finalists:
         with tqdm(total=most, desc="Measuring finalists") as bar:
             for scored in found:
                 try:
-                    is_kept = self.limited.keeps(scored.student)
+                    student = self.limited.narrowed(scored.student)
+                except OutOfReach:
+                    continue
                 except ResourceError as error:
                     logger.warning("a finalist is left out: %s", error)
                     continue
-                if is_kept:
-                    kept.append(scored)
-                    bar.update()
+                kept.append(scored._replace(student=student))
+                bar.update()
                 if len(kept) == most:
                     break
         if not kept:

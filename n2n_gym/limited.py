@@ -27,6 +27,7 @@ from n2n_gym.resources import (
     ResourceError,
     load_meter,
 )
+from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.rewards import Reward, Toward, n2n
 from n2n_gym.units import show_quantity
 
@@ -36,6 +37,8 @@ MARGIN: Final = 0.05
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
 NOTES: Final = 1_000  # bytes that a written file says about itself, but for its classes
 STEPS: Final = 8  # in which the uniform width is found
+NARROWINGS: Final = 20  # of a student that breaks a limit; many change no width
+MOST_OVER: Final = 1.5  # times what it has to keep to, for it to be narrowed
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,24 @@ class Limited:
         """What a search keeps to, so that what is written of it keeps the limits."""
         return {name: self._aim(name, bound) for name, bound in self.bounds.items()}
 
+    @property
+    def block(self) -> int:
+        """Channels of which there are whole blocks in a student that is fast.
+
+        ONNX Runtime computes convolutions on blocks of channels. Where one is not full
+        it takes as long, or longer: 31 channels take longer than 32.
+        """
+        is_computed = self.bounds.keys() <= {*EXACT, "onnx_bytes"}
+        return 1 if is_computed else BLOCK
+
     def aims_by(self, meter: Meter) -> dict[str, float]:
-        """The aims, as another meter has them around the uniform width.
+        """The aims, as another meter has them around the uniform width in blocks.
 
         What predicts a resource is as far off for students that are alike: where it
         says too little of one, it has to say less of the others.
         """
         try:
-            near = self.uniform()
+            near = self.uniform(self.block)
             real, said = (m(near, self.teacher) for m in (self.meter, meter))
         except (OutOfReach, ResourceError):
             return self.aims
@@ -114,6 +127,33 @@ class Limited:
             return True
         values = self.meter(student, self.teacher)
         return all(values[name] <= aim for name, aim in self.aims.items())
+
+    def narrowed(self, student: Architecture) -> Architecture:
+        """The student, or a narrower one where it breaks a limit by little.
+
+        A search goes by what is predicted, and the best that it finds are those of
+        which too little is said: most of them break a limit when they are measured.
+
+        Raises:
+            OutOfReach: It breaks a limit by much, or narrowing it does not help.
+            ResourceError: It cannot be measured.
+        """
+        narrower, rate = student, 1.0
+        widths = shrinkages(student, ("width",), self.block)
+        # One block of channels takes less time than a part of it does.
+        widths = [w for w in widths if w.multiple % self.block == 0] or widths
+        aims = self.aims
+        for _ in range(NARROWINGS):
+            if self.keeps(narrower):
+                return narrower
+            values = self.meter(narrower, self.teacher)
+            if any(values[name] > MOST_OVER * aim for name, aim in aims.items()):
+                break
+            # Most of what is taken goes with a width's square, or a little less.
+            over = max(values[name] / aim for name, aim in aims.items())
+            rate *= 0.995 / math.sqrt(over)
+            narrower = shrink(student, dict.fromkeys(widths, rate))
+        raise OutOfReach("the limits are out of the student's reach")
 
     def _aim(self, name: str, bound: float) -> float:
         if name in EXACT:
@@ -198,13 +238,16 @@ class Limited:
         left = without(self.teacher, compress(decisions, wanted))
         return RESOURCES[name](_least(left), self.teacher)
 
-    def uniform(self) -> Architecture:
+    def uniform(self, block: int = 1) -> Architecture:
         """The teacher with all widths at one rate, the largest that keeps the limits.
+
+        Args:
+            block: Of channels, of which widths are multiples.
 
         Raises:
             OutOfReach: There is none.
         """
-        return uniform_within(self.teacher, self.keeps, STEPS)
+        return uniform_within(self.teacher, self.keeps, STEPS, block)
 
     def rows(
         self, student: Architecture, accuracy: float, file: Path

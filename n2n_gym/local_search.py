@@ -57,15 +57,22 @@ class LocalSearch:
         env: Its teacher is compressed, its limits are kept; they have to be on what
             can be measured without scoring.
         granularity: Of removals.
+        block: Of channels, of which widths are multiples.
     """
 
     def __init__(
-        self, env: CompressionEnv[Any], granularity: str = "unit", *, seed: int = 0
+        self,
+        env: CompressionEnv[Any],
+        granularity: str = "unit",
+        *,
+        block: int = 1,
+        seed: int = 0,
     ) -> None:
         self.env = env
         self.teacher: Architecture = env.teacher.architecture
         self._removals = removals(self.teacher, granularity)
-        shrunk = shrinkages(self.teacher)
+        self._block = block
+        shrunk = shrinkages(self.teacher, block=block)
         self._widths = [each for each in shrunk if each.variable == "width"]
         self._kernels = [each for each in shrunk if each.variable == "kernel"]
         self._decision_of = {
@@ -174,7 +181,7 @@ class LocalSearch:
         After removals other layers may be tied: the first of them says it.
         """
         found = {}
-        for each in shrinkages(start):
+        for each in shrinkages(start, block=self._block):
             position = self.teacher.positions[start.layers[each.layers[0]].name]
             if (origin := self._decision_of.get((each.variable, position))) is not None:
                 found[each] = origin

@@ -107,7 +107,9 @@ class Search:
             constraints=aims,
         )
         env.meter = meter
-        local = LocalSearch(env, options.granularity, seed=options.seed)
+        local = LocalSearch(
+            env, options.granularity, block=self.limited.block, seed=options.seed
+        )
         with self._watch("local search", "shrink", updates * ROLLOUTS) as watch:
             local.run(updates, ROLLOUTS, watch)
         return watch.found

@@ -276,6 +276,17 @@ def test_a_gate_ties_widths_and_depthwise_convolutions_follow():
     assert student.shape_of(student.positions["depthwise"])[0] == 8  # 6, ties up
 
 
+def test_widths_are_multiples_of_a_block_where_layers_are_wider():
+    multiples = {s.name: s.multiple for s in shrinkages(resnet18(), ("width",), 128)}
+    assert multiples["conv1"] == 1  # 64 channels
+    assert multiples["layer2.0.conv1"] == 1  # 128
+    assert multiples["layer3.0.conv1"] == 128  # 256
+    gated = shrinkages(trace(GatedNet(), IMAGE), ("width",), block=3)
+    multiples = {s.name: s.multiple for s in gated}
+    # The first two layers, of 8 and 12 channels, are of 4 groups.
+    assert multiples == {"stem": 4, "grouped": 4, "squeeze": 3, "grouped2": 6}
+
+
 def test_widths_that_reach_an_addition_through_a_concatenation_are_fixed():
     layers = (
         Conv("stem", (-1,), 8, (1, 1)),

@@ -28,7 +28,7 @@ from n2n_gym.resources.graph import OPERATORS, timed_onnx
 from n2n_gym.resources.latency_table import LatencyTable, PredictedLatency, fit_costs
 from n2n_gym.resources.measured import onnx_file, open_session, pixels_of
 from n2n_gym.resources.nodes import Node, nodes, work
-from n2n_gym.resources.students import random_students
+from n2n_gym.resources.students import random_students, students_in_blocks
 from n2n_gym.torch_layers import trace
 from tests.networks import (
     IMAGE,
@@ -225,6 +225,23 @@ def test_latencies_are_predicted_as_multiples_of_the_teachers(few, whole):
     student = random_students(whole, 1)[0]
     ratio = latency_table.latency_table(whole, Latency()).ratio(student)
     assert predict["latency_ms"](student, whole) == 4.0 * ratio
+
+
+def test_students_in_blocks_are_of_all_sizes_and_keep_most_kernels(whole):
+    students = students_in_blocks(whole, 100, 4)
+    layers = [each for s in students for each in s.layers if isinstance(each, Conv)]
+    assert all(each.width % 4 == 0 for each in layers)
+    spatial = {
+        each.name for each in whole.layers if getattr(each, "kernel", 0) == (3, 3)
+    }
+    kernels = [each.kernel for each in layers if each.name in spatial]
+    assert 0.6 < kernels.count((3, 3)) / len(kernels) < 0.9
+    shares = [student.num_params / whole.num_params for student in students]
+    assert min(shares) < 0.15
+    assert max(shares) > 0.5
+    assert len({student.fingerprint for student in students}) > 80
+    assert students_in_blocks(whole, 5, 4) == students[:5]
+    assert students_in_blocks(whole, 5, 4, seed=1) != students[:5]
 
 
 def test_what_has_no_cost_takes_nothing(whole):

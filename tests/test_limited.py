@@ -14,11 +14,14 @@ from typer.testing import CliRunner
 from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
+from n2n_gym.controls import OutOfReach, uniform_student
 from n2n_gym.decisions import removals, without
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Scored
+from n2n_gym.layers import Conv
 from n2n_gym.limited import Limited, _least
 from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
+from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.resources.prediction import FileSize
 from n2n_gym.resources.students import random_students
 from n2n_gym.rewards import Score, Toward
@@ -47,6 +50,11 @@ def broken(student: Architecture, teacher: Architecture) -> float:
 
 def nothing(student: Architecture, teacher: Architecture) -> float:
     return float("nan")
+
+
+def slow(student: Architecture, teacher: Architecture) -> float:
+    """Not of what a student computes."""
+    return 1.2
 
 
 def moody(student: Architecture, teacher: Architecture) -> float:
@@ -177,6 +185,16 @@ def test_uniform_width_is_as_wide_as_the_limit_allows(teacher):
     assert thin.num_params > whole.num_params / 5
 
 
+def test_what_is_to_be_fast_has_whole_blocks_of_channels(teacher):
+    whole = teacher.architecture
+    assert Limited.read(whole, {"num_params": 1e3, "onnx_bytes": 1e6}).block == 1
+    assert Limited.read(whole, {"num_params": 1e3, "latency_ms": 1.0}).block == BLOCK
+    limited = Limited.read(whole, {"num_params": whole.num_params / 2})
+    thin = limited.uniform(4)
+    assert limited.keeps(thin)
+    assert all(each.width % 4 == 0 for each in thin.layers if isinstance(each, Conv))
+
+
 def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
     def finalists_of(limits) -> list[Scored]:
         limited = Limited.read(teacher.architecture, limits)
@@ -192,6 +210,48 @@ def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
     )
     assert finalists_of({"num_params": 10}) == []
     assert "uniform width is no finalist" in caplog.text
+
+
+def test_a_finalist_that_is_a_little_too_large_is_narrowed(teacher):
+    whole = teacher.architecture
+    size = whole.num_params // 4
+    limited = Limited.read(whole, {"num_params": size})
+    device = torch.device("cpu")
+    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    large, little, small = (
+        Scored(0.9, uniform_student(whole, most))
+        for most in (size * 2, int(size * 1.2), size // 2)
+    )
+    assert little.student.num_params > size
+    narrower, same = final._within([large, little, small])
+    assert 0.8 * size < narrower.student.num_params <= size  # of a few channels a layer
+    assert len(narrower.student.layers) == len(little.student.layers)
+    assert same == small
+    with pytest.raises(OutOfReach):
+        limited.narrowed(large.student)
+
+
+def test_narrowing_leaves_whole_blocks_of_channels():
+    module = nn.Sequential(
+        nn.Conv2d(1, BLOCK, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(BLOCK, 8 * BLOCK, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8 * BLOCK, 10),
+    )
+    whole = trace(module, (1, 8, 8))
+    limited = Limited.read(whole, {f"{__name__}:heavy": heavy(whole, whole) / 1.3})
+    narrower = limited.narrowed(whole)
+    assert limited.keeps(narrower)
+    widths = [each.width for each in narrower.layers if isinstance(each, Conv)]
+    assert widths in ([BLOCK, 5 * BLOCK], [BLOCK, 6 * BLOCK])
+
+
+def test_what_gets_no_better_by_narrowing_is_out_of_reach(teacher):
+    limited = Limited.read(teacher.architecture, {f"{__name__}:slow": 1.0})
+    with pytest.raises(OutOfReach):
+        limited.narrowed(teacher.architecture)
 
 
 def test_a_clock_is_left_something_to_spare(teacher):

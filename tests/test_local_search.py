@@ -19,12 +19,12 @@ from n2n_gym.rewards import Toward
 from tests.test_limited import compress
 
 
-def scored(teacher, limits, *, generations=4, seed=0, **arguments):
+def scored(teacher, limits, *, generations=4, seed=0, block=1, **arguments):
     """Rewards and infos of a local search, by the evaluator "inherit"."""
     found = []
     arguments = {"evaluator": "inherit", "reward": Toward(limits)} | arguments
     env = ShrinkEnv(teacher, store=False, constraints=limits, **arguments)
-    search = LocalSearch(env, seed=seed)
+    search = LocalSearch(env, block=block, seed=seed)
     search.run(generations, 5, lambda reward, info: found.append((reward, info)))
     return found
 
@@ -45,6 +45,21 @@ def test_it_begins_at_uniform_width_and_all_keep_the_limits(teacher):
     assert all(info["num_params"] <= size for _, info in found)
     assert all(0.8 * size < info["num_params"] for _, info in found[:5])
     assert len({info["fingerprint"] for _, info in found}) == 20
+
+
+def test_widths_are_blocks_of_channels_where_that_is_asked_for(teacher):
+    whole = teacher.architecture
+    found = scored(teacher, {"num_params": whole.num_params / 2}, block=4)
+    students = [Architecture.from_json(info["student"]) for _, info in found]
+    widths = {
+        layer.width
+        for student in students
+        for layer in student.layers
+        if isinstance(layer, Conv)
+    }
+    assert len(widths) > 2
+    assert all(width % 4 == 0 for width in widths)
+    assert all(info["violated"] == "" for _, info in found)
 
 
 def test_a_generation_descends_from_the_best_before_it(teacher):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import floor
+from math import floor, lcm
 from typing import Final
 
 from n2n_gym.architecture import Architecture
@@ -33,12 +33,17 @@ class Shrinkage:
 
 
 def shrinkages(
-    start: Architecture, variables: Sequence[str] = ("width", "kernel")
+    start: Architecture,
+    variables: Sequence[str] = ("width", "kernel"),
+    block: int = 1,
 ) -> tuple[Shrinkage, ...]:
     """The shrinkages that can be decided on, in the environment's order.
 
     One a width group, one a kernel, and where asked for one a padding, by position.
     Only what some rate changes is a decision.
+
+    Args:
+        block: New widths are multiples of it, save for layers that are no wider.
 
     Raises:
         ValueError: A variable is unknown.
@@ -54,9 +59,10 @@ def shrinkages(
         group = groups.get(position)
         if "width" in variables and group is not None and not group.is_fixed:
             if group.width > group.multiple:
-                found.append(
-                    Shrinkage("width", layer.name, group.producers, group.multiple)
-                )
+                multiple = lcm(group.multiple, block)
+                if group.width <= multiple:
+                    multiple = group.multiple
+                found.append(Shrinkage("width", layer.name, group.producers, multiple))
         if isinstance(layer, (Conv, DepthwiseConv)):
             if "kernel" in variables and _has_free_kernel(layer):
                 found.append(Shrinkage("kernel", layer.name, (position,)))

@@ -28,13 +28,13 @@ from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import timed_onnx
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.measured import Latency, open_session, pixels_of
-from n2n_gym.resources.nodes import nodes, work
-from n2n_gym.resources.students import random_students
+from n2n_gym.resources.nodes import BLOCK, nodes, work
+from n2n_gym.resources.students import random_students, students_in_blocks
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 1  # of a table; another one is measured anew
-STUDENTS: Final = 150  # timed for a table
+FORMAT: Final = 2  # of a table; another one is measured anew
+STUDENTS: Final = 90  # of either kind, timed for a table
 SECONDS: Final = 180.0  # that the timing takes at most
 RIDGE: Final = 1e-4  # a cost that hardly matters stays small
 STEPS: Final = 20_000  # of the fit, at most
@@ -111,7 +111,10 @@ def _known(path: Path) -> dict[str, float] | None:
 
 
 def _measure(teacher: Architecture, latency: Latency) -> dict[str, float]:
-    students = random_students(teacher, STUDENTS)
+    students = [
+        *random_students(teacher, STUDENTS),
+        *students_in_blocks(teacher, STUDENTS, BLOCK),
+    ]
     amounts = [work(nodes(s, latency.batch, latency.threads)) for s in students]
     with tqdm(total=ROUNDS, desc="Measuring latencies, once for this machine") as bar:
         ratios = time_students(
