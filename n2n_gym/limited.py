@@ -139,9 +139,10 @@ class Limited:
             ResourceError: It cannot be measured.
         """
         narrower, rate = student, 1.0
-        widths = shrinkages(student, ("width",), self.block)
+        decisions = shrinkages(student, ("width",), self.block)
         # One block of channels takes less time than a part of it does.
-        widths = [w for w in widths if w.multiple % self.block == 0] or widths
+        in_blocks = [each for each in decisions if each.multiple % self.block == 0]
+        widths = in_blocks or decisions
         aims = self.aims
         for _ in range(NARROWINGS):
             if self.keeps(narrower):
