@@ -8,7 +8,8 @@ A ResNet-18 is compressed within 1/2, 1/5, 1/10 and 1/20 of its latency, and of 
 of its ONNX file, by the search that ``n2n-gym compress --max-latency`` makes, with a
 short budget. What it writes is measured afresh: the file's size, and its latency in
 turns with the teacher's file. It is compared with the teacher at one rate of all widths
-that keeps the same limit, distilled for as many epochs from as many seeds.
+that keeps the same limit, distilled for as many epochs from as many seeds; on latency
+also with that in blocks of channels, where the search begins.
 
 Every cell is a line of ``results.jsonl`` in the output folder. One thread. CIFAR-10
 needs the folder that ``N2N_DATA`` names, and the trained teacher's weights in it.
@@ -43,6 +44,7 @@ from n2n_gym.places import data_folder, write_whole
 from n2n_gym.resources import RESOURCES, Latency
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, pixels_of
+from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.runs import ONNX, Options, is_finished
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Teacher, load_teacher
@@ -51,6 +53,7 @@ from n2n_gym.training import compute_accuracy
 
 RESOURCE_OF: Final = {"latency": "latency_ms", "size": "onnx_bytes"}
 SHARES: Final = (2, 5, 10, 20)  # one in so many
+UNIFORM: Final = {"uniform": 1, "uniform in blocks": BLOCK}
 KEY: Final = ("task", "resource", "share", "seed", "of")
 CPU: Final = torch.device("cpu")
 # Fewer finalists than a run of the command has: 48 searches are made.
@@ -182,12 +185,14 @@ def search(cell: Cell, teacher: Teacher, options: Options) -> dict[str, Any]:
     }
 
 
-def uniform_of(cell: Cell, teacher: Teacher, bound: float) -> Architecture | None:
+def uniform_of(
+    cell: Cell, teacher: Teacher, bound: float, block: int
+) -> Architecture | None:
     """The teacher at the largest rate of all widths that keeps a limit, if any does."""
     limits = {RESOURCE_OF[cell.resource]: bound}
     limited = Limited.read(teacher.architecture, limits, classes_of(teacher))
     try:
-        return limited.uniform()
+        return limited.uniform(block)
     except OutOfReach:
         return None
 
@@ -220,7 +225,7 @@ def measure_all(
         bounds = bounds_of(task, teacher, folder)
         cells = [Cell(task, name, share) for share in shares for name in wanted]
         bar = tqdm([(cell, seed) for cell in cells for seed in range(seeds)])
-        uniform: dict[Cell, Architecture | None] = {}
+        uniform: dict[tuple[Cell, str], Architecture | None] = {}
         for cell, seed in bar:
             bar.set_description(cell.name(seed))
             done = results.read()
@@ -229,16 +234,18 @@ def measure_all(
                 options = options_of(cell, bound, seed, folder)
                 found = search(cell, teacher, options)
                 results.add(**cell._asdict(), seed=seed, of="student", **found)
-            if (*cell, seed, "uniform") not in done:
-                if cell not in uniform:
-                    uniform[cell] = uniform_of(cell, teacher, bound)
-                student = uniform[cell]
+            for of, block in UNIFORM.items():
+                if (*cell, seed, of) in done or (block > 1 and cell.resource == "size"):
+                    continue
+                if (cell, of) not in uniform:
+                    uniform[cell, of] = uniform_of(cell, teacher, bound, block)
+                student = uniform[cell, of]
                 found = (
                     {"test": None}  # out of reach
                     if student is None
                     else thin(cell, teacher, student, seed, folder)
                 )
-                results.add(**cell._asdict(), seed=seed, of="uniform", **found)
+                results.add(**cell._asdict(), seed=seed, of=of, **found)
 
 
 def spread(values: list[float]) -> str:
@@ -250,12 +257,13 @@ def show(folder: Path) -> None:
     done = Results(folder, *KEY).read()
     cells = dict.fromkeys(Cell(*key[:3]) for key in done)
     heads = ("task", "limit", "taken, highest", "kept", "student", "uniform width")
-    print(f"| {' | '.join((*heads, 'better by'))} |\n|---|---|{'---:|' * 5}")
+    heads = (*heads, "better by", "uniform in blocks")
+    print(f"| {' | '.join(heads)} |\n|---|---|{'---:|' * 6}")
     kept = total = 0
     for cell in cells:
-        mine, theirs = (
+        mine, theirs, blocks = (
             [line for key, line in done.items() if key[:3] == cell and key[4] == of]
-            for of in ("student", "uniform")
+            for of in ("student", *UNIFORM)
         )
         if not mine or not theirs:
             continue
@@ -264,6 +272,7 @@ def show(folder: Path) -> None:
         kept, total = kept + within, total + len(taken)
         one, other = ([line["test"] for line in lines] for lines in (mine, theirs))
         is_reached = None not in other
+        last = [line["test"] for line in blocks]
         cells_of_row = (
             cell.task,
             f"1/{cell.share} of its {cell.resource}",
@@ -272,6 +281,7 @@ def show(folder: Path) -> None:
             spread(one),
             spread(other) if is_reached else "out of reach",
             f"{mean(one) - mean(other):+.2%}" if is_reached else "",
+            ("out of reach" if None in last else spread(last)) if last else "",
         )
         print(f"| {' | '.join(cells_of_row)} |")
     print(f"\n{kept} of {total} students kept their limits when measured afresh.")

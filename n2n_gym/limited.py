@@ -22,6 +22,7 @@ from n2n_gym.decisions import (
 )
 from n2n_gym.resources import (
     RESOURCES,
+    Energy,
     Latency,
     Meter,
     ResourceError,
@@ -93,13 +94,14 @@ class Limited:
 
     @property
     def block(self) -> int:
-        """Channels of which there are whole blocks in a student that is fast.
+        """Channels of which students have whole blocks; 1 unless they have to be fast.
 
         ONNX Runtime computes convolutions on blocks of channels. Where one is not full
         it takes as long, or longer: 31 channels take longer than 32.
         """
-        is_computed = self.bounds.keys() <= {*EXACT, "onnx_bytes"}
-        return 1 if is_computed else BLOCK
+        functions = self.meter.functions.values()
+        is_timed = any(isinstance(each, (Latency, Energy)) for each in functions)
+        return BLOCK if is_timed else 1
 
     def aims_by(self, meter: Meter) -> dict[str, float]:
         """The aims, as another meter has them around the uniform width in blocks.

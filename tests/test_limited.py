@@ -189,6 +189,7 @@ def test_what_is_to_be_fast_has_whole_blocks_of_channels(teacher):
     whole = teacher.architecture
     assert Limited.read(whole, {"num_params": 1e3, "onnx_bytes": 1e6}).block == 1
     assert Limited.read(whole, {"num_params": 1e3, "latency_ms": 1.0}).block == BLOCK
+    assert Limited.read(whole, {f"{__name__}:heavy": 1e3}).block == 1
     limited = Limited.read(whole, {"num_params": whole.num_params / 2})
     thin = limited.uniform(4)
     assert limited.keeps(thin)
@@ -231,7 +232,8 @@ def test_a_finalist_that_is_a_little_too_large_is_narrowed(teacher):
         limited.narrowed(large.student)
 
 
-def test_narrowing_leaves_whole_blocks_of_channels():
+def test_narrowing_leaves_whole_blocks_of_channels(monkeypatch):
+    monkeypatch.setattr(Limited, "block", BLOCK)
     module = nn.Sequential(
         nn.Conv2d(1, BLOCK, 3, padding=1),
         nn.ReLU(),
