@@ -92,7 +92,7 @@ def measure(subject: str, count: int) -> Found:
     half = count // 2
     students = [
         *random_students(teacher, half, SEED),
-        *students_in_blocks(teacher, count - half, BLOCK, SEED),
+        *students_in_blocks(teacher, count - half, block=BLOCK, seed=SEED),
     ]
     started = time.perf_counter()
     predicted = np.array([table.ratio(student) for student in students])

@@ -49,6 +49,7 @@ def uniform_within(
     teacher: Architecture,
     is_within: Callable[[Architecture], bool],
     steps: int,
+    *,
     block: int = 1,
 ) -> Architecture:
     """The teacher with all widths at one rate, the largest that is within limits.
@@ -60,7 +61,7 @@ def uniform_within(
     Raises:
         OutOfReach: The teacher with all widths at their least is not within them.
     """
-    rates = dict.fromkeys(shrinkages(teacher, ("width",), block), 1.0)
+    rates = dict.fromkeys(shrinkages(teacher, ("width",), block=block), 1.0)
     return shrink(teacher, widest_rates(teacher, rates, is_within, steps))
 
 
@@ -69,6 +70,8 @@ def widest_rates(
     rates: Mapping[Shrinkage, float],
     is_within: Callable[[Architecture], bool],
     steps: int,
+    *,
+    least: float = 0.0,
     most: float = 1.0,
 ) -> dict[Shrinkage, float]:
     """Rates that leave as much as is within limits, widths in the same proportions.
@@ -77,10 +80,11 @@ def widest_rates(
         rates: Those of the widths are multiplied by one number, up to 1 each; others
             stay as they are.
         steps: How often that number is halved in on.
+        least: It is at least this.
         most: It is at most this.
 
     Raises:
-        OutOfReach: With all widths at their least, the student is not within them.
+        OutOfReach: At the least, the student is not within them.
     """
 
     def scaled(factor: float) -> dict[Shrinkage, float]:
@@ -90,7 +94,7 @@ def widest_rates(
         }
 
     found = None
-    low, high = 0.0, most
+    low, high = least, most
     for _ in range(steps):
         factor = (low + high) / 2
         wider = scaled(factor)
@@ -100,7 +104,7 @@ def widest_rates(
             high = factor
     if found is not None:
         return found
-    thinnest = scaled(0.0)
+    thinnest = scaled(least)
     if not is_within(shrink(teacher, thinnest)):
         raise OutOfReach("no width is within the limits")
     return thinnest

@@ -66,7 +66,8 @@ class Finalists:
     """The choice among the best students of a search.
 
     Attributes:
-        limited: Students that break a limit on resources are left out.
+        limited: Students that break a limit on resources become narrower where that is
+            enough, or are left out.
     """
 
     teacher: Teacher
@@ -119,7 +120,7 @@ class Finalists:
         most, _ = ROUNDS[0]
         if not self.limited:
             return found[:most]
-        kept: list[Scored] = []
+        kept: dict[str, Scored] = {}
         with tqdm(total=most, desc="Measuring finalists") as bar:
             for scored in found:
                 try:
@@ -129,8 +130,8 @@ class Finalists:
                 except ResourceError as error:
                     logger.warning("a finalist is left out: %s", error)
                     continue
-                kept.append(scored._replace(student=student))
-                bar.update()
+                kept.setdefault(student.fingerprint, scored._replace(student=student))
+                bar.update(len(kept) - bar.n)
                 if len(kept) == most:
                     break
         if not kept:
@@ -138,7 +139,7 @@ class Finalists:
                 f"none of {len(found)} students keeps the limits; where a search "
                 f"found them, more updates of the policies may find one"
             )
-        return kept
+        return list(kept.values())
 
     def uniform(self) -> list[Scored]:
         """Within limits, the teacher at one rate of all widths: always a finalist.
@@ -166,10 +167,15 @@ class Finalists:
     ) -> Finished | None:
         """The teacher made as small as the student; None if it cannot be, or fails."""
         try:
-            finished = self.compare([Scored(0.0, make())], what)
+            student = make()
+            is_kept = self.limited.keeps(student)
         except (OutOfReach, ResourceError) as error:
             logger.warning("%s: %s", what, error)
             return None
+        if not is_kept:
+            logger.warning("%s: a limit is not kept at the student's size", what)
+            return None
+        finished = self.compare([Scored(0.0, student)], what)
         if finished is not None:
             student, score = finished.student, finished.score
             teacher_score = self.teacher.score

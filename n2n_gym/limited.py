@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.constraints import ACCURACY, read_limits
-from n2n_gym.controls import OutOfReach, uniform_within
+from n2n_gym.controls import OutOfReach, uniform_within, widest_rates
 from n2n_gym.decisions import (
     RATES,
     Removal,
@@ -38,8 +38,11 @@ MARGIN: Final = 0.05
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
 NOTES: Final = 1_000  # bytes that a written file says about itself, but for its classes
 STEPS: Final = 8  # in which the uniform width is found
-NARROWINGS: Final = 20  # of a student that breaks a limit; many change no width
-MOST_OVER: Final = 1.5  # times what it has to keep to, for it to be narrowed
+# A student that takes more than it has to keep to, but no more than so many times that,
+# becomes narrower: by a factor of all its widths, halved in on in so many steps.
+MOST_OVER: Final = 1.5
+NARROWEST: Final = 0.6
+NARROWINGS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Limited:
         return BLOCK if is_timed else 1
 
     def aims_by(self, meter: Meter) -> dict[str, float]:
-        """The aims, as another meter has them around the uniform width in blocks.
+        """The aims, as another meter has them around the uniform width.
 
         What predicts a resource is as far off for students that are alike: where it
         says too little of one, it has to say less of the others.
@@ -137,26 +140,20 @@ class Limited:
         which too little is said: most of them break a limit when they are measured.
 
         Raises:
-            OutOfReach: It breaks a limit by much, or narrowing it does not help.
+            OutOfReach: It breaks a limit by much, or still does with narrower layers.
             ResourceError: It cannot be measured.
         """
-        narrower, rate = student, 1.0
-        decisions = shrinkages(student, ("width",), self.block)
+        if self.keeps(student):
+            return student
+        values = self.meter(student, self.teacher)
+        if any(values[name] > MOST_OVER * aim for name, aim in self.aims.items()):
+            raise OutOfReach("it breaks a limit by much")
+        decisions = shrinkages(student, ("width",), block=self.block)
         # One block of channels takes less time than a part of it does.
         in_blocks = [each for each in decisions if each.multiple % self.block == 0]
-        widths = in_blocks or decisions
-        aims = self.aims
-        for _ in range(NARROWINGS):
-            if self.keeps(narrower):
-                return narrower
-            values = self.meter(narrower, self.teacher)
-            if any(values[name] > MOST_OVER * aim for name, aim in aims.items()):
-                break
-            # Most of what is taken goes with a width's square, or a little less.
-            over = max(values[name] / aim for name, aim in aims.items())
-            rate *= 0.995 / math.sqrt(over)
-            narrower = shrink(student, dict.fromkeys(widths, rate))
-        raise OutOfReach("the limits are out of the student's reach")
+        rates = dict.fromkeys(in_blocks or decisions, 1.0)
+        found = widest_rates(student, rates, self.keeps, NARROWINGS, least=NARROWEST)
+        return shrink(student, found)
 
     def _aim(self, name: str, bound: float) -> float:
         if name in EXACT:
@@ -250,7 +247,7 @@ class Limited:
         Raises:
             OutOfReach: There is none.
         """
-        return uniform_within(self.teacher, self.keeps, STEPS, block)
+        return uniform_within(self.teacher, self.keeps, STEPS, block=block)
 
     def rows(
         self, student: Architecture, accuracy: float, file: Path

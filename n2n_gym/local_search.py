@@ -57,7 +57,7 @@ class LocalSearch:
         env: Its teacher is compressed, its limits are kept; they have to be on what
             can be measured without scoring.
         granularity: Of removals.
-        block: Of channels, of which widths are multiples.
+        block: Of channels, of which widths are multiples where layers are wider.
     """
 
     def __init__(

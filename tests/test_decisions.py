@@ -277,7 +277,8 @@ def test_a_gate_ties_widths_and_depthwise_convolutions_follow():
 
 
 def test_widths_are_multiples_of_a_block_where_layers_are_wider():
-    multiples = {s.name: s.multiple for s in shrinkages(resnet18(), ("width",), 128)}
+    decisions = shrinkages(resnet18(), ("width",), block=128)
+    multiples = {each.name: each.multiple for each in decisions}
     assert multiples["conv1"] == 1  # 64 channels
     assert multiples["layer2.0.conv1"] == 1  # 128
     assert multiples["layer3.0.conv1"] == 128  # 256

@@ -228,7 +228,7 @@ def test_latencies_are_predicted_as_multiples_of_the_teachers(few, whole):
 
 
 def test_students_in_blocks_are_of_all_sizes_and_keep_most_kernels(whole):
-    students = students_in_blocks(whole, 100, 4)
+    students = students_in_blocks(whole, 100, block=4)
     layers = [each for s in students for each in s.layers if isinstance(each, Conv)]
     assert all(each.width % 4 == 0 for each in layers)
     spatial = {
@@ -240,8 +240,8 @@ def test_students_in_blocks_are_of_all_sizes_and_keep_most_kernels(whole):
     assert min(shares) < 0.15
     assert max(shares) > 0.5
     assert len({student.fingerprint for student in students}) > 80
-    assert students_in_blocks(whole, 5, 4) == students[:5]
-    assert students_in_blocks(whole, 5, 4, seed=1) != students[:5]
+    assert students_in_blocks(whole, 5, block=4) == students[:5]
+    assert students_in_blocks(whole, 5, block=4, seed=1) != students[:5]
 
 
 def test_what_has_no_cost_takes_nothing(whole):

@@ -224,12 +224,23 @@ def test_a_finalist_that_is_a_little_too_large_is_narrowed(teacher):
         for most in (size * 2, int(size * 1.2), size // 2)
     )
     assert little.student.num_params > size
-    narrower, same = final._within([large, little, small])
+    narrower, same = final._within([large, little, little, small])
     assert 0.8 * size < narrower.student.num_params <= size  # of a few channels a layer
     assert len(narrower.student.layers) == len(little.student.layers)
     assert same == small
     with pytest.raises(OutOfReach):
         limited.narrowed(large.student)
+
+
+def test_a_control_that_breaks_a_limit_is_left_out_and_not_narrowed(teacher, caplog):
+    whole = teacher.architecture
+    size = whole.num_params // 4
+    limited = Limited.read(whole, {"num_params": size})
+    device = torch.device("cpu")
+    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    little = uniform_student(whole, int(size * 1.2))
+    assert final.compare_size(lambda: little, "magnitude", lambda *_: None) is None
+    assert "magnitude: a limit is not kept" in caplog.text
 
 
 def test_narrowing_leaves_whole_blocks_of_channels(monkeypatch):

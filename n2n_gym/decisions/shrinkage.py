@@ -35,6 +35,7 @@ class Shrinkage:
 def shrinkages(
     start: Architecture,
     variables: Sequence[str] = ("width", "kernel"),
+    *,
     block: int = 1,
 ) -> tuple[Shrinkage, ...]:
     """The shrinkages that can be decided on, in the environment's order.
@@ -43,7 +44,8 @@ def shrinkages(
     Only what some rate changes is a decision.
 
     Args:
-        block: New widths are multiples of it, save for layers that are no wider.
+        block: New widths are multiples of it, save for layers that are no wider, and
+            those that keep their width.
 
     Raises:
         ValueError: A variable is unknown.

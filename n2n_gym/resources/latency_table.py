@@ -113,7 +113,7 @@ def _known(path: Path) -> dict[str, float] | None:
 def _measure(teacher: Architecture, latency: Latency) -> dict[str, float]:
     students = [
         *random_students(teacher, STUDENTS),
-        *students_in_blocks(teacher, STUDENTS, BLOCK),
+        *students_in_blocks(teacher, STUDENTS, block=BLOCK),
     ]
     amounts = [work(nodes(s, latency.batch, latency.threads)) for s in students]
     with tqdm(total=ROUNDS, desc="Measuring latencies, once for this machine") as bar:

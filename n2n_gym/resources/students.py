@@ -1,4 +1,4 @@
-"""Students of all kinds, for predictions to be fitted to."""
+"""Students of random play, and in blocks, for predictions to be fitted to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from n2n_gym.decisions import (
     shrinkages,
 )
 
-LOWEST: Final = 1 / 32  # rate of students in blocks
-WHOLE: Final = 0.7  # of their kernels
+# Of students in blocks:
+LOWEST: Final = 1 / 32  # rate, about which their widths are
+SPREAD: Final = 0.5  # of the logarithm of a width's rate
+WHOLE: Final = 0.7  # share of the kernels that are left alone
 
 
 def random_students(
@@ -29,12 +31,12 @@ def random_students(
 
 
 def students_in_blocks(
-    teacher: Architecture, count: int, block: int, seed: int = 0
+    teacher: Architecture, count: int, *, block: int, seed: int = 0
 ) -> list[Architecture]:
     """As a search for fast ones comes upon: random play has hardly any of them.
 
-    Their widths are multiples of a block of channels, about one rate of the teacher's,
-    from one block to all; seven in ten kernels, and most layers, are left alone.
+    Their widths, where the teacher's are wider, are multiples of a block of channels,
+    about one rate; most kernels and layers are left alone.
     """
     rng = np.random.default_rng(seed)
     students = []
@@ -44,7 +46,7 @@ def students_in_blocks(
         rates = {}
         for each in shrinkages(start, block=block):
             if each.variable == "width":
-                rates[each] = float(min(1.0, rate * np.exp(0.5 * rng.normal())))
+                rates[each] = float(min(1.0, rate * np.exp(SPREAD * rng.normal())))
             elif rng.random() > WHOLE:
                 rates[each] = float(rng.choice(RATES))
         students.append(shrink(start, rates))
