@@ -1,0 +1,119 @@
+"""What needs a GPU, or another accelerator that torch knows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from n2n_gym.architecture import Architecture
+from n2n_gym.compress import compress
+from n2n_gym.decisions import shrink, shrinkages
+from n2n_gym.evaluators import INHERIT, SHORT, DistillationEvaluator, Workers
+from n2n_gym.resources import AcceleratorEnergy, TorchLatency, load_meter
+from n2n_gym.rewards import Score
+from n2n_gym.runs import Options
+from n2n_gym.tasks import Task
+from n2n_gym.teachers import teacher_architecture
+
+if not torch.accelerator.is_available():
+    pytest.skip("torch finds no accelerator", allow_module_level=True)
+
+NAME = torch.accelerator.current_accelerator().type
+milliseconds = TorchLatency(batch=256, device=NAME)  # for a limit by module:attribute
+only_nvidia = pytest.mark.skipif(NAME != "cuda", reason="NVIDIA's counter of energy")
+
+
+@pytest.fixture(scope="module")
+def large() -> Architecture:
+    """So large that its arithmetic takes longer than starting its kernels."""
+    return teacher_architecture("resnet18", Task("images", (3, 32, 32), 10, dict))
+
+
+@pytest.fixture(scope="module")
+def thin(large) -> Architecture:
+    return shrink(large, dict.fromkeys(shrinkages(large), 0.3))
+
+
+def test_a_thinner_network_is_faster(large, thin):
+    whole = milliseconds(large, large)
+    assert 0 < milliseconds(thin, large) < 0.7 * whole
+    assert milliseconds(large, large) == whole  # measured once
+
+
+def test_one_device_of_several_is_named():
+    TorchLatency(device=f"{NAME}:0")
+    count = torch.accelerator.device_count()
+    with pytest.raises(ValueError, match=rf"no device '{NAME}:{count}'; it has cpu"):
+        TorchLatency(device=f"{NAME}:{count}")
+
+
+@only_nvidia
+def test_a_thinner_network_takes_less_energy(large, thin):
+    pytest.importorskip("pynvml")
+    meter = load_meter([], {"energy_mj": AcceleratorEnergy(batch=256)})
+    assert 0 < meter(thin, large)["energy_mj"] < 0.7 * meter(large, large)["energy_mj"]
+
+
+@only_nvidia
+def test_an_image_takes_so_many_watts_for_so_long(large):
+    """Energy and latency are of one network at work, so their ratio is a power."""
+    pytest.importorskip("pynvml")
+    millijoules = AcceleratorEnergy(batch=256)(large, large)
+    watts = millijoules / (milliseconds(large, large) / 256)
+    assert 30 < watts < 1500
+
+
+@pytest.fixture(scope="module")
+def students(teacher):
+    start = teacher.architecture
+    return [
+        start,
+        *(shrink(start, dict.fromkeys(shrinkages(start), r)) for r in (0.5, 0.8)),
+    ]
+
+
+@pytest.mark.parametrize("rung", [INHERIT, SHORT])
+def test_scores_are_near_those_of_the_cpu(teacher, students, rung):
+    here, there = (
+        DistillationEvaluator(rung, device=device, precision="float32")(
+            students, teacher
+        )
+        for device in (NAME, "cpu")
+    )
+    for one, other in zip(here, there, strict=True):
+        assert isinstance(one, Score)
+        assert abs(one.accuracy - other.accuracy) < 0.05
+        assert replace(one, accuracy=0.0) == replace(other, accuracy=0.0)
+
+
+def test_workers_that_share_it_give_the_same_scores(teacher, students):
+    runner = Workers(2)
+    try:
+        apart = DistillationEvaluator(SHORT, device=NAME, runner=runner)(
+            students, teacher
+        )
+    finally:
+        runner.close()
+    together = DistillationEvaluator(SHORT, device=NAME)(students, teacher)
+    for one, other in zip(apart, together, strict=True):
+        assert abs(one.accuracy - other.accuracy) < 0.02
+
+
+def test_a_search_within_a_limit_on_its_latency_keeps_it(tmp_path):
+    options = Options(
+        teacher="tests.networks:make_small",
+        evaluator="inherit",
+        removal_updates=2,
+        shrinkage_updates=4,
+        final_epochs=2,
+        output=tmp_path,
+    )
+    whole = options.load_teacher(torch.device(NAME)).architecture
+    bound = 0.8 * milliseconds(whole, whole)
+    limit = f"tests.test_accelerator:milliseconds={bound}"
+    student = compress(replace(options, limits=limit)).student.student
+    afresh = TorchLatency(batch=256, device=NAME)
+    afresh.remember(whole, milliseconds(whole, whole))
+    assert afresh(student, whole) <= 1.1 * bound
