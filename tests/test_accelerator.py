@@ -85,7 +85,7 @@ def test_scores_are_near_those_of_the_cpu(teacher, students, rung):
     for one, other in zip(here, there, strict=True):
         assert isinstance(one, Score)
         assert abs(one.accuracy - other.accuracy) < 0.05
-        assert replace(one, accuracy=0.0) == replace(other, accuracy=0.0)
+        assert one._replace(accuracy=0.0) == other._replace(accuracy=0.0)
 
 
 def test_workers_that_share_it_give_the_same_scores(teacher, students):

@@ -27,7 +27,7 @@ from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import OPERATORS, timed_onnx
 from n2n_gym.resources.latency_table import LatencyTable, PredictedLatency, fit_costs
 from n2n_gym.resources.measured import onnx_file, open_session, pixels_of
-from n2n_gym.resources.nodes import Node, nodes, work
+from n2n_gym.resources.nodes import CACHES, Node, nodes, work
 from n2n_gym.resources.students import random_students, students_in_blocks
 from n2n_gym.torch_layers import trace
 from tests.networks import (
@@ -153,7 +153,19 @@ def test_work_is_counted_by_hand():
         "Conv groups": 0,
         "Relu nodes": 1,
         "Relu values": 2 * 24 * 16,
+        **{f"weights beyond {size}": 0 for size in CACHES},
     }
+
+
+def test_weights_that_caches_do_not_hold_are_counted_of_all_nodes():
+    conv = Node("Conv", [(1, 400, 4, 4), (500, 400, 1, 1)], [(1, 500, 4, 4)])
+    linear = Node("Gemm", [(1, 500), (500, 200), (200,)], [(1, 200)])
+    found = work([conv, linear])
+    assert [found[f"weights beyond {size}"] for size in CACHES] == [
+        300_000 - 2**16,
+        300_000 - 2**18,
+        0,
+    ]
 
 
 def test_onnx_runtime_says_what_nodes_there_are(whole):

@@ -33,7 +33,7 @@ from n2n_gym.resources.students import random_students, students_in_blocks
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 2  # of a table; another one is measured anew
+FORMAT: Final = 3  # of a table; another one is measured anew
 STUDENTS: Final = 90  # of either kind, timed for a table
 SECONDS: Final = 180.0  # that the timing takes at most
 RIDGE: Final = 1e-4  # a cost that hardly matters stays small

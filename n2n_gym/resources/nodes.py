@@ -23,6 +23,8 @@ from n2n_gym.resources.measured import open_session, pixels_of
 BLOCK: Final = 16  # channels computed at once, as most processors have it
 STRIP: Final = 64  # output channels for which a value of the input is read once
 ROWS: Final = 12  # of a matrix product's tile
+# Weights that caches of 256 KB, 1 MB and 4 MB hold: beyond each, reading costs more.
+CACHES: Final = (2**16, 2**18, 2**20)
 TIMED: Final = "_kernel_time"  # how the profile calls a node's run
 
 
@@ -67,21 +69,26 @@ def work(found: list[Node]) -> Counter[str]:
     What a node takes is taken for a sum of such numbers, each times what one costs.
     """
     total = Counter({"run": 1})
+    num_weights = 0
     for node in found:
         if node.operator.startswith("Conv"):
             kind, amounts = _convolution(node)
             total["weights"] += prod(node.reads[1])
+            num_weights += prod(node.reads[1])
             total["sums"] += prod(node.gives[0]) * (len(node.reads) > 3)  # fused
         elif node.operator in ("Gemm", "MatMul"):
             kind = node.operator
             macs = prod(node.gives[0]) * node.reads[0][-1]
             amounts = {"macs": macs, "weights": prod(node.reads[1])}
+            num_weights += prod(node.reads[1])
         else:
             kind = node.operator
             amounts = {"values": sum(map(prod, node.reads + node.gives))}
         total[f"{kind} nodes"] += 1
         for name, amount in amounts.items():
             total[f"{kind} {name}"] += amount
+    for size in CACHES:
+        total[f"weights beyond {size}"] = max(0, num_weights - size)
     return total
 
 
