@@ -3,9 +3,10 @@
     python -m benchmarks.accelerator
 
 ResNet-18 at 32x32 and its channels all shrunk by one rate to a half, a fifth, a tenth
-and a twentieth of its parameters; each share is of the teacher's. Latency in torch at
-batches of 1 and 256, in turns with the teacher; energy by NVML's counter, which needs
-`pip install -e ".[nvml]"`, in batches of 256. A minute or two.
+and a twentieth of its parameters; each share is of the teacher's. Latency in torch, one
+image (also as a CUDA graph, without what Python takes to start the kernels) and 256, in
+turns with the teacher; energy by NVML's counter, which needs
+`pip install -e ".[nvml]"`, in batches of 256. Two minutes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
     teacher = teacher_architecture("resnet18", Task("images", (3, 32, 32), 10, dict))
     resources = {
         "ms of 1": TorchLatency(seconds=6.0),
+        "graph of 1": TorchLatency(graph=True, seconds=6.0),
         f"ms of {BATCH}": TorchLatency(batch=BATCH, seconds=6.0),
         "mJ": AcceleratorEnergy(batch=BATCH),
     }

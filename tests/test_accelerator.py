@@ -50,6 +50,13 @@ def test_one_device_of_several_is_named():
 
 
 @only_nvidia
+def test_without_what_python_takes_a_batch_of_one_is_faster_too(large, thin):
+    started, alone = TorchLatency(), TorchLatency(graph=True)
+    assert alone(large, large) < 0.8 * started(large, large)
+    assert alone(thin, large) < 0.9 * alone(large, large)
+
+
+@only_nvidia
 def test_a_thinner_network_takes_less_energy(large, thin):
     pytest.importorskip("pynvml")
     meter = load_meter([], {"energy_mj": AcceleratorEnergy(batch=256)})

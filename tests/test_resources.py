@@ -135,6 +135,11 @@ def test_a_device_that_is_missing_is_named():
         TorchLatency(device="cuda")
 
 
+def test_only_cuda_has_graphs():
+    with pytest.raises(ValueError, match=r"graph=True needs device='cuda', got 'cpu'"):
+        TorchLatency(device="cpu", graph=True)
+
+
 def test_energy_is_read_from_the_counters_of_linux(whole, tmp_path):
     package = tmp_path / "intel-rapl:0"
     package.mkdir()

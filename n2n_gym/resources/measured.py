@@ -125,9 +125,13 @@ class TorchLatency(Latency):
 
     Attributes:
         device: "cuda", "mps", "cpu", ...
+        graph: On "cuda", as one CUDA graph: what the device alone takes. Else small
+            batches take as long as Python needs to start all kernels, whatever widths
+            the network has.
     """
 
     device: str = "cuda"
+    graph: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,6 +145,8 @@ class TorchLatency(Latency):
             raise ValueError(
                 f"this machine has no device {self.device!r}; it has {', '.join(there)}"
             )
+        if self.graph and torch.device(self.device).type != "cuda":
+            raise ValueError(f"graph=True needs device='cuda', got {self.device!r}")
 
     def _run(self, network: Architecture) -> Callable[[], object]:
         device = torch.device(self.device)
@@ -148,18 +154,39 @@ class TorchLatency(Latency):
         pixels = torch.zeros(self.batch, *network.input_shape, device=device)
 
         @torch.inference_mode()
-        def run() -> None:
+        def start() -> None:
             module(pixels)
-            torch.accelerator.synchronize(device)
 
-        @torch.inference_mode()
         def run_on_cpu() -> None:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
-            module(pixels)
+            start()
             torch.set_num_threads(before)
 
-        return run_on_cpu if device.type == "cpu" else run
+        if device.type == "cpu":
+            return run_on_cpu
+        kernels = _captured(start, device) if self.graph else start
+
+        def run() -> None:
+            kernels()
+            torch.accelerator.synchronize(device)
+
+        return run
+
+
+def _captured(start: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """The kernels that it starts on a CUDA device, as one graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device):
+        for _ in range(WARM_UP):  # what libraries do the first time is no part of it
+            start()
+        with torch.cuda.graph(graph):
+            start()
+
+    def replay(reads: object = start) -> None:
+        graph.replay()  # it reads the weights and pixels that start holds
+
+    return replay
 
 
 @dataclass(frozen=True)
