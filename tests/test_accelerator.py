@@ -77,7 +77,7 @@ def students(teacher):
     start = teacher.architecture
     return [
         start,
-        *(shrink(start, dict.fromkeys(shrinkages(start), r)) for r in (0.5, 0.8)),
+        *(shrink(start, dict.fromkeys(shrinkages(start), r)) for r in (0.3, 0.5)),
     ]
 
 
