@@ -40,7 +40,7 @@ from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
 
 SUBJECTS = ("resnet18:8", "resnet18:32", "vgg11_bn:8", "mobilenet_v2:32")
-SEED = 3  # the costs are fitted to seed 0, and were chosen while looking at 1 and 2
+SEED = 4  # the costs are fitted to seed 0, and were chosen while looking at others
 SECONDS = 120.0  # of a pass at most
 LARGE = 1 / 20  # of the teacher's latency: what limits are usually about
 

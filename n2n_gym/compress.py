@@ -35,6 +35,7 @@ from n2n_gym.finalists import (
 from n2n_gym.history import Remembering
 from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
+from n2n_gym.reach import refuse_if_out_of_reach
 from n2n_gym.render import draw_student
 from n2n_gym.report import write_report
 from n2n_gym.resources import load_meter
@@ -123,7 +124,7 @@ def compress(options: Options) -> Summary:
             f"{options.granularity!r}; {_numbers_of_removals(teacher)}"
         )
     if not (options.output / OPTIONS).exists():  # a folder for what can be done alone
-        limited.refuse_if_out_of_reach(options.granularity)
+        refuse_if_out_of_reach(limited, options.granularity)
     with closing(runner), open_run(options) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")

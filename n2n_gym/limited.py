@@ -1,27 +1,18 @@
-"""A search within limits: what is asked, whether it can be, and what keeps it."""
+"""A search within limits: what is asked, and what keeps it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.constraints import ACCURACY, read_limits
 from n2n_gym.controls import OutOfReach, uniform_within, widest_rates
-from n2n_gym.decisions import (
-    RATES,
-    Removal,
-    removals,
-    shrink,
-    shrinkages,
-    without,
-)
+from n2n_gym.decisions import RATES, shrink, shrinkages
 from n2n_gym.resources import (
-    RESOURCES,
+    AcceleratorEnergy,
     Energy,
     Latency,
     Meter,
@@ -30,11 +21,11 @@ from n2n_gym.resources import (
 )
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.rewards import Reward, Toward, n2n
-from n2n_gym.units import show_quantity
 
 KEPT: Final = "resources.json"  # in a run's folder: what was measured
 # Of a limit on what is measured, this much is left to the next measurement.
 MARGIN: Final = 0.05
+TIMED: Final = (Latency, Energy, AcceleratorEnergy)  # what blocks of channels matter to
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
 NOTES: Final = 1_000  # bytes that a written file says about itself, but for its classes
 STEPS: Final = 8  # in which the uniform width is found
@@ -55,6 +46,9 @@ class Limited:
         least_accuracy: On validation, if one is asked for.
         meter: Measures the resources.
         notes: Bytes that a written file says about itself.
+        block: Channels of which students have whole blocks: more than 1 where they
+            have to be fast. ONNX Runtime and accelerators compute convolutions on
+            blocks of channels; where one is not full they take as long, or longer.
     """
 
     teacher: Architecture
@@ -62,6 +56,7 @@ class Limited:
     least_accuracy: float | None
     meter: Meter
     notes: int
+    block: int = 1
 
     @classmethod
     def read(
@@ -79,7 +74,11 @@ class Limited:
         read_limits(bounds)
         least = bounds.pop(ACCURACY, None)
         notes = NOTES + len(classes.encode())
-        return cls(teacher, bounds, least, load_meter(bounds), notes)
+        meter = load_meter(bounds)
+        functions = meter.functions.values()
+        is_timed = any(isinstance(each, TIMED) for each in functions)
+        block = BLOCK if is_timed else 1
+        return cls(teacher, bounds, least, meter, notes, block)
 
     def __bool__(self) -> bool:
         """Whether there is a limit on a resource."""
@@ -94,17 +93,6 @@ class Limited:
     def aims(self) -> dict[str, float]:
         """What a search keeps to, so that what is written of it keeps the limits."""
         return {name: self._aim(name, bound) for name, bound in self.bounds.items()}
-
-    @property
-    def block(self) -> int:
-        """Channels of which students have whole blocks; 1 unless they have to be fast.
-
-        ONNX Runtime computes convolutions on blocks of channels. Where one is not full
-        it takes as long, or longer: 31 channels take longer than 32.
-        """
-        functions = self.meter.functions.values()
-        is_timed = any(isinstance(each, (Latency, Energy)) for each in functions)
-        return BLOCK if is_timed else 1
 
     def aims_by(self, meter: Meter) -> dict[str, float]:
         """The aims, as another meter has them around the uniform width.
@@ -162,35 +150,6 @@ class Limited:
             return bound - self.notes
         return bound * (1 - MARGIN)
 
-    def refuse_if_out_of_reach(self, granularity: str) -> None:
-        """Raise a ValueError where no student that can be thought of keeps a limit.
-
-        The teacher is thought of, with all widths and kernels at the lowest rate, and
-        what is left of all removals that are legal one after another, so shrunk. For
-        what can be computed, removals are then undone or added one by one, as long as
-        less is taken.
-        """
-        if not self.bounds:
-            return
-        removals_of_all = removals(self.teacher, granularity)
-        bare = without(self.teacher, removals_of_all)
-        candidates = [self.teacher, _least(self.teacher), _least(bare)]
-        taken = [values for each in candidates if (values := self._taken(each))]
-        for name, bound in self.bounds.items():
-            aim = self._aim(name, bound)
-            least = min(values[name] for values in taken)
-            if least > aim and name in EXACT:
-                least = self._descend(name, removals_of_all)
-            if least > aim:
-                whole = self.meter(self.teacher, self.teacher)[name]
-                spare = f", and {show_quantity(name, bound - aim)} have to be left"
-                raise ValueError(
-                    f"no student keeps the limit {name} <= "
-                    f"{show_quantity(name, bound)}: the smallest takes "
-                    f"{show_quantity(name, least)}, the teacher "
-                    f"{show_quantity(name, whole)}{spare if least <= bound else ''}"
-                )
-
     def can_shrink_to(self, student: Architecture, meter: Meter) -> bool:
         """Whether it keeps the limits with all widths and kernels at the lowest rate.
 
@@ -200,43 +159,10 @@ class Limited:
         if not self.bounds:
             return True
         try:
-            values = meter(_least(student), self.teacher)
+            values = meter(narrowest(student), self.teacher)
         except ResourceError:
             return False
         return all(values[name] <= aim for name, aim in self.aims.items())
-
-    def _taken(self, student: Architecture) -> dict[str, float] | None:
-        """None where it cannot be measured; of the teacher that is an error."""
-        try:
-            return self.meter(student, self.teacher)
-        except ResourceError:
-            if student is self.teacher:
-                raise
-            return None
-
-    def _descend(self, name: str, decisions: Sequence[Removal]) -> float:
-        """The least of a resource that changing one removal after another comes to."""
-        best, least = [False] * len(decisions), math.inf
-        for wanted in (best, [True] * len(decisions)):
-            value = self._taken_without(name, decisions, wanted)
-            if value < least:
-                best, least = wanted, value
-        is_better = True
-        while is_better:
-            is_better = False
-            for position in range(len(decisions)):
-                other = [*best]
-                other[position] = not other[position]
-                value = self._taken_without(name, decisions, other)
-                if value < least:
-                    best, least, is_better = other, value, True
-        return least
-
-    def _taken_without(
-        self, name: str, decisions: Sequence[Removal], wanted: Sequence[bool]
-    ) -> float:
-        left = without(self.teacher, compress(decisions, wanted))
-        return RESOURCES[name](_least(left), self.teacher)
 
     def uniform(self, block: int = 1) -> Architecture:
         """The teacher with all widths at one rate, the largest that keeps the limits.
@@ -292,6 +218,6 @@ class Limited:
                 function.remember(self.teacher, whole[name])
 
 
-def _least(start: Architecture) -> Architecture:
+def narrowest(start: Architecture) -> Architecture:
     """With all widths and kernels at the lowest rate."""
     return shrink(start, dict.fromkeys(shrinkages(start), RATES[0]))

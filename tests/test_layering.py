@@ -43,6 +43,7 @@ ORDER = (
     "history",
     "runs",
     "limited",
+    "reach",
     "report",
     "assessment",
     "finalists",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import compress as compress_by
 from itertools import product
 
@@ -19,7 +20,8 @@ from n2n_gym.decisions import removals, without
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Scored
 from n2n_gym.layers import Conv
-from n2n_gym.limited import Limited, _least
+from n2n_gym.limited import Limited, narrowest
+from n2n_gym.reach import refuse_if_out_of_reach
 from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.resources.prediction import FileSize
@@ -143,21 +145,21 @@ def test_less_may_be_taken_with_something_kept():
     every = removals(start, "layer")
     takes = []
     for wanted in product((False, True), repeat=len(every)):
-        student = _least(without(start, compress_by(every, wanted)))
+        student = narrowest(without(start, compress_by(every, wanted)))
         takes.append(student.num_macs)
     assert min(takes) < takes[-1]  # not without all of it
-    Limited.read(start, {"num_macs": min(takes)}).refuse_if_out_of_reach("layer")
+    refuse_if_out_of_reach(Limited.read(start, {"num_macs": min(takes)}), "layer")
     limited = Limited.read(start, {"num_macs": min(takes) - 1})
     with pytest.raises(ValueError, match="the smallest takes"):
-        limited.refuse_if_out_of_reach("layer")
+        refuse_if_out_of_reach(limited, "layer")
 
 
 def test_what_is_left_to_the_next_measurement_is_said(teacher):
     limited = Limited.read(teacher.architecture, {"tests.test_limited:moody": 1.0})
     with pytest.raises(ValueError, match=r"takes 1, .*, and 0\.05 have to be left"):
-        limited.refuse_if_out_of_reach("unit")
+        refuse_if_out_of_reach(limited, "unit")
     limited = Limited.read(teacher.architecture, {"tests.test_limited:moody": 1.1})
-    limited.refuse_if_out_of_reach("unit")  # the teacher keeps it
+    refuse_if_out_of_reach(limited, "unit")  # the teacher keeps it
 
 
 # What keeps it.
@@ -243,8 +245,7 @@ def test_a_control_that_breaks_a_limit_is_left_out_and_not_narrowed(teacher, cap
     assert "magnitude: a limit is not kept" in caplog.text
 
 
-def test_narrowing_leaves_whole_blocks_of_channels(monkeypatch):
-    monkeypatch.setattr(Limited, "block", BLOCK)
+def test_narrowing_leaves_whole_blocks_of_channels():
     module = nn.Sequential(
         nn.Conv2d(1, BLOCK, 3, padding=1),
         nn.ReLU(),
@@ -255,6 +256,7 @@ def test_narrowing_leaves_whole_blocks_of_channels(monkeypatch):
     )
     whole = trace(module, (1, 8, 8))
     limited = Limited.read(whole, {f"{__name__}:heavy": heavy(whole, whole) / 1.3})
+    limited = replace(limited, block=BLOCK)
     narrower = limited.narrowed(whole)
     assert limited.keeps(narrower)
     widths = [each.width for each in narrower.layers if isinstance(each, Conv)]
@@ -292,7 +294,7 @@ def test_limits_that_are_none_change_nothing(teacher):
     assert not limited
     assert limited.least_accuracy == 0.5
     assert limited.keeps(teacher.architecture)
-    limited.refuse_if_out_of_reach("unit")
+    refuse_if_out_of_reach(limited, "unit")
 
 
 def test_sizes_of_files_are_predicted(teacher):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WARM_UP: Final = 5  # runs that are not counted
-SHORTEST: Final = 5e-4  # seconds of one sample, so that the clock's own are nothing
+SHORTEST: Final = 2e-3  # seconds of one sample, and of warming up to it
 FEWEST: Final = 20  # samples
 LEAST: Final = 2.0  # seconds: what disturbs a machine often comes and goes in less
 CHUNKS: Final = 10  # of samples that follow each other, for an interval
@@ -105,7 +105,9 @@ def _runs_a_sample(function: Callable[[], object]) -> int:
 
 
 def _time(function: Callable[[], object], count: int) -> float:
-    """Seconds of one of so many runs."""
+    """Seconds of one of so many runs, in the caches' steady state."""
+    for _ in range(count):  # what took its turn before has filled them with its own
+        function()
     started = time.perf_counter()
     for _ in range(count):
         function()

@@ -23,8 +23,8 @@ from n2n_gym.resources.measured import open_session, pixels_of
 BLOCK: Final = 16  # channels computed at once, as most processors have it
 STRIP: Final = 64  # output channels for which a value of the input is read once
 ROWS: Final = 12  # of a matrix product's tile
-# Weights that caches of 256 KB, 1 MB and 4 MB hold: beyond each, reading costs more.
-CACHES: Final = (2**16, 2**18, 2**20)
+# Weights that caches of 256 KB to 16 MB hold: beyond each, reading costs more.
+CACHES: Final = tuple(2**power for power in range(16, 23))
 TIMED: Final = "_kernel_time"  # how the profile calls a node's run
 
 
