@@ -27,6 +27,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
+from torch import nn
 
 from benchmarks.results import Results
 from n2n_gym.architecture import Architecture
@@ -38,6 +39,7 @@ from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.resources.students import random_students, students_in_blocks
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
+from n2n_gym.torch_layers import trace
 
 SUBJECTS = ("resnet18:8", "resnet18:32", "vgg11_bn:8", "mobilenet_v2:32")
 SEED = 4  # the costs are fitted to seed 0, and were chosen while looking at others
@@ -121,6 +123,26 @@ def measure(subject: str, count: int) -> Found:
     )
 
 
+def plain(width: int) -> Architecture:
+    """Five convolutions of so many channels each."""
+    layers: list[nn.Module] = []
+    for inputs in (3, *[width] * 4):
+        layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)]
+    return trace(nn.Sequential(*layers), (3, 32, 32))
+
+
+def show_blocks() -> None:
+    """What it costs that a block of channels is not full."""
+    full, part = (plain(width) for width in (2 * BLOCK, 2 * BLOCK - 1))
+    runs = [runner(onnx_file(each), each, Latency()) for each in (full, part)]
+    timing = time_in_turns(runs)[1]
+    print(
+        f"five 3x3 convolutions of {2 * BLOCK - 1} channels take {timing.ratio:.2f} "
+        f"times as long as of {2 * BLOCK}"
+    )
+
+
 def show(found: Found) -> None:
     measured, (one, two) = found.measured, found.passes
     half = len(measured) // 2
@@ -196,6 +218,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     results = Results(options.output, "subject")
     print(f"onnxruntime {onnxruntime.__version__}, one thread of {processor()}")
+    show_blocks()
     print(f"{'':52}{'median':>8}{'90 %':>8}{'tau':>8}")
     everything = []
     for subject in options.subjects:
