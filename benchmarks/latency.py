@@ -1,6 +1,6 @@
 """How well a student's latency is predicted: against what a clock says of new ones.
 
-    python -m benchmarks.latency                # ResNet-18 and two more, half an hour
+    python -m benchmarks.latency                # ResNet-18 and two more, 50 minutes
     python -m benchmarks.latency --subjects vgg11_bn:32
 
 For each teacher the costs are measured as `n2n-gym compress --max-latency` would (or

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from n2n_gym.export import FromPixels, export_onnx, plain
+from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.resources.measured import open_session
 from n2n_gym.tasks import TASKS, Task, load_task
 from n2n_gym.teachers import Teacher
 from n2n_gym.torch_layers import Network
@@ -27,8 +28,6 @@ from n2n_gym.variants import load_model
 
 SECONDS: Final = 2.0  # of timing, for each file
 BATCH: Final = 250
-WARM_UP: Final = 5  # runs that are not counted
-FEWEST_RUNS: Final = 20
 INPUT: Final = "pixels"  # of an exported file
 Z: Final = 1.96  # of a 95 % interval
 
@@ -269,23 +268,11 @@ def confusion(labels: Tensor, answers: Tensor, count: int) -> list[list[int]]:
 def measure_latency(paths: Sequence[Path], input_shape: Sequence[int]) -> list[float]:
     """Milliseconds that ONNX Runtime takes for one image, on one thread of the CPU.
 
-    The files take turns, so that a machine that slows down slows all of them; the
-    median of each.
+    The files take turns, so that a machine that slows down slows all of them, each with
+    the caches as its own runs leave them; the median of each.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    sessions = [
-        onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
-        )
-        for path in paths
-    ]
     pixels = {INPUT: np.zeros((1, *input_shape), np.float32)}
-    taken: list[list[float]] = [[] for _ in sessions]
-    ends = time.perf_counter() + SECONDS * len(sessions)
-    while time.perf_counter() < ends or len(taken[0]) < WARM_UP + FEWEST_RUNS:
-        for session, each in zip(sessions, taken, strict=True):
-            started = time.perf_counter()
-            session.run(None, pixels)
-            each.append(time.perf_counter() - started)
-    return [1e3 * statistics.median(each[WARM_UP:]) for each in taken]
+    sessions = [open_session(path, threads=1) for path in paths]
+    runs = [partial(session.run, None, pixels) for session in sessions]
+    timings = time_in_turns(runs, precision=0.0, seconds=SECONDS * len(runs))
+    return [1e3 * timing.seconds for timing in timings]

@@ -25,7 +25,11 @@ from n2n_gym.rewards import Reward, Toward, n2n
 KEPT: Final = "resources.json"  # in a run's folder: what was measured
 # Of a limit on what is measured, this much is left to the next measurement.
 MARGIN: Final = 0.05
-TIMED: Final = (Latency, Energy, AcceleratorEnergy)  # what blocks of channels matter to
+IN_BLOCKS: Final = (
+    Latency,
+    Energy,
+    AcceleratorEnergy,
+)  # less of it where blocks are full
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
 NOTES: Final = 1_000  # bytes that a written file says about itself, but for its classes
 STEPS: Final = 8  # in which the uniform width is found
@@ -76,7 +80,7 @@ class Limited:
         notes = NOTES + len(classes.encode())
         meter = load_meter(bounds)
         functions = meter.functions.values()
-        is_timed = any(isinstance(each, TIMED) for each in functions)
+        is_timed = any(isinstance(each, IN_BLOCKS) for each in functions)
         block = BLOCK if is_timed else 1
         return cls(teacher, bounds, least, meter, notes, block)
 

@@ -196,7 +196,7 @@ def test_ratios_are_of_the_first():
     one, four = ratios_in_rounds(
         work_of(1),
         [work_of(1), work_of(4)],
-        seconds=5.0,
+        seconds=60.0,
         on_round=lambda: rounds.append(1),
     )
     assert 0.7 < one < 1.4

@@ -22,7 +22,13 @@ from n2n_gym.finalists import Finalists, Scored
 from n2n_gym.layers import Conv
 from n2n_gym.limited import Limited, narrowest
 from n2n_gym.reach import refuse_if_out_of_reach
-from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
+from n2n_gym.resources import (
+    RESOURCES,
+    AcceleratorEnergy,
+    Latency,
+    latency_table,
+    predicted,
+)
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.resources.prediction import FileSize
 from n2n_gym.resources.students import random_students
@@ -44,6 +50,9 @@ def compress(*arguments) -> tuple[int, str, str]:
 def heavy(student: Architecture, teacher: Architecture) -> float:
     """For a limit by module:function."""
     return 2.0 * student.num_params
+
+
+spent = AcceleratorEnergy()  # whether there is an accelerator is asked when it measures
 
 
 def broken(student: Architecture, teacher: Architecture) -> float:
@@ -192,6 +201,7 @@ def test_what_is_to_be_fast_has_whole_blocks_of_channels(teacher):
     assert Limited.read(whole, {"num_params": 1e3, "onnx_bytes": 1e6}).block == 1
     assert Limited.read(whole, {"num_params": 1e3, "latency_ms": 1.0}).block == BLOCK
     assert Limited.read(whole, {f"{__name__}:heavy": 1e3}).block == 1
+    assert Limited.read(whole, {f"{__name__}:spent": 1e3}).block == BLOCK
     limited = Limited.read(whole, {"num_params": whole.num_params / 2})
     thin = limited.uniform(4)
     assert limited.keeps(thin)

@@ -8,15 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from n2n_gym.lookup import check_call, lookup
+from n2n_gym.resources.accelerator import AcceleratorEnergy, TorchLatency
 from n2n_gym.resources.computed import num_macs, num_params, peak_bytes
-from n2n_gym.resources.measured import (
-    AcceleratorEnergy,
-    Energy,
-    Latency,
-    TorchLatency,
-    onnx_bytes,
-    onnx_file,
-)
+from n2n_gym.resources.measured import Energy, Latency, onnx_bytes, onnx_file
 from n2n_gym.resources.prediction import predicted
 from n2n_gym.resources.resource import Meter, Resource, ResourceError
 

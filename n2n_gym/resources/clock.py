@@ -43,6 +43,9 @@ def time_in_turns(
 ) -> list[Timing]:
     """Time functions that take turns, so that a machine's drift cancels in ratios.
 
+    At each turn a function first runs as long unmeasured: what ran before it has left
+    the caches full of its own.
+
     Args:
         precision: Where every interval is this narrow (half of it, of its ratio), it
             is enough, though not before ``LEAST`` seconds.
@@ -105,8 +108,8 @@ def _runs_a_sample(function: Callable[[], object]) -> int:
 
 
 def _time(function: Callable[[], object], count: int) -> float:
-    """Seconds of one of so many runs, in the caches' steady state."""
-    for _ in range(count):  # what took its turn before has filled them with its own
+    """Seconds of one of so many runs, with caches as it leaves them itself."""
+    for _ in range(count):
         function()
     started = time.perf_counter()
     for _ in range(count):

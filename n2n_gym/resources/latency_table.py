@@ -77,7 +77,7 @@ class PredictedLatency:
 def latency_table(teacher: Architecture, latency: Latency) -> LatencyTable:
     """The costs for a teacher's students on this machine: from the cache, or measured.
 
-    Measuring takes a minute or a few, once.
+    Measuring takes some three minutes, once.
     """
     about = {
         "format": FORMAT,

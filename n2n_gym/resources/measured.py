@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.resources.clock import time_in_turns
-from n2n_gym.torch_layers import build
 
 if TYPE_CHECKING:  # ONNX and its runtime take a second to import: where files are made
     import onnxruntime
 
-WARM_UP: Final = 3  # batches, while libraries are loaded and kernels chosen
 SECONDS_OF_ENERGY: Final = 2.0  # for which a counter is read
 POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
 
@@ -46,11 +43,12 @@ def session(student: Architecture, threads: int) -> onnxruntime.InferenceSession
 
 
 def open_session(
-    content: bytes, threads: int, profile: Path | None = None
+    file: bytes | Path, threads: int, profile: Path | None = None
 ) -> onnxruntime.InferenceSession:
     """A file in ONNX Runtime, on so many threads of the CPU.
 
     Args:
+        file: What is in it, or where it is.
         profile: How the name of a file begins that it keeps a profile in.
     """
     import onnxruntime
@@ -61,6 +59,7 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = os.fspath(profile)
+    content = file if isinstance(file, bytes) else os.fspath(file)
     return onnxruntime.InferenceSession(
         content, options, providers=["CPUExecutionProvider"]
     )
@@ -83,14 +82,16 @@ class Latency:
         batch: Images.
         threads: Of the CPU.
         precision: Half of the ratio's 98 % interval, as a share of it, that is enough.
-        seconds: The most that a measurement takes.
+        seconds: After which a measurement ends, however wide the interval is.
     """
 
     batch: int = 1
     threads: int = 1
     precision: float = 0.02
     seconds: float = 20.0
-    _teachers: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
+    _teachers: dict[str, float] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads"):
@@ -117,76 +118,6 @@ class Latency:
         known = session(network, self.threads)
         pixels = pixels_of(network, self.batch)
         return lambda: known.run(None, {"pixels": pixels})
-
-
-@dataclass(frozen=True)
-class TorchLatency(Latency):
-    """Milliseconds that torch takes for a batch on a device.
-
-    Attributes:
-        device: "cuda", "mps", "cpu", ...
-        graph: On "cuda", as one CUDA graph: what the device alone takes. Else small
-            batches take as long as Python needs to start all kernels, whatever widths
-            the network has.
-    """
-
-    device: str = "cuda"
-    graph: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        there = ["cpu"]
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        if accelerator is not None:
-            count = torch.accelerator.device_count()
-            each = [f"{accelerator.type}:{index}" for index in range(count)]
-            there += [accelerator.type, *each]
-        if self.device not in there:
-            raise ValueError(
-                f"this machine has no device {self.device!r}; it has {', '.join(there)}"
-            )
-        if self.graph and torch.device(self.device).type != "cuda":
-            raise ValueError(f"graph=True needs device='cuda', got {self.device!r}")
-
-    def _run(self, network: Architecture) -> Callable[[], object]:
-        device = torch.device(self.device)
-        module = build(network, device).eval()
-        pixels = torch.zeros(self.batch, *network.input_shape, device=device)
-
-        @torch.inference_mode()
-        def start() -> None:
-            module(pixels)
-
-        def run_on_cpu() -> None:
-            before = torch.get_num_threads()
-            torch.set_num_threads(self.threads)
-            start()
-            torch.set_num_threads(before)
-
-        if device.type == "cpu":
-            return run_on_cpu
-        kernels = _captured(start, device) if self.graph else start
-
-        def run() -> None:
-            kernels()
-            torch.accelerator.synchronize(device)
-
-        return run
-
-
-def _captured(start: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """The kernels that it starts on a CUDA device, as one graph."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
-        for _ in range(WARM_UP):  # what libraries do the first time is no part of it
-            start()
-        with torch.cuda.graph(graph):
-            start()
-
-    def replay(reads: object = start) -> None:
-        graph.replay()  # it reads the weights and pixels that start holds
-
-    return replay
 
 
 @dataclass(frozen=True)
@@ -231,39 +162,3 @@ class Energy:
     def _range(self, name: str) -> int:
         """Where a counter begins anew."""
         return int((self.folder / name / "max_energy_range_uj").read_text()) + 1
-
-
-@dataclass(frozen=True)
-class AcceleratorEnergy:
-    """Millijoules of an NVIDIA accelerator for one image, in batches, in torch.
-
-    From the counter of NVML, through nvidia-ml-py (``pip install n2n-gym[nvml]``).
-
-    Attributes:
-        batch: Images in each.
-        index: Which accelerator, as torch counts them.
-    """
-
-    batch: int = 64
-    index: int = 0
-
-    def __call__(self, student: Architecture, teacher: Architecture) -> float:
-        import pynvml
-
-        run = TorchLatency(batch=self.batch, device=f"cuda:{self.index}")._run(student)
-        pynvml.nvmlInit()
-        try:
-            # NVML's indices know nothing of CUDA_VISIBLE_DEVICES.
-            name = torch.cuda.get_device_properties(self.index).uuid
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{name}")
-            for _ in range(WARM_UP):
-                run()
-            before = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-            ends, count = time.perf_counter() + SECONDS_OF_ENERGY, 0
-            while time.perf_counter() < ends:
-                run()
-                count += self.batch
-            spent = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) - before
-        finally:
-            pynvml.nvmlShutdown()
-        return float(spent) / count
