@@ -144,12 +144,17 @@ class Finalists:
     def uniform(self) -> list[Scored]:
         """Within limits, the teacher at one rate of all widths: always a finalist.
 
-        A search that is short for its network finds nothing better than that.
+        In whole blocks of channels too where those are faster. A search that is short
+        for its network finds nothing better than that.
         """
         if not self.limited:
             return []
+        blocks = dict.fromkeys((1, self.limited.block))
+        return list(chain.from_iterable(map(self._uniform, blocks)))
+
+    def _uniform(self, block: int) -> list[Scored]:
         try:
-            return [Scored(math.inf, self.limited.uniform())]
+            return [Scored(math.inf, self.limited.uniform(block))]
         except (OutOfReach, ResourceError) as error:
             logger.warning("uniform width is no finalist: %s", error)
             return []

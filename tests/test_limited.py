@@ -225,6 +225,17 @@ def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
     assert "uniform width is no finalist" in caplog.text
 
 
+def test_uniform_width_in_blocks_is_a_finalist_where_blocks_are_faster(teacher):
+    whole = teacher.architecture
+    limited = Limited.read(whole, {"num_params": whole.num_params / 2})
+    limited = replace(limited, block=4)
+    device = torch.device("cpu")
+    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    thin, in_blocks = final.uniform()
+    assert thin.student == limited.uniform()
+    assert in_blocks.student == limited.uniform(4) != thin.student
+
+
 def test_a_finalist_that_is_a_little_too_large_is_narrowed(teacher):
     whole = teacher.architecture
     size = whole.num_params // 4
