@@ -25,11 +25,8 @@ from n2n_gym.rewards import Reward, Toward, n2n
 KEPT: Final = "resources.json"  # in a run's folder: what was measured
 # Of a limit on what is measured, this much is left to the next measurement.
 MARGIN: Final = 0.05
-IN_BLOCKS: Final = (
-    Latency,
-    Energy,
-    AcceleratorEnergy,
-)  # less of it where blocks are full
+# Less of these is taken where blocks of channels are full.
+IN_BLOCKS: Final = (Latency, Energy, AcceleratorEnergy)
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
 NOTES: Final = 1_000  # bytes that a written file says about itself, but for its classes
 STEPS: Final = 8  # in which the uniform width is found

@@ -69,24 +69,22 @@ def work(found: list[Node]) -> Counter[str]:
     What a node takes is taken for a sum of such numbers, each times what one costs.
     """
     total = Counter({"run": 1})
-    num_weights = 0
     for node in found:
         if node.operator.startswith("Conv"):
             kind, amounts = _convolution(node)
             total["weights"] += prod(node.reads[1])
-            num_weights += prod(node.reads[1])
             total["sums"] += prod(node.gives[0]) * (len(node.reads) > 3)  # fused
         elif node.operator in ("Gemm", "MatMul"):
             kind = node.operator
             macs = prod(node.gives[0]) * node.reads[0][-1]
             amounts = {"macs": macs, "weights": prod(node.reads[1])}
-            num_weights += prod(node.reads[1])
         else:
             kind = node.operator
             amounts = {"values": sum(map(prod, node.reads + node.gives))}
         total[f"{kind} nodes"] += 1
         for name, amount in amounts.items():
             total[f"{kind} {name}"] += amount
+    num_weights = total["weights"] + total["Gemm weights"] + total["MatMul weights"]
     for size in CACHES:
         total[f"weights beyond {size}"] = max(0, num_weights - size)
     return total
