@@ -66,8 +66,8 @@ class Finalists:
     """The choice among the best students of a search.
 
     Attributes:
-        limited: Students that break a limit on resources become narrower where that is
-            enough, or are left out.
+        limited: Students that leave room in the limits on resources become wider; those
+            that break one narrower where that is enough, or are left out.
     """
 
     teacher: Teacher
@@ -124,7 +124,7 @@ class Finalists:
         with tqdm(total=most, desc="Measuring finalists") as bar:
             for scored in found:
                 try:
-                    student = self.limited.narrowed(scored.student)
+                    student = self.limited.fitted(scored.student)
                 except OutOfReach:
                     continue
                 except ResourceError as error:

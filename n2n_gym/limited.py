@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.channels import Channels
 from n2n_gym.constraints import ACCURACY, read_limits
 from n2n_gym.controls import OutOfReach, uniform_within, widest_rates
 from n2n_gym.decisions import RATES, shrink, shrinkages
@@ -35,6 +36,10 @@ STEPS: Final = 8  # in which the uniform width is found
 MOST_OVER: Final = 1.5
 NARROWEST: Final = 0.6
 NARROWINGS: Final = 5
+# One that takes less than this share of each limit becomes wider, likewise.
+ROOM: Final = 0.95
+WIDEST: Final = 1.5
+WIDENINGS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -122,27 +127,55 @@ class Limited:
         values = self.meter(student, self.teacher)
         return all(values[name] <= aim for name, aim in self.aims.items())
 
-    def narrowed(self, student: Architecture) -> Architecture:
-        """The student, or a narrower one where it breaks a limit by little.
+    def fitted(self, student: Architecture) -> Architecture:
+        """The student with all widths up or down by one factor, to what limits allow.
 
         A search goes by what is predicted, and the best that it finds are those of
         which too little is said: most of them break a limit when they are measured.
+        Others leave room, as their scores after little or no training say nothing of
+        what a wider one would learn.
 
         Raises:
             OutOfReach: It breaks a limit by much, or still does with narrower layers.
             ResourceError: It cannot be measured.
         """
-        if self.keeps(student):
+        if not self.bounds:
             return student
         values = self.meter(student, self.teacher)
-        if any(values[name] > MOST_OVER * aim for name, aim in self.aims.items()):
+
+        def takes_more_than(share: float) -> bool:
+            return any(values[name] > share * aim for name, aim in self.aims.items())
+
+        if takes_more_than(MOST_OVER):
             raise OutOfReach("it breaks a limit by much")
+        if takes_more_than(1):
+            return self._narrowed(student)
+        return student if takes_more_than(ROOM) else self._widened(student)
+
+    def _narrowed(self, student: Architecture) -> Architecture:
         decisions = shrinkages(student, ("width",), block=self.block)
         # One block of channels takes less time than a part of it does.
         in_blocks = [each for each in decisions if each.multiple % self.block == 0]
         rates = dict.fromkeys(in_blocks or decisions, 1.0)
         found = widest_rates(student, rates, self.keeps, NARROWINGS, least=NARROWEST)
         return shrink(student, found)
+
+    def _widened(self, student: Architecture) -> Architecture:
+        """Up to the teacher's widths; the student itself where that is no gain."""
+        whole = widened(student, self.teacher)
+        rates = {
+            each: student.shape_of(position)[0] / whole.shape_of(position)[0]
+            for each in shrinkages(whole, ("width",), block=self.block)
+            for position in each.layers[:1]
+        }
+        try:
+            found = widest_rates(
+                whole, rates, self.keeps, WIDENINGS, least=1.0, most=WIDEST
+            )
+        except OutOfReach:  # its parts of blocks have become whole ones
+            return student
+        wider = shrink(whole, found)
+        return wider if wider.num_params > student.num_params else student
 
     def _aim(self, name: str, bound: float) -> float:
         if name in EXACT:
@@ -222,3 +255,18 @@ class Limited:
 def narrowest(start: Architecture) -> Architecture:
     """With all widths and kernels at the lowest rate."""
     return shrink(start, dict.fromkeys(shrinkages(start), RATES[0]))
+
+
+def widened(student: Architecture, teacher: Architecture) -> Architecture:
+    """The student's layers at the teacher's widths.
+
+    Removals tie layers that were not tied: they are as wide as the narrowest of them.
+    """
+    widths: dict[int, int] = {}
+    for group in Channels(student).groups.values():
+        if not group.is_fixed:
+            names = (student.layers[position].name for position in group.producers)
+            width = min(teacher.shape_of(teacher.positions[n])[0] for n in names)
+            width = max(group.width, width - width % group.multiple)
+            widths |= dict.fromkeys(group.producers, width)
+    return student.shrink(widths=widths)

@@ -16,7 +16,7 @@ from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.constraints import Limit
 from n2n_gym.controls import OutOfReach, uniform_student
-from n2n_gym.decisions import removals, without
+from n2n_gym.decisions import removals, shrink, shrinkages, without
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Scored
 from n2n_gym.layers import Conv
@@ -236,23 +236,25 @@ def test_uniform_width_in_blocks_is_a_finalist_where_blocks_are_faster(teacher):
     assert in_blocks.student == limited.uniform(4) != thin.student
 
 
-def test_a_finalist_that_is_a_little_too_large_is_narrowed(teacher):
+def test_finalists_become_as_wide_as_the_limits_allow(teacher):
     whole = teacher.architecture
     size = whole.num_params // 4
     limited = Limited.read(whole, {"num_params": size})
     device = torch.device("cpu")
     final = Finalists(teacher, 1, device, InProcess(), None, limited)
-    large, little, small = (
+    large, little, half = (
         Scored(0.9, uniform_student(whole, most))
         for most in (size * 2, int(size * 1.2), size // 2)
     )
+    short = dict.fromkeys(shrinkages(half.student, ("kernel",))[:1], 0.1)
+    small = half._replace(student=shrink(half.student, short))
     assert little.student.num_params > size
-    narrower, same = final._within([large, little, little, small])
+    narrower, wider = final._within([large, little, little, small])
     assert 0.8 * size < narrower.student.num_params <= size  # of a few channels a layer
     assert len(narrower.student.layers) == len(little.student.layers)
-    assert same == small
+    assert 0.8 * size < wider.student.num_params <= size
     with pytest.raises(OutOfReach):
-        limited.narrowed(large.student)
+        limited.fitted(large.student)
 
 
 def test_a_control_that_breaks_a_limit_is_left_out_and_not_narrowed(teacher, caplog):
@@ -278,16 +280,77 @@ def test_narrowing_leaves_whole_blocks_of_channels():
     whole = trace(module, (1, 8, 8))
     limited = Limited.read(whole, {f"{__name__}:heavy": heavy(whole, whole) / 1.3})
     limited = replace(limited, block=BLOCK)
-    narrower = limited.narrowed(whole)
+    narrower = limited.fitted(whole)
     assert limited.keeps(narrower)
     widths = [each.width for each in narrower.layers if isinstance(each, Conv)]
     assert widths in ([BLOCK, 5 * BLOCK], [BLOCK, 6 * BLOCK])
 
 
+def test_a_finalist_that_leaves_room_is_widened_in_proportion():
+    """Up to the teacher's widths, kernels as they are; in whole blocks."""
+    module = nn.Sequential(
+        nn.Conv2d(1, BLOCK, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(BLOCK, 8 * BLOCK, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8 * BLOCK, 8 * BLOCK, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8 * BLOCK, 10),
+    )
+    whole = trace(module, (1, 8, 8))
+    second, third = (whole.positions[name] for name in ("2", "4"))
+    small = whole.shrink(
+        widths={second: 4 * BLOCK, third: 2 * BLOCK},
+        kernels={third: (1, 1)},
+        paddings={third: (0, 0)},
+    )
+    wider = small.shrink(widths={second: 6 * BLOCK, third: 3 * BLOCK})
+    for bound, expected in (
+        (1.02 * heavy(small, whole), small),  # there is no room
+        (1.01 * heavy(wider, whole), wider),
+        (3.00 * heavy(whole, whole), wider),  # by so much, and no more
+    ):
+        limited = Limited.read(whole, {"num_params": bound / 2})
+        assert replace(limited, block=BLOCK).fitted(small) == expected
+    nearly = whole.shrink(widths={second: 7 * BLOCK})
+    limited = Limited.read(whole, {"num_params": 2 * whole.num_params})
+    assert replace(limited, block=BLOCK).fitted(nearly) == whole
+    assert Limited.read(whole, {}).fitted(small) == small
+
+
+def test_widening_does_not_make_whole_blocks_where_those_are_too_much():
+    module = nn.Sequential(
+        nn.Conv2d(1, 4 * BLOCK, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * BLOCK, 10),
+    )
+    whole = trace(module, (1, 8, 8))
+    part = whole.shrink(widths={0: BLOCK + BLOCK // 2})  # of which it would make two
+    limited = Limited.read(whole, {"num_params": 1.1 * part.num_params})
+    assert replace(limited, block=BLOCK).fitted(part) == part
+
+
+def test_students_are_widened_as_far_as_removals_tie_their_layers(teacher):
+    whole = teacher.architecture
+    limited = Limited.read(whole, {"num_params": whole.num_params})
+    for student in random_students(whole, 20, seed=0):
+        wider = limited.fitted(student)
+        assert student.num_params <= wider.num_params <= whole.num_params
+        assert len(wider.layers) == len(student.layers)
+        for each in wider.layers:
+            if isinstance(each, Conv):
+                before = student.layers[student.positions[each.name]]
+                most = whole.layers[whole.positions[each.name]]
+                assert before.width <= each.width <= most.width
+                assert before.kernel == each.kernel
+
+
 def test_what_gets_no_better_by_narrowing_is_out_of_reach(teacher):
     limited = Limited.read(teacher.architecture, {f"{__name__}:slow": 1.0})
     with pytest.raises(OutOfReach):
-        limited.narrowed(teacher.architecture)
+        limited.fitted(teacher.architecture)
 
 
 def test_a_clock_is_left_something_to_spare(teacher):
