@@ -50,6 +50,7 @@ class Scored(NamedTuple):
     reward: float
     student: Architecture
     accuracy: float = 0.0  # on the validation split
+    is_fixed: bool = False  # its widths stay, whatever the limits leave room for
 
 
 class Finished(NamedTuple):
@@ -123,8 +124,10 @@ class Finalists:
         kept: dict[str, Scored] = {}
         with tqdm(total=most, desc="Measuring finalists") as bar:
             for scored in found:
+                student = scored.student
                 try:
-                    student = self.limited.fitted(scored.student)
+                    if not scored.is_fixed:
+                        student = self.limited.fitted(student)
                 except OutOfReach:
                     continue
                 except ResourceError as error:
@@ -154,7 +157,8 @@ class Finalists:
 
     def _uniform(self, block: int) -> list[Scored]:
         try:
-            return [Scored(math.inf, self.limited.uniform(block))]
+            student = self.limited.uniform(block)
+            return [Scored(math.inf, student, is_fixed=True)]
         except (OutOfReach, ResourceError) as error:
             logger.warning("uniform width is no finalist: %s", error)
             return []
@@ -180,7 +184,7 @@ class Finalists:
         if not is_kept:
             logger.warning("%s: a limit is not kept at the student's size", what)
             return None
-        finished = self.compare([Scored(0.0, student)], what)
+        finished = self.compare([Scored(0.0, student, is_fixed=True)], what)
         if finished is not None:
             student, score = finished.student, finished.score
             teacher_score = self.teacher.score

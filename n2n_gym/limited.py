@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.channels import Channels
 from n2n_gym.constraints import ACCURACY, read_limits
 from n2n_gym.controls import OutOfReach, uniform_within, widest_rates
 from n2n_gym.decisions import RATES, shrink, shrinkages
+from n2n_gym.layers import PRODUCERS
 from n2n_gym.resources import (
     AcceleratorEnergy,
     Energy,
@@ -22,6 +24,8 @@ from n2n_gym.resources import (
 )
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.rewards import Reward, Toward, n2n
+
+logger = logging.getLogger(__name__)
 
 KEPT: Final = "resources.json"  # in a run's folder: what was measured
 # Of a limit on what is measured, this much is left to the next measurement.
@@ -37,9 +41,9 @@ MOST_OVER: Final = 1.5
 NARROWEST: Final = 0.6
 NARROWINGS: Final = 5
 # One that takes less than this share of each limit becomes wider, likewise.
-ROOM: Final = 0.95
+ROOM: Final = 0.9
 WIDEST: Final = 1.5
-WIDENINGS: Final = 3
+WIDENINGS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -157,25 +161,34 @@ class Limited:
         # One block of channels takes less time than a part of it does.
         in_blocks = [each for each in decisions if each.multiple % self.block == 0]
         rates = dict.fromkeys(in_blocks or decisions, 1.0)
-        found = widest_rates(student, rates, self.keeps, NARROWINGS, least=NARROWEST)
+        found = widest_rates(
+            student, rates, self._is_within, NARROWINGS, least=NARROWEST
+        )
         return shrink(student, found)
 
     def _widened(self, student: Architecture) -> Architecture:
-        """Up to the teacher's widths; the student itself where that is no gain."""
+        """Up to the teacher's widths; the student itself where that is out of reach."""
         whole = widened(student, self.teacher)
-        rates = {
-            each: student.shape_of(position)[0] / whole.shape_of(position)[0]
-            for each in shrinkages(whole, ("width",), block=self.block)
-            for position in each.layers[:1]
-        }
+        rates = {}
+        for each in shrinkages(whole, ("width",), block=self.block):
+            mine, most = (net.shape_of(each.layers[0])[0] for net in (student, whole))
+            # Parts of blocks are filled first: they take as long as whole ones.
+            rates[each] = min(1.0, ceil(mine / each.multiple) * each.multiple / most)
         try:
             found = widest_rates(
-                whole, rates, self.keeps, WIDENINGS, least=1.0, most=WIDEST
+                whole, rates, self._is_within, WIDENINGS, least=1.0, most=WIDEST
             )
-        except OutOfReach:  # its parts of blocks have become whole ones
+        except OutOfReach:
             return student
-        wider = shrink(whole, found)
-        return wider if wider.num_params > student.num_params else student
+        return shrink(whole, found)
+
+    def _is_within(self, student: Architecture) -> bool:
+        """Whether it keeps the limits, as far as it can be measured."""
+        try:
+            return self.keeps(student)
+        except ResourceError as error:
+            logger.warning("a width is left out: %s", error)
+            return False
 
     def _aim(self, name: str, bound: float) -> float:
         if name in EXACT:
@@ -258,15 +271,10 @@ def narrowest(start: Architecture) -> Architecture:
 
 
 def widened(student: Architecture, teacher: Architecture) -> Architecture:
-    """The student's layers at the teacher's widths.
-
-    Removals tie layers that were not tied: they are as wide as the narrowest of them.
-    """
-    widths: dict[int, int] = {}
-    for group in Channels(student).groups.values():
-        if not group.is_fixed:
-            names = (student.layers[position].name for position in group.producers)
-            width = min(teacher.shape_of(teacher.positions[n])[0] for n in names)
-            width = max(group.width, width - width % group.multiple)
-            widths |= dict.fromkeys(group.producers, width)
+    """The student's layers at the teacher's widths, for which removals are legal."""
+    widths = {
+        position: teacher.shape_of(teacher.positions[layer.name])[0]
+        for position, layer in enumerate(student.layers)
+        if isinstance(layer, PRODUCERS)
+    }
     return student.shrink(widths=widths)

@@ -19,8 +19,8 @@ from n2n_gym.controls import OutOfReach, uniform_student
 from n2n_gym.decisions import removals, shrink, shrinkages, without
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Scored
-from n2n_gym.layers import Conv
-from n2n_gym.limited import Limited, narrowest
+from n2n_gym.layers import PRODUCERS, Conv
+from n2n_gym.limited import Limited, narrowest, widened
 from n2n_gym.reach import refuse_if_out_of_reach
 from n2n_gym.resources import (
     RESOURCES,
@@ -35,6 +35,13 @@ from n2n_gym.resources.students import random_students
 from n2n_gym.rewards import Score, Toward
 from n2n_gym.runs import Options
 from n2n_gym.torch_layers import trace
+from tests.networks import (
+    DenseNet,
+    GatedNet,
+    GroupedJoinNet,
+    ShuffledNet,
+    SmallResNet,
+)
 
 SMALL = ["--teacher", "tests.networks:make_small", "--evaluator", "inherit"]
 BUDGET = ["--removal-updates", "2", "--shrinkage-updates", "4", "--final-epochs", "4"]
@@ -307,19 +314,21 @@ def test_a_finalist_that_leaves_room_is_widened_in_proportion():
     )
     wider = small.shrink(widths={second: 6 * BLOCK, third: 3 * BLOCK})
     for bound, expected in (
-        (1.02 * heavy(small, whole), small),  # there is no room
-        (1.01 * heavy(wider, whole), wider),
-        (3.00 * heavy(whole, whole), wider),  # by so much, and no more
+        (1.05 * small.num_params, small),  # there is no room
+        (1.01 * wider.num_params, wider),
+        (3.00 * whole.num_params, wider),  # by so much, and no more
     ):
-        limited = Limited.read(whole, {"num_params": bound / 2})
+        limited = Limited.read(whole, {"num_params": bound})
         assert replace(limited, block=BLOCK).fitted(small) == expected
     nearly = whole.shrink(widths={second: 7 * BLOCK})
     limited = Limited.read(whole, {"num_params": 2 * whole.num_params})
     assert replace(limited, block=BLOCK).fitted(nearly) == whole
     assert Limited.read(whole, {}).fitted(small) == small
+    full = {"num_params": 3 * whole.num_params, "num_macs": small.num_macs}
+    assert Limited.read(whole, full).fitted(small) == small
 
 
-def test_widening_does_not_make_whole_blocks_where_those_are_too_much():
+def test_widening_fills_parts_of_blocks_where_that_is_not_too_much():
     module = nn.Sequential(
         nn.Conv2d(1, 4 * BLOCK, 3, padding=1),
         nn.AdaptiveAvgPool2d(1),
@@ -327,24 +336,78 @@ def test_widening_does_not_make_whole_blocks_where_those_are_too_much():
         nn.Linear(4 * BLOCK, 10),
     )
     whole = trace(module, (1, 8, 8))
-    part = whole.shrink(widths={0: BLOCK + BLOCK // 2})  # of which it would make two
-    limited = Limited.read(whole, {"num_params": 1.1 * part.num_params})
-    assert replace(limited, block=BLOCK).fitted(part) == part
+    part = whole.shrink(widths={0: BLOCK + BLOCK // 4})
+    filled = whole.shrink(widths={0: 2 * BLOCK})
+    for bound, expected in (
+        (1.2 * part.num_params, part),
+        (1.2 * filled.num_params, filled),
+    ):
+        limited = Limited.read(whole, {"num_params": bound})
+        assert replace(limited, block=BLOCK).fitted(part) == expected
 
 
-def test_students_are_widened_as_far_as_removals_tie_their_layers(teacher):
+def fragile(student: Architecture, teacher: Architecture) -> float:
+    """Measures the small alone."""
+    if student.num_params > teacher.num_params / 3:
+        raise MemoryError("the board has no room for it")
+    return 1.0
+
+
+def test_a_finalist_stays_where_a_wider_one_cannot_be_measured(teacher, caplog):
     whole = teacher.architecture
-    limited = Limited.read(whole, {"num_params": whole.num_params})
+    limited = Limited.read(whole, {f"{__name__}:fragile": 2.0})
+    student = uniform_student(whole, whole.num_params // 3)
+    assert limited.fitted(student) == student
+    assert "the board has no room for it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "make", [SmallResNet, DenseNet, GatedNet, GroupedJoinNet, ShuffledNet]
+)
+@pytest.mark.parametrize("block", [1, 4])
+def test_widening_makes_no_layer_narrower_and_none_wider_than_the_teachers(make, block):
+    whole = trace(make(), (1, 8, 8))
+    limited = Limited.read(whole, {"num_params": 0.9 * whole.num_params})
+    grown = 0
     for student in random_students(whole, 20, seed=0):
-        wider = limited.fitted(student)
-        assert student.num_params <= wider.num_params <= whole.num_params
-        assert len(wider.layers) == len(student.layers)
-        for each in wider.layers:
-            if isinstance(each, Conv):
-                before = student.layers[student.positions[each.name]]
-                most = whole.layers[whole.positions[each.name]]
-                assert before.width <= each.width <= most.width
-                assert before.kernel == each.kernel
+        if not limited.keeps(student):
+            continue
+        wider = replace(limited, block=block).fitted(student)
+        grown += wider != student
+        assert limited.keeps(wider)
+        most = widened(student, whole)
+        for mine, now, teachers in zip(
+            student.layers, wider.layers, most.layers, strict=True
+        ):
+            if isinstance(mine, PRODUCERS):
+                assert mine.width <= now.width <= teachers.width
+                position = whole.positions[mine.name]
+                assert teachers.width == whole.shape_of(position)[0]
+    assert grown > 3
+
+
+def in_steps(student: Architecture, teacher: Architecture) -> float:
+    """A part of a block costs as much as a whole one."""
+    convolutions = (each for each in student.layers if isinstance(each, Conv))
+    return float(sum(-(-each.width // 4) for each in convolutions))
+
+
+def test_the_widths_of_controls_stay_as_they_are(teacher):
+    """Uniform width among the finalists, and what has the student's size."""
+    whole = teacher.architecture
+    bound = 0.85 * in_steps(whole, whole)
+    limited = replace(Limited.read(whole, {f"{__name__}:in_steps": bound}), block=4)
+    final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, limited)
+    uniform = final.uniform()
+    assert limited.fitted(uniform[0].student) != uniform[0].student
+    assert [each.student for each in final._within(uniform)] == [
+        limited.uniform(1),
+        limited.uniform(4),
+    ]
+    small = uniform_student(whole, whole.num_params // 10)
+    assert limited.fitted(small) != small
+    finished = final.compare_size(lambda: small, "magnitude", lambda *_: None)
+    assert finished.student == small
 
 
 def test_what_gets_no_better_by_narrowing_is_out_of_reach(teacher):
