@@ -28,8 +28,10 @@ from n2n_gym.rewards import Reward, Toward, n2n
 logger = logging.getLogger(__name__)
 
 KEPT: Final = "resources.json"  # in a run's folder: what was measured
-# Of a limit on what is measured, this much is left to the next measurement.
-MARGIN: Final = 0.05
+# Of a limit on what is measured, this much is left to the next measurement. In turns
+# with a teacher that caches do not hold, one takes 0.87 to 1.17 times another, by what
+# else reads memory.
+MARGIN: Final = 0.1
 # Less of these is taken where blocks of channels are full.
 IN_BLOCKS: Final = (Latency, Energy, AcceleratorEnergy)
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")

@@ -172,9 +172,9 @@ def test_less_may_be_taken_with_something_kept():
 
 def test_what_is_left_to_the_next_measurement_is_said(teacher):
     limited = Limited.read(teacher.architecture, {"tests.test_limited:moody": 1.0})
-    with pytest.raises(ValueError, match=r"takes 1, .*, and 0\.05 have to be left"):
+    with pytest.raises(ValueError, match=r"takes 1, .*, and 0\.1 have to be left"):
         refuse_if_out_of_reach(limited, "unit")
-    limited = Limited.read(teacher.architecture, {"tests.test_limited:moody": 1.1})
+    limited = Limited.read(teacher.architecture, {"tests.test_limited:moody": 1.2})
     refuse_if_out_of_reach(limited, "unit")  # the teacher keeps it
 
 
@@ -395,7 +395,7 @@ def in_steps(student: Architecture, teacher: Architecture) -> float:
 def test_the_widths_of_controls_stay_as_they_are(teacher):
     """Uniform width among the finalists, and what has the student's size."""
     whole = teacher.architecture
-    bound = 0.85 * in_steps(whole, whole)
+    bound = 0.88 * in_steps(whole, whole)
     limited = replace(Limited.read(whole, {f"{__name__}:in_steps": bound}), block=4)
     final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, limited)
     uniform = final.uniform()
@@ -419,10 +419,10 @@ def test_what_gets_no_better_by_narrowing_is_out_of_reach(teacher):
 def test_a_clock_is_left_something_to_spare(teacher):
     whole = teacher.architecture
     limited = Limited.read(whole, {"num_params": 100, "latency_ms": 1.0})
-    known = {"num_params": 100, "num_macs": 1, "latency_ms": 0.96}
+    known = {"num_params": 100, "num_macs": 1, "latency_ms": 0.91}
     limited.meter.remember([(whole.fingerprint, known)])
     assert not limited.keeps(whole)
-    limited.meter.remember([(whole.fingerprint, {**known, "latency_ms": 0.94})])
+    limited.meter.remember([(whole.fingerprint, {**known, "latency_ms": 0.89})])
     assert limited.keeps(whole)
 
 
