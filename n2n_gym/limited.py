@@ -130,8 +130,7 @@ class Limited:
         """
         if not self.bounds:
             return True
-        values = self.meter(student, self.teacher)
-        return all(values[name] <= aim for name, aim in self.aims.items())
+        return self._are_within(self.meter(student, self.teacher))
 
     def fitted(self, student: Architecture) -> Architecture:
         """The student with all widths up or down by one factor, to what limits allow.
@@ -148,15 +147,11 @@ class Limited:
         if not self.bounds:
             return student
         values = self.meter(student, self.teacher)
-
-        def takes_more_than(share: float) -> bool:
-            return any(values[name] > share * aim for name, aim in self.aims.items())
-
-        if takes_more_than(MOST_OVER):
+        if not self._are_within(values, MOST_OVER):
             raise OutOfReach("it breaks a limit by much")
-        if takes_more_than(1):
+        if not self._are_within(values):
             return self._narrowed(student)
-        return student if takes_more_than(ROOM) else self._widened(student)
+        return self._widened(student) if self._are_within(values, ROOM) else student
 
     def _narrowed(self, student: Architecture) -> Architecture:
         decisions = shrinkages(student, ("width",), block=self.block)
@@ -170,7 +165,7 @@ class Limited:
 
     def _widened(self, student: Architecture) -> Architecture:
         """Up to the teacher's widths; the student itself where that is out of reach."""
-        whole = widened(student, self.teacher)
+        whole = at_full_width(student, self.teacher)
         rates = {}
         for each in shrinkages(whole, ("width",), block=self.block):
             mine, most = (net.shape_of(each.layers[0])[0] for net in (student, whole))
@@ -183,6 +178,10 @@ class Limited:
         except OutOfReach:
             return student
         return shrink(whole, found)
+
+    def _are_within(self, values: Mapping[str, float], share: float = 1.0) -> bool:
+        """Whether what was measured is at most this share of each aim."""
+        return all(values[name] <= share * aim for name, aim in self.aims.items())
 
     def _is_within(self, student: Architecture) -> bool:
         """Whether it keeps the limits, as far as it can be measured."""
@@ -211,7 +210,7 @@ class Limited:
             values = meter(narrowest(student), self.teacher)
         except ResourceError:
             return False
-        return all(values[name] <= aim for name, aim in self.aims.items())
+        return self._are_within(values)
 
     def uniform(self, block: int = 1) -> Architecture:
         """The teacher with all widths at one rate, the largest that keeps the limits.
@@ -272,7 +271,7 @@ def narrowest(start: Architecture) -> Architecture:
     return shrink(start, dict.fromkeys(shrinkages(start), RATES[0]))
 
 
-def widened(student: Architecture, teacher: Architecture) -> Architecture:
+def at_full_width(student: Architecture, teacher: Architecture) -> Architecture:
     """The student's layers at the teacher's widths, for which removals are legal."""
     widths = {
         position: teacher.shape_of(teacher.positions[layer.name])[0]

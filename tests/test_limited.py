@@ -20,7 +20,7 @@ from n2n_gym.decisions import removals, shrink, shrinkages, without
 from n2n_gym.evaluators import InProcess
 from n2n_gym.finalists import Finalists, Scored
 from n2n_gym.layers import PRODUCERS, Conv
-from n2n_gym.limited import Limited, narrowest, widened
+from n2n_gym.limited import Limited, at_full_width, narrowest
 from n2n_gym.reach import refuse_if_out_of_reach
 from n2n_gym.resources import (
     RESOURCES,
@@ -375,7 +375,7 @@ def test_widening_makes_no_layer_narrower_and_none_wider_than_the_teachers(make,
         wider = replace(limited, block=block).fitted(student)
         grown += wider != student
         assert limited.keeps(wider)
-        most = widened(student, whole)
+        most = at_full_width(student, whole)
         for mine, now, teachers in zip(
             student.layers, wider.layers, most.layers, strict=True
         ):
