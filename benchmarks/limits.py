@@ -38,7 +38,7 @@ from n2n_gym.compress import compress
 from n2n_gym.controls import OutOfReach
 from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
 from n2n_gym.export import export_onnx
-from n2n_gym.finalists import classes_of
+from n2n_gym.finalists import said_of
 from n2n_gym.limited import Limited
 from n2n_gym.places import data_folder, write_whole
 from n2n_gym.resources import RESOURCES, Latency
@@ -195,7 +195,7 @@ def uniform_of(
 ) -> Architecture | None:
     """The teacher at the largest rate of all widths that keeps a limit, if any does."""
     limits = {RESOURCE_OF[cell.resource]: bound}
-    limited = Limited.read(teacher.architecture, limits, classes_of(teacher))
+    limited = Limited.read(teacher.architecture, limits, said_of(teacher))
     try:
         return limited.uniform(block)
     except OutOfReach:

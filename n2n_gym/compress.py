@@ -29,7 +29,7 @@ from n2n_gym.finalists import (
     ROUNDS,
     Finalists,
     Finished,
-    classes_of,
+    said_of,
     write_student,
 )
 from n2n_gym.history import Remembering
@@ -117,7 +117,7 @@ def compress(options: Options) -> Summary:
     constraints = options.constraints()
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
-    limited = Limited.read(teacher.architecture, constraints, classes_of(teacher))
+    limited = Limited.read(teacher.architecture, constraints, said_of(teacher))
     if not removals(teacher.architecture, options.granularity):
         raise ValueError(
             f"there is nothing to remove from {teacher.name} at the granularity "
@@ -130,24 +130,28 @@ def compress(options: Options) -> Summary:
             raise FileExistsError(f"{run.folder} holds a finished run")
         limited.keep_in(run.folder)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
-        final = Finalists(teacher, options.final_epochs, device, runner, store, limited)
+        report = run.history.add
+        final = Finalists(
+            teacher, options.final_epochs, device, runner, store, limited, report
+        )
         remembering = Remembering(evaluator, run.history)
         search = Search(teacher, remembering, run, limited)
         agent = partial(_reinforce, options=options)
         removed, shrunk = search.run("reinforce", agent, options.shrinkage_updates)
         # Where shrinkage has hardly been learned, what removal left may be the best.
-        found = removed + shrunk + search.around_uniform() + final.uniform()
+        found = removed + shrunk + search.around_uniform()
+        num_scored = run.history.num_lines
+        found = final.smallest(options.granularity) + found + final.uniform()
         student = final.choose(found, "the best students")
         onnx_difference = write_student(student, teacher, run.folder)
-        num_scored = run.history.num_lines
         uniform = magnitude = random = None
         if options.controls:
             num_params = student.student.num_params
             thin = partial(uniform_student, teacher.architecture, num_params)
             alike = limited.uniform if limited else thin
-            uniform = final.compare_size(alike, "uniform width", run.history.add)
+            uniform = final.compare_size(alike, "uniform width")
             thin = partial(magnitude_student, teacher, num_params)
-            magnitude = final.compare_size(thin, "magnitude", run.history.add)
+            magnitude = final.compare_size(thin, "magnitude")
             # As many as the policies and the local search have scored.
             updates = options.shrinkage_updates * (2 if limited else 1)
             removed, shrunk = search.run("random", _random, updates)

@@ -21,6 +21,7 @@ from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.history import FINAL
 from n2n_gym.limited import Limited
 from n2n_gym.places import write_whole
+from n2n_gym.reach import smallest
 from n2n_gym.resources import ResourceError
 from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.runs import ONNX, STUDENT, TEACHER, WEIGHTS
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 # Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
 # of them are distilled for this share of the epochs, and the best go on.
 ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
+# Within limits so many are measured for them, and more only where none keeps those.
+MEASURED: Final = 60
 
 
 # Told of a student: the search, the stage, its reward, and what is known of it.
@@ -69,6 +72,7 @@ class Finalists:
     Attributes:
         limited: Students that leave room in the limits on resources become wider; those
             that break one narrower where that is enough, or are left out.
+        report: Told of what was distilled to the end.
     """
 
     teacher: Teacher
@@ -77,6 +81,7 @@ class Finalists:
     runner: Runner
     store: ScoreStore | None
     limited: Limited
+    report: Report | None = None
 
     def choose(self, found: list[Scored], what: str) -> Finished:
         """Distil the best fully, choose by validation, then read the test split.
@@ -92,6 +97,7 @@ class Finalists:
             if len(left) > fewer:
                 evaluator = self._evaluator(share)
                 left = self._in_turns(self._distil(left[:count], evaluator, what))
+        self._tell(left, evaluator, what)
         student = (self._as_good(left) or left)[0].student
         (score,) = evaluator([student], self.teacher)  # known
         assert isinstance(score, Score)
@@ -109,11 +115,17 @@ class Finalists:
         return list(dict.fromkeys(scored for scored in turns if scored is not None))
 
     def _as_good(self, found: Sequence[Scored]) -> list[Scored]:
-        """Those as accurate as the teacher, smallest first; none within limits."""
+        """Those as accurate as the teacher, smallest first; none within limits.
+
+        Where a least accuracy is asked for that none has, the most accurate first.
+        """
         if self.limited:
             return []
-        bar = self.limited.least_accuracy or self.teacher.score.accuracy
+        least = self.limited.least_accuracy
+        bar = self.teacher.score.accuracy if least is None else least
         as_good = [scored for scored in found if scored.accuracy >= bar]
+        if not as_good and least is not None:
+            return sorted(found, key=lambda scored: -scored.accuracy)
         return sorted(as_good, key=lambda scored: scored.student.num_params)
 
     def _within(self, found: list[Scored]) -> list[Scored]:
@@ -123,7 +135,9 @@ class Finalists:
             return found[:most]
         kept: dict[str, Scored] = {}
         with tqdm(total=most, desc="Measuring finalists") as bar:
-            for scored in found:
+            for number, scored in enumerate(found):
+                if kept and number >= MEASURED:
+                    break
                 student = scored.student
                 try:
                     if not scored.is_fixed:
@@ -143,6 +157,16 @@ class Finalists:
                 f"found them, more updates of the policies may find one"
             )
         return list(kept.values())
+
+    def smallest(self, granularity: str) -> list[Scored]:
+        """Within limits, the last that are measured: they may keep what no other does.
+
+        What says before a search that a limit can be kept are these.
+        """
+        if not self.limited:
+            return []
+        students = smallest(self.teacher.architecture, granularity)
+        return [Scored(-math.inf, student) for student in students]
 
     def uniform(self) -> list[Scored]:
         """Within limits, the teacher at one rate of all widths: always a finalist.
@@ -172,7 +196,7 @@ class Finalists:
             return None
 
     def compare_size(
-        self, make: Callable[[], Architecture], what: str, report: Report
+        self, make: Callable[[], Architecture], what: str
     ) -> Finished | None:
         """The teacher made as small as the student; None if it cannot be, or fails."""
         try:
@@ -184,18 +208,26 @@ class Finalists:
         if not is_kept:
             logger.warning("%s: a limit is not kept at the student's size", what)
             return None
-        finished = self.compare([Scored(0.0, student, is_fixed=True)], what)
-        if finished is not None:
-            student, score = finished.student, finished.score
-            teacher_score = self.teacher.score
+        return self.compare([Scored(0.0, student, is_fixed=True)], what)
+
+    def _tell(
+        self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
+    ) -> None:
+        """Report those of the last round."""
+        if self.report is None:
+            return
+        students = [scored.student for scored in left]
+        teacher_score = self.teacher.score
+        scores = evaluator(students, self.teacher)  # known
+        for student, score in zip(students, scores, strict=True):
+            assert isinstance(score, Score)
             info = {
                 **score.to_dict(),
                 "compression": compression(score, teacher_score),
                 "fingerprint": student.fingerprint,
                 "student": student.to_json(),
             }
-            report(what, FINAL, n2n(score, teacher_score), info)
-        return finished
+            self.report(what, FINAL, n2n(score, teacher_score), info)
 
     def _evaluator(self, share: float) -> DistillationEvaluator:
         """Full distillation for a share of its epochs."""
@@ -253,6 +285,13 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
     }
     images = teacher.task.splits["test"].images[:256]
     return export_onnx(network, teacher.normalise, images, folder / ONNX, about)
+
+
+def said_of(teacher: Teacher) -> str:
+    """What the files of all of a teacher's students say, as far as it differs."""
+    task, normalise = teacher.task, str(teacher.normalise)
+    said = (classes_of(teacher), task.preprocessing, task.name, teacher.name, normalise)
+    return "".join(said)
 
 
 def classes_of(teacher: Teacher) -> str:

@@ -35,7 +35,7 @@ MARGIN: Final = 0.1
 # Less of these is taken where blocks of channels are full.
 IN_BLOCKS: Final = (Latency, Energy, AcceleratorEnergy)
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
-NOTES: Final = 1_000  # bytes that a written file says about itself, but for its classes
+NOTES: Final = 800  # bytes that a written file says about itself, but for its task
 STEPS: Final = 8  # in which the uniform width is found
 # A student that takes more than it has to keep to, but no more than so many times that,
 # becomes narrower: by a factor of all its widths, halved in on in so many steps.
@@ -72,12 +72,12 @@ class Limited:
 
     @classmethod
     def read(
-        cls, teacher: Architecture, constraints: Mapping[str, float], classes: str = ""
+        cls, teacher: Architecture, constraints: Mapping[str, float], task: str = ""
     ) -> Limited:
         """Limits by name.
 
         Args:
-            classes: As a written file names them.
+            task: All that a written file says of the task and the teacher.
 
         Raises:
             ValueError: One makes no sense, or is of an unknown resource.
@@ -85,7 +85,7 @@ class Limited:
         bounds = dict(constraints)
         read_limits(bounds)
         least = bounds.pop(ACCURACY, None)
-        notes = NOTES + len(classes.encode())
+        notes = NOTES + len(task.encode())
         meter = load_meter(bounds)
         functions = meter.functions.values()
         is_timed = any(isinstance(each, IN_BLOCKS) for each in functions)

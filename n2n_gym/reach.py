@@ -24,8 +24,7 @@ def refuse_if_out_of_reach(limited: Limited, granularity: str) -> None:
         return
     teacher = limited.teacher
     decisions = removals(teacher, granularity)
-    bare = without(teacher, decisions)
-    candidates = [teacher, narrowest(teacher), narrowest(bare)]
+    candidates = [teacher, *smallest(teacher, granularity)]
     taken = [values for each in candidates if (values := _taken(limited, each))]
     for name, aim in limited.aims.items():
         least = min(values[name] for values in taken)
@@ -41,6 +40,12 @@ def refuse_if_out_of_reach(limited: Limited, granularity: str) -> None:
                 f"{show_quantity(name, least)}, the teacher "
                 f"{show_quantity(name, whole)}{spare if least <= bound else ''}"
             )
+
+
+def smallest(teacher: Architecture, granularity: str) -> list[Architecture]:
+    """The teacher, and what all removals leave of it, as narrow as can be."""
+    bare = without(teacher, removals(teacher, granularity))
+    return [narrowest(teacher), narrowest(bare)]
 
 
 def _taken(limited: Limited, student: Architecture) -> dict[str, float] | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+DEGENERATE: Final = -1.0  # the reward of what cannot be scored
+
 
 class Score(NamedTuple):
     """What was measured of a student, or of the teacher.
@@ -89,7 +91,7 @@ class Saving:
 
     R = S(2 - S) * accuracy_student / accuracy_teacher, where S is the share of the
     teacher's latency, say, that the student saves. A student that takes more than the
-    teacher is worth less than nothing.
+    teacher is worth less than nothing, but not less than a failed one, -1.
     """
 
     resource: str
@@ -100,7 +102,7 @@ class Saving:
 
     def __call__(self, student: Score, teacher: Score) -> float:
         s = saving(self.resource, student, teacher)
-        return s * (2 - s) * student.accuracy / teacher.accuracy
+        return max(DEGENERATE, s * (2 - s) * student.accuracy / teacher.accuracy)
 
 
 @dataclass(frozen=True)

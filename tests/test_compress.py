@@ -287,6 +287,24 @@ def test_small_students_that_are_as_good_take_turns_with_high_rewards(teacher):
     assert final._in_turns(found) == [best, small, poor, middle, large]
 
 
+def test_the_most_accurate_is_chosen_where_none_has_the_least_accuracy(teacher):
+    limited = Limited.read(teacher.architecture, {"accuracy": 0.95})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
+    start = teacher.architecture
+    students = [uniform_student(start, start.num_params // n) for n in (2, 4, 8)]
+    values = [(0.712, 0.949), (0.8, 0.9), (0.928, 0.93)]
+    found = [
+        Scored(reward, student, accuracy)
+        for student, (reward, accuracy) in zip(students, values, strict=True)
+    ]
+    assert final._as_good(found)[0].accuracy == 0.949
+    assert [each.accuracy for each in final._in_turns(found)] == [0.93, 0.949, 0.9]
+    enough = found[2]._replace(accuracy=0.95)
+    assert final._as_good([*found[:2], enough]) == [enough]
+
+
 def test_within_limits_finalists_are_the_highest_rewards(teacher):
     limited = Limited.read(teacher.architecture, {"num_params": 1e6})
     final = finalists.Finalists(
@@ -303,8 +321,9 @@ def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog
         teacher, 1, torch.device("cpu"), InProcess(), None, limited
     )
     history = History(tmp_path / "history.jsonl")
+    final.report = history.add
     make = partial(magnitude_student, teacher, 10)
-    assert final.compare_size(make, "magnitude", history.add) is None
+    assert final.compare_size(make, "magnitude") is None
     assert "magnitude: num_params=10 cannot be reached" in caplog.text
     assert history.num_lines == 0
     history.close()

@@ -15,6 +15,7 @@ from n2n_gym.constraints import Limit, penalised, read_limits
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.compression import CompressionEnv
 from n2n_gym.resources import ResourceError
+from n2n_gym.rewards import Saving, Score
 from n2n_gym.wrappers import (
     MultiObjective,
     ProgressiveConstraint,
@@ -468,3 +469,11 @@ def test_mo_gymnasiums_wrappers_take_it(teacher):
     for _ in env.unwrapped.decisions:
         _, reward, _, _, info = env.step(2)
     assert reward == pytest.approx(info["vector_reward"] @ [1, 0.5, 0.25])
+
+
+def test_what_takes_more_than_the_teacher_is_worth_no_less_than_a_failure():
+    teacher = Score(0.9, 10, 10, resources={"latency_ms": 1.0})
+    slower = teacher._replace(resources={"latency_ms": 1.3})
+    assert -1 < Saving("latency_ms")(slower, teacher) < 0
+    slowest = teacher._replace(resources={"latency_ms": 2.0})
+    assert Saving("latency_ms")(slowest, teacher) == -1

@@ -229,3 +229,14 @@ def test_what_is_measured_together_is_written_once(whole, tmp_path, monkeypatch)
     assert [len(each) for each in writes] == [2]
     meter(three, whole)
     assert [len(each) for each in writes] == [2, 3]
+
+
+def test_of_what_is_measured_together_seconds_may_be_lost(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("n2n_gym.resources.resource.SECONDS", 0.0)
+    path = tmp_path / "kept.json"
+    meter = load_meter(["peak_bytes"])
+    meter.keep_in(path)
+    with meter.written_once():
+        for number, student in enumerate(random_students(whole, 3), start=1):
+            meter(student, whole)
+            assert len(json.loads(path.read_text())) == number

@@ -17,7 +17,7 @@ from n2n_gym.cli import app
 from n2n_gym.render import bars
 from n2n_gym.report import write_report
 from n2n_gym.report.charts import errors
-from n2n_gym.report.content import Found
+from n2n_gym.report.content import Found, _trials
 from n2n_gym.report.diagram import draw
 from n2n_gym.report.page import command, headline
 
@@ -77,6 +77,25 @@ def test_the_best_are_distinct_and_in_order(found):
     rewards = [trial.reward for trial in best]
     assert rewards == sorted(rewards, reverse=True)
     assert rewards[0] == max(trial.reward for trial in found.trials)
+
+
+def test_the_best_keep_the_limits_of_the_run(folder, found):
+    limits = [{"name": "num_params"}, {"name": "accuracy"}]
+    within = Found.of(folder, {**found.summary, "limits": limits})
+    assert not within.best  # this run's searches knew of none
+    sizes = sorted(trial.num_params for trial in found.trials)
+    bound = sizes[len(sizes) // 2]
+    lines = []
+    for line in map(json.loads, (folder / "history.jsonl").read_text().splitlines()):
+        if "error" not in line and line["stage"] != "remove":
+            line["excess_num_params"] = line["num_params"] - bound
+        lines.append(line)
+    path = folder.with_name("limited.jsonl")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trials = _trials(path, ["num_params"])
+    best = replace(found, trials=trials).best
+    assert best
+    assert all(t.num_params <= bound and t.stage == "shrink" for t in best)
 
 
 def test_nothing_is_better_than_the_front(found):

@@ -66,7 +66,8 @@ def compress(
         int,
         typer.Option(
             min=0,
-            help="Policy updates of stage two, 5 students each; 0 for removal alone.",
+            help="Policy updates of stage two, 5 students each; 0 for removal alone "
+            "(limits may still ask for narrower layers).",
         ),
     ] = 40,
     final_epochs: Annotated[
@@ -143,7 +144,8 @@ def compress(
         str | None,
         typer.Option(
             help="The least accuracy on validation: 0.95 or 95%. The student is the "
-            "smallest that has it; by default, that is as accurate as the teacher.",
+            "smallest that has it; by default, that is as accurate as the teacher. "
+            "Within limits on resources it is the most accurate.",
             **LIMIT,
         ),
     ] = None,

@@ -38,13 +38,20 @@ from n2n_gym.features import (
 from n2n_gym.lookup import lookup
 from n2n_gym.render import Scene, draw_ansi, draw_rgb
 from n2n_gym.resources import Meter, Resource, ResourceError, load_meter
-from n2n_gym.rewards import REWARDS, Failure, Reward, Score, needed, objectives
+from n2n_gym.rewards import (
+    DEGENERATE,
+    REWARDS,
+    Failure,
+    Reward,
+    Score,
+    needed,
+    objectives,
+)
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
 
 logger = logging.getLogger(__name__)
 
-DEGENERATE: Final = -1.0  # the reward of what cannot be scored
 SUCCESS_MARGIN: Final = 0.01  # of accuracy that a successful student may lose
 
 Observation = NDArray[np.float32]

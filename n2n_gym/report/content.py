@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from n2n_gym.architecture import Architecture
+from n2n_gym.constraints import ACCURACY
 from n2n_gym.envs.compression import SUCCESS_MARGIN
 from n2n_gym.history import FINAL, read_history
 from n2n_gym.runs import (
@@ -33,6 +35,7 @@ class Trial:
     Attributes:
         number: Of the episode within its search, from 1.
         best: The highest reward of its search so far.
+        is_within: Whether it keeps the run's limits on resources, as the search has it.
     """
 
     search: str
@@ -44,6 +47,7 @@ class Trial:
     num_params: int
     num_macs: int
     fingerprint: str
+    is_within: bool
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,15 @@ class Found:
             summary,
             network(TEACHER),
             network(STUDENT),
-            _trials(folder / HISTORY),
+            _trials(folder / HISTORY, _limited(summary)),
         )
 
     @cached_property
     def best(self) -> list[Trial]:
         """Distinct students of the highest rewards, whichever search found them."""
         by_student: dict[str, Trial] = {}
-        for trial in sorted(self.trials, key=lambda trial: -trial.reward):
+        within = (trial for trial in self.trials if trial.is_within)
+        for trial in sorted(within, key=lambda trial: -trial.reward):
             by_student.setdefault(trial.fingerprint, trial)
         return list(by_student.values())[:BEST]
 
@@ -131,7 +136,12 @@ class Found:
         return self.teacher.num_params / self.student.num_params
 
 
-def _trials(path: Path) -> list[Trial]:
+def _limited(summary: Mapping[str, Any]) -> list[str]:
+    """The resources that a run has limits on."""
+    return [row["name"] for row in summary["limits"] if row["name"] != ACCURACY]
+
+
+def _trials(path: Path, limited: Sequence[str]) -> list[Trial]:
     """The students that have a score, in the order they were found."""
     found = []
     numbers: dict[str, int] = {}
@@ -154,6 +164,8 @@ def _trials(path: Path) -> list[Trial]:
                     line["num_params"],
                     line["num_macs"],
                     line["fingerprint"],
+                    # Removal may go toward limits without keeping them.
+                    all(line.get(f"excess_{name}", 1) <= 0 for name in limited),
                 )
             )
     return found

@@ -23,7 +23,8 @@ SECONDS_OF_ENERGY: Final = 2.0  # for which a counter is read
 POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
 
 
-@lru_cache(maxsize=32)
+# A file may be hundreds of megabytes; the teacher's and those of the moment are kept.
+@lru_cache(maxsize=4)
 def onnx_file(student: Architecture) -> bytes:
     """As it would be exported, with random weights."""
     from n2n_gym.export import untrained_onnx
@@ -36,7 +37,7 @@ def onnx_bytes(student: Architecture, teacher: Architecture) -> float:
     return len(onnx_file(student))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=4)
 def session(student: Architecture, threads: int) -> onnxruntime.InferenceSession:
     """The file in ONNX Runtime, on so many threads of the CPU."""
     return open_session(onnx_file(student), threads)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.places import write_whole
+
+SECONDS: Final = 5.0  # of measuring that may be lost where many are written together
 
 
 class Resource(Protocol):
@@ -39,6 +42,7 @@ class Meter:
         self.known: dict[str, dict[str, float]] = {}
         self._path: Path | None = None
         self._waits = False  # with writing
+        self._written = 0.0  # when
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,8 +76,8 @@ class Meter:
 
     @contextmanager
     def written_once(self) -> Iterator[None]:
-        """What is measured within is written at its end, not each by itself."""
-        self._waits = True
+        """What is measured within is written every few seconds, and at its end."""
+        self._waits, self._written = True, time.monotonic()
         try:
             yield
         finally:
@@ -81,8 +85,12 @@ class Meter:
             self._write()
 
     def _write(self) -> None:
-        if self._path is not None and not self._waits:
-            write_whole(self._path, json.dumps(self.known, indent=1).encode())
+        if self._path is None:
+            return
+        if self._waits and time.monotonic() < self._written + SECONDS:
+            return
+        write_whole(self._path, json.dumps(self.known, indent=1).encode())
+        self._written = time.monotonic()
 
     def remember(self, found: Iterable[tuple[str, Mapping[str, float]]]) -> None:
         """Take over what was measured before, by fingerprint."""
