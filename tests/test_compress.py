@@ -85,9 +85,11 @@ def test_the_history_has_a_line_for_each_student_scored(run):
     assert searches == (
         [("reinforce", "remove")] * 5
         + [("reinforce", "shrink")] * 5
+        + [("the best students", "final")] * 3
         + [("uniform width", "final"), ("magnitude", "final")]
         + [("random", "remove")] * 5
         + [("random", "shrink")] * 5
+        + [("random search", "final")] * 3
     )
     assert summary.num_scored == 10
     for line in lines:
@@ -176,7 +178,7 @@ class Stopped(BaseException):
     """What ends a run in a test, as a signal would."""
 
 
-@pytest.mark.parametrize("num_lines", [0, 3, 10, 11, 14])
+@pytest.mark.parametrize("num_lines", [0, 3, 10, 11, 14, 17])
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     run, monkeypatch, tmp_path, num_lines
 ):
