@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.controls import OutOfReach
+from n2n_gym.decisions import removals
 from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
 from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.history import FINAL
@@ -165,7 +166,8 @@ class Finalists:
         """
         if not self.limited:
             return []
-        students = smallest(self.teacher.architecture, granularity)
+        whole = self.teacher.architecture
+        students = smallest(whole, removals(whole, granularity))
         return [Scored(-math.inf, student) for student in students]
 
     def uniform(self) -> list[Scored]:

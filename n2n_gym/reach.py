@@ -24,7 +24,7 @@ def refuse_if_out_of_reach(limited: Limited, granularity: str) -> None:
         return
     teacher = limited.teacher
     decisions = removals(teacher, granularity)
-    candidates = [teacher, *smallest(teacher, granularity)]
+    candidates = [teacher, *smallest(teacher, decisions)]
     taken = [values for each in candidates if (values := _taken(limited, each))]
     for name, aim in limited.aims.items():
         least = min(values[name] for values in taken)
@@ -42,10 +42,9 @@ def refuse_if_out_of_reach(limited: Limited, granularity: str) -> None:
             )
 
 
-def smallest(teacher: Architecture, granularity: str) -> list[Architecture]:
+def smallest(teacher: Architecture, decisions: Sequence[Removal]) -> list[Architecture]:
     """The teacher, and what all removals leave of it, as narrow as can be."""
-    bare = without(teacher, removals(teacher, granularity))
-    return [narrowest(teacher), narrowest(bare)]
+    return [narrowest(teacher), narrowest(without(teacher, decisions))]
 
 
 def _taken(limited: Limited, student: Architecture) -> dict[str, float] | None:

@@ -268,7 +268,9 @@ def test_finalists_become_as_wide_as_the_limits_allow(teacher):
 
 def test_the_smallest_students_are_finalists_where_no_other_keeps_a_limit(teacher):
     whole = teacher.architecture
-    least = min(student.num_params for student in smallest(whole, "unit"))
+    least = min(
+        student.num_params for student in smallest(whole, removals(whole, "unit"))
+    )
     limited = Limited.read(whole, {"num_params": 1.3 * least})
     refuse_if_out_of_reach(limited, "unit")
     device = torch.device("cpu")
@@ -534,7 +536,7 @@ def test_the_student_keeps_the_limits(limited_run, teacher):
     assert "most accurate that keeps them" in page
 
 
-def test_what_was_distilled_to_the_end_can_be_exported(limited_run, tmp_path):
+def test_what_was_distilled_to_the_end_can_be_exported(limited_run):
     folder, *_ = limited_run
     lines = [json.loads(x) for x in (folder / "history.jsonl").read_text().splitlines()]
     best = [x for x in lines if x["search"] == "the best students"]

@@ -98,6 +98,11 @@ class Found:
             _trials(folder / HISTORY, _limited(summary)),
         )
 
+    @property
+    def limited(self) -> list[str]:
+        """The resources that the run has limits on."""
+        return _limited(self.summary)
+
     @cached_property
     def best(self) -> list[Trial]:
         """Distinct students of the highest rewards, whichever search found them."""
