@@ -17,7 +17,6 @@ not measured again.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -106,11 +105,8 @@ def measure(subject: str, count: int) -> Found:
         )
         for _ in range(2)
     ]
-    runs = [runner(files[each], each, latency) for each in (teacher, *students)]
-    limits = {"precision": latency.precision, "seconds": latency.seconds}
-    timings = [time_in_turns([runs[0], run], **limits) for run in runs[1:]]
-    alone = np.array([timing.ratio for _, timing in timings])
-    whole = 1e3 * statistics.median(timing.seconds for timing, _ in timings)
+    whole = latency(teacher, teacher)
+    alone = np.array([latency(student, teacher) / whole for student in students])
     return Found(
         subject,
         predicted,

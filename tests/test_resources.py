@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -27,9 +28,11 @@ from n2n_gym.resources import (
     ResourceError,
     TorchLatency,
     load_meter,
+    measured,
     onnx_file,
 )
 from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.resources.measured import open_session, session_of
 from n2n_gym.resources.students import random_students
 from n2n_gym.torch_layers import trace
 from tests.networks import IMAGE, SmallResNet
@@ -123,7 +126,27 @@ def test_a_batch_takes_longer_than_an_image(whole):
     assert Latency(batch=32)(whole, whole) > 2 * Latency()(whole, whole)
 
 
-@pytest.mark.parametrize("name", ["batch", "threads"])
+def test_the_slowest_of_a_students_sessions_counts(whole, thin, monkeypatch):
+    opened = []
+
+    def slow_at_second(*args):
+        session = open_session(*args)
+        opened.append(session)
+        if len(opened) != 3:  # the first is the teacher's
+            return session
+        slow = SimpleNamespace()
+        slow.run = lambda *a: [session.run(*a) for _ in range(2)]
+        return slow
+
+    usual = Latency()(thin, whole) / Latency()(whole, whole)
+    session_of.cache_clear()
+    monkeypatch.setattr(measured, "open_session", slow_at_second)
+    latency = Latency(sessions=3)
+    assert latency(thin, whole) > 1.6 * usual * latency(whole, whole)
+    assert len(opened) == 4
+
+
+@pytest.mark.parametrize("name", ["batch", "threads", "sessions"])
 def test_a_latency_needs_something_to_run(name):
     with pytest.raises(ValueError, match=f"{name} must be 1 or more, got 0"):
         Latency(**{name: 0})

@@ -21,12 +21,14 @@ class TorchLatency(Latency):
     """Milliseconds that torch takes for a batch on a device.
 
     Attributes:
+        sessions: How often the student is built; the slowest counts.
         device: "cuda", "mps", "cpu", ...
         graph: On "cuda", as one CUDA graph: what the device alone takes. Else small
             batches take as long as Python needs to start all kernels, whatever widths
             the network has.
     """
 
+    sessions: int = 1
     device: str = "cuda"
     graph: bool = False
 
@@ -45,7 +47,9 @@ class TorchLatency(Latency):
         if self.graph and torch.device(self.device).type != "cuda":
             raise ValueError(f"graph=True needs device='cuda', got {self.device!r}")
 
-    def _run(self, network: Architecture) -> Callable[[], object]:
+    def _run(
+        self, network: Architecture, *, anew: bool = False
+    ) -> Callable[[], object]:
         device = torch.device(self.device)
         module = build(network, device).eval()
         pixels = torch.zeros(self.batch, *network.input_shape, device=device)
