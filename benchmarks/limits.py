@@ -175,9 +175,10 @@ def afresh(path: Path, teacher: Teacher) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / ONNX
         export_onnx(teacher.network(CPU), teacher.normalise, images, whole, {})
-        files = [each.read_bytes() for each in (whole, *[path] * SESSIONS)]
+        teachers, students = whole.read_bytes(), path.read_bytes()
     pixels = {"pixels": pixels_of(teacher.architecture, 1)}
-    sessions = [open_session(content, 1) for content in files]
+    contents = (teachers, *[students] * SESSIONS)
+    sessions = [open_session(content, 1) for content in contents]
     _, *timings = time_in_turns(
         [lambda s=s: s.run(None, pixels) for s in sessions],
         precision=PRECISION,
@@ -187,7 +188,7 @@ def afresh(path: Path, teacher: Teacher) -> dict[str, Any]:
         "latency": median(timing.ratio for timing in timings),
         "latency_ms": 1e3 * median(timing.seconds for timing in timings),
         "sessions": [timing.ratio for timing in timings],
-        "size": len(files[1]) / len(files[0]),
+        "size": len(students) / len(teachers),
     }
 
 
