@@ -183,9 +183,10 @@ def compress(
     everything that was tried (history.jsonl), to the output folder. Within limits on
     what it may take, the student is the most accurate that keeps them.
     """
+    arguments = locals()  # context.params holds paths as strings, before typer 0.29
     given = {
-        name: value
-        for name, value in context.params.items()
+        name: arguments[name]
+        for name in context.params
         if name not in OWN and _is_said(context, name)
     }
     with plain_errors():
