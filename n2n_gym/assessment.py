@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from n2n_gym.export import FromPixels, export_onnx, plain
-from n2n_gym.resources.clock import time_in_turns
+from n2n_gym.resources.clock import Timing, time_in_turns
 from n2n_gym.resources.measured import open_session
 from n2n_gym.tasks import TASKS, Task, load_task
 from n2n_gym.teachers import Teacher
@@ -92,9 +92,10 @@ def compare_networks(
     is_right = [(answer == labels).double() for answer in answers]
     gains = is_right[1] - is_right[0]
     names = teacher.task.class_names or tuple(map(str, range(count)))
-    sizes, latencies = _beside_the_teacher([path], teacher)
+    sizes, timings = _beside_the_teacher([path], teacher)
     one, two = (
-        Assessment(*found) for found in zip(confusions, sizes, latencies, strict=True)
+        Assessment(found, size, 1e3 * timing.seconds)
+        for found, size, timing in zip(confusions, sizes, timings, strict=True)
     )
     error = Z * gains.std().item() / math.sqrt(len(gains))
     return Comparison(one, two, gains.mean().item(), error, len(gains), list(names))
@@ -102,16 +103,16 @@ def compare_networks(
 
 def _beside_the_teacher(
     paths: Sequence[Path], teacher: Teacher
-) -> tuple[list[int], list[float]]:
-    """Bytes and milliseconds of the teacher's ONNX file and of others."""
+) -> tuple[list[int], list[Timing]]:
+    """Bytes and latencies of the teacher's ONNX file and of others in turns with it."""
     whole = teacher.network(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / "teacher.onnx"
         images = teacher.task.splits["test"].images[:2]
         export_onnx(whole, teacher.normalise, images, other, {})
         files = [other, *paths]
-        latencies = measure_latency(files, teacher.task.input_shape)
-        return [each.stat().st_size for each in files], latencies
+        timings = measure_latency(files, teacher.task.input_shape)
+        return [each.stat().st_size for each in files], timings
 
 
 class Parity(NamedTuple):
@@ -159,11 +160,11 @@ def compare_files(
     expected = np.concatenate(mine)
     answers = expected.argmax(1)
     timed = [path for path in paths if path.suffix == ".onnx"]
-    (whole, *_), (reference, *taken) = _beside_the_teacher(timed, teacher)
-    milliseconds = dict(zip(timed, taken, strict=True))
+    (whole, *_), (_, *taken) = _beside_the_teacher(timed, teacher)
+    timings = dict(zip(timed, taken, strict=True))
     parities = []
     for path, batches in zip(paths, theirs, strict=True):
-        mine_ms = milliseconds.get(path)
+        timing = timings.get(path)
         logits = np.concatenate(batches)
         own = logits.argmax(1)
         size = path.stat().st_size
@@ -175,8 +176,8 @@ def compare_files(
                 float((own == answers).mean()),
                 float(np.abs(logits - expected).max()),
                 size / whole,
-                mine_ms,
-                None if mine_ms is None else mine_ms / reference,
+                None if timing is None else 1e3 * timing.seconds,
+                None if timing is None else timing.ratio,
             )
         )
     return parities
@@ -232,9 +233,10 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
         answers = torch.from_numpy(logits).argmax(1)
         right += int((answers == labels[start : start + BATCH].cpu()).sum())
     low, high = wilson(right, len(images))
-    (latency,) = measure_latency([path], task.input_shape)
+    (timing,) = measure_latency([path], task.input_shape)
     size = path.stat().st_size
     accuracy = right / len(images)
+    latency = 1e3 * timing.seconds
     return Evaluation(task.name, accuracy, low, high, len(images), size, latency)
 
 
@@ -265,14 +267,13 @@ def confusion(labels: Tensor, answers: Tensor, count: int) -> list[list[int]]:
     return rows
 
 
-def measure_latency(paths: Sequence[Path], input_shape: Sequence[int]) -> list[float]:
-    """Milliseconds that ONNX Runtime takes for one image, on one thread of the CPU.
+def measure_latency(paths: Sequence[Path], input_shape: Sequence[int]) -> list[Timing]:
+    """How long ONNX Runtime takes for one image, on one thread of the CPU.
 
     The files take turns, so that a machine that slows down slows all of them, each with
-    the caches as its own runs leave them; the median of each.
+    the caches as its own runs leave them. Ratios are to the first.
     """
     pixels = {INPUT: np.zeros((1, *input_shape), np.float32)}
     sessions = [open_session(path, threads=1) for path in paths]
     runs = [partial(session.run, None, pixels) for session in sessions]
-    timings = time_in_turns(runs, precision=0.0, seconds=SECONDS * len(runs))
-    return [1e3 * timing.seconds for timing in timings]
+    return time_in_turns(runs, precision=0.0, seconds=SECONDS * len(runs))

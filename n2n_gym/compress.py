@@ -46,6 +46,7 @@ from n2n_gym.runs import (
     POLICY,
     SUMMARY,
     Options,
+    check_machine,
     fresh_folder,
     is_finished,
     open_run,
@@ -128,6 +129,8 @@ def compress(options: Options) -> Summary:
     with closing(runner), open_run(options) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")
+        if limited.is_of_machine:
+            check_machine(run.folder)
         limited.keep_in(run.folder)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         report = run.history.add
@@ -141,8 +144,9 @@ def compress(options: Options) -> Summary:
         # Where shrinkage has hardly been learned, what removal left may be the best.
         found = removed + shrunk + search.around_uniform()
         num_scored = run.history.num_lines
-        found = final.smallest(options.granularity) + found + final.uniform()
-        student = final.choose(found, "the best students")
+        found += final.uniform()
+        last = final.smallest(options.granularity)
+        student = final.choose(found, "the best students", last)
         onnx_difference = write_student(student, teacher, run.folder)
         uniform = magnitude = random = None
         if options.controls:

@@ -46,7 +46,7 @@ def export_onnx(
     path: Path,
     about: Mapping[str, str],
 ) -> float:
-    """Write an ONNX file and check it against torch.
+    """Check a network as ONNX Runtime has it against torch, and write its ONNX file.
 
     It takes ``pixels``, (B, C, H, W) float32 in [0, 1], of any batch size, normalises
     them itself, and gives ``logits``, (B, classes).
@@ -79,8 +79,8 @@ def export_onnx(
         },
     )
     onnx.checker.check_model(model, full_check=True)
-    write_whole(path, model.SerializeToString())
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    content: bytes = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     largest = 0.0
     for batch in (pixels[:1], pixels):
         (found,) = session.run(None, {"pixels": batch.numpy()})
@@ -95,6 +95,7 @@ def export_onnx(
             f"{path}: ONNX Runtime's logits differ from torch's by {largest:.1e}, more "
             f"than {allowed:.0e}"
         )
+    write_whole(path, content)
     return largest
 
 
@@ -110,12 +111,12 @@ def untrained_onnx(architecture: Architecture) -> bytes:
     channels = architecture.input_shape[0]
     as_is = Normalisation((0.0,) * channels, (1.0,) * channels)
     network = build(architecture)
-    for layer in network.modules():
-        # With a mean of zero a convolution would be left without a bias, and ONNX
-        # Runtime fuses those that have none otherwise.
-        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            assert layer.running_mean is not None
-            layer.running_mean.uniform_()
+    for values in network.state_dict().values():
+        # No trained file has the ones and zeros that normalisation begins with. The
+        # exporter stores equal tensors once; and with a mean of zero a convolution
+        # would be left without a bias, which ONNX Runtime fuses otherwise.
+        if values.is_floating_point() and (values == values.flatten()[0]).all():
+            values.uniform_(0.5, 1.5)
     module = FromPixels(plain(network), as_is).eval()
     model = _to_onnx(module, torch.zeros(2, *architecture.input_shape))
     content: bytes = model.SerializeToString()

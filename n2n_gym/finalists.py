@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.controls import OutOfReach
-from n2n_gym.decisions import removals
 from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
 from n2n_gym.export import export_onnx, save_weights
 from n2n_gym.history import FINAL
@@ -84,16 +83,21 @@ class Finalists:
     limited: Limited
     report: Report | None = None
 
-    def choose(self, found: list[Scored], what: str) -> Finished:
+    def choose(
+        self, found: list[Scored], what: str, last: Iterable[Scored] = ()
+    ) -> Finished:
         """Distil the best fully, choose by validation, then read the test split.
 
         The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
         choice is the smallest student that is as accurate as the teacher, and only if
         there is none the one of the highest reward. Within limits on resources it is
         the most accurate.
+
+        Args:
+            last: Students to turn to where none that was found keeps the limits.
         """
         by_student = {scored.student.fingerprint: scored for scored in found}
-        left = self._within(self._in_turns(by_student.values()))
+        left = self._within(self._in_turns(by_student.values()), last)
         for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
             if len(left) > fewer:
                 evaluator = self._evaluator(share)
@@ -129,15 +133,15 @@ class Finalists:
             return sorted(found, key=lambda scored: -scored.accuracy)
         return sorted(as_good, key=lambda scored: scored.student.num_params)
 
-    def _within(self, found: list[Scored]) -> list[Scored]:
+    def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
         """As many as take part, the first that keep the limits, or can be made to."""
         most, _ = ROUNDS[0]
         if not self.limited:
             return found[:most]
         kept: dict[str, Scored] = {}
         with tqdm(total=most, desc="Measuring finalists") as bar:
-            for number, scored in enumerate(found):
-                if kept and number >= MEASURED:
+            for number, scored in enumerate(chain(found, last)):
+                if kept and number >= min(MEASURED, len(found)):
                     break
                 student = scored.student
                 try:
@@ -159,16 +163,13 @@ class Finalists:
             )
         return list(kept.values())
 
-    def smallest(self, granularity: str) -> list[Scored]:
-        """Within limits, the last that are measured: they may keep what no other does.
+    def smallest(self, granularity: str) -> Iterator[Scored]:
+        """The last that are measured: they may keep limits that no other does.
 
         What says before a search that a limit can be kept are these.
         """
-        if not self.limited:
-            return []
-        whole = self.teacher.architecture
-        students = smallest(whole, removals(whole, granularity))
-        return [Scored(-math.inf, student) for student in students]
+        for student in smallest(self.teacher.architecture, granularity):
+            yield Scored(-math.inf, student)
 
     def uniform(self) -> list[Scored]:
         """Within limits, the teacher at one rate of all widths: always a finalist.

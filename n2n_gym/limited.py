@@ -32,8 +32,9 @@ KEPT: Final = "resources.json"  # in a run's folder: what was measured
 # with a teacher that caches do not hold, one takes 0.87 to 1.17 times another, by what
 # else reads memory.
 MARGIN: Final = 0.1
-# Less of these is taken where blocks of channels are full.
-IN_BLOCKS: Final = (Latency, Energy, AcceleratorEnergy)
+# Another machine takes other amounts of these, and less where blocks of channels are
+# full.
+OF_MACHINE: Final = (Latency, Energy, AcceleratorEnergy)
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
 NOTES: Final = 800  # bytes that a written file says about itself, but for its task
 STEPS: Final = 8  # in which the uniform width is found
@@ -87,14 +88,17 @@ class Limited:
         least = bounds.pop(ACCURACY, None)
         notes = NOTES + len(task.encode())
         meter = load_meter(bounds)
-        functions = meter.functions.values()
-        is_timed = any(isinstance(each, IN_BLOCKS) for each in functions)
-        block = BLOCK if is_timed else 1
+        block = BLOCK if _is_of_machine(meter) else 1
         return cls(teacher, bounds, least, meter, notes, block)
 
     def __bool__(self) -> bool:
         """Whether there is a limit on a resource."""
         return bool(self.bounds)
+
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether a limit is on what another machine would say something else of."""
+        return _is_of_machine(self.meter)
 
     @property
     def reward(self) -> Reward:
@@ -264,6 +268,10 @@ class Limited:
         for name, function in self.meter.functions.items():
             if isinstance(function, Latency):
                 function.remember(self.teacher, whole[name])
+
+
+def _is_of_machine(meter: Meter) -> bool:
+    return any(isinstance(each, OF_MACHINE) for each in meter.functions.values())
 
 
 def narrowest(start: Architecture) -> Architecture:

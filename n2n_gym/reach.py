@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import compress
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, compress
 
 from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import Removal, removals, without
+from n2n_gym.decisions import removals, without
 from n2n_gym.limited import EXACT, Limited, narrowest
 from n2n_gym.resources import RESOURCES, ResourceError
 from n2n_gym.units import show_quantity
 
 
 def refuse_if_out_of_reach(limited: Limited, granularity: str) -> None:
-    """Raise a ValueError where no student that can be thought of keeps a limit.
+    """Raise a ValueError where no student that is found keeps a limit.
 
-    The teacher is thought of, with all widths and kernels at the lowest rate, and what
-    is left of all removals that are legal one after another, so shrunk. For what can be
-    computed, removals are then undone or added one by one, as long as less is taken.
+    The teacher is tried, and what ``smallest`` gives; the first that keeps a limit is
+    enough. It is no proof: a smaller one may be where several removals at once lead.
     """
     if not limited:
         return
     teacher = limited.teacher
-    decisions = removals(teacher, granularity)
-    candidates = [teacher, *smallest(teacher, decisions)]
-    taken = [values for each in candidates if (values := _taken(limited, each))]
     for name, aim in limited.aims.items():
-        least = min(values[name] for values in taken)
-        if least > aim and name in EXACT:
-            least = _descend(teacher, name, decisions)
-        if least > aim:
+        least = math.inf
+        guides = [name] if name in EXACT else EXACT
+        for student in chain([teacher], smallest(teacher, granularity, guides)):
+            if (values := _taken(limited, student)) is not None:
+                least = min(least, values[name])
+            if least <= aim:
+                break
+        else:
             bound = limited.bounds[name]
             whole = limited.meter(teacher, teacher)[name]
             spare = f", and {show_quantity(name, bound - aim)} have to be left"
             raise ValueError(
                 f"no student keeps the limit {name} <= "
-                f"{show_quantity(name, bound)}: the smallest takes "
+                f"{show_quantity(name, bound)}: the smallest found takes "
                 f"{show_quantity(name, least)}, the teacher "
                 f"{show_quantity(name, whole)}{spare if least <= bound else ''}"
             )
 
 
-def smallest(teacher: Architecture, decisions: Sequence[Removal]) -> list[Architecture]:
-    """The teacher, and what all removals leave of it, as narrow as can be."""
-    return [narrowest(teacher), narrowest(without(teacher, decisions))]
+def smallest(
+    teacher: Architecture, granularity: str, guides: Sequence[str] = EXACT
+) -> Iterator[Architecture]:
+    """Students that take little, each as narrow as can be.
+
+    The teacher; what is left of all removals that are legal one after another; then
+    what undoing or adding one removal after another comes to, as long as less is taken
+    (of a network of hundreds of layers that takes minutes).
+
+    Args:
+        guides: Of what less is taken: resources that can be computed.
+    """
+    yield narrowest(teacher)
+    yield narrowest(without(teacher, removals(teacher, granularity)))
+    for name in guides:
+        yield _descend(teacher, name, granularity)
 
 
 def _taken(limited: Limited, student: Architecture) -> dict[str, float] | None:
@@ -57,25 +71,27 @@ def _taken(limited: Limited, student: Architecture) -> dict[str, float] | None:
         return None
 
 
-def _descend(teacher: Architecture, name: str, decisions: Sequence[Removal]) -> float:
-    """The least of a resource that changing one removal after another comes to."""
+@lru_cache(maxsize=8)
+def _descend(teacher: Architecture, name: str, granularity: str) -> Architecture:
+    """What changing one removal after another comes to, as long as less is taken."""
+    decisions = removals(teacher, granularity)
 
-    def taken_without(wanted: Sequence[bool]) -> float:
-        left = without(teacher, compress(decisions, wanted))
-        return RESOURCES[name](narrowest(left), teacher)
+    def student_without(wanted: Sequence[bool]) -> Architecture:
+        return narrowest(without(teacher, compress(decisions, wanted)))
 
-    best, least = [False] * len(decisions), math.inf
-    for wanted in (best, [True] * len(decisions)):
-        value = taken_without(wanted)
-        if value < least:
-            best, least = wanted, value
+    def taken(student: Architecture) -> float:
+        return RESOURCES[name](student, teacher)
+
+    starts = [[is_removed] * len(decisions) for is_removed in (False, True)]
+    best = min(starts, key=lambda wanted: taken(student_without(wanted)))
+    found = student_without(best)
     is_better = True
     while is_better:
         is_better = False
         for position in range(len(decisions)):
             other = [*best]
             other[position] = not other[position]
-            value = taken_without(other)
-            if value < least:
-                best, least, is_better = other, value, True
-    return least
+            student = student_without(other)
+            if taken(student) < taken(found):
+                best, found, is_better = other, student, True
+    return found

@@ -111,7 +111,9 @@ class Toward:
 
     R = S(2 - S) * accuracy_student / accuracy_teacher, where S is the share of the way
     that the student has gone from what the teacher takes to the limit, 1 at the most;
-    of several limits, that of which least. So within the limits accuracy is all.
+    of several limits, that of which least. So within the limits accuracy is all. What
+    takes more than the teacher is worth less than nothing, but not less than a failed
+    student, -1.
 
     Attributes:
         bounds: The most of each resource, by name.
@@ -129,7 +131,7 @@ class Toward:
             whole = teacher.resources[name]
             if whole > bound:
                 s = min(s, (whole - student.resources[name]) / (whole - bound))
-        return s * (2 - s) * accuracy(student, teacher)
+        return max(DEGENERATE, s * (2 - s) * accuracy(student, teacher))
 
 
 @dataclass(frozen=True)

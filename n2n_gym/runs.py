@@ -283,6 +283,16 @@ def about() -> dict[str, Any]:
     }
 
 
+def check_machine(folder: Path) -> None:
+    """Raise a ValueError if a folder's run began on a machine of another processor."""
+    began, here = json.loads((folder / ABOUT).read_text())["machine"], processor()
+    if began != here:
+        raise ValueError(
+            f"{folder} has a limit on what was measured on another machine ({began}; "
+            f"this is {here}): it goes on there, or begins anew in another folder"
+        )
+
+
 def check_format(folder: Path) -> None:
     """Raise a ValueError if a folder's run is of another format, or damaged."""
     path = folder / ABOUT

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
 SEARCHED: Final = "searched.json"  # in the folder: what a local search went by
+NARROWEST: Final = "narrowest.json"  # and what says where shrinkage can begin
 
 # An agent plays episodes in an environment, as many as there are updates ask for, and
 # tells of the return and the last info of each.
@@ -67,6 +68,8 @@ class Search:
         if is_last:
             return removed, []
         by_reward = sorted(removed, key=lambda scored: -scored.reward)
+        if self.limited:
+            remove.meter.keep_in(self.current.folder / NARROWEST)
         fitting = (
             scored
             for scored in by_reward

@@ -208,7 +208,7 @@ def test_a_resource_that_fails_for_a_student_is_its_failure(teacher):
     assert info["is_success"] is False
 
 
-@pytest.mark.parametrize("name", ["num_params", "accuracy", "cost"])
+@pytest.mark.parametrize("name", ["num_params", "accuracy", "cost", "error"])
 def test_a_resource_is_called_as_nothing_else_is(teacher, name):
     with pytest.raises(ValueError, match=f"cannot be called '{name}'; taken: num_pa"):
         RemoveEnv(teacher, evaluator="size", resources={name: shallow})

@@ -44,6 +44,7 @@ from tests.networks import (
     ShuffledNet,
     SmallResNet,
 )
+from tests.test_edits import start_of
 
 SMALL = ["--teacher", "tests.networks:make_small", "--evaluator", "inherit"]
 BUDGET = ["--removal-updates", "2", "--shrinkage-updates", "4", "--final-epochs", "4"]
@@ -59,6 +60,11 @@ def compress(*arguments) -> tuple[int, str, str]:
 def heavy(student: Architecture, teacher: Architecture) -> float:
     """For a limit by module:function."""
     return 2.0 * student.num_params
+
+
+def work(student: Architecture, teacher: Architecture) -> float:
+    """Likewise."""
+    return 3.0 * student.num_macs
 
 
 spent = AcceleratorEnergy()  # whether there is an accelerator is asked when it measures
@@ -147,7 +153,10 @@ def test_a_limit_that_nothing_keeps_is_said_with_what_can_be_reached(tmp_path):
     arguments = ["--max-params", "10", "--output", tmp_path / "run"]
     code, _, stderr = compress(*arguments)
     assert code == 1
-    assert "no student keeps the limit num_params <= 10: the smallest takes" in stderr
+    assert (
+        "no student keeps the limit num_params <= 10: the smallest found takes"
+        in stderr
+    )
     assert "the teacher" in stderr
     assert not (tmp_path / "run").exists()  # another limit may be tried there
 
@@ -168,8 +177,21 @@ def test_less_may_be_taken_with_something_kept():
     assert min(takes) < takes[-1]  # not without all of it
     refuse_if_out_of_reach(Limited.read(start, {"num_macs": min(takes)}), "layer")
     limited = Limited.read(start, {"num_macs": min(takes) - 1})
-    with pytest.raises(ValueError, match="the smallest takes"):
+    with pytest.raises(ValueError, match="the smallest found takes"):
         refuse_if_out_of_reach(limited, "layer")
+
+
+def test_a_reachable_limit_on_an_own_resource_is_not_refused():
+    start = start_of("PlainNet")
+    every = removals(start, "unit")
+    least = min(
+        work(narrowest(without(start, compress_by(every, wanted))), start)
+        for wanted in product((False, True), repeat=len(every))
+    )
+    name = f"{__name__}:work"
+    refuse_if_out_of_reach(Limited.read(start, {name: least / 0.9}), "unit")
+    with pytest.raises(ValueError, match="the smallest found takes"):
+        refuse_if_out_of_reach(Limited.read(start, {name: least / 0.91}), "unit")
 
 
 def test_what_is_left_to_the_next_measurement_is_said(teacher):
@@ -194,6 +216,8 @@ def test_the_reward_goes_as_far_as_the_limits():
     assert of(1000) == 0.0
     assert 0 < of(600) < of(300) < of(200) == of(20) == 1.0
     assert of(20, 0.45) == 0.5
+    assert -1 < of(1100) < 0
+    assert of(3000) == -1.0  # as what failed, however small the penalty is by then
     assert reward.resources == ("num_params", "num_macs")
 
 
@@ -268,9 +292,7 @@ def test_finalists_become_as_wide_as_the_limits_allow(teacher):
 
 def test_the_smallest_students_are_finalists_where_no_other_keeps_a_limit(teacher):
     whole = teacher.architecture
-    least = min(
-        student.num_params for student in smallest(whole, removals(whole, "unit"))
-    )
+    least = min(student.num_params for student in smallest(whole, "unit"))
     limited = Limited.read(whole, {"num_params": 1.3 * least})
     refuse_if_out_of_reach(limited, "unit")
     device = torch.device("cpu")
@@ -278,9 +300,7 @@ def test_the_smallest_students_are_finalists_where_no_other_keeps_a_limit(teache
     large = [Scored(0.9, uniform_student(whole, whole.num_params // 2))]
     with pytest.raises(Failed):
         final._within(large)
-    found = final._in_turns(final.smallest("unit") + large)
-    assert found[0] == large[0]
-    kept = final._within(found)
+    kept = final._within(large, final.smallest("unit"))
     assert kept
     assert all(limited.keeps(each.student) for each in kept)
 
@@ -622,6 +642,13 @@ def test_a_limit_on_latency_is_predicted_then_measured_once(
     code, _, stderr = compress(*arguments)
     assert code == 0, stderr
     assert (tmp_path / "run" / "history.jsonl").read_text() == history
+
+    (tmp_path / "run" / "summary.json").unlink()
+    monkeypatch.setattr("n2n_gym.runs.processor", lambda: "another")
+    code, _, stderr = compress(*arguments)
+    assert code == 1
+    assert "measured on another machine" in stderr
+    assert "this is another" in stderr
 
 
 def test_a_weighted_limit_is_one_too(teacher):

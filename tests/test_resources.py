@@ -14,6 +14,7 @@ import torch
 
 from n2n_gym.architecture import Architecture
 from n2n_gym.decisions import shrink, shrinkages
+from n2n_gym.export import export_onnx
 from n2n_gym.layers import (
     Activation,
     Add,
@@ -21,6 +22,7 @@ from n2n_gym.layers import (
     Flatten,
     Linear,
 )
+from n2n_gym.limited import NOTES
 from n2n_gym.resources import (
     RESOURCES,
     Energy,
@@ -34,8 +36,10 @@ from n2n_gym.resources import (
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, session_of
 from n2n_gym.resources.students import random_students
-from n2n_gym.torch_layers import trace
+from n2n_gym.torch_layers import build, trace
+from n2n_gym.training import Normalisation
 from tests.networks import IMAGE, SmallResNet
+from tests.test_edits import start_of
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,21 @@ def test_the_onnx_file_is_as_large_as_it_says(thin, whole, tmp_path):
     onnx.checker.check_model(onnx.load(path), full_check=True)
     size = RESOURCES["onnx_bytes"](thin, whole)
     assert size == path.stat().st_size > 4 * thin.num_params
+
+
+@pytest.mark.parametrize("kind", ["DenseNet", "ScaledNet", "ShuffledNet"])
+def test_a_trained_file_is_as_large(kind, tmp_path):
+    """Normalisation that goes into no convolution stays in the file."""
+    network = start_of(kind)
+    trained = build(network)
+    for values in trained.state_dict().values():
+        if values.is_floating_point():
+            values.uniform_(0.5, 1.5)
+    images = torch.randint(256, (4, *network.input_shape), dtype=torch.uint8)
+    as_is = Normalisation((0.0,), (1.0,))
+    export_onnx(trained, as_is, images, tmp_path / "trained.onnx", {})
+    said = (tmp_path / "trained.onnx").stat().st_size - len(onnx_file(network))
+    assert 0 < said < NOTES
 
 
 def test_functions_that_take_turns_are_compared():

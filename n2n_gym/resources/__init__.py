@@ -24,7 +24,12 @@ RESOURCES: Final[Mapping[str, Resource]] = {
 }
 ALWAYS: Final = ("num_params", "num_macs")  # measured: they cost nothing
 # What infos say by these names is something else.
-TAKEN: Final = (*ALWAYS, "accuracy", "cost", "cost_once", "compression", "violated")
+TAKEN: Final = (
+    *ALWAYS,
+    *("accuracy", "teacher_accuracy", "compression", "violated", "reward_vector"),
+    *("cost", "cost_once", "is_success", "error", "student", "fingerprint"),
+    *("illegal", "infeasible", "action_mask", "idle", "episode"),
+)
 
 
 def load_meter(

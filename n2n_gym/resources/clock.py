@@ -49,7 +49,8 @@ def time_in_turns(
     Args:
         precision: Where every interval is this narrow (half of it, of its ratio), it
             is enough, though not before ``LEAST`` seconds.
-        seconds: And it is, however wide they are, after so long.
+        seconds: And it is, however wide they are, after so long, but for ``FEWEST``
+            samples, which slow functions take longer for.
     """
     counts = [_runs_a_sample(function) for function in functions]
     samples: list[list[float]] = [[] for _ in functions]

@@ -87,7 +87,8 @@ class Latency:
         batch: Images.
         threads: Of the CPU.
         precision: Half of the ratio's 98 % interval, as a share of it, that is enough.
-        seconds: After which a measurement ends, however wide the interval is.
+        seconds: After which a measurement ends, however wide the interval is, though
+            not before 20 samples of each session.
         sessions: Of the student.
     """
 
