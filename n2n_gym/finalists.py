@@ -279,7 +279,7 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
         "teacher": teacher.name,
         "task": teacher.task.name,
         "classes": classes_of(teacher),
-        "preprocessing": teacher.task.preprocessing,
+        "preprocessing": f"{teacher.task.preprocessing}; for pixels divided by 255",
         "fingerprint": student.fingerprint,
         "validation_accuracy": f"{finished.score.accuracy:.4f}",
         "test_accuracy": f"{finished.test_accuracy:.4f}",

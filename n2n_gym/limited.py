@@ -9,6 +9,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
+from tqdm.auto import tqdm
+
 from n2n_gym.architecture import Architecture
 from n2n_gym.constraints import ACCURACY, read_limits
 from n2n_gym.controls import OutOfReach, uniform_within, widest_rates
@@ -212,7 +214,8 @@ class Limited:
             return True
         try:
             values = meter(narrowest(student), self.teacher)
-        except ResourceError:
+        except ResourceError as error:
+            logger.warning("whether a limit can be kept is not known: %s", error)
             return False
         return self._are_within(values)
 
@@ -225,7 +228,13 @@ class Limited:
         Raises:
             OutOfReach: There is none.
         """
-        return uniform_within(self.teacher, self.keeps, STEPS, block=block)
+        with tqdm(total=STEPS, desc="Measuring uniform width", leave=False) as bar:
+
+            def keeps(student: Architecture) -> bool:
+                bar.update()
+                return self.keeps(student)
+
+            return uniform_within(self.teacher, keeps, STEPS, block=block)
 
     def rows(
         self, student: Architecture, accuracy: float, file: Path

@@ -25,7 +25,12 @@ from n2n_gym.layers import (
 from n2n_gym.resources import Latency, latency_table, predicted
 from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import OPERATORS, timed_onnx
-from n2n_gym.resources.latency_table import LatencyTable, PredictedLatency, fit_costs
+from n2n_gym.resources.latency_table import (
+    LatencyTable,
+    PredictedLatency,
+    fit_costs,
+    median_error,
+)
 from n2n_gym.resources.measured import onnx_file, open_session, pixels_of
 from n2n_gym.resources.nodes import CACHES, Node, nodes, work
 from n2n_gym.resources.students import random_students, students_in_blocks
@@ -186,6 +191,11 @@ def test_costs_are_found_again():
     ]
     ratios = np.array([sum(real[k] * n for k, n in each.items()) for each in amounts])
     assert fit_costs(amounts, ratios) == pytest.approx(real, rel=0.01)
+    assert median_error(amounts, ratios) < 0.01
+    blind = [Counter({"nodes": each["nodes"]}) for each in amounts]
+    assert median_error(blind, ratios) > 0.2  # on those it is fitted to, and on others
+    alone = [Counter({f"kind {number}": 1}) for number in range(20)]
+    assert median_error(alone, ratios) == 1.0  # of each of which no other says a thing
 
 
 def test_ratios_are_of_the_first():

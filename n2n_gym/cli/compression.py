@@ -136,7 +136,7 @@ def compress(
         str | None,
         typer.Option(
             help="Time of one image in ONNX Runtime, on one thread of this machine: "
-            "2ms, 300us.",
+            "2ms, 300us; ms where no unit is given.",
             **LIMIT,
         ),
     ] = None,
@@ -239,15 +239,16 @@ def _is_said(context: typer.Context, name: str) -> bool:
 
 def _run(options: Options) -> None:
     from n2n_gym.compress import compress as run
-    from n2n_gym.history import read_history
+    from n2n_gym.history import FINAL, read_history
     from n2n_gym.runs import HISTORY, OPTIONS
 
     def kept() -> str:
         if not (options.output / OPTIONS).exists():
             return "Stopped before the run began; the same command begins it."
-        lines = len(read_history(options.output / HISTORY))
+        lines = read_history(options.output / HISTORY)
+        scored = sum(line["stage"] != FINAL for line in lines)
         return (
-            f"Stopped. {lines} students and their scores are kept; go on with: "
+            f"Stopped. {scored} students and their scores are kept; go on with: "
             f"n2n-gym compress --resume {shlex.quote(str(options.output))}"
         )
 

@@ -46,7 +46,10 @@ def export(
     ] = "",
     output: Annotated[
         Path | None,
-        typer.Option(help="A folder; by default one of the run's, by fingerprint."),
+        typer.Option(
+            help="A folder; by default the run's own, and for a --student one in it, "
+            "by fingerprint."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -38,6 +38,7 @@ STUDENTS: Final = 90  # of either kind, timed for a table
 SECONDS: Final = 180.0  # that the timing takes at most
 RIDGE: Final = 1e-4  # a cost that hardly matters stays small
 STEPS: Final = 20_000  # of the fit, at most
+PARTS: Final = 5  # of the students; each is predicted from the others, for the error
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ class LatencyTable:
 
     def ratio(self, student: Architecture) -> float:
         """The student's latency as a multiple of the teacher's."""
-        amounts = work(nodes(student, self.batch, self.threads))
-        return sum(self.costs.get(kind, 0.0) * n for kind, n in amounts.items())
+        return total(self.costs, work(nodes(student, self.batch, self.threads)))
+
+
+def total(costs: Mapping[str, float], amounts: Mapping[str, float]) -> float:
+    """What all work costs; nothing where a kind of it is unknown."""
+    return sum(costs.get(kind, 0.0) * amount for kind, amount in amounts.items())
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ def _measure(teacher: Architecture, latency: Latency) -> dict[str, float]:
         ratios = time_students(
             teacher, students, latency, seconds=SECONDS, on_round=bar.update
         )
+        error = median_error(amounts, ratios)
+        bar.set_postfix_str(f"predicted to {error:.1%} (median)")
     return fit_costs(amounts, ratios)
 
 
@@ -178,3 +185,15 @@ def fit_costs(
         for kind, cost in zip(kinds, found / scale, strict=True)
         if cost > 0
     }
+
+
+def median_error(amounts: Sequence[Counter[str]], ratios: NDArray[np.float64]) -> float:
+    """Of predictions, as a share, on students that they were not fitted to."""
+    errors: list[float] = []
+    everyone = range(len(ratios))
+    for part in range(PARTS):
+        own = everyone[part::PARTS]
+        others = [each for each in everyone if each not in own]
+        costs = fit_costs([amounts[each] for each in others], ratios[others])
+        errors += [abs(total(costs, amounts[e]) / ratios[e] - 1) for e in own]
+    return float(np.median(errors))
