@@ -7,9 +7,9 @@ For each teacher the costs are measured as `n2n-gym compress --max-latency` woul
 taken from the cache), then the exported files of 50 students that they were not fitted
 to, a third of random play, a third in blocks of channels, and a third of those that are
 large, as limits ask for; in two passes: how far the passes are apart is what a clock on
-this machine is worth. The error is that against the
-mean of both. "One by one" is each file's latency as it is measured for finalists. One
-thread; for a machine that does nothing else.
+this machine is worth. The error is that against the mean of both. "One by one" is each
+file's latency as it is measured for finalists. One thread; for a machine that does
+nothing else.
 
 What was measured of a teacher is a line of ``results.jsonl`` in the output folder, and
 not measured again.

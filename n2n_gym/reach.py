@@ -85,6 +85,7 @@ def _descend(teacher: Architecture, name: str, granularity: str) -> Architecture
     starts = [[is_removed] * len(decisions) for is_removed in (False, True)]
     best = min(starts, key=lambda wanted: taken(student_without(wanted)))
     found = student_without(best)
+    least = taken(found)
     is_better = True
     while is_better:
         is_better = False
@@ -92,6 +93,6 @@ def _descend(teacher: Architecture, name: str, granularity: str) -> Architecture
             other = [*best]
             other[position] = not other[position]
             student = student_without(other)
-            if taken(student) < taken(found):
-                best, found, is_better = other, student, True
+            if (value := taken(student)) < least:
+                best, found, least, is_better = other, student, value, True
     return found

@@ -116,6 +116,7 @@ def test_the_command_writes_the_runs_student_in_all_formats(finished_run, tmp_pa
     assert [row["path"] for row in rows] == [str(tmp_path / name) for name in names]
     summary = json.loads((finished_run / "summary.json").read_text())
     assert rows[0]["size"] < 1  # of the teacher's file
+    assert rows[0]["is_smaller"] is (rows[0]["latency"] <= 1)
     about = onnx.load(tmp_path / "student.int8.onnx").metadata_props
     said = {x.key: x.value for x in about}
     assert said["test_accuracy"] == f"{rows[1]['accuracy']:.4f}"  # its own
