@@ -25,14 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.results import Results
-from n2n_gym.architecture import Architecture
-from n2n_gym.controls import (
-    FULL_FRESH,
-    HAND_DESIGNED,
-    OutOfReach,
-    magnitude_student,
-    uniform_student,
-)
+from n2n_gym.compression.controls import FULL_FRESH, HAND_DESIGNED, magnitude_student
 from n2n_gym.evaluators import (
     FULL,
     DistillationEvaluator,
@@ -40,10 +33,12 @@ from n2n_gym.evaluators import (
     Settings,
     distil,
 )
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.scaling import OutOfReach, uniform_student
+from n2n_gym.pytorch import Network
+from n2n_gym.pytorch.training import Diverged, compute_accuracy, pick_device
 from n2n_gym.rewards import Score, n2n
 from n2n_gym.teachers import Teacher, load_teacher
-from n2n_gym.torch_layers import Network
-from n2n_gym.training import Diverged, compute_accuracy, pick_device
 
 SHARES = (4, 10, 40)  # of the teacher's parameters: one in so many
 KEY = ("teacher", "student", "rung", "device", "seed")  # fingerprints of the first two

@@ -35,12 +35,11 @@ from typing import Any, Final, NamedTuple
 import gymnasium as gym
 import psutil
 import torch
+from n2n_agents.search import random_search
 from torch import nn
 
 import n2n_gym
-from agents.search import random_search
 from benchmarks.subjects import Block
-from n2n_gym.decisions import removals
 from n2n_gym.evaluators import (
     DistillationEvaluator,
     Rung,
@@ -51,11 +50,12 @@ from n2n_gym.evaluators import (
 )
 from n2n_gym.evaluators.elastic import random_student
 from n2n_gym.evaluators.workers import InProcess, Result, Task
+from n2n_gym.networks.decisions import removals
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.rewards import Failure
 from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks import Task as TaskOfImages
 from n2n_gym.teachers import Teacher, load_teacher
-from n2n_gym.training import Recipe
 
 ROOT: Final = Path(__file__).parent.parent
 TOGETHER: Final = 8  # episodes of a vector

@@ -39,24 +39,24 @@ from tqdm import tqdm
 
 from benchmarks.results import Results
 from benchmarks.subjects import some_of_cifar10
-from n2n_gym import finalists
-from n2n_gym.architecture import Architecture
-from n2n_gym.compress import compress
-from n2n_gym.controls import OutOfReach
+from n2n_gym.common.files import data_folder, write_whole
+from n2n_gym.compression import finalists
+from n2n_gym.compression.finalists import said_of
+from n2n_gym.compression.pipeline import compress
 from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
-from n2n_gym.export import export_onnx
-from n2n_gym.finalists import said_of
-from n2n_gym.limited import Limited
-from n2n_gym.places import data_folder, write_whole
+from n2n_gym.export.onnx import export_onnx
+from n2n_gym.limits.requirements import Limited
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.scaling import OutOfReach
+from n2n_gym.pytorch import Network
+from n2n_gym.pytorch.training import compute_accuracy
 from n2n_gym.resources import RESOURCES, Latency
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, pixels_of
 from n2n_gym.resources.nodes import BLOCK
-from n2n_gym.runs import ONNX, Options, is_finished
+from n2n_gym.runs.folder import ONNX, Options, is_finished
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Teacher, load_teacher
-from n2n_gym.torch_layers import Network
-from n2n_gym.training import compute_accuracy
 
 RESOURCE_OF: Final = {"latency": "latency_ms", "size": "onnx_bytes"}
 SHARES: Final = (2, 5, 10, 20)  # one in so many

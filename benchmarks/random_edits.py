@@ -25,8 +25,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
     GRANULARITIES,
     RATES,
     Removal,
@@ -36,10 +36,10 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.layers import Shape, ShapeError
+from n2n_gym.networks.layers import Shape, ShapeError
+from n2n_gym.pytorch import build
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
-from n2n_gym.torch_layers import build
 
 FAMILIES = {
     "AlexNet": ("alexnet",),

@@ -28,8 +28,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from n2n_gym.history import FINAL
-from n2n_gym.runs import HISTORY, ONNX, REPORT, STUDENT, SUMMARY, TEACHER, is_finished
+from n2n_gym.runs.folder import (
+    HISTORY,
+    ONNX,
+    REPORT,
+    STUDENT,
+    SUMMARY,
+    TEACHER,
+    is_finished,
+)
+from n2n_gym.runs.history import FINAL
 
 ROOT = Path(__file__).parent.parent
 UPDATES = {"remove": 4, "shrink": 4}

@@ -40,8 +40,6 @@ from tqdm.auto import tqdm
 
 from benchmarks.steps import steps_per_second
 from benchmarks.subjects import some_of_cifar10
-from n2n_gym.architecture import Architecture
-from n2n_gym.controls import uniform_student
 from n2n_gym.envs import RemoveEnv
 from n2n_gym.evaluators import (
     ELASTIC,
@@ -56,15 +54,17 @@ from n2n_gym.evaluators import (
 )
 from n2n_gym.evaluators.scoring import faster_precision
 from n2n_gym.evaluators.workers import Task as Job
-from n2n_gym.isolation import thread_count
-from n2n_gym.layers import Conv, DepthwiseConv, Linear
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import Conv, DepthwiseConv, Linear
+from n2n_gym.networks.scaling import uniform_student
+from n2n_gym.pytorch import build
+from n2n_gym.pytorch.determinism import thread_count
+from n2n_gym.pytorch.training import pick_device, train
 from n2n_gym.resources.machine import processor
 from n2n_gym.rewards import Score
 from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks import Task, data_folder
 from n2n_gym.teachers import Teacher, load_teacher
-from n2n_gym.torch_layers import build
-from n2n_gym.training import pick_device, train
 
 CPU = torch.device("cpu")
 NUM_IMAGES, NUM_VALIDATION = 5_000, 500

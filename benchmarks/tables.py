@@ -24,24 +24,24 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
+from n2n_agents.library import find_agent
 from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
-from agents.budget import Ledger, run
-from agents.library import find_agent
-from agents.report import Estimate, as_table, estimate, iqm_of_all
 from benchmarks.results import Results
 from benchmarks.subjects import Block, some_of_cifar10
-from n2n_gym.architecture import Architecture
+from n2n_gym.comparison.budget import Ledger, run
+from n2n_gym.comparison.statistics import Estimate, as_table, estimate, iqm_of_all
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import SHORT, DistillationEvaluator, Workers, evaluate
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import trace
 from n2n_gym.rewards import Failure, Score, n2n
 from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks import Task, digits
 from n2n_gym.teachers import Teacher, teacher_recipe, train_network
 from n2n_gym.teachers.store import load_trained, save_trained
-from n2n_gym.torch_layers import trace
 
 CPU = torch.device("cpu")
 FOLDER = Path(__file__).parent / "data" / "tables"

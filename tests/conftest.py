@@ -16,13 +16,13 @@ os.environ["N2N_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 
-from n2n_gym import finalists  # noqa: E402
-from n2n_gym.compress import compress  # noqa: E402
-from n2n_gym.runs import Options  # noqa: E402
+from n2n_gym.compression import finalists  # noqa: E402
+from n2n_gym.compression.pipeline import compress  # noqa: E402
+from n2n_gym.pytorch import trace  # noqa: E402
+from n2n_gym.pytorch.training import Recipe  # noqa: E402
+from n2n_gym.runs.folder import Options  # noqa: E402
 from n2n_gym.tasks import Task, digits  # noqa: E402
 from n2n_gym.teachers import Teacher, train_network  # noqa: E402
-from n2n_gym.torch_layers import trace  # noqa: E402
-from n2n_gym.training import Recipe  # noqa: E402
 from tests.networks import SmallResNet  # noqa: E402
 
 

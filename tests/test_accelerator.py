@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.controls import uniform_student
-from n2n_gym.decisions import shrink, shrinkages
 from n2n_gym.evaluators import INHERIT, SHORT, DistillationEvaluator, Workers
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import shrink, shrinkages
+from n2n_gym.networks.scaling import uniform_student
 from n2n_gym.resources import AcceleratorEnergy, TorchLatency, load_meter
 from n2n_gym.rewards import Score
 from n2n_gym.tasks import Task

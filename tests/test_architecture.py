@@ -2,8 +2,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.bounds import Least, least_removed, least_shrunk
-from n2n_gym.decisions import (
+from n2n_gym.limits.bounds import Least, least_removed, least_shrunk
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
     RATES,
     Removal,
     legal_removal,
@@ -19,7 +19,7 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.torch_layers import trace
+from n2n_gym.pytorch import trace
 from tests.networks import NETWORKS
 from tests.test_edits import STARTS, start_of
 

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from n2n_gym.cli import app
-from n2n_gym.decisions import removals
 from n2n_gym.evaluators import (
     AccuracyMap,
     CalibratedEvaluator,
@@ -19,9 +18,10 @@ from n2n_gym.evaluators import (
     rungs,
 )
 from n2n_gym.evaluators.elastic import random_student
+from n2n_gym.networks.decisions import removals
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.rewards import Score
 from n2n_gym.tasks import Augmentation, Task
-from n2n_gym.training import Recipe
 
 CHEAP = Rung("inherit")
 WEIGHTS = ("intercept", "accuracy", "log_params", "log_macs")

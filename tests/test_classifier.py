@@ -4,9 +4,9 @@ import torch
 from n2n_gym.evaluators import INHERIT, Settings, measure
 from n2n_gym.evaluators.classifier import RIDGE, fit_classifier, ridge
 from n2n_gym.evaluators.distillation import distil
+from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.training import Diverged, compute_logits
 from n2n_gym.teachers import Teacher, Trained, load_teacher
-from n2n_gym.torch_layers import build, trace
-from n2n_gym.training import Diverged, compute_logits
 from tests.networks import SmallResNet, awake
 
 CPU = torch.device("cpu")

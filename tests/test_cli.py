@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from n2n_agents.library import ABOUT, AGENTS, TRAINED
+from n2n_agents.reinforce import load_policy
 from typer.testing import CliRunner
 
-from agents.library import ABOUT, AGENTS, TRAINED
-from agents.reinforce import load_policy
-from n2n_gym.assessment import wilson
 from n2n_gym.cli import app, errors
+from n2n_gym.compression.assessment import wilson
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--teacher", "tests.networks:make_small", "--device", "cpu"]

@@ -5,7 +5,6 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from n2n_gym.decisions import RATES, shrink, shrinkages
 from n2n_gym.evaluators import (
     DistillationEvaluator,
     Rung,
@@ -14,8 +13,9 @@ from n2n_gym.evaluators import (
 )
 from n2n_gym.evaluators.cluster import RayWorkers
 from n2n_gym.evaluators.workers import InProcess
+from n2n_gym.networks.decisions import RATES, shrink, shrinkages
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.training import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:ray")
 CPU = torch.device("cpu")

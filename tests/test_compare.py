@@ -5,13 +5,13 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from n2n_agents import reinforce
+from n2n_agents.library import find_agent
 from typer.testing import CliRunner
 
-from agents import reinforce
-from agents.budget import Budgeted, Ledger, run
-from agents.compare import Results, Run, compare, perform, plan
-from agents.library import find_agent
 from n2n_gym.cli import app
+from n2n_gym.comparison.budget import Budgeted, Ledger, run
+from n2n_gym.comparison.runner import Results, Run, compare, perform, plan
 from n2n_gym.envs import RemoveEnv
 
 ENV = ("n2n_gym:N2NRemove-v0", {"teacher": "vgg11_bn", "evaluator": "size"})
@@ -90,7 +90,7 @@ def test_bad_plans_are_refused():
 
 
 def test_an_own_agent_is_a_function():
-    one = Run(ENV[0], "agents.search:greedy", 0, ENV[1], evaluations=3)
+    one = Run(ENV[0], "n2n_agents.search:greedy", 0, ENV[1], evaluations=3)
     *evaluations, end = perform(one)
     assert len(evaluations) == end["evaluations"] == 3
 

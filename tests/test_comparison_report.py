@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agents.report import (
+from n2n_gym.comparison.statistics import (
     Curve,
     _band,
     as_markdown,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import FlattenObservation
+from n2n_agents.adapters import MaskedObservation
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.envs import (
@@ -20,7 +21,6 @@ from torchrl.modules import MLP, MaskedCategorical, ProbabilisticActor, ValueOpe
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
-from agents.adapters import MaskedObservation
 from tests.journal import Journal, check_episodes, make
 
 STEPS, UPDATES, EPOCHS = 100, 8, 8

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
-from n2n_gym.constraints import Limit, penalised, read_limits
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.compression import CompressionEnv
-from n2n_gym.resources import ResourceError
-from n2n_gym.rewards import Saving, Score
-from n2n_gym.wrappers import (
+from n2n_gym.envs.wrappers import (
     MultiObjective,
     ProgressiveConstraint,
     ProgressiveConstraintVector,
     epsilon_at,
 )
+from n2n_gym.limits.constraints import Limit, penalised, read_limits
+from n2n_gym.resources import ResourceError
+from n2n_gym.rewards import Saving, Score
 from tests.networks import DenseNet, GatedNet
 
 TEN = 10  # actions of shrinkage

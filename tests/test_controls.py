@@ -7,15 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.controls import (
-    FULL_FRESH,
-    HAND_DESIGNED,
-    OutOfReach,
-    magnitude_student,
-    uniform_student,
-)
-from n2n_gym.decisions import Shrinkage, shrink, shrinkages
+from n2n_gym.compression.controls import FULL_FRESH, HAND_DESIGNED, magnitude_student
 from n2n_gym.evaluators import (
     FULL,
     DistillationEvaluator,
@@ -24,12 +16,15 @@ from n2n_gym.evaluators import (
     distil,
     evaluate,
 )
-from n2n_gym.layers import Conv, DepthwiseConv, Linear, SpatialMean
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import Shrinkage, shrink, shrinkages
+from n2n_gym.networks.layers import Conv, DepthwiseConv, Linear, SpatialMean
+from n2n_gym.networks.scaling import OutOfReach, uniform_student
+from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.training import initialise, seeded
 from n2n_gym.rewards import Score, n2n
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import Teacher, Trained, teacher_architecture
-from n2n_gym.torch_layers import build, trace
-from n2n_gym.training import initialise, seeded
 from tests.networks import (
     IMAGE,
     NETWORKS,

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
     Removal,
     legal_removal,
     removals,
@@ -12,8 +12,8 @@ from n2n_gym.decisions import (
     shrinkages,
     units,
 )
-from n2n_gym.decisions.shrinkage import shrunk_length, shrunk_width
-from n2n_gym.layers import (
+from n2n_gym.networks.decisions.shrinkage import shrunk_length, shrunk_width
+from n2n_gym.networks.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,
@@ -23,9 +23,9 @@ from n2n_gym.layers import (
     Linear,
     ShapeError,
 )
+from n2n_gym.pytorch import build, trace
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
-from n2n_gym.torch_layers import build, trace
 from tests.networks import (
     IMAGE,
     DenseNet,

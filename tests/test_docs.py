@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.teachers import learning
-from n2n_gym.training import Recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
     RATES,
     Removal,
     legal_removal,
@@ -20,9 +20,9 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
+from n2n_gym.pytorch import build, trace
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
-from n2n_gym.torch_layers import build, trace
 from tests.networks import IMAGE, NETWORKS, TEACHERS
 
 STARTS = (*TEACHERS, *(network.__name__ for network in NETWORKS))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from n2n_gym.decisions import removals
 from n2n_gym.evaluators import DistillationEvaluator, elastic, load_evaluator
 from n2n_gym.evaluators.rungs import ELASTIC, INHERIT
-from n2n_gym.inheritance import Inheritance
-from n2n_gym.torch_layers import build, trace
+from n2n_gym.networks.decisions import removals
+from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.inheritance import Inheritance
 from tests.networks import IMAGE, NETWORKS, awake
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_gradients_reach_what_a_student_was_cut_from_and_nothing_else(teacher):
     weights = {k: v.clone() for k, v in teacher.weights.items()}
     weight = weights["block3.conv1.weight"].requires_grad_()
     inheritance = Inheritance(whole, weights, teacher.weights)
-    from n2n_gym.decisions import shrink, shrinkages
+    from n2n_gym.networks.decisions import shrink, shrinkages
 
     narrow = next(s for s in shrinkages(whole) if s.name == "block3.conv1")
     student = shrink(whole, {narrow: 0.5})

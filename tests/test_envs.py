@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import RecordVideo
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import RATES
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
+from n2n_gym.envs.features import CHOICE, COLUMNS, CURRENT, DECIDED
+from n2n_gym.envs.render import draw_ansi
 from n2n_gym.envs.window import Window
 from n2n_gym.evaluators import DistillationEvaluator, Rung, SizeEvaluator
-from n2n_gym.features import CHOICE, COLUMNS, CURRENT, DECIDED
-from n2n_gym.render import draw_ansi
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import RATES
+from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
-from n2n_gym.torch_layers import build, trace
-from n2n_gym.training import Recipe
 from tests.networks import PlainNet
 
 QUICK = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1, logit_weight=0.1))

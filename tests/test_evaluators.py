@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from n2n_gym.decisions import RATES, removals, remove, shrink, shrinkages
 from n2n_gym.evaluators import (
     FULL,
     INHERIT,
@@ -19,9 +18,10 @@ from n2n_gym.evaluators import (
     load_evaluator,
 )
 from n2n_gym.evaluators.distillation import is_out_of_memory, out_of_memory
-from n2n_gym.evaluators.parcel import parcel_name
+from n2n_gym.evaluators.transfer import parcel_name
+from n2n_gym.networks.decisions import RATES, removals, remove, shrink, shrinkages
+from n2n_gym.pytorch.training import Recipe, compute_accuracy
 from n2n_gym.rewards import Failure, Score, compression, n2n
-from n2n_gym.training import Recipe, compute_accuracy
 
 QUICK = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1, logit_weight=0.1))
 

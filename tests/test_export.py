@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from n2n_gym import export
-from n2n_gym.decisions import shrink, shrinkages
-from n2n_gym.export import export_onnx, save_weights
-from n2n_gym.torch_layers import build, trace
+from n2n_gym.export import onnx as export
+from n2n_gym.export.onnx import export_onnx, save_weights
+from n2n_gym.networks.decisions import shrink, shrinkages
+from n2n_gym.pytorch import build, trace
 from tests.networks import GatedNet, ScaledNet, ShuffledNet
 
 ABOUT = {"teacher": "small", "task": "digits"}

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import removals, remove, shrink, shrinkages
-from n2n_gym.inheritance import Inheritance
-from n2n_gym.layers import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import removals, remove, shrink, shrinkages
+from n2n_gym.networks.layers import (
     AdaptiveAvgPool,
     Concat,
     Conv,
@@ -16,9 +15,10 @@ from n2n_gym.layers import (
     Linear,
     SpatialMean,
 )
+from n2n_gym.pytorch import Network, build, trace
+from n2n_gym.pytorch.inheritance import Inheritance
 from n2n_gym.tasks import Task
 from n2n_gym.teachers import teacher_architecture
-from n2n_gym.torch_layers import Network, build, trace
 from tests.networks import (
     IMAGE,
     NETWORKS,
@@ -152,14 +152,14 @@ def silence(network: nn.Module, architecture: Architecture, group) -> None:
 
 
 def reads_group(architecture: Architecture, name: str, group) -> bool:
-    from n2n_gym.channels import Channels
+    from n2n_gym.networks.channels import Channels
 
     (read,) = architecture.layers[architecture.positions[name]].inputs
     return any(s.group == group.layers[0] for s in Channels(architecture).of(read))
 
 
 def segment_of(architecture: Architecture, name: str, group) -> tuple[int, int]:
-    from n2n_gym.channels import Channels
+    from n2n_gym.networks.channels import Channels
 
     (read,) = architecture.layers[architecture.positions[name]].inputs
     offset = 0

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import shrink, shrinkages
-from n2n_gym.layers import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import shrink, shrinkages
+from n2n_gym.networks.layers import (
     ACTIVATIONS,
     Activation,
     AdaptiveAvgPool,
@@ -22,6 +22,7 @@ from n2n_gym.layers import (
     Linear,
     MaxPool,
 )
+from n2n_gym.pytorch import trace
 from n2n_gym.resources import Latency, latency_table, predicted
 from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import OPERATORS, timed_onnx
@@ -34,7 +35,6 @@ from n2n_gym.resources.latency_table import (
 from n2n_gym.resources.measured import onnx_file, open_session, pixels_of
 from n2n_gym.resources.nodes import CACHES, Node, nodes, work
 from n2n_gym.resources.students import random_students, students_in_blocks
-from n2n_gym.torch_layers import trace
 from tests.networks import (
     IMAGE,
     DenseNet,

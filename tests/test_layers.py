@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import (
     ACTIVATIONS,
     KINDS,
     Activation,
@@ -42,7 +42,7 @@ from n2n_gym.layers import (
     from_dict,
     to_dict,
 )
-from n2n_gym.torch_layers import build
+from n2n_gym.pytorch import build
 
 IMAGE_SHAPE = (3, 8, 8)
 EXAMPLES = settings(max_examples=200, deadline=None)

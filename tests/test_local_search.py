@@ -6,17 +6,17 @@ import json
 
 import pytest
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.constraints import ACCURACY
-from n2n_gym.controls import OutOfReach, uniform_within, widest_rates
-from n2n_gym.decisions import shrink, shrinkages
+from n2n_gym.compression.local_search import LocalSearch
 from n2n_gym.envs import ShrinkEnv
-from n2n_gym.layers import Conv
-from n2n_gym.limited import Limited
-from n2n_gym.local_search import LocalSearch
+from n2n_gym.limits.constraints import ACCURACY
+from n2n_gym.limits.requirements import Limited
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import shrink, shrinkages
+from n2n_gym.networks.layers import Conv
+from n2n_gym.networks.scaling import OutOfReach, uniform_within, widest_rates
 from n2n_gym.resources import RESOURCES, load_meter
 from n2n_gym.rewards import Toward
-from tests.test_limited import compress
+from tests.test_requirements import compress
 
 
 def scored(teacher, limits, *, generations=4, seed=0, block=1, **arguments):

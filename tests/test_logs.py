@@ -4,13 +4,13 @@ import shutil
 import time
 
 import pytest
+from n2n_agents.logs import log_updates
+from n2n_agents.reinforce import MODERN, make_policy, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.logs import log_updates
-from agents.reinforce import MODERN, make_policy, train
-from n2n_gym.architecture import Architecture
 from n2n_gym.envs import RemoveEnv
-from n2n_gym.render import draw_student
+from n2n_gym.envs.render import draw_student
+from n2n_gym.networks.architecture import Architecture
 
 
 def test_a_trainings_progress_is_in_all_three_formats(tmp_path):

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 
+from n2n_gym.pytorch import TraceError, build
+from n2n_gym.pytorch.training import Normalisation, Recipe
 from n2n_gym.tasks import Task, data_folder, load_task
 from n2n_gym.teachers import Teacher, learning, load_teacher, torchvision_network
-from n2n_gym.torch_layers import TraceError, build
-from n2n_gym.training import Normalisation, Recipe
 from tests.networks import SmallResNet, make_small
 
 SMALL = "tests.networks:make_small"

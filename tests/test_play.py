@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from n2n_gym.architecture import Architecture
 from n2n_gym.cli import app
 from n2n_gym.cli.play import near
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
-from n2n_gym.render import Bar, lines
+from n2n_gym.envs.render import Bar, lines
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.teachers import load_teacher
 
 ROOT = Path(__file__).parent.parent

@@ -5,13 +5,13 @@ import pytest
 from typer.testing import CliRunner
 
 import n2n_gym  # noqa: F401  registers the ids
-from agents.compare import Results, perform, plan
 from envs_registry import PRESETS
 from envs_registry.presets import as_markdown
 from n2n_gym.cli import app
+from n2n_gym.comparison.runner import Results, perform, plan
+from n2n_gym.comparison.validation import Refused, validate
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.teachers import learning
-from n2n_gym.training import Recipe
-from n2n_gym.validation import Refused, validate
 
 PAGE = Path(__file__).parent.parent / "docs" / "presets.md"
 NAME = "N2N/Remove-Digits-VGG11-v0"

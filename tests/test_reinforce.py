@@ -11,9 +11,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-
-from agents.policies import NO_ACTION, load_policy, make_policy, save_policy
-from agents.reinforce import (
+from n2n_agents.policies import NO_ACTION, load_policy, make_policy, save_policy
+from n2n_agents.reinforce import (
     MODERN,
     PAPER,
     advantages,
@@ -25,11 +24,12 @@ from agents.reinforce import (
     returns,
     train,
 )
-from agents.rollouts import play_all
-from agents.search import random_search
-from n2n_gym.decisions import legal_removal
+from n2n_agents.rollouts import play_all
+from n2n_agents.search import random_search
+
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import SizeEvaluator
+from n2n_gym.networks.decisions import legal_removal
 from n2n_gym.rewards import Score
 
 SEEDS = range(5)
@@ -443,7 +443,7 @@ def train_in_child(path: str) -> None:
 
 def test_ten_kills_leave_the_result_as_it_is(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["agents.reinforce", "n2n_gym.envs"])
+    context.set_forkserver_preload(["n2n_agents.reinforce", "n2n_gym.envs"])
 
     def start(name: str) -> multiprocessing.Process:
         child = context.Process(target=train_in_child, args=(str(tmp_path / name),))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks import kills
+from n2n_gym.common.files import alone_with, kept_if_possible, write_whole
 from n2n_gym.evaluators import ELASTIC, Settings, elastic
-from n2n_gym.places import alone_with, kept_if_possible, write_whole
 from n2n_gym.teachers import load_teacher, pick_precision
 from tests.networks import make_small
 

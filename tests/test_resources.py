@@ -12,17 +12,19 @@ import onnxruntime
 import pytest
 import torch
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import shrink, shrinkages
-from n2n_gym.export import export_onnx
-from n2n_gym.layers import (
+from n2n_gym.export.onnx import export_onnx
+from n2n_gym.limits.requirements import NOTES
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import shrink, shrinkages
+from n2n_gym.networks.layers import (
     Activation,
     Add,
     Conv,
     Flatten,
     Linear,
 )
-from n2n_gym.limited import NOTES
+from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.training import Normalisation
 from n2n_gym.resources import (
     RESOURCES,
     Energy,
@@ -36,8 +38,6 @@ from n2n_gym.resources import (
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, session_of
 from n2n_gym.resources.students import random_students
-from n2n_gym.torch_layers import build, trace
-from n2n_gym.training import Normalisation
 from tests.networks import IMAGE, SmallResNet
 from tests.test_edits import start_of
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.assessment import confusion, measure_latency
 from n2n_gym.cli import app
-from n2n_gym.render import bars
+from n2n_gym.compression.assessment import confusion, measure_latency
+from n2n_gym.envs.render import bars
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.report import write_report
 from n2n_gym.report.charts import errors
 from n2n_gym.report.content import Found, _trials

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from n2n_gym.cli import app
 from n2n_gym.evaluators import SizeEvaluator
-from n2n_gym.history import FINAL, History, Remembering
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.runs import Options, check_same, open_run, resumed
+from n2n_gym.runs.folder import Options, check_same, open_run, resumed
+from n2n_gym.runs.history import FINAL, History, Remembering
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,7 +151,7 @@ def test_files_that_a_killed_process_was_writing_go(options):
 def test_a_second_process_is_refused(options):
     program = (
         "from pathlib import Path\n"
-        "from n2n_gym.runs import open_run, resumed\n"
+        "from n2n_gym.runs.folder import open_run, resumed\n"
         f"with open_run(resumed(Path({str(options.output)!r}), {{}})): pass\n"
     )
     with open_run(options):
@@ -323,7 +323,7 @@ def test_ctrl_c_before_a_run_began_does_not_offer_to_go_on(tmp_path, monkeypatch
     def stopped(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("n2n_gym.compress.compress", stopped)
+    monkeypatch.setattr("n2n_gym.compression.pipeline.compress", stopped)
     output = tmp_path / "run"
     result = CliRunner().invoke(app, ["compress", "--output", str(output)])
     assert result.exit_code == 130

@@ -1,9 +1,9 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from n2n_agents import search
 
-from agents import search
-from agents.budget import Budgeted, BudgetSpent, Ledger, run
+from n2n_gym.comparison.budget import Budgeted, BudgetSpent, Ledger, run
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import SizeEvaluator
 from n2n_gym.rewards import Failure, Score

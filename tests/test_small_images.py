@@ -10,10 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import models
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import AdaptiveAvgPool, Conv, DepthwiseConv, Linear, MaxPool
-from n2n_gym.small_images import fit
-from n2n_gym.torch_layers import build, trace
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import (
+    AdaptiveAvgPool,
+    Conv,
+    DepthwiseConv,
+    Linear,
+    MaxPool,
+)
+from n2n_gym.networks.small_images import fit
+from n2n_gym.pytorch import build, trace
 from tests.networks import TEACHERS
 
 FITTED = (*TEACHERS, "alexnet")

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from n2n_gym.evaluators import Rung, Settings, distil
-from n2n_gym.tasks import SPLITS, Split, Task, summary
-from n2n_gym.teachers import Teacher
-from n2n_gym.training import (
+from n2n_gym.pytorch.training import (
     Normalisation,
     Recipe,
     compute_accuracy,
@@ -25,6 +23,8 @@ from n2n_gym.training import (
     seeded,
     train,
 )
+from n2n_gym.tasks import SPLITS, Split, Task, summary
+from n2n_gym.teachers import Teacher
 from tests.networks import SmallResNet
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from n2n_gym.lookup import lookup
+from n2n_gym.common.plugins import lookup
 from n2n_gym.rewards import REWARDS
 from n2n_gym.tasks import (
     SPLITS,

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from n2n_gym.evaluators import DistillationEvaluator, Rung
+from n2n_gym.pytorch import trace
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.tasks import Augmentation, Task, digits, load_task
 from n2n_gym.teachers import (
     Teacher,
@@ -21,8 +23,6 @@ from n2n_gym.teachers import (
     teacher_recipe,
     train_network,
 )
-from n2n_gym.torch_layers import trace
-from n2n_gym.training import Recipe
 from tests.networks import PlainNet, SmallResNet
 
 RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05, largest_gradient=1.0)

@@ -15,9 +15,9 @@ from torchvision import models
 from torchvision.models.convnext import CNBlock, LayerNorm2d
 from torchvision.ops import StochasticDepth
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import DepthwiseConv, Flatten, Shape
-from n2n_gym.torch_layers import TraceError, build, trace
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import DepthwiseConv, Flatten, Shape
+from n2n_gym.pytorch import TraceError, build, trace
 from tests.networks import IMAGE, NETWORKS, TEACHERS
 
 SHAPE = (3, 8, 8)

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.tasks import Augmentation, Split
-from n2n_gym.training import (
+from n2n_gym.pytorch.training import (
     Diverged,
     Normalisation,
     Recipe,
@@ -18,6 +17,7 @@ from n2n_gym.training import (
     seeded,
     train,
 )
+from n2n_gym.tasks import Augmentation, Split
 
 CPU = torch.device("cpu")
 PLAIN = Normalisation((0.0,), (1.0,))

@@ -3,11 +3,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from agents.compare import Results, compare, perform, plan
 from n2n_gym.cli import app
+from n2n_gym.comparison.runner import Results, compare, perform, plan
+from n2n_gym.comparison.validation import Refused, validate
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.teachers import learning
-from n2n_gym.training import Recipe
-from n2n_gym.validation import Refused, validate
 
 SIZE = {"teacher": "vgg11_bn", "evaluator": "size"}
 SCORED = {"teacher": "shufflenet_v2_x0_5", "evaluator": "inherit", "store": False}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import n2n_gym  # noqa: F401  registers the ids
 from envs_registry import ENVIRONMENTS
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.envs.features import CURRENT
 from n2n_gym.evaluators import INHERIT, DistillationEvaluator, SizeEvaluator
-from n2n_gym.features import CURRENT
 from n2n_gym.rewards import Failure
 
 IDS = sorted(ENVIRONMENTS)

@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.decisions import RATES, removals, remove, shrink, shrinkages
 from n2n_gym.envs import RemoveEnv
 from n2n_gym.evaluators import (
     DistillationEvaluator,
@@ -29,15 +28,16 @@ from n2n_gym.evaluators import (
     load_evaluator,
 )
 from n2n_gym.evaluators import workers as module
-from n2n_gym.evaluators.parcel import pack, unpack
+from n2n_gym.evaluators.transfer import pack, unpack
 from n2n_gym.evaluators.workers import InProcess, Task
+from n2n_gym.networks.decisions import RATES, removals, remove, shrink, shrinkages
+from n2n_gym.pytorch import trace
+from n2n_gym.pytorch.training import Recipe
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.tasks import Split
 from n2n_gym.tasks import Task as TaskOfImages
 from n2n_gym.tasks.arrays import Arrays
 from n2n_gym.teachers import Teacher, Trained
-from n2n_gym.torch_layers import trace
-from n2n_gym.training import Recipe
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -249,7 +249,7 @@ def test_a_forked_process_leaves_its_parents_workers_alone():
         from n2n_gym.evaluators.workers import Task
         from n2n_gym.tasks import digits
         from n2n_gym.teachers import Teacher, Trained
-        from n2n_gym.torch_layers import trace
+        from n2n_gym.pytorch import trace
         from tests.networks import SmallResNet
 
         network, task = SmallResNet(), digits()

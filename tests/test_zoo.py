@@ -14,16 +14,21 @@ from torch import nn
 from torchvision import models
 
 from benchmarks.random_edits import BLOCK, FAMILIES, play_block
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import GRANULARITIES, legal_removal, removals, shrinkages
-from n2n_gym.layers import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
+    GRANULARITIES,
+    legal_removal,
+    removals,
+    shrinkages,
+)
+from n2n_gym.networks.layers import (
     AdaptiveAvgPool,
     Multiply,
     SpatialMean,
 )
-from n2n_gym.small_images import fit
+from n2n_gym.networks.small_images import fit
+from n2n_gym.pytorch import TraceError, build, trace
 from n2n_gym.teachers import torchvision_network
-from n2n_gym.torch_layers import TraceError, build, trace
 from tests.test_trace import assert_same
 
 NAMES = tuple(models.list_models(module=models))

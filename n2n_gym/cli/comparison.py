@@ -19,7 +19,7 @@ from n2n_gym.cli.output import AsJson, print_json
 
 # What needs torch or scipy is imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
-    from agents.report import Row
+    from n2n_gym.comparison.statistics import Row
 
 
 def compare(
@@ -70,9 +70,14 @@ def compare(
     """
     kept = "Stopped. What was scored is kept; go on with the same command and --resume."
     with plain_errors(), stoppable(lambda: kept):
-        from agents.compare import Results, plan
-        from agents.compare import compare as perform
-        from agents.report import as_markdown, draw, read_curves, summarise
+        from n2n_gym.comparison.runner import Results, plan
+        from n2n_gym.comparison.runner import compare as perform
+        from n2n_gym.comparison.statistics import (
+            as_markdown,
+            draw,
+            read_curves,
+            summarise,
+        )
         from n2n_gym.evaluators import num_cores
         from n2n_gym.report import write_comparison
 
@@ -140,7 +145,7 @@ def validate(
     it can name what comes with this package, and runs no code of its own.
     """
     with plain_errors(), stoppable(lambda: "Stopped."):
-        from n2n_gym.validation import validate as check
+        from n2n_gym.comparison.validation import validate as check
 
         found = check(path, rescore=rescore, device=device)
     if as_json:
@@ -195,8 +200,7 @@ def _resolve(
 def _prepare(name: str, arguments: dict[str, Any]) -> None:
     """Make what all runs share before them: the teacher, perhaps an elastic one."""
     import gymnasium as gym
-
-    from agents.rollouts import play_all
+    from n2n_agents.rollouts import play_all
 
     env = gym.make(name, **arguments)
     list(play_all(env, [lambda observation, mask: env.metadata["keep"]]))

@@ -23,12 +23,12 @@ from n2n_gym.cli.options import (
     Weights,
 )
 from n2n_gym.cli.output import AsJson, print_json
-from n2n_gym.constraints import ACCURACY
-from n2n_gym.units import show_quantity
+from n2n_gym.common.quantities import show_quantity
+from n2n_gym.limits.constraints import ACCURACY
 
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
-    from n2n_gym.runs import Options
+    from n2n_gym.runs.folder import Options
 
 WIDE = 76  # columns that the whole table takes
 # Options of the command that are none of the run's.
@@ -40,7 +40,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Options from a file; those of the command line come first."""
     if path is not None:
         with plain_errors():
-            from n2n_gym.runs import read_toml
+            from n2n_gym.runs.folder import read_toml
 
             named = [str(parameter.name) for parameter in context.command.params]
             known = [name for name in named if name not in OWN]
@@ -190,7 +190,13 @@ def compress(
         if name not in OWN and _is_said(context, name)
     }
     with plain_errors():
-        from n2n_gym.runs import SUMMARY, Options, check_same, is_finished, resumed
+        from n2n_gym.runs.folder import (
+            SUMMARY,
+            Options,
+            check_same,
+            is_finished,
+            resumed,
+        )
 
         options = Options(**given) if resume is None else resumed(resume, given)
         folder = options.output
@@ -238,9 +244,9 @@ def _is_said(context: typer.Context, name: str) -> bool:
 
 
 def _run(options: Options) -> None:
-    from n2n_gym.compress import compress as run
-    from n2n_gym.history import FINAL, read_history
-    from n2n_gym.runs import HISTORY, OPTIONS
+    from n2n_gym.compression.pipeline import compress as run
+    from n2n_gym.runs.folder import HISTORY, OPTIONS
+    from n2n_gym.runs.history import FINAL, read_history
 
     def kept() -> str:
         if not (options.output / OPTIONS).exists():
@@ -261,7 +267,7 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     title = f"{options.teacher} on {options.task}"
     console.print(_table(summary, title, is_narrow=console.width < WIDE))
     from n2n_gym.envs.compression import SUCCESS_MARGIN
-    from n2n_gym.runs import ONNX, REPORT
+    from n2n_gym.runs.folder import ONNX, REPORT
 
     found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
     if found < wanted - SUCCESS_MARGIN and not summary["limits"]:

@@ -153,7 +153,7 @@ def train_teacher(
     """
     kept = "Stopped. The same command goes on from the last epoch that was kept."
     with plain_errors(), stoppable(lambda: kept):
-        from n2n_gym.runs import statistics
+        from n2n_gym.runs.folder import statistics
         from n2n_gym.teachers import kept_teachers, load_teacher
 
         teacher = load_teacher(

@@ -21,7 +21,7 @@ from n2n_gym.cli.output import AsJson, print_json
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.envs import CompressionEnv
-    from n2n_gym.render import Line, Scene
+    from n2n_gym.envs.render import Line, Scene
 
 STYLES = {"kept": "green", "shrunk": "yellow", "removed": "dim"}
 UNDO, QUIT = "u", "q"
@@ -67,9 +67,9 @@ def play(
     Undo takes back as many as you like, removals too. In the end the student is scored.
     """
     with plain_errors(), stoppable(lambda: "Stopped."):
+        from n2n_gym.common.files import write_whole
         from n2n_gym.envs import RemoveEnv, ShrinkEnv
-        from n2n_gym.places import write_whole
-        from n2n_gym.runs import statistics
+        from n2n_gym.runs.folder import statistics
         from n2n_gym.teachers import load_teacher
 
         if output is not None and not output.absolute().parent.is_dir():
@@ -159,7 +159,7 @@ def _worth(ended: dict[str, Any]) -> str:
 
 
 def _show(console: Console, scene: Scene, hint: str) -> None:
-    from n2n_gym.render import bars, lines
+    from n2n_gym.envs.render import bars, lines
 
     whole = bars(scene.teacher, scene.start, scene.student, scene.current)
     shown = lines(whole, console.width)

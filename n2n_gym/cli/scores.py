@@ -186,6 +186,7 @@ def calibrate(
             raise ValueError("full distillation is what cheap rungs are calibrated by")
         from tqdm.auto import tqdm  # reads --quiet as it is imported
 
+        from n2n_gym.common.files import write_whole
         from n2n_gym.evaluators import (
             Workers,
             calibrate,
@@ -193,8 +194,7 @@ def calibrate(
             load_rung,
             load_store,
         )
-        from n2n_gym.places import write_whole
-        from n2n_gym.runs import statistics
+        from n2n_gym.runs.folder import statistics
         from n2n_gym.teachers import load_teacher
 
         runner = Workers(workers) if workers else default_runner(students)

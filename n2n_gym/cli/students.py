@@ -61,8 +61,8 @@ def export(
     ONNX file.
     """
     with plain_errors(), stoppable(lambda: "Stopped; what was written is whole."):
-        from n2n_gym.revisit import Revisited
-        from n2n_gym.variants import check_formats
+        from n2n_gym.compression.reopen import Revisited
+        from n2n_gym.export.formats import check_formats
 
         wanted = check_formats(formats)
         run = Revisited.open(folder)
@@ -110,8 +110,8 @@ def evaluate(
 ) -> None:
     """Run an exported student in ONNX Runtime: its accuracy, its size, its latency."""
     with plain_errors():
-        from n2n_gym.assessment import evaluate_onnx
-        from n2n_gym.runs import ONNX, OPTIONS, Options
+        from n2n_gym.compression.assessment import evaluate_onnx
+        from n2n_gym.runs.folder import ONNX, OPTIONS, Options
         from n2n_gym.tasks import load_task
 
         if path.is_dir():

@@ -62,14 +62,14 @@ def train(
     """
     with plain_errors():
         import gymnasium as gym
+        from n2n_agents import reinforce
+        from n2n_agents.logs import check_formats, log_updates
         from tqdm.auto import tqdm  # reads --quiet as it is imported
 
-        from agents import reinforce
-        from agents.logs import check_formats, log_updates
         from envs_registry import ENVIRONMENTS, MODULE
-        from n2n_gym.architecture import Architecture
-        from n2n_gym.render import draw_student
-        from n2n_gym.runs import POLICY, fresh_folder
+        from n2n_gym.envs.render import draw_student
+        from n2n_gym.networks.architecture import Architecture
+        from n2n_gym.runs.folder import POLICY, fresh_folder
 
         formats = check_formats(logs)
         if start is not None and stage == "remove":
@@ -138,7 +138,7 @@ def train(
 
 def list_agents(as_json: AsJson = False) -> None:
     """List the agents that `n2n-gym compare` knows by name."""
-    from agents.library import ABOUT
+    from n2n_agents.library import ABOUT
 
     if as_json:
         print_json(ABOUT)

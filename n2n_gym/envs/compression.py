@@ -14,20 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.bounds import Least
-from n2n_gym.constraints import (
-    ACCURACY,
-    Constraints,
-    Limit,
-    limited_resources,
-    penalised,
-    read_limits,
-)
-from n2n_gym.decisions import Removal, Shrinkage
-from n2n_gym.envs.window import Window
-from n2n_gym.evaluators import Evaluator, Place, Runner, Store, evaluate, load_evaluator
-from n2n_gym.features import (
+from n2n_gym.common.plugins import lookup
+from n2n_gym.envs.features import (
     CHOICE,
     COLUMNS,
     CURRENT,
@@ -35,8 +23,20 @@ from n2n_gym.features import (
     rows,
     static_features,
 )
-from n2n_gym.lookup import lookup
-from n2n_gym.render import Scene, draw_ansi, draw_rgb
+from n2n_gym.envs.render import Scene, draw_ansi, draw_rgb
+from n2n_gym.envs.window import Window
+from n2n_gym.evaluators import Evaluator, Place, Runner, Store, evaluate, load_evaluator
+from n2n_gym.limits.bounds import Least
+from n2n_gym.limits.constraints import (
+    ACCURACY,
+    Constraints,
+    Limit,
+    limited_resources,
+    penalised,
+    read_limits,
+)
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import Removal, Shrinkage
 from n2n_gym.resources import Meter, Resource, ResourceError, load_meter
 from n2n_gym.rewards import (
     DEGENERATE,

@@ -9,12 +9,12 @@ import gymnasium as gym
 import numpy as np
 from torch import nn
 
-from n2n_gym.architecture import Architecture, Wiring
-from n2n_gym.bounds import Least, least_removed
-from n2n_gym.constraints import Constraints
-from n2n_gym.decisions import Removal, legal_removal, removals
 from n2n_gym.envs.compression import CompressionEnv, Mask
 from n2n_gym.evaluators import Evaluator, Place, Store
+from n2n_gym.limits.bounds import Least, least_removed
+from n2n_gym.limits.constraints import Constraints
+from n2n_gym.networks.architecture import Architecture, Wiring
+from n2n_gym.networks.decisions import Removal, legal_removal, removals
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task
@@ -40,7 +40,7 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     ## Observation Space
     `Box(0, 1, (T, F), float32)`, one row for each decision, in order, and between them
-    one for each unit that always stays. The columns, `n2n_gym.features.COLUMNS`,
+    one for each unit that always stays. The columns, `n2n_gym.envs.features.COLUMNS`,
     describe the row's layers, what it decides, and in the last three whether it is
     being decided now, whether it has been, and how (1: removed).
 

@@ -11,13 +11,13 @@ import gymnasium as gym
 import numpy as np
 from torch import nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.bounds import Least, least_shrunk
-from n2n_gym.constraints import Constraints
-from n2n_gym.decisions import RATES, VARIABLES, Shrinkage, shrink, shrinkages
 from n2n_gym.envs.compression import CompressionEnv, Mask
 from n2n_gym.evaluators import Evaluator, Place, Store
-from n2n_gym.layers import ShapeError
+from n2n_gym.limits.bounds import Least, least_shrunk
+from n2n_gym.limits.constraints import Constraints
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import RATES, VARIABLES, Shrinkage, shrink, shrinkages
+from n2n_gym.networks.layers import ShapeError
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks import Task

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from scipy.special import expit, logit
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import removals
 from n2n_gym.evaluators.elastic import random_student
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import removals
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Key, canonical
 from n2n_gym.teachers import Teacher

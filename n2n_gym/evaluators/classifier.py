@@ -7,17 +7,17 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import Linear
-from n2n_gym.tasks import Split
-from n2n_gym.torch_layers import Network
-from n2n_gym.training import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import Linear
+from n2n_gym.pytorch import Network
+from n2n_gym.pytorch.training import (
     Diverged,
     Normalisation,
     Precision,
     autocast,
     recompute_statistics,
 )
+from n2n_gym.tasks import Split
 
 RIDGE: Final = 0.1  # of the features' mean square
 

@@ -13,7 +13,7 @@ import ray
 import torch
 
 from n2n_gym.evaluators.distillation import Settings
-from n2n_gym.evaluators.parcel import pack, parcel_name
+from n2n_gym.evaluators.transfer import pack, parcel_name
 from n2n_gym.evaluators.worker import Broken, Job, Lost, Measured, perform
 from n2n_gym.evaluators.workers import LONGEST, Result, Task, time_limit
 from n2n_gym.rewards import Failure

@@ -10,16 +10,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.classifier import fit_classifier
 from n2n_gym.evaluators.rescaling import rescale
 from n2n_gym.evaluators.rungs import Rung
-from n2n_gym.isolation import alone
-from n2n_gym.rewards import Failure, Score
-from n2n_gym.tasks import Split
-from n2n_gym.teachers import Teacher, teacher_views
-from n2n_gym.torch_layers import Network, build
-from n2n_gym.training import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import Network, build
+from n2n_gym.pytorch.determinism import alone
+from n2n_gym.pytorch.training import (
     Classify,
     Diverged,
     Precision,
@@ -30,6 +27,9 @@ from n2n_gym.training import (
     seeded,
     train,
 )
+from n2n_gym.rewards import Failure, Score
+from n2n_gym.tasks import Split
+from n2n_gym.teachers import Teacher, teacher_views
 
 # Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
 BATCH: Final = {"cpu": 125}

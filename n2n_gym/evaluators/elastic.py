@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import (
+from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible
+from n2n_gym.evaluators.distillation import Settings, measure
+from n2n_gym.evaluators.rungs import INHERIT
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
     RATES,
     Removal,
     legal_removal,
@@ -24,16 +27,10 @@ from n2n_gym.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.evaluators.distillation import Settings, measure
-from n2n_gym.evaluators.rungs import INHERIT
-from n2n_gym.inheritance import Inheritance
-from n2n_gym.isolation import alone
-from n2n_gym.places import alone_with, cache_folder, kept_if_possible
-from n2n_gym.rewards import Failure
-from n2n_gym.teachers import Teacher, Trained
-from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
-from n2n_gym.torch_layers import build
-from n2n_gym.training import (
+from n2n_gym.pytorch import build
+from n2n_gym.pytorch.determinism import alone
+from n2n_gym.pytorch.inheritance import Inheritance
+from n2n_gym.pytorch.training import (
     Diverged,
     Recipe,
     autocast,
@@ -41,6 +38,9 @@ from n2n_gym.training import (
     one_cycle,
     seeded,
 )
+from n2n_gym.rewards import Failure
+from n2n_gym.teachers import Teacher, Trained
+from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 
 logger = logging.getLogger(__name__)
 

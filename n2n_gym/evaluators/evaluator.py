@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from n2n_gym.architecture import Architecture
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import torch
 
+from n2n_gym.common.plugins import lookup
 from n2n_gym.evaluators.calibration import CalibratedEvaluator, Calibration
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
 from n2n_gym.evaluators.rungs import (
@@ -22,7 +23,6 @@ from n2n_gym.evaluators.rungs import (
 )
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.evaluators.workers import InProcess, Runner, Workers
-from n2n_gym.lookup import lookup
 from n2n_gym.scores import ScoreStore
 
 # Where students are measured: here, in so many processes, on a Ray cluster.

@@ -15,10 +15,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import PRODUCERS
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import PRODUCERS
+from n2n_gym.pytorch import Network
 from n2n_gym.teachers import Teacher
-from n2n_gym.torch_layers import Network
 
 NUM_IMAGES: Final = 16  # few, as they pass through the whole teacher at once
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import torch
 
-from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import (
     Settings,
     distil,
@@ -19,12 +18,13 @@ from n2n_gym.evaluators.distillation import (
 from n2n_gym.evaluators.elastic import elastic_cost, elastic_teacher
 from n2n_gym.evaluators.rungs import SHORT, Rung
 from n2n_gym.evaluators.workers import InProcess, Runner, Task
-from n2n_gym.isolation import alone
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import Network
+from n2n_gym.pytorch.determinism import alone
+from n2n_gym.pytorch.training import Precision, pick_device, seeded
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Key, ScoreStore, canonical
 from n2n_gym.teachers import Teacher, pick_precision, training_step
-from n2n_gym.torch_layers import Network
-from n2n_gym.training import Precision, pick_device, seeded
 
 # Goes up whenever the same settings would give other scores than before.
 VERSION: Final = 3

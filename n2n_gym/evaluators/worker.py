@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import (
     Settings,
     is_out_of_memory,
     measure,
     out_of_memory,
 )
-from n2n_gym.evaluators.parcel import unpack
+from n2n_gym.evaluators.transfer import unpack
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 

@@ -19,10 +19,10 @@ from typing import IO, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from n2n_gym.architecture import Architecture
 from n2n_gym.evaluators.distillation import Settings, measure, nominal_cost
-from n2n_gym.evaluators.parcel import pack, parcel_name
+from n2n_gym.evaluators.transfer import pack, parcel_name
 from n2n_gym.evaluators.worker import Broken, Job, Measured
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers import Teacher
 

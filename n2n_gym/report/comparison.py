@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from agents.report import Curve, Curves, Row, bands, heights
-from n2n_gym.places import write_whole
+from n2n_gym.common.files import write_whole
+from n2n_gym.comparison.statistics import Curve, Curves, Row, bands, heights
 from n2n_gym.report.charts import Chart, framed, number
 from n2n_gym.report.page import render
-from n2n_gym.runs import REPORT, about
+from n2n_gym.runs.folder import REPORT, about
 
 
 def write_comparison(
@@ -24,7 +24,7 @@ def write_comparison(
     """Write ``report.html`` into a comparison's folder.
 
     Args:
-        curves, rows: As ``agents.report`` has them.
+        curves, rows: As ``n2n_gym.comparison.statistics`` has them.
         budget: Of a run, in words.
         unit: That it counts.
         command: That made it.

@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.constraints import ACCURACY
 from n2n_gym.envs.compression import SUCCESS_MARGIN
-from n2n_gym.history import FINAL, read_history
-from n2n_gym.runs import (
+from n2n_gym.limits.constraints import ACCURACY
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.runs.folder import (
     ABOUT,
     HISTORY,
     OPTIONS,
@@ -24,6 +23,7 @@ from n2n_gym.runs import (
     check_format,
     is_finished,
 )
+from n2n_gym.runs.history import FINAL, read_history
 
 BEST: Final = 10  # students in the table
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Final
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.render import LETTERS, Bar, bars, shorten
+from n2n_gym.envs.render import LETTERS, Bar, bars, shorten
+from n2n_gym.networks.architecture import Architecture
 
 HEAD: Final = (
     '<div class="head"><span></span><span class="teacher">teacher</span>'

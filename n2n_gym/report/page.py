@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 import jinja2
 import vl_convert
 
-from n2n_gym.places import write_whole
+from n2n_gym.common.files import write_whole
+from n2n_gym.common.quantities import show_quantity
 from n2n_gym.report.charts import Chart, charts
 from n2n_gym.report.content import Found, Trial
 from n2n_gym.report.diagram import draw
-from n2n_gym.runs import REPORT, Options
-from n2n_gym.units import show_quantity
+from n2n_gym.runs.folder import REPORT, Options
 
 LIBRARY: Final = "window.vegaEmbed = vegaEmbed;"  # all that the page calls
 NETWORKS: Final = ("student", "teacher")

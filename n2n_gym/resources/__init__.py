@@ -7,7 +7,7 @@ that says its unit.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from n2n_gym.lookup import check_call, lookup
+from n2n_gym.common.plugins import check_call, lookup
 from n2n_gym.resources.accelerator import AcceleratorEnergy, TorchLatency
 from n2n_gym.resources.computed import num_macs, num_params, peak_bytes
 from n2n_gym.resources.measured import Energy, Latency, onnx_bytes, onnx_file

@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 import torch
 
-from n2n_gym.architecture import Architecture
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import build
 from n2n_gym.resources.measured import SECONDS_OF_ENERGY, Latency
-from n2n_gym.torch_layers import build
 
 WARM_UP: Final = 3  # batches, while libraries are loaded and kernels chosen
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Final
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import IMAGE, Elementwise
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import IMAGE, Elementwise
 
 BYTES: Final = 4  # of a float32
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import (
     IMAGE,
     Activation,
     AdaptiveAvgPool,

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.places import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import timed_onnx
 from n2n_gym.resources.machine import processor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from n2n_gym.architecture import Architecture
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.resources.clock import time_in_turns
 
 if TYPE_CHECKING:  # ONNX and its runtime take a second to import: where files are made
@@ -27,7 +27,7 @@ POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
 @lru_cache(maxsize=4)
 def onnx_file(student: Architecture) -> bytes:
     """As it would be exported, with random weights."""
-    from n2n_gym.export import untrained_onnx
+    from n2n_gym.export.onnx import untrained_onnx
 
     return untrained_onnx(student)
 

@@ -15,8 +15,8 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import Shape
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import Shape
 from n2n_gym.resources.graph import timed_onnx
 from n2n_gym.resources.measured import open_session, pixels_of
 

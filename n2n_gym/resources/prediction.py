@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import BatchNorm, Conv, DepthwiseConv, Linear
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import BatchNorm, Conv, DepthwiseConv, Linear
 from n2n_gym.resources.latency_table import PredictedLatency, latency_table
 from n2n_gym.resources.measured import Latency, onnx_bytes
 from n2n_gym.resources.resource import Resource

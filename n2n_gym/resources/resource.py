@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.places import write_whole
+from n2n_gym.common.files import write_whole
+from n2n_gym.networks.architecture import Architecture
 
 SECONDS: Final = 5.0  # of measuring that may be lost where many are written together
 

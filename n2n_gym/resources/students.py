@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.decisions import (
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
     RATES,
     Removal,
     legal_removal,

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from n2n_gym.places import cache_folder
+from n2n_gym.common.files import cache_folder
 
 PATIENCE: Final = 60.0  # seconds that a process waits for others to finish writing
 _DRIVERS: Final = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from n2n_gym.places import written_whole
+from n2n_gym.common.files import written_whole
 from n2n_gym.scores.entry import COLUMNS, Entry, as_row, from_row
 
 _AT_ONCE: Final = 10_000  # rows of a group in a Parquet file

@@ -1,6 +1,6 @@
 """Labelled images: data sets with three disjoint splits."""
 
-from n2n_gym.places import cache_folder, data_folder
+from n2n_gym.common.files import cache_folder, data_folder
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.folders import caltech256, from_folder, imagenet

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from n2n_gym.places import data_folder
+from n2n_gym.common.files import data_folder
 from n2n_gym.tasks.arrays import (
     Labelled,
     check_classes,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
-from n2n_gym.places import cache_folder, to_disk
+from n2n_gym.common.files import cache_folder, to_disk
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled
 from n2n_gym.tasks.summary import Summary, compute_fingerprint, compute_normalisation
 from n2n_gym.tasks.task import as_split

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from n2n_gym.lookup import check_call, lookup
-from n2n_gym.places import data_folder
+from n2n_gym.common.files import data_folder
+from n2n_gym.common.plugins import check_call, lookup
 from n2n_gym.tasks.folders import caltech256, from_folder, imagenet
 from n2n_gym.tasks.npz import from_npz
 from n2n_gym.tasks.sets import (

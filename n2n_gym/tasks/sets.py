@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from sklearn.datasets import load_digits
 
-from n2n_gym.layers import Shape
-from n2n_gym.places import alone_with, cache_folder, data_folder
+from n2n_gym.common.files import alone_with, cache_folder, data_folder
+from n2n_gym.networks.layers import Shape
 from n2n_gym.tasks.arrays import Arrays, Labelled, three_ways, with_validation
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.npz import from_npz

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from n2n_gym.layers import Shape
+from n2n_gym.networks.layers import Shape
 from n2n_gym.tasks.arrays import (
     SPLITS,
     Arrays,

@@ -17,14 +17,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.layers import BatchNorm, LayerNorm
-from n2n_gym.places import kept_if_possible, write_whole
-from n2n_gym.tasks import Split, Task
-from n2n_gym.teachers.precision import pick_precision, training_step
-from n2n_gym.teachers.teacher import Trained
-from n2n_gym.torch_layers import Network, build
-from n2n_gym.training import (
+from n2n_gym.common.files import kept_if_possible, write_whole
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import BatchNorm, LayerNorm
+from n2n_gym.pytorch import Network, build
+from n2n_gym.pytorch.training import (
     Diverged,
     Normalisation,
     Precision,
@@ -36,6 +33,9 @@ from n2n_gym.training import (
     seeded,
     train,
 )
+from n2n_gym.tasks import Split, Task
+from n2n_gym.teachers.precision import pick_precision, training_step
+from n2n_gym.teachers.teacher import Trained
 
 logger = logging.getLogger(__name__)
 

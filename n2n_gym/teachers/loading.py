@@ -13,9 +13,17 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.lookup import check_call, lookup
-from n2n_gym.places import alone_with, kept_if_possible
+from n2n_gym.common.files import alone_with, kept_if_possible
+from n2n_gym.common.plugins import check_call, lookup
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import TraceError, build, trace
+from n2n_gym.pytorch.training import (
+    Normalisation,
+    compute_accuracy,
+    compute_logits,
+    pick_device,
+    seeded,
+)
 from n2n_gym.tasks import Task, load_task
 from n2n_gym.tasks.summary import Statistics
 from n2n_gym.teachers import learning
@@ -29,14 +37,6 @@ from n2n_gym.teachers.zoo import (
     published,
     teacher_architecture,
     torchvision_network,
-)
-from n2n_gym.torch_layers import TraceError, build, trace
-from n2n_gym.training import (
-    Normalisation,
-    compute_accuracy,
-    compute_logits,
-    pick_device,
-    seeded,
 )
 
 logger = logging.getLogger(__name__)

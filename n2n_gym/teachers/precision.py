@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from n2n_gym.places import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.pytorch.training import Precision, autocast
 from n2n_gym.resources.machine import processor
-from n2n_gym.training import Precision, autocast
 
 logger = logging.getLogger(__name__)
 

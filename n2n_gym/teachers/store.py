@@ -13,7 +13,7 @@ from typing import Any, Final
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from n2n_gym.places import cache_folder, write_whole
+from n2n_gym.common.files import cache_folder, write_whole
 from n2n_gym.teachers.teacher import Trained
 
 logger = logging.getLogger(__name__)

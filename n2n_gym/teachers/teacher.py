@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from n2n_gym.architecture import Architecture
-from n2n_gym.inheritance import Inheritance
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import Network
+from n2n_gym.pytorch.inheritance import Inheritance
+from n2n_gym.pytorch.training import Normalisation, Views
 from n2n_gym.rewards import Score
 from n2n_gym.tasks import Task
-from n2n_gym.torch_layers import Network
-from n2n_gym.training import Normalisation, Views
 
 
 class Trained(NamedTuple):

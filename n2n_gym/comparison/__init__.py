@@ -1,0 +1,1 @@
+"""Agents compared at one budget."""

@@ -1,0 +1,387 @@
+"""Whether the results of a comparison are what they say: replayed, counted, rescored.
+
+A stranger's file is read as data. It may name environments, networks, tasks, rungs and
+rewards that come with this package, and nothing else: no code of its own is imported,
+no path opened, no address called.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from tqdm.auto import tqdm
+
+from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
+from n2n_gym.comparison.runner import Results, Run
+from n2n_gym.envs import CompressionEnv
+from n2n_gym.evaluators import RUNGS, DistillationEvaluator
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.rewards import REWARDS, Failure, Reward, Score, needed
+from n2n_gym.tasks import TASKS
+from n2n_gym.teachers import traceable_names
+
+IDS: Final = (*ENVIRONMENTS, *PRESETS)
+PLAIN: Final = ("granularity", "variables", "action", "illegal", "max_rows")
+IGNORED: Final = ("device", "store", "evaluator_workers", "train_teacher")  # ours
+SEEDS: Final = 4  # of the scores that show the noise
+STUDENTS: Final = 4  # that are scored so
+DEVIATIONS: Final = 4.0  # of the noise, that a reward may be off
+ANOTHER_TEACHER: Final = 0.02  # a difference in accuracy with which none is judged
+CLOSE: Final = 1e-9  # figures that are computed, not measured
+
+Line = Mapping[str, Any]
+
+
+class Refused(ValueError):
+    """The results are not what they say."""
+
+
+class Rescored(NamedTuple):
+    """One student, scored again."""
+
+    where: str
+    claimed: float  # reward
+    found: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was checked, and found to hold."""
+
+    runs: int
+    students: int  # whose decisions were replayed
+    rescored: Sequence[Rescored]
+
+    @property
+    def worst(self) -> Rescored | None:
+        """The one that differs most, as a share of what it may."""
+        return max(
+            self.rescored,
+            key=lambda r: abs(r.claimed - r.found) / r.tolerance,
+            default=None,
+        )
+
+
+def validate(
+    path: Path, *, rescore: int = 20, device: str | None = None, seed: int = 0
+) -> Validation:
+    """Check a file that ``n2n-gym compare`` wrote.
+
+    Every run is counted again and every student rebuilt from its decisions. Of each
+    environment the best student is scored anew, then in turns the best of a run and any
+    other, drawn at random, as many as asked for. A reward may be off by four deviations
+    of the rewards of one student from several seeds, as measured here.
+
+    Args:
+        rescore: How many students are scored anew, at most; the environments share
+            them.
+        device: That they are scored on.
+        seed: Draws them.
+
+    Raises:
+        Refused: Something is not so; it says what, and of which run.
+        ValueError: It is no such file, or it names what does not come with us.
+    """
+    by_env: dict[str, list[list[Line]]] = defaultdict(list)
+    for lines in _read(path):
+        first = lines[0]
+        name = json.dumps([first["env"], first["arguments"]], sort_keys=True)
+        by_env[name].append(lines)
+    total = sum(len(lines) - 1 for runs in by_env.values() for lines in runs)
+    judges = {name: _Judge(runs[0][0], device) for name, runs in by_env.items()}
+    with tqdm(total=total, desc="Replaying", unit=" students") as bar:
+        for name, runs in by_env.items():
+            for lines in runs:
+                judges[name].check(lines)
+                bar.update(len(lines) - 1)
+    rng = np.random.default_rng(seed)
+    chosen = {name: _choose(runs, rng) for name, runs in by_env.items()}
+    share, more = divmod(rescore, len(by_env))
+    for number, (name, lines) in enumerate(chosen.items()):
+        chosen[name] = lines[: share + (number < more)]
+    found: list[Rescored] = []
+    with tqdm(total=sum(map(len, chosen.values())), desc="Scoring anew") as bar:
+        for name, lines in chosen.items():
+            for rescored in judges[name].rescore(lines):
+                found.append(rescored)
+                bar.update()
+    return Validation(sum(map(len, by_env.values())), total, found)
+
+
+def _read(path: Path) -> list[list[Line]]:
+    """The lines of each run, its end last."""
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    runs: dict[str, list[Line]] = defaultdict(list)
+    for line in Results(path).lines():
+        try:
+            fields = {name: line[name] for name in Run.__dataclass_fields__}
+            key = Run(**fields).key
+        except (KeyError, TypeError) as error:
+            raise Refused(f"{path}: a line without {error}") from error
+        _check_types(line)
+        if line["run"] != key:
+            raise Refused(f"{path}: a line of {line['run']} says that it is of {key}")
+        runs[key].append(line)
+    if not runs:
+        raise ValueError(f"{path} holds no runs")
+    for lines in runs.values():
+        kinds = [line["kind"] for line in lines]
+        if kinds != ["evaluation"] * (len(lines) - 1) + ["end"]:
+            raise Refused(f"{_where(lines[0])}: its lines are not a run with one end")
+    return list(runs.values())
+
+
+_NUMBER: Final = (int, float)
+_FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "evaluation": {
+        "number": int,
+        "cost": _NUMBER,
+        "episodes": int,
+        "reward": _NUMBER,
+        "actions": list,
+        "info": dict,
+    },
+    "end": {"cost": _NUMBER, "episodes": int, "students": int},
+}
+
+
+def _check_types(line: Line) -> None:
+    """Refuse a line that has not what its kind has."""
+    kind = _known("kind", line["kind"], _FIELDS)
+    wanted = {"env": str, "agent": str, "arguments": dict, **_FIELDS[kind]}
+    for name, types in wanted.items():
+        value = line.get(name)
+        _require(
+            isinstance(value, types) and not isinstance(value, bool),
+            _where(line),
+            f"a line with {name} {value!r}",
+        )
+    _require(
+        kind == "end" or all(isinstance(each, _NUMBER) for each in line["actions"]),
+        _where(line),
+        f"decisions that are no numbers: {line.get('actions')!r}",
+    )
+
+
+def _where(line: Line) -> str:
+    student = f", student {line['number']}" if "number" in line else ""
+    return f"{line['env']}, {line['agent']}, seed {line['seed']}{student}"
+
+
+def _choose(runs: Sequence[Sequence[Line]], rng: np.random.Generator) -> list[Line]:
+    """All students that have a score: the best, then others and bests in turns."""
+    scored = [
+        [line for line in lines[:-1] if "error" not in line["info"]] for lines in runs
+    ]
+    best = [max(lines, key=lambda line: line["reward"]) for lines in scored if lines]
+    others = [line for lines in scored for line in lines if line not in best]
+    if not best:
+        return []
+    first = max(best, key=lambda line: line["reward"])
+    mixed = [
+        [lines[i] for i in rng.permutation(len(lines))]
+        for lines in (others, [line for line in best if line is not first])
+    ]
+    turns = chain.from_iterable(zip_longest(*mixed))
+    return [first, *(line for line in turns if line is not None)]
+
+
+def _known(what: str, value: Any, known: Collection[str]) -> str:
+    """A value that comes with the package."""
+    if not isinstance(value, str) or value not in known:
+        raise Refused(
+            f"{what} {value!r} is not validated; known: {', '.join(sorted(known))}"
+        )
+    return value
+
+
+class _Judge:
+    """Knows the environment of some runs, and scores their students afresh."""
+
+    def __init__(self, line: Line, device: str | None) -> None:
+        name = _known("env", line["env"].removeprefix(MODULE), IDS)
+        own = line["arguments"].keys() - set(IGNORED)
+        if name in PRESETS and own:
+            raise Refused(
+                f"{name} stands for one task, with arguments of its own; the file has "
+                f"others: {', '.join(sorted(own))}"
+            )
+        given = {**DEFAULTS, **gym.spec(name).kwargs, **line["arguments"]}
+        _known("teacher", given["teacher"], traceable_names())
+        _known("task", str(given["task"]).partition("@")[0], TASKS)
+        rung = _known("evaluator", given["evaluator"], {"size", *RUNGS})
+        # What asks for measured resources cannot be computed from a file.
+        computed = {name for name, reward in REWARDS.items() if not needed(reward)}
+        reward = _known("reward", given.get("reward", "n2n"), computed)
+        allowed = {"teacher", "task", "evaluator", "reward", *PLAIN}
+        for argument in given.keys() - {*allowed, *IGNORED}:
+            raise Refused(
+                f"the argument {argument!r} is not validated; known: "
+                f"{', '.join(sorted(allowed))}"
+            )
+        arguments = {key: given[key] for key in allowed & given.keys()}
+        # The decisions are replayed without scores.
+        made = gym.make(name, **{**arguments, "evaluator": "size"}).unwrapped
+        assert isinstance(made, CompressionEnv)
+        self.env: CompressionEnv[Any] = made
+        self.teacher = made.teacher
+        self.reward: Reward = REWARDS[reward]
+        self.evaluator: DistillationEvaluator | None = None
+        if rung != "size":
+            self.evaluator = DistillationEvaluator(RUNGS[rung], device=device)
+
+    def check(self, lines: Sequence[Line]) -> None:
+        """A run's figures, as far as they can be computed."""
+        *evaluations, end = lines
+        where, cost, episodes = _where(end), 0.0, 0
+        seen: set[str] = set()
+        for number, line in enumerate(evaluations, 1):
+            here = _where(line)
+            _require(line["number"] == number, here, f"it should be number {number}")
+            _require(line["episodes"] > episodes, here, "episodes do not go up")
+            student = self._replay(line)
+            _require(student.fingerprint not in seen, here, "it is there twice")
+            seen.add(student.fingerprint)
+            cost += self._cost(student, line, is_first=number == 1)
+            _same(line["cost"], cost, here, "the cost so far")
+            self._check_reward(student, line)
+            episodes = line["episodes"]
+        _require(end["students"] == len(evaluations), where, "students are missing")
+        _require(end["episodes"] >= episodes, where, "episodes are missing")
+        _same(end["cost"], cost, where, "the cost")
+        limits = ((end["epochs"], cost), (end["evaluations"], len(evaluations)))
+        for limit, spent in limits:
+            is_kept = limit is None or spent <= limit + CLOSE
+            _require(is_kept, where, f"{spent} was spent of {limit}")
+
+    def _replay(self, line: Line) -> Architecture:
+        """The student that a line's decisions lead to, which its info describes."""
+        here, actions = _where(line), line["actions"]
+        self.env.reset()
+        is_over = False
+        info: dict[str, Any] = {}
+        for action in actions:
+            _require(not is_over, here, f"there are decisions after the end: {actions}")
+            try:
+                _, _, is_over, _, info = self.env.step(action)
+            except ValueError as error:
+                raise Refused(f"{here}: {error}") from error
+            _require(not info["illegal"], here, f"{action} is illegal: {actions}")
+        _require(is_over, here, f"{len(actions)} decisions do not end an episode")
+        for name in ("fingerprint", "num_params", "num_macs", "compression"):
+            claimed, found = line["info"].get(name), info[name]
+            _require(
+                claimed == found,
+                here,
+                f"{name} is {found!r}, the file says {claimed!r}",
+            )
+        return self.env.student
+
+    def _cost(self, student: Architecture, line: Line, *, is_first: bool) -> float:
+        if "error" in line["info"] or self.evaluator is None:
+            return 0.0
+        cost = self.evaluator.cost(student, self.teacher)
+        _same(line["info"].get("cost"), cost, _where(line), "the student's cost")
+        return cost + is_first * self.evaluator.cost_once(self.teacher)
+
+    def _check_reward(self, student: Architecture, line: Line) -> None:
+        """The reward against the accuracy that is said to have earned it."""
+        info, here = line["info"], _where(line)
+        if "error" in info:
+            _same(line["reward"], -1.0, here, "the reward of a failure")
+            return
+        values = [info.get(name) for name in ("accuracy", "teacher_accuracy")]
+        for value in values:
+            is_share = isinstance(value, _NUMBER) and 0 <= value <= 1
+            _require(is_share, here, f"an accuracy of {value!r}")
+            # Without an evaluation, all are taken to be right.
+            is_so = self.evaluator is not None or value == 1
+            _require(is_so, here, f"an accuracy of {value!r} that nothing measured")
+        _require(values[1] > 0, here, "a teacher that is never right")
+        whole = self.teacher.architecture
+        mine, teachers = (
+            Score(value, network.num_params, network.num_macs)
+            for value, network in zip(values, (student, whole), strict=True)
+        )
+        expected = self.reward(mine, teachers)
+        _same(line["reward"], expected, here, "the reward of its accuracy")
+
+    # What has to be measured.
+
+    def rescore(self, lines: Sequence[Line]) -> list[Rescored]:
+        """Rewards found here beside those claimed; Refused if they are too far off."""
+        if self.evaluator is None or not lines:
+            return []
+        noise = self._noise(lines[:STUDENTS])
+        here = self.teacher.score
+        rescored = []
+        for line in lines:
+            where, student = _where(line), self._replay(line)
+            theirs = line["info"]["teacher_accuracy"]
+            if abs(theirs - here.accuracy) > ANOTHER_TEACHER:
+                raise Refused(
+                    f"{where}: its teacher was right on {theirs:.2%} of the validation "
+                    f"images, the one trained here is on {here.accuracy:.2%}; scores "
+                    f"of so different teachers cannot be compared"
+                )
+            (result,) = self.evaluator([student], self.teacher)
+            if isinstance(result, Failure):
+                raise Refused(f"{where}: here its score fails: {result.reason}")
+            # One image more or less is no difference, nor is the teachers' own.
+            image = 1 / len(self.teacher.task.splits["validation"])
+            close = (image + abs(theirs - here.accuracy)) / here.accuracy
+            tolerance = DEVIATIONS * noise + close
+            found = Rescored(
+                where, line["reward"], self.reward(result, here), tolerance
+            )
+            if abs(found.claimed - found.found) > tolerance:
+                raise Refused(
+                    f"{where}: a reward of {found.claimed:.4f} is claimed; scored anew "
+                    f"it is {found.found:.4f}; it may be off by {tolerance:.4f}"
+                )
+            rescored.append(found)
+        return rescored
+
+    def _noise(self, lines: Sequence[Line]) -> float:
+        """The deviation of the difference of two rewards of one student."""
+        assert self.evaluator is not None
+        variances = []
+        for line in lines:
+            student = self._replay(line)
+            results = [
+                self.evaluator.again(student, self.teacher, seed)
+                for seed in range(SEEDS)
+            ]
+            rewards = [
+                self.reward(result, self.teacher.score)
+                for result in results
+                if isinstance(result, Score)
+            ]
+            if len(rewards) > 1:
+                variances.append(np.var(rewards, ddof=1))
+        return math.sqrt(2 * float(np.mean(variances))) if variances else 0.0
+
+
+def _require(is_so: bool, where: str, message: str) -> None:
+    if not is_so:
+        raise Refused(f"{where}: {message}")
+
+
+def _same(claimed: Any, found: float, where: str, what: str) -> None:
+    is_number = isinstance(claimed, (int, float))
+    _require(
+        is_number and math.isclose(claimed, found, rel_tol=CLOSE, abs_tol=CLOSE),
+        where,
+        f"{what} is {found:g}, the file says {claimed!r}",
+    )

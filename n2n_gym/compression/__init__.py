@@ -1,0 +1,1 @@
+"""The whole job: a teacher in, students out."""

@@ -1,0 +1,308 @@
+"""The choice among the best students of a search: distilled further, or to the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise, zip_longest
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import torch
+from tqdm.auto import tqdm
+
+from n2n_gym.common.files import write_whole
+from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
+from n2n_gym.export.onnx import export_onnx, save_weights
+from n2n_gym.limits.feasibility import smallest
+from n2n_gym.limits.requirements import Limited
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.scaling import OutOfReach
+from n2n_gym.pytorch import Network
+from n2n_gym.pytorch.training import compute_accuracy
+from n2n_gym.resources import ResourceError
+from n2n_gym.rewards import Failure, Score, compression, n2n
+from n2n_gym.runs.folder import ONNX, STUDENT, TEACHER, WEIGHTS
+from n2n_gym.runs.history import FINAL
+from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers import Teacher
+
+logger = logging.getLogger(__name__)
+
+# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
+# of them are distilled for this share of the epochs, and the best go on.
+ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
+# Within limits so many are measured for them, and more only where none keeps those.
+MEASURED: Final = 60
+
+
+# Told of a student: the search, the stage, its reward, and what is known of it.
+Report: TypeAlias = Callable[[str, str, float, dict[str, Any]], object]
+
+
+class Failed(ValueError):
+    """No student could be distilled, or none keeps the limits."""
+
+
+class Scored(NamedTuple):
+    """A student that has been scored, by a search or in a round of the finalists."""
+
+    reward: float
+    student: Architecture
+    accuracy: float = 0.0  # on the validation split
+    is_fixed: bool = False  # its widths stay, whatever the limits leave room for
+
+
+class Finished(NamedTuple):
+    """A student distilled to the end."""
+
+    student: Architecture
+    network: Network
+    score: Score  # on the validation split
+    test_accuracy: float
+
+
+@dataclass
+class Finalists:
+    """The choice among the best students of a search.
+
+    Attributes:
+        limited: Students that leave room in the limits on resources become wider; those
+            that break one narrower where that is enough, or are left out.
+        report: Told of what was distilled to the end.
+    """
+
+    teacher: Teacher
+    epochs: int
+    device: torch.device
+    runner: Runner
+    store: ScoreStore | None
+    limited: Limited
+    report: Report | None = None
+
+    def choose(
+        self, found: list[Scored], what: str, last: Iterable[Scored] = ()
+    ) -> Finished:
+        """Distil the best fully, choose by validation, then read the test split.
+
+        The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
+        choice is the smallest student that is as accurate as the teacher, and only if
+        there is none the one of the highest reward. Within limits on resources it is
+        the most accurate.
+
+        Args:
+            last: Students to turn to where none that was found keeps the limits.
+        """
+        by_student = {scored.student.fingerprint: scored for scored in found}
+        left = self._within(self._in_turns(by_student.values()), last)
+        for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
+            if len(left) > fewer:
+                evaluator = self._evaluator(share)
+                left = self._in_turns(self._distil(left[:count], evaluator, what))
+        self._tell(left, evaluator, what)
+        student = (self._as_good(left) or left)[0].student
+        (score,) = evaluator([student], self.teacher)  # known
+        assert isinstance(score, Score)
+        network = evaluator.network(student, self.teacher)
+        on_test = test_accuracy(network, self.teacher, self.device)
+        return Finished(student, network, score, on_test)
+
+    def _in_turns(self, found: Iterable[Scored]) -> list[Scored]:
+        """The highest rewards and the smallest that are as good, one after the other.
+
+        Where images are few, one of them more outweighs any size in the reward.
+        """
+        by_reward = sorted(found, key=lambda scored: -scored.reward)
+        turns = chain.from_iterable(zip_longest(by_reward, self._as_good(by_reward)))
+        return list(dict.fromkeys(scored for scored in turns if scored is not None))
+
+    def _as_good(self, found: Sequence[Scored]) -> list[Scored]:
+        """Those as accurate as the teacher, smallest first; none within limits.
+
+        Where a least accuracy is asked for that none has, the most accurate first.
+        """
+        if self.limited:
+            return []
+        least = self.limited.least_accuracy
+        bar = self.teacher.score.accuracy if least is None else least
+        as_good = [scored for scored in found if scored.accuracy >= bar]
+        if not as_good and least is not None:
+            return sorted(found, key=lambda scored: -scored.accuracy)
+        return sorted(as_good, key=lambda scored: scored.student.num_params)
+
+    def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
+        """As many as take part, the first that keep the limits, or can be made to."""
+        most, _ = ROUNDS[0]
+        if not self.limited:
+            return found[:most]
+        kept: dict[str, Scored] = {}
+        with tqdm(total=most, desc="Measuring finalists") as bar:
+            for number, scored in enumerate(chain(found, last)):
+                if kept and number >= min(MEASURED, len(found)):
+                    break
+                student = scored.student
+                try:
+                    if not scored.is_fixed:
+                        student = self.limited.fitted(student)
+                except OutOfReach:
+                    continue
+                except ResourceError as error:
+                    logger.warning("a finalist is left out: %s", error)
+                    continue
+                kept.setdefault(student.fingerprint, scored._replace(student=student))
+                bar.update(len(kept) - bar.n)
+                if len(kept) == most:
+                    break
+        if not kept:
+            raise Failed(
+                f"none of {len(found)} students keeps the limits; where a search "
+                f"found them, more updates of the policies may find one"
+            )
+        return list(kept.values())
+
+    def smallest(self, granularity: str) -> Iterator[Scored]:
+        """The last that are measured: they may keep limits that no other does.
+
+        What says before a search that a limit can be kept are these.
+        """
+        for student in smallest(self.teacher.architecture, granularity):
+            yield Scored(-math.inf, student)
+
+    def uniform(self) -> list[Scored]:
+        """Within limits, the teacher at one rate of all widths: always a finalist.
+
+        In whole blocks of channels too where those are faster. A search that is short
+        for its network finds nothing better than that.
+        """
+        if not self.limited:
+            return []
+        blocks = dict.fromkeys((1, self.limited.block))
+        return list(chain.from_iterable(map(self._uniform, blocks)))
+
+    def _uniform(self, block: int) -> list[Scored]:
+        try:
+            student = self.limited.uniform(block)
+            return [Scored(math.inf, student, is_fixed=True)]
+        except (OutOfReach, ResourceError) as error:
+            logger.warning("uniform width is no finalist: %s", error)
+            return []
+
+    def compare(self, found: list[Scored], what: str) -> Finished | None:
+        """What the student is compared with, chosen likewise; None if that fails."""
+        try:
+            return self.choose(found, what)
+        except Failed as error:
+            logger.warning("%s: %s", what, error)
+            return None
+
+    def compare_size(
+        self, make: Callable[[], Architecture], what: str
+    ) -> Finished | None:
+        """The teacher made as small as the student; None if it cannot be, or fails."""
+        try:
+            student = make()
+            is_kept = self.limited.keeps(student)
+        except (OutOfReach, ResourceError) as error:
+            logger.warning("%s: %s", what, error)
+            return None
+        if not is_kept:
+            logger.warning("%s: a limit is not kept at the student's size", what)
+            return None
+        return self.compare([Scored(0.0, student, is_fixed=True)], what)
+
+    def _tell(
+        self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
+    ) -> None:
+        """Report those of the last round."""
+        if self.report is None:
+            return
+        students = [scored.student for scored in left]
+        teacher_score = self.teacher.score
+        scores = evaluator(students, self.teacher)  # known
+        for student, score in zip(students, scores, strict=True):
+            assert isinstance(score, Score)
+            info = {
+                **score.to_dict(),
+                "compression": compression(score, teacher_score),
+                "fingerprint": student.fingerprint,
+                "student": student.to_json(),
+            }
+            self.report(what, FINAL, n2n(score, teacher_score), info)
+
+    def _evaluator(self, share: float) -> DistillationEvaluator:
+        """Full distillation for a share of its epochs."""
+        rung = FULL.with_epochs(max(1, round(self.epochs * share)))
+        return DistillationEvaluator(
+            rung,
+            device=self.device,
+            runner=self.runner,
+            store=self.store,
+        )
+
+    def _distil(
+        self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
+    ) -> list[Scored]:
+        """Those that have a score, with what it is worth."""
+        assert evaluator.rung.recipe is not None
+        epochs = evaluator.rung.recipe.epochs
+        students = [scored.student for scored in left]
+        title = f"Final distillation of {what}, {len(students)} for {epochs} epochs"
+        distilled = []
+        with tqdm(total=len(students), desc=title) as bar:
+            evaluator.on_result = lambda: bar.update()
+            results = evaluate(students, self.teacher, evaluator)
+            bar.update(len(students) - bar.n)  # by those whose scores were known
+        for student, result in zip(students, results, strict=True):
+            if isinstance(result, Failure):
+                logger.warning("a finalist is left out: %s", result.reason)
+            else:
+                worth = self._worth(result)
+                distilled.append(Scored(worth, student, result.accuracy))
+        if not distilled:
+            raise Failed("the distillation of every finalist failed")
+        return distilled
+
+    def _worth(self, score: Score) -> float:
+        return score.accuracy if self.limited else n2n(score, self.teacher.score)
+
+
+def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
+    """All the files of a student; gives the ONNX file's difference from torch."""
+    student, network = finished.student, finished.network
+    write_whole(folder / TEACHER, teacher.architecture.to_json().encode())
+    write_whole(folder / STUDENT, student.to_json().encode())
+    save_weights(network, folder / WEIGHTS)
+    about = {
+        "teacher": teacher.name,
+        "task": teacher.task.name,
+        "classes": classes_of(teacher),
+        "preprocessing": f"{teacher.task.preprocessing}; for pixels divided by 255",
+        "fingerprint": student.fingerprint,
+        "validation_accuracy": f"{finished.score.accuracy:.4f}",
+        "test_accuracy": f"{finished.test_accuracy:.4f}",
+        "num_params": str(student.num_params),
+        "reward": f"{n2n(finished.score, teacher.score):.4f}",
+    }
+    images = teacher.task.splits["test"].images[:256]
+    return export_onnx(network, teacher.normalise, images, folder / ONNX, about)
+
+
+def said_of(teacher: Teacher) -> str:
+    """What the files of all of a teacher's students say, as far as it differs."""
+    task, normalise = teacher.task, str(teacher.normalise)
+    said = (classes_of(teacher), task.preprocessing, task.name, teacher.name, normalise)
+    return "".join(said)
+
+
+def classes_of(teacher: Teacher) -> str:
+    """Their names, or how many there are, as a file says it."""
+    return json.dumps(teacher.task.class_names or teacher.task.num_classes)
+
+
+def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:
+    """Read the test split, once for what is written out."""
+    split = teacher.task.split("test", device)
+    return compute_accuracy(network, split, teacher.normalise)

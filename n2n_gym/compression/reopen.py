@@ -1,0 +1,149 @@
+"""A run taken up again: its teacher, and any student that it scored."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from n2n_gym.compression.assessment import Parity, compare_files
+from n2n_gym.compression.finalists import Finalists, Finished, Scored, write_student
+from n2n_gym.evaluators import InProcess
+from n2n_gym.export.formats import CALIBRATED_BY, FORMATS, Exported, say_accuracy
+from n2n_gym.limits.requirements import Limited
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import Network, build
+from n2n_gym.pytorch.training import pick_device
+from n2n_gym.runs.folder import (
+    HISTORY,
+    ONNX,
+    STUDENT,
+    SUMMARY,
+    TEACHER,
+    WEIGHTS,
+    Options,
+    is_finished,
+    resumed,
+)
+from n2n_gym.runs.history import read_history
+from n2n_gym.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Revisited:
+    """The run in a folder, finished or not."""
+
+    options: Options
+
+    @classmethod
+    def open(cls, folder: Path) -> Revisited:
+        """Raises ValueError where there is no run."""
+        return cls(resumed(folder, {}))
+
+    @cached_property
+    def device(self) -> torch.device:
+        return pick_device(self.options.device)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return self.options.load_teacher(self.device)
+
+    def student(self, prefix: str) -> Architecture:
+        """The one that was scored whose fingerprint begins so.
+
+        Raises:
+            ValueError: There is none, or more than one.
+        """
+        path = self.options.output / HISTORY
+        found = {
+            line["fingerprint"]: line["student"]
+            for line in read_history(path)
+            if line["fingerprint"].startswith(prefix)
+        }
+        if len(found) != 1:
+            how_many = "no student" if not found else f"more than one ({len(found)})"
+            raise ValueError(
+                f"{path} has {how_many} whose fingerprint begins with {prefix!r}"
+            )
+        return Architecture.from_json(next(iter(found.values())))
+
+    def finish(self, student: Architecture) -> Finished:
+        """The student as the run would have distilled it in the end."""
+        epochs, store = self.options.final_epochs, self.options.open_store()
+        # Whatever is asked for by name is wanted, with or without the run's limits.
+        limited = Limited.read(self.teacher.architecture, {})
+        final = Finalists(
+            self.teacher, epochs, self.device, InProcess(), store, limited
+        )
+        return final.choose([Scored(0.0, student)], student.fingerprint[:8])
+
+    def chosen(self) -> Network:
+        """The student that the run wrote.
+
+        Raises:
+            ValueError: It has not come to its end.
+        """
+        folder = self.options.output
+        if not is_finished(folder):
+            raise ValueError(
+                f"{folder} holds no finished run: there is no {SUMMARY}; name one of "
+                f"the students that were scored"
+            )
+        network = build(Architecture.from_json((folder / STUDENT).read_text()))
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        return network
+
+    def export(
+        self, prefix: str | None, place: Path | None, formats: Sequence[str]
+    ) -> list[Parity]:
+        """Write a student and more formats of it, and compare all with torch.
+
+        Args:
+            prefix: How its fingerprint begins; the run's own by default.
+            place: A folder; by default the run's for its own student, else one there.
+            formats: Of ``FORMATS``.
+        """
+        folder = self.options.output
+        if prefix is None:
+            network, place = self.chosen(), place or folder
+            if place.resolve() != folder.resolve():
+                place.mkdir(parents=True, exist_ok=True)
+                for name in (TEACHER, STUDENT, WEIGHTS, ONNX):
+                    shutil.copyfile(folder / name, place / name)
+        else:
+            student = self.student(prefix)
+            place = place or folder / "exports" / student.fingerprint[:12]
+            place.mkdir(parents=True, exist_ok=True)
+            finished = self.finish(student)
+            write_student(finished, self.teacher, place)
+            network = finished.network
+        images = self.teacher.task.splits["train"].images
+        generator = torch.Generator().manual_seed(0)
+        some = torch.randperm(len(images), generator=generator)[:CALIBRATED_BY]
+        source = Exported(
+            network,
+            self.teacher.normalise,
+            place / ONNX,
+            images[some.to(images.device)].cpu(),
+        )
+        paths = [place / ONNX]
+        for name in formats:
+            file, write = FORMATS[name]
+            write(source, place / file)
+            paths.append(place / file)
+        whole, *others = compare_files(paths, network, self.teacher)
+        return [whole, *map(_noted, others)]  # the first says its accuracy already
+
+
+def _noted(row: Parity) -> Parity:
+    """The same when the file says its own accuracy, in some bytes more."""
+    if row.path.suffix != ".onnx":
+        return row
+    say_accuracy(row.path, row.accuracy)
+    num_bytes = row.path.stat().st_size
+    return row._replace(bytes=num_bytes, size=row.size * num_bytes / row.bytes)

@@ -1,0 +1,262 @@
+"""Checks that an environment keeps the contract: with an own teacher, for instance.
+
+They know the Gymnasium interface, and what the last info says of the student; so they
+also serve for wrapped environments and for own rules of editing.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils.env_checker import check_env
+from numpy.typing import NDArray
+
+from n2n_gym.envs.features import COLUMNS, CURRENT, DECIDED
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch import build
+
+Observation = NDArray[np.float32]
+Env = gym.Env[Observation, Any]
+
+
+class _Episode(NamedTuple):
+    """A finished one."""
+
+    actions: list[Any]
+    reward: float
+    info: dict[str, Any]
+
+    @property
+    def outcome(self) -> tuple[float, str]:
+        """What must be equal if the actions are."""
+        return self.reward, self.info["fingerprint"]
+
+
+def check_compression_env(env: Env, *, episodes: int = 5, seed: int = 0) -> None:
+    """Play legal episodes and raise an error if something is not as it must be.
+
+    Gymnasium's own checker runs first. Then: masks and observations follow the
+    decisions, a reward comes at the end alone, students are what their infos say and
+    compute logits in torch, copies and replayed episodes end alike, and keeping
+    everything leaves the start.
+
+    Args:
+        env: An environment of rows; ``evaluator="size"`` makes the check quick, any
+            other evaluator is checked as well.
+        episodes: Of random legal actions.
+        seed: Of those.
+
+    Raises:
+        AssertionError: What is wrong, and where.
+    """
+    check_env(env.unwrapped, skip_render_check=True)
+    _check_spaces(env)
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed)
+    for number in range(episodes):
+        where = f"episode {number}"
+        played = _play(env, rng, where)
+        _check_student(played.info, where)
+        _check_replay(env, played, where)
+        _check_fork(env, played, rng, where)
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        _check_keeping(env)
+        _check_illegal(env, rng)
+
+
+def _require(is_so: bool, where: str, message: str) -> None:
+    if not is_so:
+        raise AssertionError(f"{where}: {message}")
+
+
+def _check_spaces(env: Env) -> None:
+    space = env.observation_space
+    is_rows = isinstance(space, gym.spaces.Box) and len(space.shape) == 2
+    _require(is_rows, "observation_space", f"must be rows, (T, F), got {space}")
+    columns = env.metadata.get("columns", COLUMNS)
+    _require(
+        space.shape is not None and len(columns) == space.shape[1],
+        "metadata['columns']",
+        f"names {len(columns)} columns, the observation has {space.shape}",
+    )
+    _require(
+        tuple(columns[-3:]) == COLUMNS[-3:],
+        "metadata['columns']",
+        f"must end with {', '.join(COLUMNS[-3:])}, got {', '.join(columns[-3:])}",
+    )
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        keep = env.metadata.get("keep")
+        _require(
+            isinstance(keep, int) and 0 <= keep < env.action_space.n,
+            "metadata['keep']",
+            f"must be the action that changes nothing, got {keep!r}",
+        )
+
+
+def _mask(env: Env, info: dict[str, Any], where: str) -> NDArray[np.int8] | None:
+    """The legal actions; None where all are, of a continuous space."""
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        return None
+    mask: NDArray[np.int8] | None = info.get("action_mask")
+    _require(
+        isinstance(mask, np.ndarray)
+        and mask.dtype == np.int8
+        and mask.shape == (env.action_space.n,),
+        where,
+        f"info['action_mask'] must be ({env.action_space.n},) int8, got {mask!r}",
+    )
+    assert mask is not None
+    _require(bool(mask.any()), where, "no action is legal")
+    return mask
+
+
+def _draw(env: Env, mask: NDArray[np.int8] | None, rng: np.random.Generator) -> Any:
+    if mask is not None:
+        return int(rng.choice(np.flatnonzero(mask)))
+    space = env.action_space
+    assert isinstance(space, gym.spaces.Box)
+    return rng.uniform(space.low, space.high).astype(np.float32)
+
+
+def _play(env: Env, rng: np.random.Generator, where: str) -> _Episode:
+    """A random legal episode, each step of it checked."""
+    observation, info = env.reset()
+    actions: list[Any] = []
+    is_over = False
+    while not is_over:
+        at = f"{where}, step {len(actions)}"
+        _require(
+            env.observation_space.contains(observation), at, "a value out of bounds"
+        )
+        current = observation[:, CURRENT]
+        decided = observation[:, DECIDED]
+        _require(
+            current.sum() == 1 and set(np.unique(current)) <= {0.0, 1.0},
+            at,
+            "one row must be the current one",
+        )
+        _require(
+            decided.sum() == len(actions) and decided[current.argmax()] == 0,
+            at,
+            f"{len(actions)} rows must be decided, {decided.sum():g} are",
+        )
+        actions.append(_draw(env, _mask(env, info, at), rng))
+        _require(
+            len(actions) <= len(observation), at, "more decisions than there are rows"
+        )
+        observation, reward, is_over, truncated, info = env.step(actions[-1])
+        _require(not info["illegal"], at, f"the mask allows {actions[-1]}, the step no")
+        _require(not truncated, at, "episodes end, they are not truncated")
+        _require(is_over or reward == 0, at, "a reward before the end")
+    _mask(env, info, f"{where}, the end")
+    _require(
+        not observation[:, CURRENT].any(), f"{where}, the end", "a row is still current"
+    )
+    return _Episode(actions, float(reward), info)
+
+
+def _check_student(info: dict[str, Any], where: str) -> None:
+    """The last info against the network that it describes."""
+    for key, value in info.items():
+        if key in ("action_mask", "episode"):  # gymnasium's own RecordEpisodeStatistics
+            continue
+        is_plain = isinstance(value, (bool, int, float, str)) or (
+            isinstance(value, tuple) and all(isinstance(x, float) for x in value)
+        )
+        _require(is_plain, where, f"info[{key!r}] is no plain value: {value!r}")
+    student = Architecture.from_json(info["student"])
+    for key in ("fingerprint", "num_params", "num_macs"):
+        found = getattr(student, key)
+        _require(info[key] == found, where, f"{key} is {info[key]}, not {found}")
+    network = build(student).eval()
+    count = sum(p.numel() for p in network.parameters())
+    _require(
+        count == student.num_params,
+        where,
+        f"the network has {count} parameters, the architecture {student.num_params}",
+    )
+    with torch.no_grad():
+        logits = network(torch.zeros(2, *student.input_shape))
+    _require(
+        logits.ndim == 2 and len(logits) == 2 and bool(logits.isfinite().all()),
+        where,
+        f"the student does not give finite logits, but {tuple(logits.shape)}",
+    )
+
+
+def _finish(env: Env, actions: list[Any]) -> tuple[float, str]:
+    """What the actions that are left lead to."""
+    for action in actions:
+        _, reward, _, _, info = env.step(action)
+    return float(reward), info["fingerprint"]
+
+
+def _check_replay(env: Env, played: _Episode, where: str) -> None:
+    """The same actions, from the beginning and after a restored prefix."""
+    env.reset()
+    again = _finish(env, played.actions)
+    _require(again == played.outcome, where, f"{played.outcome}, then {again}")
+    middle = len(played.actions) // 2
+    env.reset(options={"decisions": played.actions[:middle]})
+    restored = _finish(env, played.actions[middle:])
+    _require(
+        restored == played.outcome,
+        where,
+        f"{played.outcome}, restored after {middle} decisions {restored}",
+    )
+
+
+def _check_fork(
+    env: Env, played: _Episode, rng: np.random.Generator, where: str
+) -> None:
+    """A copy goes its own way and leaves the episode as it is."""
+    middle = len(played.actions) // 2
+    env.reset(options={"decisions": played.actions[:middle]})
+    fork = copy.deepcopy(env)
+    is_over = False
+    while not is_over:
+        mask = None
+        if isinstance(env.action_space, gym.spaces.Discrete):
+            mask = fork.get_wrapper_attr("action_masks")().astype(np.int8)
+        _, _, is_over, _, _ = fork.step(_draw(fork, mask, rng))
+    found = env.get_wrapper_attr("position")
+    _require(
+        found == middle, where, f"{middle} decisions were made; with a copy's, {found}"
+    )
+    after = _finish(env, played.actions[middle:])
+    _require(
+        after == played.outcome, where, f"a copy changed {played.outcome} to {after}"
+    )
+
+
+def _check_keeping(env: Env) -> None:
+    """Keeping everything is legal and leaves what reset shows."""
+    keep, where = env.metadata["keep"], "keeping everything"
+    _, info = env.reset()
+    is_over = False
+    while not is_over:
+        mask = _mask(env, info, where)
+        assert mask is not None
+        _require(bool(mask[keep]), where, f"action {keep} must always be legal")
+        _, _, is_over, _, info = env.step(keep)
+    start = env.get_wrapper_attr("start").fingerprint
+    _require(info["fingerprint"] == start, where, "the student is not the start")
+
+
+def _check_illegal(env: Env, rng: np.random.Generator) -> None:
+    """An action outside the mask is said to be so."""
+    _, info = env.reset()
+    is_over = False
+    while not is_over:
+        mask = _mask(env, info, "illegal actions")
+        assert mask is not None
+        illegal = np.flatnonzero(mask == 0)
+        if len(illegal):
+            _, _, _, _, info = env.step(int(rng.choice(illegal)))
+            _require(info["illegal"], "illegal actions", "one was taken for legal")
+            return
+        _, _, is_over, _, info = env.step(_draw(env, mask, rng))

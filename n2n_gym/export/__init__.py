@@ -1,0 +1,1 @@
+"""Files that a student is written to."""

@@ -1,0 +1,1 @@
+"""Networks as layer sequences, and the decisions that edit them: free of torch."""

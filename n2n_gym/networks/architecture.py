@@ -1,0 +1,371 @@
+"""The state of the decision process: an immutable network and the two edits of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from n2n_gym.networks.layers import (
+    IMAGE,
+    PARAMETERISED,
+    PRODUCERS,
+    Activation,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    Join,
+    Layer,
+    LayerNorm,
+    MaxPool,
+    Pair,
+    Shape,
+    ShapeError,
+    from_dict,
+    to_dict,
+)
+
+_NOTHING: Final = -2  # what is left of a join whose operands were all dropped
+
+
+class Wiring(NamedTuple):
+    """What a removal leaves of a start architecture, before it is made into one."""
+
+    inputs: dict[
+        int, tuple[int, ...]
+    ]  # each layer kept -> what it reads; start's positions
+    num_params: int
+    num_macs: int
+
+
+class _Cost(NamedTuple):
+    shape: Shape
+    num_params: int
+    num_macs: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network as a sequence of layers, each reading earlier ones.
+
+    Attributes:
+        input_shape: The image, (C, H, W).
+        layers: In topological order; the last one emits the logits.
+
+    Raises:
+        ShapeError: The layers do not fit together: the one check of legality.
+        ValueError: Two layers share a name, or one reads a later layer.
+    """
+
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ValueError(
+                f"an image has the shape (C, H, W), got {self.input_shape}"
+            )
+        if not self.layers:
+            raise ValueError("an architecture needs at least one layer")
+        for position, layer in enumerate(self.layers):
+            if not all(IMAGE <= read < position for read in layer.inputs):
+                raise ValueError(
+                    f"layer {position} ({layer.name}) reads {layer.inputs}; accepted "
+                    f"are {IMAGE} (the image) and earlier positions"
+                )
+        if len(self.positions) < len(self.layers):
+            raise ValueError("the names of the layers are not unique")
+        # Infers the shapes, so that whatever exists is legal.
+        assert len(self._costs) == len(self.layers)
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Where the layer of each name stands."""
+        return {layer.name: position for position, layer in enumerate(self.layers)}
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """Positions of the layers that read each layer."""
+        readers: list[list[int]] = [[] for _ in self.layers]
+        for position, layer in enumerate(self.layers):
+            for read in set(layer.inputs) - {IMAGE}:
+                readers[read].append(position)
+        return tuple(map(tuple, readers))
+
+    @cached_property
+    def _known_costs(self) -> dict[tuple[int, tuple[Shape, ...]], _Cost | ShapeError]:
+        """A memo: (position, input shapes) -> cost. Edits meet the same ones again."""
+        return {}
+
+    def _cost(self, position: int, inputs: tuple[Shape, ...]) -> _Cost:
+        key = (position, inputs)
+        cost = self._known_costs.get(key)
+        if cost is None:
+            layer = self.layers[position]
+            try:
+                cost = _Cost(
+                    layer.shape(*inputs),
+                    layer.num_params(*inputs),
+                    layer.num_macs(*inputs),
+                )
+            except ShapeError as error:
+                cost = error
+            self._known_costs[key] = cost
+        if isinstance(cost, ShapeError):
+            raise cost
+        return cost
+
+    @cached_property
+    def _costs(self) -> tuple[_Cost, ...]:
+        costs: list[_Cost] = []
+        for position, layer in enumerate(self.layers):
+            inputs = (
+                self.input_shape if read == IMAGE else costs[read].shape
+                for read in layer.inputs
+            )
+            costs.append(self._cost(position, tuple(inputs)))
+        return tuple(costs)
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """What each layer emits."""
+        return tuple(cost.shape for cost in self._costs)
+
+    def shape_of(self, position: int) -> Shape:
+        """What this layer emits; position -1 is the image."""
+        return self.input_shape if position == IMAGE else self._costs[position].shape
+
+    @property
+    def params_per_layer(self) -> tuple[int, ...]:
+        return tuple(cost.num_params for cost in self._costs)
+
+    @property
+    def macs_per_layer(self) -> tuple[int, ...]:
+        return tuple(cost.num_macs for cost in self._costs)
+
+    @cached_property
+    def num_params(self) -> int:
+        return sum(self.params_per_layer)
+
+    @cached_property
+    def num_macs(self) -> int:
+        return sum(self.macs_per_layer)
+
+    @cached_property
+    def first(self) -> int:
+        """Position of the first layer with parameters."""
+        kinds = PARAMETERISED
+        return next(
+            p for p, layer in enumerate(self.layers) if isinstance(layer, kinds)
+        )
+
+    @cached_property
+    def classifier(self) -> int:
+        """Position of the last convolution or linear layer."""
+        return max(
+            p for p, layer in enumerate(self.layers) if isinstance(layer, PRODUCERS)
+        )
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of logits."""
+        return self._costs[-1].shape[0]
+
+    # The edits. Both take positions of this architecture, the start of an episode, and
+    # apply to it as a set: the student does not depend on the order of the decisions.
+
+    def rewire(self, bypassed: Set[int], dropped: Set[int]) -> Wiring:
+        """What is left after a removal, with its costs.
+
+        Args:
+            bypassed: Layers whose readers read their input instead.
+            dropped: Layers that every join goes on without.
+
+        Raises:
+            ShapeError: What is left does not fit together.
+        """
+        return self._count(*self._wires(bypassed, dropped))
+
+    def needed(self, bypassed: Set[int], dropped: Set[int]) -> frozenset[int]:
+        """Layers that the logits still need after a removal, legal or not.
+
+        Args:
+            bypassed, dropped: As in ``rewire``. The more there are, the fewer layers
+                are needed.
+        """
+        wires, last = self._wires(bypassed, dropped)
+        found = {last} if last >= 0 else set()
+        for position in range(last, -1, -1):
+            if position in found:
+                found.update(read for read in wires[position] if read >= 0)
+        return frozenset(found)
+
+    def _wires(
+        self, bypassed: Set[int], dropped: Set[int]
+    ) -> tuple[list[tuple[int, ...]], int]:
+        """What each layer reads after a removal, and what gives the logits."""
+        read_as = [IMAGE]  # read_as[p + 1]: what a reader of position p reads now
+        wires: list[tuple[int, ...]] = []
+        for position, layer in enumerate(self.layers):
+            stands_for = position
+            if position in bypassed:
+                stands_for = read_as[layer.inputs[0] + 1]
+                wire: tuple[int, ...] = ()
+            elif isinstance(layer, Join):
+                wire = tuple(read_as[i + 1] for i in layer.inputs if i not in dropped)
+                if not wire:
+                    stands_for = _NOTHING
+                elif len(wire) == 1 or (
+                    isinstance(layer, Add)
+                    and all(i == wire[0] for i in wire)
+                    and len(set(layer.inputs)) > 1
+                ):
+                    stands_for = wire[0]
+            else:
+                wire = (read_as[layer.inputs[0] + 1],)
+            wires.append(wire)
+            read_as.append(stands_for)
+        return wires, read_as[-1]
+
+    def _count(self, wires: list[tuple[int, ...]], last: int) -> Wiring:
+        """Keep what the last layer needs, infer its shapes, add up its costs."""
+        if last < 0:
+            raise ShapeError("nothing is left between the image and the logits")
+        needed = bytearray(last + 1)
+        needed[last] = 1
+        for position in range(last, -1, -1):
+            if needed[position]:
+                for read in wires[position]:
+                    if read == _NOTHING:
+                        name = self.layers[position].name
+                        raise ShapeError(
+                            f"{name}: no branch is left that it could read"
+                        )
+                    if read >= 0:
+                        needed[read] = 1
+        shapes: dict[int, Shape] = {IMAGE: self.input_shape}
+        inputs: dict[int, tuple[int, ...]] = {}
+        num_params = num_macs = 0
+        for position in range(last + 1):
+            if needed[position]:
+                wire = wires[position]
+                cost = self._cost(position, tuple([shapes[read] for read in wire]))
+                shapes[position] = cost.shape
+                num_params += cost.num_params
+                num_macs += cost.num_macs
+                inputs[position] = wire
+        if shapes[last] != self.shape_of(len(self.layers) - 1):
+            raise ShapeError(f"the logits would have the shape {shapes[last]}")
+        return Wiring(inputs, num_params, num_macs)
+
+    def keep(self, wiring: Wiring) -> Architecture:
+        """The architecture that a wiring of this one describes."""
+        places = {IMAGE: IMAGE} | {p: i for i, p in enumerate(wiring.inputs)}
+        layers = tuple(
+            replace(self.layers[p], inputs=tuple(places[read] for read in wire))
+            for p, wire in wiring.inputs.items()
+        )
+        return Architecture(self.input_shape, layers)
+
+    def shrink(
+        self,
+        *,
+        widths: Mapping[int, int] | None = None,
+        kernels: Mapping[int, Pair] | None = None,
+        paddings: Mapping[int, Pair] | None = None,
+    ) -> Architecture:
+        """The architecture with new widths, kernels and paddings at some positions.
+
+        Raises:
+            ShapeError: What is left does not fit together.
+        """
+        changes: dict[int, dict[str, Any]] = {}
+        for field, values in (
+            ("width", widths),
+            ("kernel", kernels),
+            ("padding", paddings),
+        ):
+            for position, value in (values or {}).items():
+                changes.setdefault(position, {})[field] = value
+        layers = tuple(
+            replace(layer, **changes[position]) if position in changes else layer
+            for position, layer in enumerate(self.layers)
+        )
+        return Architecture(self.input_shape, layers)
+
+    # The forms it is stored and shown in.
+
+    def to_json(self) -> str:
+        """Canonical: equal architectures give equal text."""
+        entries = {
+            "input_shape": self.input_shape,
+            "layers": [to_dict(layer) for layer in self.layers],
+        }
+        return json.dumps(entries, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """What ``to_json`` wrote.
+
+        Raises:
+            ValueError: The text is not an architecture, or one that cannot exist.
+        """
+        try:
+            entries = json.loads(text)
+            layers = tuple(from_dict(entry) for entry in entries["layers"])
+            return cls(tuple(entries["input_shape"]), layers)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"not an architecture in JSON: {text[:60]!r} ({error!r})"
+            ) from error
+
+    @cached_property
+    def is_normalised(self) -> bool:
+        """Whether some layer normalises what it reads."""
+        return any(isinstance(layer, (BatchNorm, LayerNorm)) for layer in self.layers)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, names included, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def __str__(self) -> str:
+        rows = [("", "image", "", _size(self.input_shape), "")]
+        for layer, cost in zip(self.layers, self._costs, strict=True):
+            reads = [
+                "image" if read == IMAGE else self.layers[read].name
+                for read in layer.inputs
+            ]
+            params = f"{cost.num_params:,}" if cost.num_params else ""
+            shape = _size(cost.shape)
+            rows.append((layer.name, _describe(layer), ", ".join(reads), shape, params))
+        rows.insert(0, ("layer", "kind", "reads", "emits", "parameters"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if i == 4 else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        total = f"{self.num_params:,} parameters, {self.num_macs:,} MACs"
+        return "\n".join([*lines, total])
+
+
+def _size(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _describe(layer: Layer) -> str:
+    """The kind with what tells it from others of its kind: ``Conv 3x3 /2``."""
+    if isinstance(layer, Activation):
+        return layer.function
+    if isinstance(layer, (Conv, DepthwiseConv, MaxPool, AvgPool)):
+        stride = "" if layer.stride == (1, 1) else f" /{layer.stride[0]}"
+        return f"{layer.kind} {_size(layer.kernel)}{stride}"
+    return layer.kind

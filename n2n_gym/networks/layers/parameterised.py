@@ -1,0 +1,137 @@
+"""Layers with parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final, TypeAlias, final
+
+from n2n_gym.networks.layers.layer import (
+    Elementwise,
+    Layer,
+    Pair,
+    Shape,
+    ShapeError,
+    Window,
+)
+
+
+@final
+@dataclass(frozen=True)
+class Conv(Layer):
+    """2-D convolution with its own output width."""
+
+    width: int
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    bias: bool = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        channels, *size = self._map(inputs)
+        if channels % self.groups or self.width % self.groups:
+            raise ShapeError(
+                f"{self.name}: {channels} -> {self.width} channels do not divide into "
+                f"{self.groups} groups"
+            )
+        window = Window(self.kernel, self.stride, self.padding, self.dilation)
+        return (self.width, *self._window(tuple(size), window))
+
+    def num_params(self, *inputs: Shape) -> int:
+        filters = self.width * (inputs[0][0] // self.groups) * prod(self.kernel)
+        return filters + self.bias * self.width
+
+    def num_macs(self, *inputs: Shape) -> int:
+        each = (inputs[0][0] // self.groups) * prod(self.kernel)
+        return each * prod(self.shape(*inputs))
+
+
+@final
+@dataclass(frozen=True)
+class DepthwiseConv(Layer):
+    """Convolution of each channel by itself: it has no width, it follows its input."""
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    bias: bool = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        channels, *size = self._map(inputs)
+        window = Window(self.kernel, self.stride, self.padding, self.dilation)
+        return (channels, *self._window(tuple(size), window))
+
+    def num_params(self, *inputs: Shape) -> int:
+        return inputs[0][0] * (prod(self.kernel) + self.bias)
+
+    def num_macs(self, *inputs: Shape) -> int:
+        return prod(self.kernel) * prod(self.shape(*inputs))
+
+
+@final
+@dataclass(frozen=True)
+class Linear(Layer):
+    """Fully connected layer on a feature vector, or on the channels of each place."""
+
+    width: int
+    bias: bool = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        if len(inputs) != 1:
+            raise ShapeError(f"{self.name}: Linear needs one input, got {inputs}")
+        return (self.width, *inputs[0][1:])
+
+    def num_params(self, *inputs: Shape) -> int:
+        return self.width * (inputs[0][0] + self.bias)
+
+    def num_macs(self, *inputs: Shape) -> int:
+        return self.width * prod(inputs[0])
+
+
+@final
+@dataclass(frozen=True)
+class BatchNorm(Elementwise):
+    """Batch normalisation of maps or of feature vectors, whichever it reads."""
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+    affine: bool = True
+
+    def num_params(self, *inputs: Shape) -> int:
+        return 2 * inputs[0][0] * self.affine
+
+
+@final
+@dataclass(frozen=True)
+class LayerNorm(Elementwise):
+    """Layer normalisation of a feature vector, or of the channels of each place."""
+
+    eps: float = 1e-5
+    affine: bool = True
+
+    def num_params(self, *inputs: Shape) -> int:
+        return 2 * inputs[0][0] * self.affine
+
+
+@final
+@dataclass(frozen=True)
+class Scale(Elementwise):
+    """A learned factor for each channel ("layer scale").
+
+    Its parameter is the layer itself and has the shape (1,) * leading + (C,) +
+    (1,) * trailing, as the teacher wrote it.
+    """
+
+    leading: int = 0
+    trailing: int = 2
+
+    def num_params(self, *inputs: Shape) -> int:
+        return inputs[0][0]
+
+
+Producer: TypeAlias = Conv | Linear  # the layers that have a width
+PRODUCERS: Final = (Conv, Linear)
+PARAMETERISED: Final = (Conv, DepthwiseConv, Linear, BatchNorm, LayerNorm, Scale)

@@ -1,0 +1,117 @@
+"""Networks with all widths at one rate: the widest within limits, the narrowest.
+
+None of it needs a score: what is kept is computed or measured on the architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import RATES, Shrinkage, shrink, shrinkages
+from n2n_gym.networks.layers import PRODUCERS
+
+
+class OutOfReach(ValueError):
+    """No student of this kind is so small."""
+
+
+def uniform_student(teacher: Architecture, num_params: int) -> Architecture:
+    """The teacher with all widths at one rate, the largest within a size.
+
+    Raises:
+        OutOfReach: The teacher with all widths at their least has more parameters.
+    """
+    widths = shrinkages(teacher, ("width",))
+    refuse_below(shrink(teacher, dict.fromkeys(widths, 0.0)), num_params)
+    return uniform_within(teacher, lambda thin: thin.num_params <= num_params, 20)
+
+
+def uniform_within(
+    teacher: Architecture,
+    is_within: Callable[[Architecture], bool],
+    steps: int,
+    *,
+    block: int = 1,
+) -> Architecture:
+    """The teacher with all widths at one rate, the largest that is within limits.
+
+    Args:
+        steps: How often the rate is halved in on.
+        block: Of channels, of which widths are multiples.
+
+    Raises:
+        OutOfReach: The teacher with all widths at their least is not within them.
+    """
+    rates = dict.fromkeys(shrinkages(teacher, ("width",), block=block), 1.0)
+    return shrink(teacher, widest_rates(teacher, rates, is_within, steps))
+
+
+def widest_rates(
+    teacher: Architecture,
+    rates: Mapping[Shrinkage, float],
+    is_within: Callable[[Architecture], bool],
+    steps: int,
+    *,
+    least: float = 0.0,
+    most: float = 1.0,
+) -> dict[Shrinkage, float]:
+    """Rates that leave as much as is within limits, widths in the same proportions.
+
+    Args:
+        rates: Those of the widths are multiplied by one number, up to 1 each; others
+            stay as they are.
+        steps: How often that number is halved in on.
+        least: It is at least this.
+        most: It is at most this.
+
+    Raises:
+        OutOfReach: At the least, the student is not within them.
+    """
+
+    def scaled(factor: float) -> dict[Shrinkage, float]:
+        return {
+            each: min(1.0, factor * rate) if each.variable == "width" else rate
+            for each, rate in rates.items()
+        }
+
+    found = None
+    low, high = least, most
+    for _ in range(steps):
+        factor = (low + high) / 2
+        wider = scaled(factor)
+        if is_within(shrink(teacher, wider)):
+            low, found = factor, wider
+        else:
+            high = factor
+    if found is not None:
+        return found
+    thinnest = scaled(least)
+    if not is_within(shrink(teacher, thinnest)):
+        raise OutOfReach("no width is within the limits")
+    return thinnest
+
+
+def refuse_below(smallest: Architecture, num_params: int) -> None:
+    """Raise OutOfReach if the smallest student has more parameters than asked for."""
+    if smallest.num_params > num_params:
+        raise OutOfReach(
+            f"num_params={num_params} cannot be reached by narrower layers; the "
+            f"smallest student, with all widths at their least, has "
+            f"{smallest.num_params} parameters"
+        )
+
+
+def narrowest(start: Architecture) -> Architecture:
+    """With all widths and kernels at the lowest rate."""
+    return shrink(start, dict.fromkeys(shrinkages(start), RATES[0]))
+
+
+def at_full_width(student: Architecture, teacher: Architecture) -> Architecture:
+    """The student's layers at the teacher's widths, for which removals are legal."""
+    widths = {
+        position: teacher.shape_of(teacher.positions[layer.name])[0]
+        for position, layer in enumerate(student.layers)
+        if isinstance(layer, PRODUCERS)
+    }
+    return student.shrink(widths=widths)

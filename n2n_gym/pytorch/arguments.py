@@ -1,0 +1,99 @@
+"""What torch's operations are called with, in the terms of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from n2n_gym.networks.layers import Layer, Pair, Shape
+
+
+class Unsupported(Exception):
+    """An operation cannot be translated; the message says why."""
+
+
+class Layout(NamedTuple):
+    """How the channels of a map lie in its tensor; the batch comes first."""
+
+    axes: str  # "CHW", "HWC", or with the channels in groups "GCHW" and "CGHW"
+    groups: int = 1
+
+
+PLAIN: Final = Layout("CHW")
+CHANNELS_LAST: Final = Layout("HWC")
+
+
+class Operand(NamedTuple):
+    """A tensor argument."""
+
+    position: int  # of the layer that emits it
+    shape: Shape  # of the tensor, the batch included
+    layout: Layout
+
+    @property
+    def dim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def ends_with_features(self) -> bool:
+        """Whether the last dimension holds the channels or features."""
+        return self.dim == 2 or self.layout == CHANNELS_LAST
+
+
+class Weight(NamedTuple):
+    """A parameter that is used by itself."""
+
+    name: str
+    shape: Shape  # as it is used
+    stored: Shape  # as it is kept
+
+    @classmethod
+    def of(cls, name: str, shape: Shape) -> Weight:
+        """A parameter used as it is kept."""
+        return cls(name, shape, shape)
+
+
+# A translation takes the layer's name and the call's own arguments, tensors as Operands
+# and parameters as Weights. It gives the layer, None where the operation leaves its
+# input as it is, or the layout where it does no more than lay it out anew.
+Translation = Callable[..., Layer | Layout | None]
+
+
+def pair(value: int | Sequence[int]) -> Pair:
+    """A length for both axes, as torch takes it, as (height, width)."""
+    if isinstance(value, int):
+        return value, value
+    height, width = value
+    return int(height), int(width)
+
+
+def require(condition: bool, what: str) -> None:
+    """Refuse what is described unless the condition holds."""
+    if not condition:
+        raise Unsupported(f"{what} is not supported")
+
+
+def inputs(*operands: Any, layouts: Sequence[Layout] = (PLAIN,)) -> tuple[int, ...]:
+    """What a layer reads; one that does not care how a map lies gives all layouts."""
+    require(
+        all(isinstance(operand, Operand) for operand in operands),
+        "arithmetic with anything but two computed tensors",
+    )
+    for operand in operands:
+        require(
+            not layouts or operand.layout in layouts,
+            f"this on a map that lies as {'B' + operand.layout.axes}",
+        )
+    return tuple(operand.position for operand in operands)
+
+
+def elementwise(operand: Any) -> tuple[int, ...]:
+    """The input of what works on each value by itself, however a map lies."""
+    return inputs(operand, layouts=())
+
+
+def on_features(operand: Any) -> tuple[int, ...]:
+    """The input of what works on the last dimension, if that holds the features."""
+    position = inputs(operand, layouts=())
+    require(operand.ends_with_features, "this on the width of a map")
+    return position

@@ -1,0 +1,261 @@
+"""Architecture -> torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth as StochasticDepthModule
+
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import (
+    Activation,
+    AdaptiveAvgPool,
+    Add,
+    AvgPool,
+    BatchNorm,
+    ChannelShuffle,
+    Chunk,
+    Concat,
+    Conv,
+    DepthwiseConv,
+    Dropout,
+    Flatten,
+    Layer,
+    LayerNorm,
+    Linear,
+    MaxPool,
+    Multiply,
+    Scale,
+    Shape,
+    SpatialMean,
+    StochasticDepth,
+)
+
+ACTIVATION_MODULES: Final[Mapping[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+}
+
+
+def build(architecture: Architecture, device: torch.device | str = "cpu") -> Network:
+    """A torch module with torch's default weights; ``"meta"`` allocates none.
+
+    Its state dict has the keys of the teacher that the architecture was traced from.
+    """
+    with torch.device(device):
+        return Network(architecture)
+
+
+class Network(nn.Module):
+    """What an architecture computes: (B, C, H, W) images to (B, classes) logits."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.input_shape = architecture.input_shape  # of an image, (C, H, W)
+        last_reader = {
+            read: position
+            for position, layer in enumerate(architecture.layers)
+            for read in layer.inputs
+        }
+        self._steps: list[tuple[Callable[..., Tensor], tuple[int, ...], list[int]]] = []
+        lie_last: set[int] = set()  # maps held with their channels last
+        for position, layer in enumerate(architecture.layers):
+            shapes = [architecture.shape_of(read) for read in layer.inputs]
+            operation = self._registered(layer.name, _operation(layer, *shapes))
+            are_last = [read in lie_last for read in layer.inputs]
+            if isinstance(layer, (Linear, LayerNorm)) and len(shapes[0]) == 3:
+                lie_last.add(position)
+                if not are_last[0]:
+                    operation = partial(_channels_last, operation)
+            elif isinstance(layer, Activation) and are_last[0]:
+                lie_last.add(position)
+            elif any(are_last):
+                operation = partial(_channels_first, operation, are_last)
+            if position in lie_last and position == len(architecture.layers) - 1:
+                operation = partial(_as_map, operation)
+            # What nobody reads later need not be kept.
+            spent = [r for r in set(layer.inputs) if last_reader[r] == position]
+            self._steps.append((operation, layer.inputs, spent))
+
+    def _registered(
+        self, name: str, operation: nn.Parameter | Callable[..., Tensor]
+    ) -> Callable[..., Tensor]:
+        """The operation; what has weights is at home under its dotted name.
+
+        So the state dict has the teacher's keys.
+        """
+        if not isinstance(operation, (nn.Module, nn.Parameter)):
+            return operation
+        *path, leaf = name.split(".")
+        container: nn.Module = self
+        for part in path:
+            if part not in container._modules:
+                container.add_module(part, nn.Module())
+            container = container.get_submodule(part)
+        if isinstance(operation, nn.Module):
+            container.add_module(leaf, operation)
+            return operation
+        container.register_parameter(leaf, operation)
+        # A parameter is looked up at each call: loading weights may replace it.
+        return partial(_scale, container, leaf)
+
+    def weights_of(self, layer: Layer) -> dict[str, Tensor]:
+        """The layer's entries of the state dict, to be written to in place."""
+        *path, leaf = layer.name.split(".")
+        container = self.get_submodule(".".join(path))
+        if isinstance(layer, Scale):
+            return {layer.name: container.get_parameter(leaf)}
+        module = container.get_submodule(leaf)
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        return {f"{layer.name}.{key}": tensor for key, tensor in tensors}
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = {-1: images}
+        for position, (operation, inputs, spent) in enumerate(self._steps):
+            values[position] = operation(*[values[read] for read in inputs])
+            for read in spent:
+                del values[read]
+        return values[position]
+
+
+def _operation(layer: Layer, *inputs: Shape) -> nn.Parameter | Callable[..., Tensor]:
+    """What computes a layer: a module, a function, or a parameter to multiply by."""
+    match layer:
+        case Conv():
+            return nn.Conv2d(
+                inputs[0][0],
+                layer.width,
+                layer.kernel,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                layer.groups,
+                layer.bias,
+            )
+        case DepthwiseConv():
+            channels = inputs[0][0]
+            return nn.Conv2d(
+                channels,
+                channels,
+                layer.kernel,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                channels,
+                layer.bias,
+            )
+        case Linear():
+            return nn.Linear(inputs[0][0], layer.width, layer.bias)
+        case BatchNorm():
+            norm = nn.BatchNorm2d if len(inputs[0]) == 3 else nn.BatchNorm1d
+            return norm(inputs[0][0], layer.eps, layer.momentum, layer.affine)
+        case LayerNorm():
+            return nn.LayerNorm(inputs[0][0], layer.eps, layer.affine)
+        case Scale():
+            ones = (1,) * layer.leading, (1,) * layer.trailing
+            return nn.Parameter(torch.ones(*ones[0], inputs[0][0], *ones[1]))
+        case Activation(function="leaky_relu"):
+            return nn.LeakyReLU(layer.slope)
+        case Activation():
+            return ACTIVATION_MODULES[layer.function]()
+        case Dropout():
+            return (nn.Dropout2d if layer.channelwise else nn.Dropout)(layer.rate)
+        case StochasticDepth():
+            depth: nn.Module = StochasticDepthModule(layer.rate, "row")
+            return depth
+        case MaxPool():
+            return nn.MaxPool2d(
+                layer.kernel,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                ceil_mode=layer.ceil_mode,
+            )
+        case AvgPool():
+            return nn.AvgPool2d(
+                layer.kernel,
+                layer.stride,
+                layer.padding,
+                layer.ceil_mode,
+                layer.count_include_pad,
+            )
+        case AdaptiveAvgPool():
+            return nn.AdaptiveAvgPool2d(layer.size)
+        case SpatialMean():
+            return partial(torch.mean, dim=(2, 3), keepdim=layer.keepdim)
+        case Flatten():
+            return _flatten
+        case Chunk():
+            return partial(_chunk, layer.part, layer.parts)
+        case ChannelShuffle():
+            return partial(_shuffle, layer.groups)
+        case Add():
+            return _add
+        case Multiply():
+            return _multiply
+        case Concat():
+            return _concat
+        case _:
+            raise AssertionError(f"no torch operation for {layer}")
+
+
+def _channels_last(operation: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Apply what works on the last dimension to the channels of a map."""
+    return operation(x.permute(0, 2, 3, 1))
+
+
+def _as_map(operation: Callable[..., Tensor], x: Tensor) -> Tensor:
+    return operation(x).permute(0, 3, 1, 2)
+
+
+def _channels_first(
+    operation: Callable[..., Tensor], are_last: list[bool], *operands: Tensor
+) -> Tensor:
+    """Apply what works on maps to such as are held with their channels last."""
+    pairs = zip(operands, are_last, strict=True)
+    return operation(*[x.permute(0, 3, 1, 2) if last else x for x, last in pairs])
+
+
+def _scale(container: nn.Module, name: str, x: Tensor) -> Tensor:
+    scale: Tensor = getattr(container, name)
+    return x * scale.view(-1, *[1] * (x.dim() - 2))
+
+
+def _chunk(part: int, parts: int, x: Tensor) -> Tensor:
+    return x.chunk(parts, 1)[part]
+
+
+def _shuffle(groups: int, x: Tensor) -> Tensor:
+    """(B, C, H, W) -> the same: of every group the first channel, the second, ..."""
+    batch, channels, *size = x.shape
+    dealt = x.reshape(batch, groups, channels // groups, *size).transpose(1, 2)
+    return dealt.reshape(batch, channels, *size)
+
+
+def _flatten(x: Tensor) -> Tensor:
+    return torch.flatten(x, 1)
+
+
+def _add(*operands: Tensor) -> Tensor:
+    return reduce(torch.add, operands)
+
+
+def _multiply(*operands: Tensor) -> Tensor:
+    return reduce(torch.mul, operands)
+
+
+def _concat(*operands: Tensor) -> Tensor:
+    return torch.cat(operands, 1)

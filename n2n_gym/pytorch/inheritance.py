@@ -1,0 +1,316 @@
+"""Which of the teacher's weights a student starts from.
+
+Every channel of a student stands for one of the teacher's. A layer takes the slice of
+the teacher's weights that belongs to the channels it still reads and writes; what has
+no counterpart starts fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import SequenceMatcher
+from functools import cached_property
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.channels import Channels, Segment
+from n2n_gym.networks.layers import (
+    IMAGE,
+    PARAMETERISED,
+    PRODUCERS,
+    Conv,
+    DepthwiseConv,
+    Layer,
+    Scale,
+)
+from n2n_gym.pytorch import Network, build
+
+Weights = Mapping[str, Tensor]
+Indices = NDArray[np.int64]
+FRESH: Final = -1  # stands for none of the teacher's channels
+
+
+class _Run(NamedTuple):
+    """A run of channels, in the teacher's terms."""
+
+    group: int  # the teacher's width group
+    width: int  # of that group in the teacher
+    spread: int  # features a channel became in a flatten
+    kept: Indices  # which of its channels these are
+
+
+class Inheritance:
+    """What a teacher leaves to its students.
+
+    Args:
+        weights: The teacher's state dict.
+        ranked_by: The weights whose norms say which channels a narrower layer keeps;
+            the teacher's own by default.
+    """
+
+    def __init__(
+        self,
+        teacher: Architecture,
+        weights: Weights,
+        ranked_by: Weights | None = None,
+    ) -> None:
+        self.teacher = teacher
+        self.weights = weights
+        self.ranked_by = weights if ranked_by is None else ranked_by
+        self._channels = Channels(teacher)
+
+    def build(self, student: Architecture) -> Network:
+        """The student's module, on the weights' device, with what it inherits.
+
+        Fresh weights are drawn from torch's generator.
+
+        Args:
+            student: Has layers of the teacher only, by name, none of them wider.
+        """
+        network = self.blank(student)
+        for layer, written, read in self._counterparts(student):
+            if (read == FRESH).all():
+                continue
+            with torch.no_grad():
+                for key, new in network.weights_of(layer).items():
+                    new.copy_(_slice(layer, new, self.weights[key], written, read))
+        return network
+
+    def blank(self, student: Architecture) -> Network:
+        """The student's module with fresh weights where it inherits none.
+
+        The others are not set.
+        """
+        device = next(iter(self.weights.values())).device
+        network = build(student, "meta").to_empty(device=device)
+        for layer, _, read in self._counterparts(student):
+            # Shrinkage before a concatenation can move channels to another group of
+            # the convolution that reads it: such weights have no counterpart either.
+            is_grouped = isinstance(layer, Conv) and layer.groups > 1
+            if is_grouped or (read == FRESH).any():
+                _reset(network, layer)
+        return network
+
+    def written(self, student: Architecture) -> dict[str, Indices]:
+        """Which of the teacher's channels convolutions and linear layers write."""
+        return {
+            layer.name: written
+            for layer, written, _ in self._counterparts(student)
+            if isinstance(layer, PRODUCERS)
+        }
+
+    def slices(self, student: Architecture, network: Network) -> dict[str, Tensor]:
+        """The student's parameters as functions of the teacher's, by name.
+
+        Gradients flow back to the teacher's weights. What has no counterpart there is
+        taken from the network, as constants.
+
+        Args:
+            network: The student's module.
+        """
+        found = {}
+        for layer, written, read in self._counterparts(student):
+            for key, own in network.weights_of(layer).items():
+                if isinstance(own, nn.Parameter):
+                    if (read == FRESH).all():
+                        found[key] = own.detach()
+                    else:
+                        old = self.weights[key]
+                        found[key] = _slice(layer, own.detach(), old, written, read)
+        return found
+
+    def _counterparts(
+        self, student: Architecture
+    ) -> Iterator[tuple[Layer, Indices, Indices]]:
+        """Each layer with weights, and the teacher's channels it writes and reads."""
+        values = _Values(self, student)
+        for position, layer in enumerate(student.layers):
+            if isinstance(layer, PARAMETERISED):
+                old = self.teacher.positions[layer.name]
+                read = _align(
+                    values.runs(layer.inputs[0]),
+                    values.teacher_runs(self.teacher.layers[old].inputs[0]),
+                )
+                yield layer, values.kept.get(position, read), read
+
+    @cached_property
+    def norms(self) -> dict[str, Tensor]:
+        """L1 norm of each output channel's weights, (C,), by layer."""
+        return {
+            layer.name: self.ranked_by[f"{layer.name}.weight"].abs().flatten(1).sum(1)
+            for layer in self.teacher.layers
+            if isinstance(layer, PRODUCERS)
+        }
+
+
+def _reset(network: Network, layer: Layer) -> None:
+    """Torch's own fresh weights; a factor starts at one."""
+    if isinstance(layer, Scale):
+        nn.init.ones_(network.weights_of(layer)[layer.name])
+    else:
+        network.get_submodule(layer.name).reset_parameters()  # type: ignore[operator]
+
+
+class _Values:
+    """The channels of a student's values, and of its teacher's, in the same terms."""
+
+    def __init__(self, inheritance: Inheritance, student: Architecture) -> None:
+        self._teacher = inheritance.teacher
+        self._teacher_channels = inheritance._channels
+        self._student = student
+        self._channels = Channels(student)
+        # Which of its teacher's output channels each producer keeps.
+        self.kept: dict[int, Indices] = {}
+        grouped: dict[int, list[int]] = {}
+        for position, layer in enumerate(student.layers):
+            if isinstance(layer, PRODUCERS):
+                grouped.setdefault(self._channels.of(position)[0].group, []).append(
+                    position
+                )
+        for group, producers in grouped.items():
+            multiple = self._channels.groups[group].multiple if group != IMAGE else 1
+            norms = [inheritance.norms[student.layers[p].name] for p in producers]
+            if len({len(norm) for norm in norms}) == 1:
+                norms = [torch.stack(norms).sum(0)] * len(norms)
+            for position, norm in zip(producers, norms, strict=True):
+                width = student.shape_of(position)[0]
+                self.kept[position] = _largest(norm, width, multiple)
+
+    def runs(self, position: int) -> list[_Run]:
+        """A value of the student."""
+        return [self._in_teachers_terms(s) for s in self._channels.of(position)]
+
+    def teacher_runs(self, position: int) -> list[_Run]:
+        """A value of the teacher."""
+        return [
+            _Run(s.group, s.width, s.spread, np.arange(s.width))
+            for s in self._teacher_channels.of(position)
+        ]
+
+    def _in_teachers_terms(self, segment: Segment) -> _Run:
+        if segment.group == IMAGE:
+            return _Run(IMAGE, segment.width, segment.spread, np.arange(segment.width))
+        origin = self._teacher.positions[self._student.layers[segment.group].name]
+        group = self._teacher_channels.of(origin)[0].group
+        width = self._teacher.shape_of(origin)[0]
+        kept = self.kept.get(segment.group)
+        if kept is None:  # channels dealt out anew; other ones if their number changed
+            kept, width = np.arange(segment.width), segment.width
+        return _Run(group, width, segment.spread, kept)
+
+
+def _largest(norms: Tensor, count: int, multiple: int) -> Indices:
+    """The channels of largest norm, in their order, equally many in each block."""
+    if count == len(norms):
+        return np.arange(count)
+    blocks = norms.cpu().double().numpy().reshape(multiple, -1)
+    order = np.argsort(-blocks, axis=1, kind="stable")[:, : count // multiple]
+    offsets = np.arange(multiple)[:, None] * blocks.shape[1]
+    return np.asarray((np.sort(order, axis=1) + offsets).ravel(), np.int64)
+
+
+def _align(student: list[_Run], teacher: list[_Run]) -> Indices:
+    """For each feature of a student's value, the teacher's that it stands for.
+
+    Runs of the same width group belong together; between those, after a bypass, a run
+    stands for the one in its place if their widths are equal: channel i for channel i.
+    """
+    offsets = np.cumsum([0, *(run.width * run.spread for run in teacher)])
+    found = [np.full(len(run.kept) * run.spread, FRESH) for run in student]
+    for i, j in _pairs(student, teacher):
+        run = student[i]
+        if (run.width, run.spread) == (teacher[j].width, teacher[j].spread):
+            features = run.kept[:, None] * run.spread + np.arange(run.spread)
+            found[i] = offsets[j] + features.ravel()
+    return np.concatenate(found)
+
+
+def _pairs(student: list[_Run], teacher: list[_Run]) -> Iterator[tuple[int, int]]:
+    matcher = SequenceMatcher(
+        None,
+        [run.group for run in student],
+        [run.group for run in teacher],
+        autojunk=False,
+    )
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag in ("equal", "replace"):
+            yield from zip(range(i1, i2), range(j1, j2), strict=False)
+
+
+def _crop(kernel: Tensor, size: torch.Size) -> Tensor:
+    """The centre of each filter."""
+    top, left = (
+        (old - new) // 2 for old, new in zip(kernel.shape[2:], size, strict=True)
+    )
+    return kernel[:, :, top : top + size[0], left : left + size[1]]
+
+
+def _slice(
+    layer: Layer, new: Tensor, old: Tensor, written: Indices, read: Indices
+) -> Tensor:
+    """A student's tensor of a layer, from its teacher's tensor ``old``.
+
+    Args:
+        new: Of the student's shape, with fresh values for what has no counterpart.
+    """
+    if isinstance(layer, Scale):
+        return _pick(new.view(-1), old.view(-1), written).view(new.shape)
+    if new.dim() == 0:  # batch norm's count of batches
+        return old
+    if new.dim() == 1:
+        return _pick(new, old, written)
+    if isinstance(layer, DepthwiseConv):
+        return _pick(new, _crop(old, new.shape[2:]), written)
+    if isinstance(layer, Conv):
+        return _pick_groups(new, _crop(old, new.shape[2:]), written, read, layer.groups)
+    return _pick(new, old, written, read)
+
+
+def _pick_groups(
+    new: Tensor, old: Tensor, written: Indices, read: Indices, groups: int
+) -> Tensor:
+    """A convolution's weights; those of channels that changed group stay fresh."""
+    if groups == 1:
+        return _pick(new, old, written, read)
+    reads = old.shape[1]  # by each group of the teacher
+    writes = old.shape[0] // groups
+    parts = zip(
+        new.chunk(groups),
+        np.split(written, groups),
+        np.split(read, groups),
+        strict=True,
+    )
+    found = []
+    for part, outputs, inputs in parts:
+        group = outputs[0] // writes
+        inside = (inputs != FRESH) & (inputs // reads == group)
+        within = np.where(inside, inputs - group * reads, FRESH)
+        found.append(_pick(part, old, outputs, within))
+    return torch.cat(found)
+
+
+def _pick(
+    new: Tensor, old: Tensor, written: Indices, read: Indices | None = None
+) -> Tensor:
+    """``old[written[i], read[j]]`` wherever both have a counterpart, else ``new``."""
+    picked = _select(old, 0, written[written != FRESH])
+    if read is not None:
+        picked = _select(picked, 1, read[read != FRESH])
+    if picked.shape == new.shape:
+        return picked
+    rows = torch.from_numpy(np.flatnonzero(written != FRESH)).to(new.device)
+    if read is None:
+        return new.index_put((rows,), picked)
+    columns = torch.from_numpy(np.flatnonzero(read != FRESH)).to(new.device)
+    return new.index_put((rows[:, None], columns), picked)
+
+
+def _select(tensor: Tensor, axis: int, indices: Indices) -> Tensor:
+    if len(indices) == tensor.shape[axis] and (np.diff(indices) == 1).all():
+        return tensor  # all of them, in their order
+    return tensor.index_select(axis, torch.from_numpy(indices).to(tensor.device))

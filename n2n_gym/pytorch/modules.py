@@ -1,0 +1,169 @@
+"""Torch's modules, each with the layer it is.
+
+The translations are given the module after the call's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torchvision
+from torch import nn
+
+from n2n_gym.networks.layers import (
+    Activation,
+    BatchNorm,
+    ChannelShuffle,
+    Conv,
+    DepthwiseConv,
+    Dropout,
+    Layer,
+    LayerNorm,
+    Linear,
+    Pair,
+    StochasticDepth,
+)
+from n2n_gym.pytorch.arguments import (
+    Operand,
+    Translation,
+    elementwise,
+    inputs,
+    on_features,
+    pair,
+    require,
+)
+from n2n_gym.pytorch.build import ACTIVATION_MODULES
+from n2n_gym.pytorch.functions import adaptive_avg_pool, avg_pool, max_pool
+
+
+def _conv(name: str, x: Operand, module: nn.Conv2d) -> Layer:
+    require(module.padding_mode == "zeros", f"padding_mode={module.padding_mode!r}")
+    kernel, dilation = pair(module.kernel_size), pair(module.dilation)
+    padding: Pair
+    if isinstance(module.padding, str):
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if module.padding == "valid":
+            reach = [0, 0]
+        require(all(r % 2 == 0 for r in reach), "one-sided padding")
+        padding = reach[0] // 2, reach[1] // 2
+    else:
+        padding = pair(module.padding)
+    stride, bias = pair(module.stride), module.bias is not None
+    if 1 < module.groups == module.in_channels == module.out_channels:
+        return DepthwiseConv(
+            name, inputs(x), kernel, stride, padding, dilation, bias=bias
+        )
+    return Conv(
+        name,
+        inputs(x),
+        module.out_channels,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        module.groups,
+        bias,
+    )
+
+
+def _linear(name: str, x: Operand, module: nn.Linear) -> Layer:
+    return Linear(name, on_features(x), module.out_features, module.bias is not None)
+
+
+def _batch_norm(
+    name: str, x: Operand, module: nn.BatchNorm1d | nn.BatchNorm2d
+) -> Layer:
+    require(module.track_running_stats, "track_running_stats=False")
+    require(module.momentum is not None, "momentum=None")
+    return BatchNorm(
+        name, inputs(x), module.eps, float(module.momentum or 0), module.affine
+    )
+
+
+def _layer_norm_module(name: str, x: Operand, module: nn.LayerNorm) -> Layer:
+    require(len(module.normalized_shape) == 1, "normalising several dimensions")
+    is_affine = module.elementwise_affine
+    require(not is_affine or module.bias is not None, "LayerNorm without bias")
+    return LayerNorm(name, on_features(x), module.eps, is_affine)
+
+
+def _dropout(name: str, x: Operand, module: nn.Dropout | nn.Dropout2d) -> Layer:
+    if isinstance(module, nn.Dropout2d):
+        return Dropout(name, inputs(x), module.p, True)
+    return Dropout(name, elementwise(x), module.p)
+
+
+def _stochastic_depth_module(
+    name: str, x: Operand, module: torchvision.ops.StochasticDepth
+) -> Layer:
+    require(module.mode == "row", f"mode={module.mode!r}")
+    return StochasticDepth(name, elementwise(x), module.p)
+
+
+def _shuffle_module(name: str, x: Operand, module: nn.ChannelShuffle) -> Layer:
+    return ChannelShuffle(name, inputs(x), module.groups)
+
+
+def _identity(name: str, x: Operand, module: nn.Identity) -> None:
+    return None
+
+
+def _activation_module(name: str, x: Operand, module: nn.Module) -> Layer:
+    function = next(f for f, kind in ACTIVATION_MODULES.items() if type(module) is kind)
+    if isinstance(module, nn.ELU):
+        require(module.alpha == 1, f"ELU with alpha={module.alpha}")
+    if isinstance(module, nn.GELU):
+        require(module.approximate == "none", "an approximated GELU")
+    slope = float(getattr(module, "negative_slope", 0.01))
+    return Activation(name, elementwise(x), function, slope)
+
+
+def _max_pool_module(name: str, x: Operand, module: nn.MaxPool2d) -> Layer:
+    return max_pool(
+        name,
+        x,
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.ceil_mode,
+        module.return_indices,
+    )
+
+
+def _avg_pool_module(name: str, x: Operand, module: nn.AvgPool2d) -> Layer:
+    return avg_pool(
+        name,
+        x,
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.ceil_mode,
+        module.count_include_pad,
+        module.divisor_override,
+    )
+
+
+def _adaptive_avg_pool_module(
+    name: str, x: Operand, module: nn.AdaptiveAvgPool2d
+) -> Layer:
+    return adaptive_avg_pool(name, x, module.output_size)
+
+
+MODULES: Final[Mapping[type[nn.Module], Translation]] = {
+    nn.Conv2d: _conv,
+    nn.Linear: _linear,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.LayerNorm: _layer_norm_module,
+    nn.ChannelShuffle: _shuffle_module,
+    torchvision.ops.StochasticDepth: _stochastic_depth_module,
+    nn.Dropout: _dropout,
+    nn.Dropout2d: _dropout,
+    nn.Identity: _identity,
+    nn.MaxPool2d: _max_pool_module,
+    nn.AvgPool2d: _avg_pool_module,
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool_module,
+    **dict.fromkeys(ACTIVATION_MODULES.values(), _activation_module),
+}

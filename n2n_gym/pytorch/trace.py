@@ -1,0 +1,358 @@
+"""Torch module -> architecture, with torch.fx as the front end."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import IMAGE, ChannelShuffle, Layer, Shape
+from n2n_gym.pytorch.arguments import (
+    PLAIN,
+    Layout,
+    Operand,
+    Unsupported,
+    Weight,
+)
+from n2n_gym.pytorch.functions import (
+    CHUNKS,
+    FUNCTIONS,
+    IN_PLACE,
+    RESHAPES,
+    TAKE_WEIGHTS,
+    WEIGHT_RESHAPES,
+    chunk,
+    reshape,
+)
+from n2n_gym.pytorch.graph import Recorder, Tracer
+from n2n_gym.pytorch.modules import MODULES
+
+
+class TraceError(ValueError):
+    """A module uses an operation that is no kind of layer here."""
+
+
+# What torch raises for shapes, types and values that an operation cannot take.
+_FAILURES: Final = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+)
+
+
+def trace(module: nn.Module, input_shape: Shape) -> Architecture:
+    """The architecture of a module that torch.fx can trace, as it is in eval mode.
+
+    The module is left as it is; its weights may be on the meta device. Layers that the
+    logits do not need are left out.
+
+    Args:
+        input_shape: Of one image, (C, H, W).
+
+    Raises:
+        TraceError: It uses an operation that is no kind of layer here, names the node.
+    """
+    _refuse_shared_tensors(module)
+    _refuse_hooks(module)
+    module = copy.deepcopy(module).to("meta").eval()
+    try:
+        graph = fx.GraphModule(module, Tracer().trace(module))
+    except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
+        raise TraceError(
+            f"torch.fx cannot trace {type(module).__name__}: {error}"
+        ) from error
+    recorder = Recorder(graph)
+    try:
+        with torch.no_grad():
+            recorder.run(torch.empty(2, *input_shape, device="meta"))
+    except _FAILURES as error:
+        raise TraceError(
+            f"{type(module).__name__} cannot take images of the shape {input_shape}: "
+            f"{(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
+    translation = _Translation(graph, recorder.results)
+    for node in graph.graph.nodes:
+        translation.add(node)
+    try:
+        whole = Architecture(tuple(input_shape), translation.upto_output())
+    except ValueError as error:
+        raise TraceError(
+            f"{type(module).__name__} does not translate: {error}"
+        ) from error
+    return whole.keep(whole.rewire(frozenset(), frozenset()))
+
+
+def _refuse_shared_tensors(module: nn.Module) -> None:
+    owners: dict[int, str] = {}
+    tensors = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    for name, tensor in tensors:
+        other = owners.setdefault(id(tensor), name)
+        if other != name:
+            raise TraceError(
+                f"{other} and {name} are one tensor: sharing is not supported"
+            )
+
+
+def _refuse_hooks(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise TraceError(
+                f"{name or 'the module'} has hooks: they are not supported"
+            )
+
+
+class _Value:
+    """A tensor of the traced module, and the layer that emits it at present.
+
+    An operation in place gives the same value a new layer, for all who read it later.
+    """
+
+    def __init__(self, position: int, memory: int, layout: Layout = PLAIN) -> None:
+        self.position = position
+        self.memory = memory
+        self.layout = layout
+        self.is_stale = False  # a view of it, or what it is a view of, was changed
+
+
+class _Translation:
+    """The layers of a graph, added node by node."""
+
+    def __init__(self, graph: fx.GraphModule, results: Mapping[fx.Node, Any]) -> None:
+        self.graph = graph
+        self.results = results
+        self.layers: list[Layer] = []
+        self.values: dict[fx.Node, _Value] = {}
+        self.weights: dict[fx.Node, Weight] = {}
+        self.used: set[str] = set()  # parameters and buffers, by name
+        self.called_names: set[str] = set()
+        # Functions must not take the names of modules.
+        self.names = {name for name, _ in graph.named_modules()}
+        self.output: int | None = None
+
+    def upto_output(self) -> tuple[Layer, ...]:
+        assert self.output is not None
+        return tuple(self.layers[: self.output + 1])
+
+    def add(self, node: fx.Node) -> None:
+        try:
+            self._add(node)
+        except Unsupported as error:
+            raise TraceError(f"{_describe(node, self.graph)}: {error}") from None
+
+    def _add(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            if self.values:
+                raise Unsupported("a teacher takes one input, the image")
+            self.values[node] = _Value(IMAGE, self._memory(node))
+        elif node.op == "output":
+            self.output = self._output(node)
+        elif node.op == "get_attr" and isinstance(self.results[node], nn.Parameter):
+            self.weights[node] = Weight.of(str(node.target), _shape(self.results[node]))
+        elif self._is_weight_reshaped(node):
+            weight = self.weights[node.all_input_nodes[0]]
+            self.weights[node] = weight._replace(shape=_shape(self.results[node]))
+        elif isinstance(self.results[node], Tensor) or node.op == "call_module":
+            if node.op == "get_attr":
+                raise Unsupported(
+                    "arithmetic with buffers and constants is not supported"
+                )
+            self.values[node] = self._translate(node)
+        # What is no tensor (sizes, assertions) has had its effect on the results.
+
+    def _is_weight_reshaped(self, node: fx.Node) -> bool:
+        """Whether a node lays a parameter out anew: ``gamma.view(1, -1, 1, 1)``."""
+        read = node.all_input_nodes
+        if not read or read[0] not in self.weights or node.op == "call_module":
+            return False
+        if any(other in self.values for other in read):
+            return False
+        stored = prod(self.weights[read[0]].stored)
+        result = self.results[node]
+        is_whole = isinstance(result, Tensor) and result.numel() == stored
+        return is_whole and node.target in WEIGHT_RESHAPES
+
+    def _output(self, node: fx.Node) -> int:
+        value = node.args[0]
+        result = self.results[node]
+        if not isinstance(value, fx.Node) or not isinstance(result, Tensor):
+            raise Unsupported(
+                f"a teacher returns one tensor, not {type(value).__name__}"
+            )
+        if result.dim() != 2:
+            raise Unsupported(
+                f"logits have the shape (B, classes), not {_shape(result)}"
+            )
+        return self._read(value).position
+
+    def _memory(self, node: fx.Node) -> int:
+        return int(self.results[node].untyped_storage()._cdata)
+
+    def _read(self, node: fx.Node) -> _Value:
+        value = self.values[node]
+        if value.is_stale:
+            raise Unsupported(
+                "reading a view of a tensor that was changed in place is not supported"
+            )
+        return value
+
+    def _translate(self, node: fx.Node) -> _Value:
+        """The value of a node whose result is a tensor."""
+        found = self._outcome(node)
+        read = self._first_value(node)
+        memory = self._memory(node)
+        if found is None:
+            if memory == read.memory:
+                return read
+            return _Value(read.position, memory, read.layout)
+        if isinstance(found, Layout):
+            return _Value(read.position, memory, found)
+        self.names.add(found.name)
+        self.layers.append(found)
+        position = len(self.layers) - 1
+        if self._is_in_place(node):
+            for value in self.values.values():
+                if value is not read and value.memory == memory:
+                    value.is_stale = True
+            read.position = position
+            return read
+        is_plain = isinstance(found, ChannelShuffle)  # it may end a shuffle by hand
+        return _Value(position, memory, PLAIN if is_plain else read.layout)
+
+    def _outcome(self, node: fx.Node) -> Layer | Layout | None:
+        """What an operation is: a layer, another layout of its input, or nothing."""
+        operation: Callable[..., Layer | Layout | None]
+        kind: Any = node.target
+        if node.op == "call_module":
+            module = self.graph.get_submodule(str(node.target))
+            kind = type(module)
+            self._refuse_second_call(str(node.target), module)
+        if kind is operator.getitem and _is_chunk(node.args[0]):
+            return self._chunk(node)
+        arguments: Any = fx.node.map_arg((node.args, node.kwargs), self._argument)
+        args, kwargs = arguments
+        name = self._name(node)
+        if kind in RESHAPES:
+            (operand, *_) = filter(_is_operand, (*args, *kwargs.values()))
+            return reshape(name, operand, _shape(self.results[node]))
+        if node.op == "call_module":
+            if kind not in MODULES:
+                raise Unsupported(f"supported modules are {_names(MODULES)}")
+            operation, args = MODULES[kind], (*args, module)
+        elif kind in FUNCTIONS:
+            operation = FUNCTIONS[kind]
+            if kind not in TAKE_WEIGHTS and any(map(_is_weight, args)):
+                raise Unsupported("this with a parameter is not supported")
+        else:
+            raise Unsupported(f"supported functions are {_names(FUNCTIONS)}")
+        try:
+            return operation(name, *args, **kwargs)
+        except TypeError as error:
+            raise Unsupported(f"unsupported arguments ({error})") from None
+
+    def _is_in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            module = self.graph.get_submodule(str(node.target))
+            return bool(getattr(module, "inplace", False))
+        return node.target in IN_PLACE or bool(node.kwargs.get("inplace", False))
+
+    def _chunk(self, node: fx.Node) -> Layer | None:
+        """An item of what a node that splits a tensor gives."""
+        split, part = node.args
+        assert isinstance(split, fx.Node)
+        assert isinstance(part, int)
+        operand = self._argument(split.all_input_nodes[0])
+        results = [_shape(result) for result in self.results[split]]
+        return chunk(self._name(split), operand, part, results)
+
+    def _argument(self, node: fx.Node) -> Any:
+        """What an operation is given for a node: its value, or what it evaluated to."""
+        if node in self.values:
+            value = self._read(node)
+            return Operand(value.position, _shape(self.results[node]), value.layout)
+        if node in self.weights:
+            weight = self.weights[node]
+            if weight.name in self.used:
+                raise Unsupported("a parameter may be used only once")
+            self.used.add(weight.name)
+            return weight
+        return self.results[node]
+
+    def _first_value(self, node: fx.Node) -> _Value:
+        """What an operation reads, or what the tuple that it takes an item of does."""
+        nodes = node.all_input_nodes
+        found = next((self.values[n] for n in nodes if n in self.values), None)
+        return found or self._first_value(nodes[0])
+
+    def _refuse_second_call(self, target: str, module: nn.Module) -> None:
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        names = {f"{target}.{name}" for name, _ in tensors}
+        if not names.isdisjoint(self.used):
+            raise Unsupported(
+                "a module with parameters or buffers may be called only once"
+            )
+        self.used |= names
+
+    def _name(self, node: fx.Node) -> str:
+        """The module's own name; for functions, their name after their module's."""
+        if node.op == "call_module":
+            wanted = str(node.target)
+            if wanted not in self.called_names:
+                self.called_names.add(wanted)
+                return wanted
+        else:
+            stack = node.meta.get("nn_module_stack", {}).values()
+            # fx numbers them over all modules
+            function = re.sub(r"_\d+$", "", node.name)
+            wanted = ".".join([*[path for path, _ in stack if path][-1:], function])
+        name, count = wanted, 0
+        while name in self.names:
+            count += 1
+            name = f"{wanted}_{count}"
+        return name
+
+
+def _describe(node: fx.Node, graph: fx.GraphModule) -> str:
+    if node.op == "call_module":
+        kind = type(graph.get_submodule(str(node.target))).__name__
+        return f"node {node.target!r} of type {kind}"
+    name = (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", "?")
+    )
+    return f"node {node.name!r} ({node.op.replace('_', ' ')} {name})"
+
+
+def _names(table: Mapping[Any, Any]) -> str:
+    names = {key if isinstance(key, str) else key.__name__ for key in table}
+    return ", ".join(sorted(names))
+
+
+def _is_chunk(node: Any) -> bool:
+    is_function = isinstance(node, fx.Node) and node.op != "call_module"
+    return is_function and node.target in CHUNKS
+
+
+def _is_weight(argument: Any) -> bool:
+    return isinstance(argument, Weight)
+
+
+def _is_operand(argument: Any) -> bool:
+    return isinstance(argument, Operand)
+
+
+def _shape(of: Any) -> Shape:
+    return tuple(getattr(of, "shape", of))

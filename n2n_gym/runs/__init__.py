@@ -1,0 +1,1 @@
+"""A run's folder: its options and its history."""

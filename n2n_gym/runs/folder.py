@@ -1,0 +1,357 @@
+"""The folder of a run: what it was asked for, and all that it has found so far.
+
+A run that was stopped, however, goes on from there. All of a run follows from its
+options and its students' scores; so it is played again from the start, which takes no
+time where the scores are known from ``history.jsonl`` and from the store, and goes on
+where they end.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+import torch
+from filelock import FileLock, Timeout
+
+from n2n_gym.common.files import write_whole
+from n2n_gym.common.quantities import read_quantity
+from n2n_gym.evaluators import load_store
+from n2n_gym.resources.machine import processor
+from n2n_gym.runs.history import History
+from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers import Statistics, Teacher, load_teacher
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FORMAT: Final = 2  # of the folder
+OPTIONS: Final = "options.toml"
+ABOUT: Final = "run.json"
+HISTORY: Final = "history.jsonl"
+SUMMARY: Final = "summary.json"  # written last
+REPORT: Final = "report.html"
+TEACHER: Final = "teacher.json"  # architectures
+STUDENT: Final = "architecture.json"
+WEIGHTS: Final = "student.safetensors"
+ONNX: Final = "student.onnx"
+POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
+LOCK: Final = ".lock"
+# Options that a run may change when it goes on: they change nothing that it finds.
+INCIDENTAL: Final = frozenset({"output", "workers", "store"})
+
+
+# Options that are a limit, and of what.
+LIMITS: Final[Mapping[str, str]] = {
+    "max_params": "num_params",
+    "max_macs": "num_macs",
+    "max_size": "onnx_bytes",
+    "max_latency": "latency_ms",
+    "min_accuracy": "accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``n2n-gym compress`` is asked for; each is an option of the command.
+
+    Attributes:
+        shrinkage_updates: Of stage two's policy; with 0, removal is all that is done.
+        evaluator: The rung that the search scores students with.
+        init_policy: The folder of an earlier run, whose policies this one starts from;
+            they may have been trained on another teacher.
+        frozen: Whether those play as they are.
+        logs: Where the training's progress goes, with commas between:
+            "csv,json,tensorboard,wandb,mlflow".
+        max_params, max_macs, max_size, max_latency: The most that a student may take,
+            with units: "1M", "2ms". The size is that of its ONNX file, the latency
+            that of one image in ONNX Runtime on one thread.
+        min_accuracy: The least on validation, "0.95" or "95%".
+        limits: Of any other resources: "peak_bytes=64KB,module:function=3".
+        workers: Processes that students are distilled in; by default as many as there
+            are cores, and students in a batch.
+        store: Path or URL of the scores' database; in the cache folder by default.
+    """
+
+    teacher: str = "resnet18"
+    task: str = "digits"
+    output: Path = Path("runs/demo")
+    removal_updates: int = 10
+    shrinkage_updates: int = 40
+    final_epochs: int = 60
+    evaluator: str = "short"
+    init_policy: Path | None = None
+    frozen: bool = False
+    logs: str = ""
+    workers: int | None = None
+    store: str | None = None
+    weights: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    granularity: str = "unit"
+    controls: bool = True
+    seed: int = 0
+    device: str | None = None
+    train_teacher: bool = False
+    max_params: str | None = None
+    max_macs: str | None = None
+    max_size: str | None = None
+    max_latency: str | None = None
+    min_accuracy: str | None = None
+    limits: str | None = None
+
+    def constraints(self) -> dict[str, float]:
+        """The most of each resource by name, and the least accuracy.
+
+        Raises:
+            ValueError: A limit is none.
+        """
+        given = {
+            resource: value
+            for option, resource in LIMITS.items()
+            if (value := getattr(self, option)) is not None
+        }
+        for text in self.limits.split(",") if self.limits else ():
+            name, equals, value = text.rpartition("=")
+            name = name.strip()
+            if not equals:
+                raise ValueError(f"a limit is name=value, got {text!r}")
+            if name in given:
+                raise ValueError(
+                    f"two limits on {name}: {given[name]} and {value}; give one"
+                )
+            given[name] = value
+        return {name: read_quantity(name, value) for name, value in given.items()}
+
+    def load_teacher(self, device: torch.device) -> Teacher:
+        """The one asked for."""
+        return load_teacher(
+            self.teacher,
+            self.task,
+            weights=self.weights,
+            normalisation=statistics(self.mean, self.std),
+            device=device,
+            train_teacher=self.train_teacher,
+        )
+
+    def open_store(self) -> ScoreStore | None:
+        """Where scores are kept."""
+        return load_store(True if self.store is None else self.store)
+
+    def to_toml(self) -> str:
+        """As a file for ``--config``; what is None is left out."""
+        values = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+            if value is not None
+        }
+        return tomli_w.dumps(values)
+
+    @classmethod
+    def read(cls, path: Path) -> Options:
+        """Those in a file.
+
+        Raises:
+            ValueError: It is no TOML, or says what is no option.
+        """
+        values = read_toml(path, [field.name for field in fields(cls)])
+        for name in ("output", "init_policy"):
+            if name in values:
+                values[name] = Path(values[name])
+        return cls(**values)
+
+
+def statistics(mean: str | None, std: str | None) -> Statistics | None:
+    """What inputs went through in training, from numbers with commas between."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ValueError("--mean and --std go together")
+    try:
+        means, stds = (tuple(map(float, x.split(","))) for x in (mean, std))
+    except ValueError as error:
+        raise ValueError(
+            f"--mean and --std are numbers with commas between, got {mean!r} and "
+            f"{std!r}"
+        ) from error
+    return means, stds
+
+
+def read_toml(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """Options by name, with underscores; dashes are understood, and lists.
+
+    Raises:
+        ValueError: It is no TOML, or says what is no option.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path} with options")
+    try:
+        values = tomllib.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML: {error}") from error
+    values = {
+        name.replace("-", "_"): ",".join(map(str, v)) if isinstance(v, list) else v
+        for name, v in values.items()
+    }
+    for name in values.keys() - set(known):
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        raise ValueError(f"{path}: unknown option {name!r}; {hint}")
+    return values
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that is this process' alone."""
+
+    options: Options
+    history: History
+
+    @property
+    def folder(self) -> Path:
+        return self.options.output
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether it holds a run that has come to its end."""
+    return (folder / SUMMARY).is_file()
+
+
+@contextmanager
+def open_run(options: Options) -> Iterator[Run]:
+    """The folder ``options.output``: new, or of a run of the same options to go on.
+
+    Raises:
+        FileExistsError: It holds something else.
+        BlockingIOError: Another process is at it.
+        OSError: It cannot be written.
+        ValueError: Its run is of another format.
+    """
+    folder = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / OPTIONS).exists():
+        if others := {path.name for path in folder.iterdir() if not _is_ours(path)}:
+            raise FileExistsError(
+                f"{folder} is not empty and holds no run (but {min(others)}); give "
+                f"another output folder"
+            )
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(f"{folder}: another process is at this run") from None
+    with lock:
+        for left in folder.glob("*.part"):
+            left.unlink()  # by a process that was killed
+        if (folder / OPTIONS).exists():
+            check_same(options)
+        else:
+            write_whole(folder / ABOUT, json.dumps(about(), indent=1).encode())
+            write_whole(folder / OPTIONS, options.to_toml().encode())
+        history = History(folder / HISTORY)
+        try:
+            yield Run(options, history)
+        finally:
+            history.close()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be left by a run that was killed as it began."""
+    return path.name in (LOCK, ABOUT) or path.suffix == ".part"
+
+
+def about() -> dict[str, Any]:
+    """Versions that a result depends on."""
+    return {
+        "format": FORMAT,
+        "n2n_gym": version("n2n-gym"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "onnxruntime")},
+        "machine": processor(),
+    }
+
+
+def check_machine(folder: Path) -> None:
+    """Raise a ValueError if a folder's run began on a machine of another processor."""
+    began, here = json.loads((folder / ABOUT).read_text())["machine"], processor()
+    if began != here:
+        raise ValueError(
+            f"{folder} has a limit on what was measured on another machine ({began}; "
+            f"this is {here}): it goes on there, or begins anew in another folder"
+        )
+
+
+def check_format(folder: Path) -> None:
+    """Raise a ValueError if a folder's run is of another format, or damaged."""
+    path = folder / ABOUT
+    try:
+        made = json.loads(path.read_text())
+        found, by = made["format"], made["n2n_gym"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    if found != FORMAT:
+        raise ValueError(
+            f"{folder} holds a run of format {found}, made by n2n-gym {by}; this "
+            f"version reads {FORMAT}. Give another output folder"
+        )
+
+
+def check_same(options: Options) -> None:
+    """The folder's run is one of these options.
+
+    Raises:
+        FileExistsError: It is another.
+        ValueError: It is of another format.
+    """
+    folder = options.output
+    check_format(folder)
+    before, now = (asdict(each) for each in (Options.read(folder / OPTIONS), options))
+    changed = [
+        f"{name} was {before[name]!r}, is {now[name]!r}"
+        for name in now
+        if before[name] != now[name] and name not in INCIDENTAL
+    ]
+    if changed:
+        raise FileExistsError(
+            f"{folder} holds another run: {'; '.join(changed)}. Give another output "
+            f"folder, or the same options"
+        )
+
+
+def resumed(folder: Path, changes: dict[str, Any]) -> Options:
+    """What the run in a folder was asked for, to go on.
+
+    Args:
+        changes: Of workers and store, the options that may.
+
+    Raises:
+        ValueError: It holds no run, or something else is to change.
+    """
+    if fixed := sorted(changes.keys() - (INCIDENTAL - {"output"})):
+        raise ValueError(
+            f"a run goes on with the options it has; leave out {', '.join(fixed)}"
+        )
+    path = folder / OPTIONS
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no run: there is no {OPTIONS}")
+    check_format(folder)
+    return replace(Options.read(path), output=folder, **changes)
+
+
+def fresh_folder(path: Path) -> Path:
+    """A folder of what is written anew when a run goes on."""
+    if path.exists():
+        shutil.rmtree(path)
+    return path

@@ -1,0 +1,496 @@
+import json
+import os
+import shlex
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import typer
+from n2n_agents.policies import load_policy
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from n2n_gym.cli import app
+from n2n_gym.cli.main import EXAMPLES
+from n2n_gym.compression import finalists
+from n2n_gym.compression.controls import magnitude_student
+from n2n_gym.compression.finalists import Scored
+from n2n_gym.compression.pipeline import Options, compress
+from n2n_gym.compression.stages import Search
+from n2n_gym.evaluators import InProcess, elastic
+from n2n_gym.limits.requirements import Limited
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.scaling import uniform_student
+from n2n_gym.pytorch import build
+from n2n_gym.pytorch.training import Recipe
+from n2n_gym.rewards import Failure, n2n
+from n2n_gym.runs.history import History
+from n2n_gym.tasks import TASKS
+from n2n_gym.teachers import learning, load_teacher
+
+ROOT = Path(__file__).parent.parent
+SMALL = Options(
+    teacher="squeezenet1_1",
+    evaluator="inherit",
+    removal_updates=1,
+    shrinkage_updates=1,
+    final_epochs=1,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a small run, and its summary."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        recipe = Recipe(2, 32, largest_gradient=1.0)
+        patch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+        options = Options(**{**vars(SMALL), "output": folder})
+        yield folder, compress(options)
+
+
+def history(folder) -> list[dict]:
+    text = (folder / "history.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_all_its_files_are_there(run):
+    folder, _ = run
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
+        "architecture.json",
+        "history.jsonl",
+        "options.toml",
+        "reinforce-remove.policy.pt",
+        "reinforce-shrink.policy.pt",
+        "report.html",
+        "run.json",
+        "student.onnx",
+        "student.safetensors",
+        "summary.json",
+        "teacher.json",
+    ]
+
+
+def test_the_history_has_a_line_for_each_student_scored(run):
+    folder, summary = run
+    lines = history(folder)
+    searches = [(line["search"], line["stage"]) for line in lines]
+    assert searches == (
+        [("reinforce", "remove")] * 5
+        + [("reinforce", "shrink")] * 5
+        + [("the best students", "final")] * 3
+        + [("uniform width", "final"), ("magnitude", "final")]
+        + [("random", "remove")] * 5
+        + [("random", "shrink")] * 5
+        + [("random search", "final")] * 3
+    )
+    assert summary.num_scored == 10
+    for line in lines:
+        student = Architecture.from_json(line["student"])
+        assert student.fingerprint == line["fingerprint"]
+        assert student.num_params == line["num_params"]
+
+
+def test_shrinkage_starts_from_the_best_of_removal(run):
+    folder, _ = run
+    lines = history(folder)
+    best = max(lines[:5], key=lambda line: line["reward"])
+    names = set(Architecture.from_json(best["student"]).positions)
+    for line in lines[5:10]:
+        assert set(Architecture.from_json(line["student"]).positions) == names
+
+
+def test_the_student_is_one_that_the_search_scored(run):
+    folder, summary = run
+    lines = history(folder)
+    student = Architecture.from_json((folder / "architecture.json").read_text())
+    assert student == summary.student.student
+    assert student.fingerprint in {line["fingerprint"] for line in lines[:10]}
+
+
+def test_the_written_weights_are_the_students(run):
+    folder, summary = run
+    student = build(summary.student.student).eval()
+    student.load_state_dict(load_file(folder / "student.safetensors"))
+    images = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = summary.student.network.cpu()(images)
+        torch.testing.assert_close(student(images), expected)
+
+
+def test_the_summary_is_written_as_well(run):
+    folder, summary = run
+    written = json.loads((folder / "summary.json").read_text())
+    assert written["student"]["num_params"] == summary.student.score.num_params
+    assert written["student"]["test_accuracy"] == summary.student.test_accuracy
+    for control in ("uniform", "magnitude"):
+        assert written[control]["num_params"] <= written["student"]["num_params"]
+        finished = getattr(summary, control)
+        assert written[control]["test_accuracy"] == finished.test_accuracy
+    assert written.keys() >= {"teacher", "random", "onnx_difference", "seconds"}
+
+
+def test_a_folder_with_another_run_is_not_overwritten(run):
+    folder, _ = run
+    before = (folder / "summary.json").read_text()
+    arguments = ["compress", "--teacher", "squeezenet1_1", "--output", str(folder)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    error = " ".join(result.stderr.split())
+    assert "holds another run" in error
+    assert "removal_updates was 1, is 10" in error
+    assert (folder / "summary.json").read_text() == before
+
+
+def test_a_finished_run_is_shown_again(run):
+    folder, summary = run
+    before = (folder / "history.jsonl").read_text()
+    result = CliRunner().invoke(app, ["compress", "--resume", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert f"{summary.student.score.num_params:,}" in result.stdout
+    arguments = ["compress", "--resume", str(folder), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    found = json.loads(result.stdout)
+    assert found["student"]["test_accuracy"] == summary.student.test_accuracy
+    assert (folder / "history.jsonl").read_text() == before
+    options = Options.read(folder / "options.toml")
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        compress(options)
+
+
+def untimed(folder) -> dict:
+    """What a summary says, but for what was taken from a clock."""
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["seconds"]
+    for name in ("teacher", "student"):
+        del summary["test"][name]["latency_ms"]
+    return summary
+
+
+class Stopped(BaseException):
+    """What ends a run in a test, as a signal would."""
+
+
+@pytest.mark.parametrize("num_lines", [0, 3, 10, 11, 14, 17])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(
+    run, monkeypatch, tmp_path, num_lines
+):
+    folder, _ = run
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    output = tmp_path / "run"
+    add = History.add
+
+    def stop(self, *arguments):
+        if self.num_lines == num_lines:
+            self._file.write('{"search": "rein')  # in the middle of a line
+            self._file.flush()
+            raise Stopped
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "add", stop)
+        with pytest.raises(Stopped):
+            compress(Options(**{**vars(SMALL), "output": output}))
+    arguments = ["compress", "--resume", str(output)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    for name in ("history.jsonl", "architecture.json", "student.safetensors"):
+        assert (output / name).read_bytes() == (folder / name).read_bytes(), name
+    assert untimed(output) == untimed(folder)
+
+
+def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog):
+    def evaluate(students, *arguments):
+        results = original(students, *arguments)
+        return [Failure("the distillation diverged", retryable=False), *results[1:]]
+
+    original = finalists.evaluate
+    monkeypatch.setattr(finalists, "evaluate", evaluate)
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    options = {**vars(SMALL), "output": tmp_path / "run", "controls": False}
+    options["shrinkage_updates"] = 0  # removal alone
+    summary = compress(Options(**options))
+    assert summary.student.score.accuracy > 0
+    assert "a finalist is left out: the distillation diverged" in caplog.text
+    assert {line["stage"] for line in history(tmp_path / "run")} == {"remove", "final"}
+
+
+def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path):
+    folder, _ = run
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    more = {"init_policy": folder, "frozen": True, "logs": "csv,json"}
+    options = {**vars(SMALL), **more, "output": tmp_path / "run", "controls": False}
+    compress(Options(**{**options, "seed": 1}))
+    for stage in ("remove", "shrink"):
+        before, after = (
+            load_policy(place / f"reinforce-{stage}.policy.pt").state_dict()
+            for place in (folder, tmp_path / "run")
+        )
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        logged = tmp_path / "run" / f"reinforce-{stage}.log" / "progress.json"
+        (line,) = logged.read_text().splitlines()
+        assert json.loads(line)["reinforce/number"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frozen": True}, "give init_policy"),
+        ({"init_policy": Path("nowhere")}, "no policy nowhere/reinforce-remove.policy"),
+        ({"logs": "xml"}, "unknown format 'xml'; known: csv, json, tensorboard"),
+    ],
+)
+def test_policies_and_logs_are_checked_first(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        compress(Options(**{**vars(SMALL), **options, "output": tmp_path / "run"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, caplog):
+    def evaluate(students, *arguments):
+        found = original(students, *arguments)
+        if (tmp_path / "run" / "student.onnx").exists():  # the controls come last
+            found = [Failure("the distillation diverged", retryable=False)]
+        return found
+
+    original = finalists.evaluate
+    monkeypatch.setattr(finalists, "evaluate", evaluate)
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    monkeypatch.setattr(Search, "run", controls_find_one(Search.run))
+    summary = compress(Options(**{**vars(SMALL), "output": tmp_path / "run"}))
+    assert (summary.uniform, summary.magnitude, summary.random) == (None, None, None)
+    for control in ("uniform width", "magnitude"):
+        assert f"{control}: the distillation of every finalist failed" in caplog.text
+    assert "random" not in json.loads((tmp_path / "run/summary.json").read_text())
+
+
+def test_small_students_that_are_as_good_take_turns_with_high_rewards(teacher):
+    limited = Limited.read(teacher.architecture, {})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
+    bar, start = teacher.score.accuracy, teacher.architecture
+    thin = [uniform_student(start, start.num_params // share) for share in (2, 4, 8)]
+    large, middle, small = (Scored(0.9, student, bar) for student in thin)
+    best = Scored(0.99, start, bar + 0.01)
+    poor = Scored(0.95, thin[2], bar - 0.01)
+    found = [poor, large, small, best, middle]
+    assert final._in_turns(found) == [best, small, poor, middle, large]
+
+
+def test_the_most_accurate_is_chosen_where_none_has_the_least_accuracy(teacher):
+    limited = Limited.read(teacher.architecture, {"accuracy": 0.95})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
+    start = teacher.architecture
+    students = [uniform_student(start, start.num_params // n) for n in (2, 4, 8)]
+    values = [(0.712, 0.949), (0.8, 0.9), (0.928, 0.93)]
+    found = [
+        Scored(reward, student, accuracy)
+        for student, (reward, accuracy) in zip(students, values, strict=True)
+    ]
+    assert final._as_good(found)[0].accuracy == 0.949
+    assert [each.accuracy for each in final._in_turns(found)] == [0.93, 0.949, 0.9]
+    enough = found[2]._replace(accuracy=0.95)
+    assert final._as_good([*found[:2], enough]) == [enough]
+
+
+def test_within_limits_finalists_are_the_highest_rewards(teacher):
+    limited = Limited.read(teacher.architecture, {"num_params": 1e6})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
+    start = teacher.architecture
+    small = Scored(0.5, uniform_student(start, start.num_params // 4), 1.0)
+    assert final._in_turns([small, Scored(0.9, start, 1.0)])[0].student == start
+
+
+def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
+    limited = Limited.read(teacher.architecture, {})
+    final = finalists.Finalists(
+        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+    )
+    history = History(tmp_path / "history.jsonl")
+    final.report = history.add
+    make = partial(magnitude_student, teacher, 10)
+    assert final.compare_size(make, "magnitude") is None
+    assert "magnitude: num_params=10 cannot be reached" in caplog.text
+    assert history.num_lines == 0
+    history.close()
+
+
+def test_the_history_has_the_students_that_controls_made(run):
+    folder, summary = run
+    made = {
+        line["search"]: line for line in history(folder) if line["stage"] == "final"
+    }
+    for name, finished in (
+        ("uniform width", summary.uniform),
+        ("magnitude", summary.magnitude),
+    ):
+        line = made[name]
+        assert Architecture.from_json(line["student"]) == finished.student
+        assert line["accuracy"] == finished.score.accuracy
+        assert line["reward"] == n2n(finished.score, summary.teacher)
+
+
+def controls_find_one(search):
+    """Random search that offers one student, and not all it found."""
+
+    def run(self, name, agent, shrinkage_updates):
+        removed, shrunk = search(self, name, agent, shrinkage_updates)
+        return (removed[:1], []) if name == "random" else (removed, shrunk)
+
+    return run
+
+
+# The command line.
+
+
+def test_help_says_what_each_command_does():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "Turn a teacher into a small student" in result.stdout
+    result = CliRunner().invoke(app, ["compress", "--help"])
+    for option in ("--teacher", "--task", "--output", "--seed", "--device"):
+        assert option in result.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values())
+def test_examples_are_commands(example):
+    name, *arguments = shlex.split(example)
+    group = typer.main.get_command(app)
+    command = group.commands[name]
+    command.make_context(name, arguments)  # reads all options, runs nothing
+    shown = CliRunner().invoke(app, [name, "--help"]).stdout
+    assert example in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "resnet19"], "unknown teacher 'resnet19'; accepted"),
+        (["--task", "digit"], "unknown task 'digit'; known: digits, mnist, cifar10"),
+        (["--device", "tpu9"], "unknown device 'tpu9'; available: cpu"),
+        (["--task", "[bold]x"], "unknown task '[bold]x'"),
+        (["--task", "nothing.npz"], "there is no file nothing.npz"),
+        (
+            ["--teacher", "alexnet", "--granularity", "block"],
+            "'unit' has 4, 'block' has 0",
+        ),
+        (["--evaluator", "exact"], "unknown evaluator 'exact'; known: size, inherit"),
+        (["--evaluator", "x.json"], "x.json holds no calibration"),
+        (["--store", "abc://x"], "abc"),
+        (["--weights", "x.pt"], "there is no file x.pt with weights"),
+        (["--mean", "0.5"], "--mean and --std go together"),
+        (["--mean", "half", "--std", "1"], "are numbers with commas between"),
+        (["--mean", "0.5,0.5", "--std", "1,1"], "for each of 1 channels"),
+        (["--teacher", "vit_b_16"], "node 'reshape' (call method reshape)"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(arguments, message, tmp_path):
+    output = ["--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["compress", *arguments, *output])
+    assert result.exit_code == 1
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_usage_is_told_apart(tmp_path):
+    result = CliRunner().invoke(app, ["compress", "--removal-updates", "0"])
+    assert result.exit_code == 2
+
+
+def test_a_teacher_is_trained_by_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    recipe = Recipe(1, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    arguments = ["teachers", "train", "squeezenet1_1", "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert "of the validation images" in result.stdout
+    assert list((tmp_path / "teachers").glob("squeezenet1_1-digits-*.safetensors"))
+
+
+def test_files_in_the_current_folder_are_found_but_replace_nothing(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_own_nets.py").write_text(
+        "from tests.networks import make_small as make\n"
+    )
+    (tmp_path / "onnxruntime.py").write_text("raise SystemExit('not to be run')\n")
+    teacher = load_teacher("my_own_nets:make")
+    assert teacher.name == "my_own_nets:make"
+    program = (
+        "import sys; sys.path.remove('')\n"
+        "import n2n_gym.common.plugins as l\n"
+        "l.lookup('teacher', 'my_own_nets:make', {})\n"
+        "import onnxruntime\n"
+        "assert 'site-packages' in onnxruntime.__file__, onnxruntime.__file__\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+def test_teachers_and_tasks_are_listed(monkeypatch, tmp_path):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "120")
+    result = CliRunner().invoke(app, ["teachers"])
+    assert result.exit_code == 0
+    assert "shufflenet_v2_x2_0" in result.stdout
+    assert "No teacher has been trained yet" in result.stdout
+    teacher = load_teacher("tests.networks:make_small", device="cpu", epochs=1)
+    accuracy = teacher.score.accuracy
+    result = CliRunner().invoke(app, ["teachers"])
+    assert f"{accuracy:.2%}" in result.stdout
+    assert "tests.networks:make_small" in result.stdout
+
+    result = CliRunner().invoke(app, ["tasks"])
+    assert result.exit_code == 0
+    for name in TASKS:
+        assert name in result.stdout
+
+
+def test_own_images_and_an_own_network_are_compressed_from_end_to_end(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("N2N_CACHE", str(tmp_path))
+    monkeypatch.setattr(elastic, "STEPS", 300)
+    bunch = load_digits()
+    images = (bunch.images * 15).astype(np.uint8)
+    path = tmp_path / "own.npz"
+    np.savez(
+        path,
+        train_images=images[:900],
+        train_labels=bunch.target[:900],
+        test_images=images[900:],
+        test_labels=bunch.target[900:],
+    )
+    output = tmp_path / "run"
+    arguments = ["compress", "--teacher", "tests.networks:make_small"]
+    arguments += ["--task", str(path), "--output", str(output), "--no-controls"]
+    arguments += ["--removal-updates", "1", "--shrinkage-updates", "1"]
+    arguments += ["--final-epochs", "1", "--granularity", "layer"]
+    arguments += ["--mean", "0.5", "--std", "0.25", "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    about = {e.key: e.value for e in onnx.load(output / "student.onnx").metadata_props}
+    assert about["task"] == "own"
+    assert "mean (0.5,) and std (0.25,)" in about["normalisation"]
+    assert about["preprocessing"]

@@ -1,0 +1,60 @@
+import pytest
+
+from n2n_gym.common.quantities import read_quantity, show_quantity
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("num_params", "1M", 1e6),
+        ("num_params", "250000", 250_000),
+        ("num_macs", "1.5G", 1.5e9),
+        ("onnx_bytes", "1MB", 1e6),
+        ("onnx_bytes", "1 MiB", 2**20),
+        ("peak_bytes", "64KB", 64_000),
+        ("latency_ms", "2ms", 2),
+        ("latency_ms", "300us", 0.3),
+        ("latency_ms", "2", 2),
+        ("boards.pi:latency_ms", "1s", 1000),
+        ("energy_mj", "1J", 1000),
+        ("accuracy", "95%", 0.95),
+        ("accuracy", "0.95", 0.95),
+        ("boards.pi:heat", "3e-2", 0.03),
+    ],
+)
+def test_quantities_are_read_in_the_resources_unit(name, text, value):
+    assert read_quantity(name, text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("latency_ms", "2sec", "unknown unit 'sec' of latency_ms.*us, ms, s"),
+        ("num_params", "1MB", "unknown unit 'MB' of num_params.*K, M, G"),
+        ("num_params", "many", "num_params must be a number.*'many'.*K, M, G"),
+        ("num_params", "1.2.3M", r"must be a number.*1\.2\.3M"),
+        ("num_params", "-1", "must be a number.*-1"),
+        ("accuracy", "", "must be a number.*''.*%"),
+        ("boards.pi:heat", "3K", "unknown unit 'K'.*none"),
+    ],
+)
+def test_what_is_no_quantity_is_named_with_the_units_there_are(name, text, said):
+    with pytest.raises(ValueError, match=said):
+        read_quantity(name, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("num_params", 1_234_567, "1.235 M"),
+        ("num_params", 12, "12"),
+        ("onnx_bytes", 423_456, "423.5 KB"),
+        ("latency_ms", 0.25, "250 us"),
+        ("latency_ms", 2.0, "2 ms"),
+        ("latency_ms", 0.0001, "0.1 us"),
+        ("accuracy", 0.98765, "98.77%"),
+        ("boards.pi:heat", 3.5, "3.5"),
+    ],
+)
+def test_quantities_are_shown_with_few_digits(name, value, shown):
+    assert show_quantity(name, value) == shown
