@@ -10,7 +10,7 @@ from n2n_gym.evaluators.transfer import pack, unpack
 from n2n_gym.pytorch import trace
 from n2n_gym.pytorch.training import Recipe, compute_logits
 from n2n_gym.tasks import Augmentation, Task, digits
-from n2n_gym.teachers import Teacher, Trained, teacher_views, views
+from n2n_gym.teachers import Teacher, Trained, augmented_logits, teacher_views
 from tests.networks import SmallResNet, awake
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def test_logits_are_those_of_what_is_seen(teacher):
 def test_they_are_computed_once_and_kept(teacher, monkeypatch):
     first = teacher_views(teacher, 3, CPU, "float32")
     again = make_teacher(teacher.task.augmentation)
-    monkeypatch.setattr(views, "_compute_logits", None)  # would fail if called
+    monkeypatch.setattr(augmented_logits, "_compute_logits", None)  # would fail if called
     second = teacher_views(again, 3, CPU, "float32")
     assert torch.equal(first.logits, second.logits)
     assert torch.equal(first.changes, second.changes)
@@ -91,7 +91,7 @@ def test_without_augmentation_there_is_one_view(teacher):
 
 
 def test_too_many_logits_leave_fewer_views(teacher, monkeypatch):
-    monkeypatch.setattr(views, "MOST_LOGITS", 3 * 1077 * 10)
+    monkeypatch.setattr(augmented_logits, "MOST_LOGITS", 3 * 1077 * 10)
     found = teacher_views(teacher, 8, CPU, "float32")
     assert len(found.logits) == len(found.changes) == 3
 
