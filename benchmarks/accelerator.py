@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 
 from n2n_gym.networks.scaling import uniform_student
-from n2n_gym.pytorch.training import pick_device
-from n2n_gym.resources import AcceleratorEnergy, TorchLatency
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import teacher_architecture
+from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.resources.accelerator import AcceleratorEnergy, TorchLatency
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.zoo import teacher_architecture
 
 SHARES = (1, 2, 5, 10, 20)
 BATCH = 256

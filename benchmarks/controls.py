@@ -25,20 +25,20 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.results import Results
-from n2n_gym.compression.controls import FULL_FRESH, HAND_DESIGNED, magnitude_student
-from n2n_gym.evaluators import (
-    FULL,
-    DistillationEvaluator,
-    Rung,
-    Settings,
-    distil,
-)
+from n2n_gym.compression.controls import magnitude_student
+from n2n_gym.compression.hand_designed import FULL_FRESH, HAND_DESIGNED
+from n2n_gym.evaluators.distillation import Settings, distil
+from n2n_gym.evaluators.rungs import FULL, Rung
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.scaling import OutOfReach, uniform_student
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.training import Diverged, compute_accuracy, pick_device
+from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.pytorch.inference import compute_accuracy
+from n2n_gym.pytorch.training import Diverged
 from n2n_gym.rewards import Score, n2n
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher
 
 SHARES = (4, 10, 40)  # of the teacher's parameters: one in so many
 KEY = ("teacher", "student", "rung", "device", "seed")  # fingerprints of the first two

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.pytorch import trace
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import Teacher, teacher_architecture
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import Teacher
+from n2n_gym.teachers.zoo import teacher_architecture
 
 BLOCKS = (2, 4, 8, 16, 32, 64, 96, 141)  # 20 to 994 layers
 TEACHERS = ("resnet18", "mobilenet_v2", "resnet50", "densenet121", "efficientnet_v2_l")

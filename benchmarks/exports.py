@@ -24,14 +24,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from n2n_gym.evaluators import FULL, DistillationEvaluator
+from n2n_gym.evaluators.rungs import FULL
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.export.formats import CALIBRATED_BY, Exported, load_model, write_int8
 from n2n_gym.export.onnx import FromPixels, export_onnx, rounding
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import Network
+from n2n_gym.pytorch.build import Network
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.students import random_students
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher
 
 FAMILIES = (
     "alexnet",

@@ -40,23 +40,17 @@ from tqdm.auto import tqdm
 from benchmarks.results import Results
 from benchmarks.subjects import Block, some_of_cifar10
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import (
-    ELASTIC,
-    FULL,
-    INHERIT,
-    PAPER,
-    SHORT,
-    AccuracyMap,
-    Settings,
-    measure,
-)
+from n2n_gym.evaluators.calibration import AccuracyMap
+from n2n_gym.evaluators.distillation import Settings, measure
 from n2n_gym.evaluators.elastic import elastic_teacher
+from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, PAPER, SHORT
 from n2n_gym.evaluators.scoring import faster_precision
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import trace
+from n2n_gym.pytorch.trace import trace
 from n2n_gym.rewards import Score, n2n
-from n2n_gym.teachers import Teacher, teacher_recipe, train_network
+from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.store import load_trained, save_trained
+from n2n_gym.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 NUM_IMAGES = 5_000

@@ -40,22 +40,20 @@ from torch import nn
 
 import n2n_gym
 from benchmarks.subjects import Block
-from n2n_gym.evaluators import (
-    DistillationEvaluator,
-    Rung,
-    Runner,
-    Settings,
-    Workers,
-    load_rung,
-)
+from n2n_gym.evaluators.distillation import Settings
 from n2n_gym.evaluators.elastic import random_student
-from n2n_gym.evaluators.workers import InProcess, Result, Task
+from n2n_gym.evaluators.loading import load_rung
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.evaluators.runner import InProcess, Result, Runner, Trial
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.decisions import removals
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure
 from n2n_gym.scores import ScoreStore
-from n2n_gym.tasks import Task as TaskOfImages
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher
 
 ROOT: Final = Path(__file__).parent.parent
 TOGETHER: Final = 8  # episodes of a vector
@@ -101,7 +99,7 @@ class Search(NamedTuple):
 # What the child processes do.
 
 
-def small_network(task: TaskOfImages) -> nn.Module:
+def small_network(task: Task) -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(task.input_shape[0], 8, 3, 1, 1), nn.ReLU()),
         *(Block(8, 8, 1), Block(8, 12, 2), Block(12, 12, 1), Block(12, 16, 2)),
@@ -117,14 +115,14 @@ class Noted:
         self.log = log
 
     def run(
-        self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
+        self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
-        for result in self.runner.run(tasks, teacher, settings):
+        for result in self.runner.run(trials, teacher, settings):
             found = result.result
             if isinstance(found, Failure) and found.retryable:
                 yield result  # its workers were hit twice: it is measured anew, later
                 continue
-            fingerprint = tasks[result.number].student.fingerprint
+            fingerprint = trials[result.number].student.fingerprint
             note(self.log, "measured", fingerprint)
             yield result
             note(self.log, "kept", fingerprint)

@@ -31,15 +31,15 @@ from torch import nn
 
 from benchmarks.results import Results
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import trace
+from n2n_gym.pytorch.trace import trace
 from n2n_gym.resources import Latency, onnx_file
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.latency_table import latency_table, runner, time_students
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.resources.students import random_students, students_in_blocks
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import teacher_architecture
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.zoo import teacher_architecture
 
 SUBJECTS = ("resnet18:8", "resnet18:32", "vgg11_bn:8", "mobilenet_v2:32")
 SEED = 4  # the costs are fitted to seed 0, and were chosen while looking at others

@@ -43,20 +43,24 @@ from n2n_gym.common.files import data_folder, write_whole
 from n2n_gym.compression import finalists
 from n2n_gym.compression.finalists import said_of
 from n2n_gym.compression.pipeline import compress
-from n2n_gym.evaluators import FULL, DistillationEvaluator, distil
+from n2n_gym.evaluators.distillation import distil
+from n2n_gym.evaluators.rungs import FULL
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.export.onnx import export_onnx
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.limits.fitting import widest_uniform
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.scaling import OutOfReach
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.training import compute_accuracy
+from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.inference import compute_accuracy
 from n2n_gym.resources import RESOURCES, Latency
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, pixels_of
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.runs.folder import ONNX, Options, is_finished
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher
 
 RESOURCE_OF: Final = {"latency": "latency_ms", "size": "onnx_bytes"}
 SHARES: Final = (2, 5, 10, 20)  # one in so many
@@ -213,9 +217,9 @@ def uniform_of(
 ) -> Architecture | None:
     """The teacher at the largest rate of all widths that keeps a limit, if any does."""
     limits = {RESOURCE_OF[cell.resource]: bound}
-    limited = Limited.read(teacher.architecture, limits, said_of(teacher))
+    requirements = Requirements.read(teacher.architecture, limits, said_of(teacher))
     try:
-        return limited.uniform(block)
+        return widest_uniform(requirements, block)
     except OutOfReach:
         return None
 

@@ -37,9 +37,9 @@ from n2n_gym.networks.decisions import (
     shrinkages,
 )
 from n2n_gym.networks.layers import Shape, ShapeError
-from n2n_gym.pytorch import build
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import teacher_architecture
+from n2n_gym.pytorch.build import build
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.zoo import teacher_architecture
 
 FAMILIES = {
     "AlexNet": ("alexnet",),

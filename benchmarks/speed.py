@@ -40,31 +40,27 @@ from tqdm.auto import tqdm
 
 from benchmarks.steps import steps_per_second
 from benchmarks.subjects import some_of_cifar10
+from n2n_gym.common.files import data_folder
 from n2n_gym.envs import RemoveEnv
-from n2n_gym.evaluators import (
-    ELASTIC,
-    FULL,
-    INHERIT,
-    SHORT,
-    DistillationEvaluator,
-    Rung,
-    Settings,
-    Workers,
-    elastic,
-)
-from n2n_gym.evaluators.scoring import faster_precision
-from n2n_gym.evaluators.workers import Task as Job
+from n2n_gym.evaluators import elastic
+from n2n_gym.evaluators.distillation import Settings
+from n2n_gym.evaluators.rungs import ELASTIC, FULL, INHERIT, SHORT, Rung
+from n2n_gym.evaluators.runner import Trial
+from n2n_gym.evaluators.scoring import DistillationEvaluator, faster_precision
+from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import Conv, DepthwiseConv, Linear
 from n2n_gym.networks.scaling import uniform_student
-from n2n_gym.pytorch import build
+from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.determinism import thread_count
-from n2n_gym.pytorch.training import pick_device, train
+from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.pytorch.training import train
 from n2n_gym.resources.machine import processor
 from n2n_gym.rewards import Score
 from n2n_gym.scores import ScoreStore
-from n2n_gym.tasks import Task, data_folder
-from n2n_gym.teachers import Teacher, load_teacher
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 NUM_IMAGES, NUM_VALIDATION = 5_000, 500
@@ -166,7 +162,7 @@ class Ours:
 
     def score(self, student: Architecture, rung: Rung) -> None:
         settings = replace(self.settings, rung=rung)
-        (done,) = self.pool.run([Job(student, 0)], self.teacher, settings)
+        (done,) = self.pool.run([Trial(student, 0)], self.teacher, settings)
         assert isinstance(done.result, Score), done.result
 
     def cpu_of_epoch(self, student: Architecture) -> float:
@@ -346,7 +342,7 @@ def compare_with_peak(
 
 
 def run_all(
-    pool: Workers, work: list[Job], teacher: Teacher, settings: Settings
+    pool: Workers, work: list[Trial], teacher: Teacher, settings: Settings
 ) -> None:
     for done in pool.run(work, teacher, settings):
         assert isinstance(done.result, Score), done.result
@@ -360,7 +356,7 @@ def compare_workers(
 ) -> None:
     """Students a minute of two workers and of one, in turn."""
     ruled = replace(settings, rung=SHORT)
-    work = [Job(students["1/10"], seed) for seed in range(8)]
+    work = [Trial(students["1/10"], seed) for seed in range(8)]
     pools = {1: Workers(1), 2: Workers(2)}
     for pool in pools.values():  # all workers start, and load the teacher
         run_all(pool, work, teacher, ruled)
@@ -457,7 +453,7 @@ def measure_on_accelerator(device: torch.device, report: Report) -> None:
         assert recipe is not None
         for count in (1, 2, 4, 8):
             pool = Workers(count)
-            jobs = [Job(student, seed) for seed in range(4 * count)]
+            jobs = [Trial(student, seed) for seed in range(4 * count)]
             run_all(pool, jobs, teacher, settings)  # they load the teacher
             seconds = wall_seconds(run_all, pool, jobs, teacher, settings) / len(jobs)
             pool.close()

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from n2n_gym.tasks import Augmentation, Task, data_folder
+from n2n_gym.common.files import data_folder
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.task import Task
 
 
 class Block(nn.Module):

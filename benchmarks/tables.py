@@ -34,14 +34,19 @@ from benchmarks.subjects import Block, some_of_cifar10
 from n2n_gym.comparison.budget import Ledger, run
 from n2n_gym.comparison.statistics import Estimate, as_table, estimate, iqm_of_all
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import SHORT, DistillationEvaluator, Workers, evaluate
+from n2n_gym.evaluators.evaluator import evaluate
+from n2n_gym.evaluators.rungs import SHORT
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import trace
+from n2n_gym.pytorch.trace import trace
 from n2n_gym.rewards import Failure, Score, n2n
 from n2n_gym.scores import ScoreStore
-from n2n_gym.tasks import Task, digits
-from n2n_gym.teachers import Teacher, teacher_recipe, train_network
+from n2n_gym.tasks.sets import digits
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.store import load_trained, save_trained
+from n2n_gym.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 FOLDER = Path(__file__).parent / "data" / "tables"

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from benchmarks.results import Results
 from n2n_gym.comparison.statistics import as_table, estimate, improvement, iqm_of_all
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.teachers import load_teacher
+from n2n_gym.teachers.loading import load_teacher
 
 PAIRS = ("resnet18:resnet34", "vgg11_bn:vgg16_bn", "vgg11_bn:resnet18")
 STAGES = {"remove": RemoveEnv, "shrink": ShrinkEnv}

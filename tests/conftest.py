@@ -18,11 +18,13 @@ import torch  # noqa: E402
 
 from n2n_gym.compression import finalists  # noqa: E402
 from n2n_gym.compression.pipeline import compress  # noqa: E402
-from n2n_gym.pytorch import trace  # noqa: E402
-from n2n_gym.pytorch.training import Recipe  # noqa: E402
+from n2n_gym.pytorch.recipe import Recipe  # noqa: E402
+from n2n_gym.pytorch.trace import trace  # noqa: E402
 from n2n_gym.runs.folder import Options  # noqa: E402
-from n2n_gym.tasks import Task, digits  # noqa: E402
-from n2n_gym.teachers import Teacher, train_network  # noqa: E402
+from n2n_gym.tasks.sets import digits  # noqa: E402
+from n2n_gym.tasks.task import Task  # noqa: E402
+from n2n_gym.teachers.learning import train_network  # noqa: E402
+from n2n_gym.teachers.teacher import Teacher  # noqa: E402
 from tests.networks import SmallResNet  # noqa: E402
 
 

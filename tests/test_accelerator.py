@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from n2n_gym.evaluators import INHERIT, SHORT, DistillationEvaluator, Workers
+from n2n_gym.evaluators.rungs import INHERIT, SHORT
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import shrink, shrinkages
 from n2n_gym.networks.scaling import uniform_student
-from n2n_gym.resources import AcceleratorEnergy, TorchLatency, load_meter
+from n2n_gym.resources import load_meter
+from n2n_gym.resources.accelerator import AcceleratorEnergy, TorchLatency
 from n2n_gym.rewards import Score
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import teacher_architecture
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.zoo import teacher_architecture
 
 if not torch.accelerator.is_available():
     pytest.skip("torch finds no accelerator", allow_module_level=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from n2n_gym.tasks import Augmentation
+from n2n_gym.tasks.augmentation import Augmentation
 
 
 def seed(number: int) -> torch.Generator:

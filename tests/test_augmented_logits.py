@@ -5,12 +5,19 @@ import pytest
 import torch
 
 from n2n_gym.common.files import cache_folder
-from n2n_gym.evaluators import DistillationEvaluator, Rung, Workers
-from n2n_gym.evaluators.transfer import pack, unpack
-from n2n_gym.pytorch import trace
-from n2n_gym.pytorch.training import Recipe, compute_logits
-from n2n_gym.tasks import Augmentation, Task, digits
-from n2n_gym.teachers import Teacher, Trained, augmented_logits, teacher_views
+from n2n_gym.evaluators.packed_teacher import pack, unpack
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import Workers
+from n2n_gym.pytorch.inference import compute_logits
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.sets import digits
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers import augmented_logits
+from n2n_gym.teachers.augmented_logits import teacher_views
+from n2n_gym.teachers.teacher import Teacher, Trained
 from tests.networks import SmallResNet, awake
 
 CPU = torch.device("cpu")
@@ -69,7 +76,9 @@ def test_logits_are_those_of_what_is_seen(teacher):
 def test_they_are_computed_once_and_kept(teacher, monkeypatch):
     first = teacher_views(teacher, 3, CPU, "float32")
     again = make_teacher(teacher.task.augmentation)
-    monkeypatch.setattr(augmented_logits, "_compute_logits", None)  # would fail if called
+    monkeypatch.setattr(
+        augmented_logits, "_compute_logits", None
+    )  # would fail if called
     second = teacher_views(again, 3, CPU, "float32")
     assert torch.equal(first.logits, second.logits)
     assert torch.equal(first.changes, second.changes)

@@ -19,7 +19,7 @@ from n2n_gym.networks.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.pytorch import trace
+from n2n_gym.pytorch.trace import trace
 from tests.networks import NETWORKS
 from tests.test_edits import STARTS, start_of
 

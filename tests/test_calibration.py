@@ -7,21 +7,22 @@ import pytest
 from typer.testing import CliRunner
 
 from n2n_gym.cli import app
-from n2n_gym.evaluators import (
+from n2n_gym.evaluators import rungs
+from n2n_gym.evaluators.calibration import (
     AccuracyMap,
     CalibratedEvaluator,
     Calibration,
-    DistillationEvaluator,
-    Rung,
     calibrate,
-    load_evaluator,
-    rungs,
 )
 from n2n_gym.evaluators.elastic import random_student
+from n2n_gym.evaluators.loading import load_evaluator
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import removals
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Score
-from n2n_gym.tasks import Augmentation, Task
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.task import Task
 
 CHEAP = Rung("inherit")
 WEIGHTS = ("intercept", "accuracy", "log_params", "log_macs")

@@ -1,12 +1,15 @@
 import pytest
 import torch
 
-from n2n_gym.evaluators import INHERIT, Settings, measure
 from n2n_gym.evaluators.classifier import RIDGE, fit_classifier, ridge
-from n2n_gym.evaluators.distillation import distil
-from n2n_gym.pytorch import build, trace
-from n2n_gym.pytorch.training import Diverged, compute_logits
-from n2n_gym.teachers import Teacher, Trained, load_teacher
+from n2n_gym.evaluators.distillation import Settings, distil, measure
+from n2n_gym.evaluators.rungs import INHERIT
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.inference import compute_logits
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.pytorch.training import Diverged
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher, Trained
 from tests.networks import SmallResNet, awake
 
 CPU = torch.device("cpu")

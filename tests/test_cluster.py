@@ -5,16 +5,14 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from n2n_gym.evaluators import (
-    DistillationEvaluator,
-    Rung,
-    evaluate,
-    load_runner,
-)
 from n2n_gym.evaluators.cluster import RayWorkers
-from n2n_gym.evaluators.workers import InProcess
+from n2n_gym.evaluators.evaluator import evaluate
+from n2n_gym.evaluators.loading import load_runner
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.evaluators.runner import InProcess
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import RATES, shrink, shrinkages
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure, Score
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning:ray")

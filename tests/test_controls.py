@@ -7,24 +7,24 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.compression.controls import FULL_FRESH, HAND_DESIGNED, magnitude_student
-from n2n_gym.evaluators import (
-    FULL,
-    DistillationEvaluator,
-    Rung,
-    Settings,
-    distil,
-    evaluate,
-)
+from n2n_gym.compression.controls import magnitude_student
+from n2n_gym.compression.hand_designed import FULL_FRESH, HAND_DESIGNED
+from n2n_gym.evaluators.distillation import Settings, distil
+from n2n_gym.evaluators.evaluator import evaluate
+from n2n_gym.evaluators.rungs import FULL, Rung
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import Shrinkage, shrink, shrinkages
 from n2n_gym.networks.layers import Conv, DepthwiseConv, Linear, SpatialMean
 from n2n_gym.networks.scaling import OutOfReach, uniform_student
-from n2n_gym.pytorch import build, trace
-from n2n_gym.pytorch.training import initialise, seeded
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.determinism import seeded
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.pytorch.training import initialise
 from n2n_gym.rewards import Score, n2n
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import Teacher, Trained, teacher_architecture
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import Teacher, Trained
+from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import (
     IMAGE,
     NETWORKS,

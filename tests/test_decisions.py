@@ -23,9 +23,10 @@ from n2n_gym.networks.layers import (
     Linear,
     ShapeError,
 )
-from n2n_gym.pytorch import build, trace
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import teacher_architecture
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import (
     IMAGE,
     DenseNet,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 
 ROOT = Path(__file__).parent.parent

@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from n2n_gym.evaluators import DistillationEvaluator, elastic, load_evaluator
+from n2n_gym.evaluators import elastic
+from n2n_gym.evaluators.loading import load_evaluator
 from n2n_gym.evaluators.rungs import ELASTIC, INHERIT
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import removals
-from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inheritance import Inheritance
+from n2n_gym.pytorch.trace import trace
 from tests.networks import IMAGE, NETWORKS, awake
 
 CPU = torch.device("cpu")

@@ -8,13 +8,16 @@ from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.envs.features import CHOICE, COLUMNS, CURRENT, DECIDED
 from n2n_gym.envs.render import draw_ansi
 from n2n_gym.envs.window import Window
-from n2n_gym.evaluators import DistillationEvaluator, Rung, SizeEvaluator
+from n2n_gym.evaluators.evaluator import SizeEvaluator
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import RATES
-from n2n_gym.pytorch import build, trace
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.trace import trace
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 from tests.networks import PlainNet
 
 QUICK = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1, logit_weight=0.1))

@@ -4,23 +4,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from n2n_gym.evaluators import (
-    FULL,
-    INHERIT,
-    PAPER,
-    SHORT,
-    DistillationEvaluator,
-    InProcess,
-    Rung,
-    SizeEvaluator,
-    default_runner,
-    evaluate,
-    load_evaluator,
-)
 from n2n_gym.evaluators.distillation import is_out_of_memory, out_of_memory
-from n2n_gym.evaluators.transfer import parcel_name
+from n2n_gym.evaluators.evaluator import SizeEvaluator, evaluate
+from n2n_gym.evaluators.loading import default_runner, load_evaluator
+from n2n_gym.evaluators.packed_teacher import packed_name
+from n2n_gym.evaluators.rungs import FULL, INHERIT, PAPER, SHORT, Rung
+from n2n_gym.evaluators.runner import InProcess
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import RATES, removals, remove, shrink, shrinkages
-from n2n_gym.pytorch.training import Recipe, compute_accuracy
+from n2n_gym.pytorch.inference import compute_accuracy
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure, Score, compression, n2n
 
 QUICK = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1, logit_weight=0.1))
@@ -104,7 +97,7 @@ def test_what_a_teacher_says_is_in_the_key_too(teacher, students):
     ensemble = replace(teacher, provide=lambda: trained)
     keys = {quick().key(students[0], t).digest for t in (teacher, ensemble)}
     assert len(keys) == 2
-    assert parcel_name(ensemble) != parcel_name(teacher)
+    assert packed_name(ensemble) != packed_name(teacher)
 
 
 class Often(SizeEvaluator):

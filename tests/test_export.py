@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from n2n_gym.export import onnx as export
 from n2n_gym.export.onnx import export_onnx, save_weights
 from n2n_gym.networks.decisions import shrink, shrinkages
-from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.trace import trace
 from tests.networks import GatedNet, ScaledNet, ShuffledNet
 
 ABOUT = {"teacher": "small", "task": "digits"}

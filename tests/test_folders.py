@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import v2
 
-from n2n_gym.tasks import SPLITS, Augmentation, Task, cache_folder, load_task
+from n2n_gym.common.files import cache_folder
+from n2n_gym.tasks.arrays import SPLITS
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.loading import load_task
 from n2n_gym.tasks.summary import compute_fingerprint, compute_normalisation
+from n2n_gym.tasks.task import Task
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -15,10 +15,11 @@ from n2n_gym.networks.layers import (
     Linear,
     SpatialMean,
 )
-from n2n_gym.pytorch import Network, build, trace
+from n2n_gym.pytorch.build import Network, build
 from n2n_gym.pytorch.inheritance import Inheritance
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import teacher_architecture
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import (
     IMAGE,
     NETWORKS,

@@ -22,7 +22,7 @@ from n2n_gym.networks.layers import (
     Linear,
     MaxPool,
 )
-from n2n_gym.pytorch import trace
+from n2n_gym.pytorch.trace import trace
 from n2n_gym.resources import Latency, latency_table, predicted
 from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import OPERATORS, timed_onnx

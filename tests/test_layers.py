@@ -42,7 +42,7 @@ from n2n_gym.networks.layers import (
     from_dict,
     to_dict,
 )
-from n2n_gym.pytorch import build
+from n2n_gym.pytorch.build import build
 
 IMAGE_SHAPE = (3, 8, 8)
 EXAMPLES = settings(max_examples=200, deadline=None)

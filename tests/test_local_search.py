@@ -9,7 +9,8 @@ import pytest
 from n2n_gym.compression.local_search import LocalSearch
 from n2n_gym.envs import ShrinkEnv
 from n2n_gym.limits.constraints import ACCURACY
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.limits.fitting import aims_by, widest_uniform
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import shrink, shrinkages
 from n2n_gym.networks.layers import Conv
@@ -38,8 +39,10 @@ def test_it_begins_at_uniform_width_and_all_keep_the_limits(teacher):
     found = scored(teacher, {"num_params": size})
     assert len(found) == 20
     first = Architecture.from_json(found[0][1]["student"])
-    limited = Limited.read(teacher.architecture, {"num_params": size})
-    assert first.num_params == pytest.approx(limited.uniform().num_params, rel=0.05)
+    requirements = Requirements.read(teacher.architecture, {"num_params": size})
+    assert first.num_params == pytest.approx(
+        widest_uniform(requirements).num_params, rel=0.05
+    )
     assert kernels(first) == kernels(teacher.architecture)
     assert all(info["violated"] == "" for _, info in found)
     assert all(info["num_params"] <= size for _, info in found)
@@ -135,16 +138,16 @@ def test_rates_grow_together_up_to_what_the_limits_allow(teacher):
 def test_predictions_are_held_against_the_uniform_width(teacher):
     whole = teacher.architecture
     size = RESOURCES["peak_bytes"](whole, whole)
-    limited = Limited.read(whole, {"peak_bytes": size / 2})
+    requirements = Requirements.read(whole, {"peak_bytes": size / 2})
 
     def low(student: Architecture, whole: Architecture) -> float:
         return 0.8 * RESOURCES["peak_bytes"](student, whole)
 
     meter = load_meter(["peak_bytes"], {"peak_bytes": low})
-    assert limited.aims_by(limited.meter) == limited.aims
-    assert limited.aims_by(meter)["peak_bytes"] == pytest.approx(0.4 * size)
+    assert aims_by(requirements, requirements.meter) == requirements.aims
+    assert aims_by(requirements, meter)["peak_bytes"] == pytest.approx(0.4 * size)
     # Where uniform width is out of reach there is nothing to hold them against.
-    tight = Limited.read(whole, {"peak_bytes": 10})
+    tight = Requirements.read(whole, {"peak_bytes": 10})
     assert tight.aims_by(meter) == tight.aims
 
 

@@ -15,10 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 
-from n2n_gym.pytorch import TraceError, build
-from n2n_gym.pytorch.training import Normalisation, Recipe
-from n2n_gym.tasks import Task, data_folder, load_task
-from n2n_gym.teachers import Teacher, learning, load_teacher, torchvision_network
+from n2n_gym.common.files import data_folder
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.trace import TraceError
+from n2n_gym.tasks.loading import load_task
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers import learning
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher
+from n2n_gym.teachers.zoo import torchvision_network
 from tests.networks import SmallResNet, make_small
 
 SMALL = "tests.networks:make_small"

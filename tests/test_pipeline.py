@@ -23,16 +23,18 @@ from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.pipeline import Options, compress
 from n2n_gym.compression.stages import Search
-from n2n_gym.evaluators import InProcess, elastic
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.evaluators import elastic
+from n2n_gym.evaluators.runner import InProcess
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.scaling import uniform_student
-from n2n_gym.pytorch import build
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure, n2n
 from n2n_gym.runs.history import History
-from n2n_gym.tasks import TASKS
-from n2n_gym.teachers import learning, load_teacher
+from n2n_gym.tasks.loading import TASKS
+from n2n_gym.teachers import learning
+from n2n_gym.teachers.loading import load_teacher
 
 ROOT = Path(__file__).parent.parent
 SMALL = Options(
@@ -277,9 +279,9 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
 
 
 def test_small_students_that_are_as_good_take_turns_with_high_rewards(teacher):
-    limited = Limited.read(teacher.architecture, {})
+    requirements = Requirements.read(teacher.architecture, {})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
     )
     bar, start = teacher.score.accuracy, teacher.architecture
     thin = [uniform_student(start, start.num_params // share) for share in (2, 4, 8)]
@@ -291,9 +293,9 @@ def test_small_students_that_are_as_good_take_turns_with_high_rewards(teacher):
 
 
 def test_the_most_accurate_is_chosen_where_none_has_the_least_accuracy(teacher):
-    limited = Limited.read(teacher.architecture, {"accuracy": 0.95})
+    requirements = Requirements.read(teacher.architecture, {"accuracy": 0.95})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
     )
     start = teacher.architecture
     students = [uniform_student(start, start.num_params // n) for n in (2, 4, 8)]
@@ -309,9 +311,9 @@ def test_the_most_accurate_is_chosen_where_none_has_the_least_accuracy(teacher):
 
 
 def test_within_limits_finalists_are_the_highest_rewards(teacher):
-    limited = Limited.read(teacher.architecture, {"num_params": 1e6})
+    requirements = Requirements.read(teacher.architecture, {"num_params": 1e6})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
     )
     start = teacher.architecture
     small = Scored(0.5, uniform_student(start, start.num_params // 4), 1.0)
@@ -319,9 +321,9 @@ def test_within_limits_finalists_are_the_highest_rewards(teacher):
 
 
 def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
-    limited = Limited.read(teacher.architecture, {})
+    requirements = Requirements.read(teacher.architecture, {})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, limited
+        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
     )
     history = History(tmp_path / "history.jsonl")
     final.report = history.add

@@ -16,7 +16,7 @@ from n2n_gym.cli.play import near
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.envs.render import Bar, lines
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.teachers import load_teacher
+from n2n_gym.teachers.loading import load_teacher
 
 ROOT = Path(__file__).parent.parent
 ARGUMENTS = ["play", "--teacher", "tests.networks:make_small", "--evaluator", "size"]

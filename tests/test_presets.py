@@ -10,7 +10,7 @@ from envs_registry.presets import as_markdown
 from n2n_gym.cli import app
 from n2n_gym.comparison.runner import Results, perform, plan
 from n2n_gym.comparison.validation import Refused, validate
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 
 PAGE = Path(__file__).parent.parent / "docs" / "presets.md"

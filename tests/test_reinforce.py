@@ -28,7 +28,7 @@ from n2n_agents.rollouts import play_all
 from n2n_agents.search import random_search
 
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import SizeEvaluator
+from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.networks.decisions import legal_removal
 from n2n_gym.rewards import Score
 

@@ -11,8 +11,11 @@ import torch
 
 from benchmarks import kills
 from n2n_gym.common.files import alone_with, kept_if_possible, write_whole
-from n2n_gym.evaluators import ELASTIC, Settings, elastic
-from n2n_gym.teachers import load_teacher, pick_precision
+from n2n_gym.evaluators import elastic
+from n2n_gym.evaluators.distillation import Settings
+from n2n_gym.evaluators.rungs import ELASTIC
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.precision import pick_precision
 from tests.networks import make_small
 
 CPU = torch.device("cpu")

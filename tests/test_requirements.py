@@ -16,10 +16,11 @@ from n2n_gym.cli import app
 from n2n_gym.compression import finalists
 from n2n_gym.compression.finalists import Failed, Finalists, Scored
 from n2n_gym.compression.reopen import Revisited
-from n2n_gym.evaluators import InProcess
+from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.limits.constraints import Limit
 from n2n_gym.limits.feasibility import refuse_if_out_of_reach, smallest
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.limits.fitting import fitted, widest_uniform
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals, shrink, shrinkages, without
 from n2n_gym.networks.layers import PRODUCERS, Conv
@@ -29,14 +30,9 @@ from n2n_gym.networks.scaling import (
     narrowest,
     uniform_student,
 )
-from n2n_gym.pytorch import trace
-from n2n_gym.resources import (
-    RESOURCES,
-    AcceleratorEnergy,
-    Latency,
-    latency_table,
-    predicted,
-)
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.resources import RESOURCES, Latency, latency_table, predicted
+from n2n_gym.resources.accelerator import AcceleratorEnergy
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.resources.prediction import FileSize
 from n2n_gym.resources.students import random_students
@@ -180,10 +176,10 @@ def test_less_may_be_taken_with_something_kept():
         student = narrowest(without(start, compress_by(every, wanted)))
         takes.append(student.num_macs)
     assert min(takes) < takes[-1]  # not without all of it
-    refuse_if_out_of_reach(Limited.read(start, {"num_macs": min(takes)}), "layer")
-    limited = Limited.read(start, {"num_macs": min(takes) - 1})
+    refuse_if_out_of_reach(Requirements.read(start, {"num_macs": min(takes)}), "layer")
+    requirements = Requirements.read(start, {"num_macs": min(takes) - 1})
     with pytest.raises(ValueError, match="the smallest found takes"):
-        refuse_if_out_of_reach(limited, "layer")
+        refuse_if_out_of_reach(requirements, "layer")
 
 
 def test_a_reachable_limit_on_an_own_resource_is_not_refused():
@@ -194,17 +190,21 @@ def test_a_reachable_limit_on_an_own_resource_is_not_refused():
         for wanted in product((False, True), repeat=len(every))
     )
     name = f"{__name__}:work"
-    refuse_if_out_of_reach(Limited.read(start, {name: least / 0.9}), "unit")
+    refuse_if_out_of_reach(Requirements.read(start, {name: least / 0.9}), "unit")
     with pytest.raises(ValueError, match="the smallest found takes"):
-        refuse_if_out_of_reach(Limited.read(start, {name: least / 0.91}), "unit")
+        refuse_if_out_of_reach(Requirements.read(start, {name: least / 0.91}), "unit")
 
 
 def test_what_is_left_to_the_next_measurement_is_said(teacher):
-    limited = Limited.read(teacher.architecture, {"tests.test_requirements:moody": 1.0})
+    requirements = Requirements.read(
+        teacher.architecture, {"tests.test_requirements:moody": 1.0}
+    )
     with pytest.raises(ValueError, match=r"takes 1, .*, and 0\.1 have to be left"):
-        refuse_if_out_of_reach(limited, "unit")
-    limited = Limited.read(teacher.architecture, {"tests.test_requirements:moody": 1.2})
-    refuse_if_out_of_reach(limited, "unit")  # the teacher keeps it
+        refuse_if_out_of_reach(requirements, "unit")
+    requirements = Requirements.read(
+        teacher.architecture, {"tests.test_requirements:moody": 1.2}
+    )
+    refuse_if_out_of_reach(requirements, "unit")  # the teacher keeps it
 
 
 # What keeps it.
@@ -228,36 +228,37 @@ def test_the_reward_goes_as_far_as_the_limits():
 
 def test_uniform_width_is_as_wide_as_the_limit_allows(teacher):
     whole = teacher.architecture
-    limited = Limited.read(whole, {"num_params": whole.num_params / 4})
-    thin = limited.uniform()
-    assert limited.keeps(thin)
+    requirements = Requirements.read(whole, {"num_params": whole.num_params / 4})
+    thin = widest_uniform(requirements)
+    assert requirements.keeps(thin)
     assert thin.num_params > whole.num_params / 5
 
 
 def test_what_is_to_be_fast_has_whole_blocks_of_channels(teacher):
     whole = teacher.architecture
-    assert Limited.read(whole, {"num_params": 1e3, "onnx_bytes": 1e6}).block == 1
-    assert Limited.read(whole, {"num_params": 1e3, "latency_ms": 1.0}).block == BLOCK
-    assert Limited.read(whole, {f"{__name__}:heavy": 1e3}).block == 1
-    assert Limited.read(whole, {f"{__name__}:spent": 1e3}).block == BLOCK
-    limited = Limited.read(whole, {"num_params": whole.num_params / 2})
-    thin = limited.uniform(4)
-    assert limited.keeps(thin)
+    assert Requirements.read(whole, {"num_params": 1e3, "onnx_bytes": 1e6}).block == 1
+    assert (
+        Requirements.read(whole, {"num_params": 1e3, "latency_ms": 1.0}).block == BLOCK
+    )
+    assert Requirements.read(whole, {f"{__name__}:heavy": 1e3}).block == 1
+    assert Requirements.read(whole, {f"{__name__}:spent": 1e3}).block == BLOCK
+    requirements = Requirements.read(whole, {"num_params": whole.num_params / 2})
+    thin = widest_uniform(requirements, 4)
+    assert requirements.keeps(thin)
     assert all(each.width % 4 == 0 for each in thin.layers if isinstance(each, Conv))
 
 
 def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
     def finalists_of(limits) -> list[Scored]:
-        limited = Limited.read(teacher.architecture, limits)
+        requirements = Requirements.read(teacher.architecture, limits)
         device = torch.device("cpu")
-        return Finalists(teacher, 1, device, InProcess(), None, limited).uniform()
+        return Finalists(teacher, 1, device, InProcess(), None, requirements).uniform()
 
     assert finalists_of({}) == []
     size = teacher.architecture.num_params / 4
     (thin,) = finalists_of({"num_params": size})
-    assert (
-        thin.student
-        == Limited.read(teacher.architecture, {"num_params": size}).uniform()
+    assert thin.student == widest_uniform(
+        Requirements.read(teacher.architecture, {"num_params": size})
     )
     assert finalists_of({"num_params": 10}) == []
     assert "uniform width is no finalist" in caplog.text
@@ -265,21 +266,21 @@ def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
 
 def test_uniform_width_in_blocks_is_a_finalist_where_blocks_are_faster(teacher):
     whole = teacher.architecture
-    limited = Limited.read(whole, {"num_params": whole.num_params / 2})
-    limited = replace(limited, block=4)
+    requirements = Requirements.read(whole, {"num_params": whole.num_params / 2})
+    requirements = replace(requirements, block=4)
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
     thin, in_blocks = final.uniform()
-    assert thin.student == limited.uniform()
-    assert in_blocks.student == limited.uniform(4) != thin.student
+    assert thin.student == widest_uniform(requirements)
+    assert in_blocks.student == widest_uniform(requirements, 4) != thin.student
 
 
 def test_finalists_become_as_wide_as_the_limits_allow(teacher):
     whole = teacher.architecture
     size = whole.num_params // 4
-    limited = Limited.read(whole, {"num_params": size})
+    requirements = Requirements.read(whole, {"num_params": size})
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
     large, little, half = (
         Scored(0.9, uniform_student(whole, most))
         for most in (size * 2, int(size * 1.2), size // 2)
@@ -292,29 +293,29 @@ def test_finalists_become_as_wide_as_the_limits_allow(teacher):
     assert len(narrower.student.layers) == len(little.student.layers)
     assert 0.8 * size < wider.student.num_params <= size
     with pytest.raises(OutOfReach):
-        limited.fitted(large.student)
+        fitted(requirements, large.student)
 
 
 def test_the_smallest_students_are_finalists_where_no_other_keeps_a_limit(teacher):
     whole = teacher.architecture
     least = min(student.num_params for student in smallest(whole, "unit"))
-    limited = Limited.read(whole, {"num_params": 1.3 * least})
-    refuse_if_out_of_reach(limited, "unit")
+    requirements = Requirements.read(whole, {"num_params": 1.3 * least})
+    refuse_if_out_of_reach(requirements, "unit")
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
     large = [Scored(0.9, uniform_student(whole, whole.num_params // 2))]
     with pytest.raises(Failed):
         final._within(large)
     kept = final._within(large, final.smallest("unit"))
     assert kept
-    assert all(limited.keeps(each.student) for each in kept)
+    assert all(requirements.keeps(each.student) for each in kept)
 
 
 def test_what_was_made_to_fit_a_limit_is_reported(teacher):
     whole = teacher.architecture
-    limited = Limited.read(whole, {"num_params": whole.num_params // 2})
+    requirements = Requirements.read(whole, {"num_params": whole.num_params // 2})
     told: list[tuple] = []
-    final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, limited)
+    final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, requirements)
     final.report = lambda *line: told.append(line)
     small = uniform_student(whole, whole.num_params // 4)
     finished = final.choose([Scored(0.9, small)], "the best")
@@ -328,25 +329,30 @@ def test_what_was_made_to_fit_a_limit_is_reported(teacher):
 
 def test_hundreds_of_students_that_break_a_limit_are_not_measured(teacher, monkeypatch):
     whole = teacher.architecture
-    limited = Limited.read(whole, {"num_params": whole.num_params // 4})
+    requirements = Requirements.read(whole, {"num_params": whole.num_params // 4})
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
     monkeypatch.setattr(finalists, "MEASURED", 3)
     large, small = (
         Scored(0.9, uniform_student(whole, whole.num_params // n)) for n in (2, 5)
     )
     assert len(final._within([small, large, large, small, small])) == 1
     assert len(final._within([large, large, large, large, small])) == 1
-    found = [small, large, large, large._replace(student=limited.uniform())]
+    found = [
+        small,
+        large,
+        large,
+        large._replace(student=widest_uniform(requirements)),
+    ]
     assert len(final._within(found)) == 1
 
 
 def test_a_control_that_breaks_a_limit_is_left_out_and_not_narrowed(teacher, caplog):
     whole = teacher.architecture
     size = whole.num_params // 4
-    limited = Limited.read(whole, {"num_params": size})
+    requirements = Requirements.read(whole, {"num_params": size})
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, limited)
+    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
     little = uniform_student(whole, int(size * 1.2))
     assert final.compare_size(lambda: little, "magnitude") is None
     assert "magnitude: a limit is not kept" in caplog.text
@@ -362,10 +368,12 @@ def test_narrowing_leaves_whole_blocks_of_channels():
         nn.Linear(8 * BLOCK, 10),
     )
     whole = trace(module, (1, 8, 8))
-    limited = Limited.read(whole, {f"{__name__}:heavy": heavy(whole, whole) / 1.3})
-    limited = replace(limited, block=BLOCK)
-    narrower = limited.fitted(whole)
-    assert limited.keeps(narrower)
+    requirements = Requirements.read(
+        whole, {f"{__name__}:heavy": heavy(whole, whole) / 1.3}
+    )
+    requirements = replace(requirements, block=BLOCK)
+    narrower = fitted(requirements, whole)
+    assert requirements.keeps(narrower)
     widths = [each.width for each in narrower.layers if isinstance(each, Conv)]
     assert widths in ([BLOCK, 5 * BLOCK], [BLOCK, 6 * BLOCK])
 
@@ -395,14 +403,14 @@ def test_a_finalist_that_leaves_room_is_widened_in_proportion():
         (1.01 * wider.num_params, wider),
         (3.00 * whole.num_params, wider),  # by so much, and no more
     ):
-        limited = Limited.read(whole, {"num_params": bound})
-        assert replace(limited, block=BLOCK).fitted(small) == expected
+        requirements = Requirements.read(whole, {"num_params": bound})
+        assert fitted(replace(requirements, block=BLOCK), small) == expected
     nearly = whole.shrink(widths={second: 7 * BLOCK})
-    limited = Limited.read(whole, {"num_params": 2 * whole.num_params})
-    assert replace(limited, block=BLOCK).fitted(nearly) == whole
-    assert Limited.read(whole, {}).fitted(small) == small
+    requirements = Requirements.read(whole, {"num_params": 2 * whole.num_params})
+    assert fitted(replace(requirements, block=BLOCK), nearly) == whole
+    assert fitted(Requirements.read(whole, {}), small) == small
     full = {"num_params": 3 * whole.num_params, "num_macs": small.num_macs}
-    assert Limited.read(whole, full).fitted(small) == small
+    assert fitted(Requirements.read(whole, full), small) == small
 
 
 def test_widening_fills_parts_of_blocks_where_that_is_not_too_much():
@@ -419,8 +427,8 @@ def test_widening_fills_parts_of_blocks_where_that_is_not_too_much():
         (1.2 * part.num_params, part),
         (1.2 * filled.num_params, filled),
     ):
-        limited = Limited.read(whole, {"num_params": bound})
-        assert replace(limited, block=BLOCK).fitted(part) == expected
+        requirements = Requirements.read(whole, {"num_params": bound})
+        assert fitted(replace(requirements, block=BLOCK), part) == expected
 
 
 def fragile(student: Architecture, teacher: Architecture) -> float:
@@ -432,9 +440,9 @@ def fragile(student: Architecture, teacher: Architecture) -> float:
 
 def test_a_finalist_stays_where_a_wider_one_cannot_be_measured(teacher, caplog):
     whole = teacher.architecture
-    limited = Limited.read(whole, {f"{__name__}:fragile": 2.0})
+    requirements = Requirements.read(whole, {f"{__name__}:fragile": 2.0})
     student = uniform_student(whole, whole.num_params // 3)
-    assert limited.fitted(student) == student
+    assert fitted(requirements, student) == student
     assert "the board has no room for it" in caplog.text
 
 
@@ -444,14 +452,14 @@ def test_a_finalist_stays_where_a_wider_one_cannot_be_measured(teacher, caplog):
 @pytest.mark.parametrize("block", [1, 4])
 def test_widening_makes_no_layer_narrower_and_none_wider_than_the_teachers(make, block):
     whole = trace(make(), (1, 8, 8))
-    limited = Limited.read(whole, {"num_params": 0.9 * whole.num_params})
+    requirements = Requirements.read(whole, {"num_params": 0.9 * whole.num_params})
     grown = 0
     for student in random_students(whole, 20, seed=0):
-        if not limited.keeps(student):
+        if not requirements.keeps(student):
             continue
-        wider = replace(limited, block=block).fitted(student)
+        wider = fitted(replace(requirements, block=block), student)
         grown += wider != student
-        assert limited.keeps(wider)
+        assert requirements.keeps(wider)
         most = at_full_width(student, whole)
         for mine, now, teachers in zip(
             student.layers, wider.layers, most.layers, strict=True
@@ -473,52 +481,54 @@ def test_the_widths_of_controls_stay_as_they_are(teacher):
     """Uniform width among the finalists, and what has the student's size."""
     whole = teacher.architecture
     bound = 0.88 * in_steps(whole, whole)
-    limited = replace(Limited.read(whole, {f"{__name__}:in_steps": bound}), block=4)
-    final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, limited)
+    requirements = replace(
+        Requirements.read(whole, {f"{__name__}:in_steps": bound}), block=4
+    )
+    final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, requirements)
     uniform = final.uniform()
-    assert limited.fitted(uniform[0].student) != uniform[0].student
+    assert fitted(requirements, uniform[0].student) != uniform[0].student
     assert [each.student for each in final._within(uniform)] == [
-        limited.uniform(1),
-        limited.uniform(4),
+        widest_uniform(requirements, 1),
+        widest_uniform(requirements, 4),
     ]
     small = uniform_student(whole, whole.num_params // 10)
-    assert limited.fitted(small) != small
+    assert fitted(requirements, small) != small
     finished = final.compare_size(lambda: small, "magnitude")
     assert finished.student == small
 
 
 def test_what_gets_no_better_by_narrowing_is_out_of_reach(teacher):
-    limited = Limited.read(teacher.architecture, {f"{__name__}:slow": 1.0})
+    requirements = Requirements.read(teacher.architecture, {f"{__name__}:slow": 1.0})
     with pytest.raises(OutOfReach):
-        limited.fitted(teacher.architecture)
+        fitted(requirements, teacher.architecture)
 
 
 def test_a_clock_is_left_something_to_spare(teacher):
     whole = teacher.architecture
-    limited = Limited.read(whole, {"num_params": 100, "latency_ms": 1.0})
+    requirements = Requirements.read(whole, {"num_params": 100, "latency_ms": 1.0})
     known = {"num_params": 100, "num_macs": 1, "latency_ms": 0.91}
-    limited.meter.remember([(whole.fingerprint, known)])
-    assert not limited.keeps(whole)
-    limited.meter.remember([(whole.fingerprint, {**known, "latency_ms": 0.89})])
-    assert limited.keeps(whole)
+    requirements.meter.remember([(whole.fingerprint, known)])
+    assert not requirements.keeps(whole)
+    requirements.meter.remember([(whole.fingerprint, {**known, "latency_ms": 0.89})])
+    assert requirements.keeps(whole)
 
 
 def test_a_file_is_left_room_for_what_it_says_about_itself(teacher):
     whole = teacher.architecture
-    limited = Limited.read(whole, {"onnx_bytes": 50_000})
+    requirements = Requirements.read(whole, {"onnx_bytes": 50_000})
     known = {"num_params": 100, "num_macs": 1, "onnx_bytes": 49_201}
-    limited.meter.remember([(whole.fingerprint, known)])
-    assert not limited.keeps(whole)
-    limited.meter.remember([(whole.fingerprint, {**known, "onnx_bytes": 49_200})])
-    assert limited.keeps(whole)
+    requirements.meter.remember([(whole.fingerprint, known)])
+    assert not requirements.keeps(whole)
+    requirements.meter.remember([(whole.fingerprint, {**known, "onnx_bytes": 49_200})])
+    assert requirements.keeps(whole)
 
 
 def test_limits_that_are_none_change_nothing(teacher):
-    limited = Limited.read(teacher.architecture, {"accuracy": 0.5})
-    assert not limited
-    assert limited.least_accuracy == 0.5
-    assert limited.keeps(teacher.architecture)
-    refuse_if_out_of_reach(limited, "unit")
+    requirements = Requirements.read(teacher.architecture, {"accuracy": 0.5})
+    assert not requirements
+    assert requirements.least_accuracy == 0.5
+    assert requirements.keeps(teacher.architecture)
+    refuse_if_out_of_reach(requirements, "unit")
 
 
 def test_sizes_of_files_are_predicted(teacher):
@@ -619,11 +629,11 @@ def test_the_written_file_is_what_a_limit_on_size_is_about(teacher, tmp_path):
     path = tmp_path / "student.onnx"
     for length, is_kept in ((60_000, True), (60_001, False)):
         path.write_bytes(bytes(length))
-        (row,) = Limited.read(whole, {"onnx_bytes": 60_000}).rows(whole, 1.0, path)
+        (row,) = Requirements.read(whole, {"onnx_bytes": 60_000}).rows(whole, 1.0, path)
         assert row["student"] == length
         assert row["is_kept"] is is_kept
     long = '["' + 10 * "Ä" + '"]'
-    assert Limited.read(whole, {"onnx_bytes": 60_000}, long).aims == {
+    assert Requirements.read(whole, {"onnx_bytes": 60_000}, long).aims == {
         "onnx_bytes": 60_000 - 800 - len(long.encode())
     }
 

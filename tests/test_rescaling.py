@@ -2,11 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.evaluators import FULL, DistillationEvaluator, distil, distillation
+from n2n_gym.evaluators import distillation
+from n2n_gym.evaluators.distillation import distil
 from n2n_gym.evaluators.rescaling import _images, _squares_of, rescale
+from n2n_gym.evaluators.rungs import FULL
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import RATES, shrink, shrinkages
-from n2n_gym.pytorch.training import compute_accuracy, initialise
-from n2n_gym.teachers import load_teacher
+from n2n_gym.pytorch.inference import compute_accuracy
+from n2n_gym.pytorch.training import initialise
+from n2n_gym.teachers.loading import load_teacher
 from tests.networks import SmallResNet
 
 CPU = torch.device("cpu")

@@ -23,18 +23,19 @@ from n2n_gym.networks.layers import (
     Flatten,
     Linear,
 )
-from n2n_gym.pytorch import build, trace
-from n2n_gym.pytorch.training import Normalisation
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.trace import trace
 from n2n_gym.resources import (
     RESOURCES,
     Energy,
     Latency,
     ResourceError,
-    TorchLatency,
     load_meter,
     measured,
     onnx_file,
 )
+from n2n_gym.resources.accelerator import TorchLatency
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, session_of
 from n2n_gym.resources.students import random_students

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from n2n_gym.cli import app
-from n2n_gym.evaluators import SizeEvaluator
+from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.runs.folder import Options, check_same, open_run, resumed
 from n2n_gym.runs.history import FINAL, History, Remembering

@@ -5,7 +5,7 @@ from n2n_agents import search
 
 from n2n_gym.comparison.budget import Budgeted, BudgetSpent, Ledger, run
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.evaluators import SizeEvaluator
+from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.rewards import Failure, Score
 
 SEARCHES = [

@@ -18,7 +18,11 @@ import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
-from n2n_gym.tasks import SPLITS, TASKS, Augmentation, Task, cifar10, load_task, mnist
+from n2n_gym.tasks.arrays import SPLITS
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.loading import TASKS, load_task
+from n2n_gym.tasks.sets import cifar10, mnist
+from n2n_gym.tasks.task import Task
 
 
 def sizes(task: Task) -> tuple[int, ...]:

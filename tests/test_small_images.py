@@ -19,7 +19,8 @@ from n2n_gym.networks.layers import (
     MaxPool,
 )
 from n2n_gym.networks.small_images import fit
-from n2n_gym.pytorch import build, trace
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.trace import trace
 from tests.networks import TEACHERS
 
 FITTED = (*TEACHERS, "alexnet")

@@ -13,18 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from n2n_gym.evaluators import Rung, Settings, distil
-from n2n_gym.pytorch.training import (
-    Normalisation,
-    Recipe,
+from n2n_gym.evaluators.distillation import Settings, distil
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.pytorch.determinism import seeded
+from n2n_gym.pytorch.inference import (
     compute_accuracy,
     compute_logits,
     recompute_statistics,
-    seeded,
-    train,
 )
-from n2n_gym.tasks import SPLITS, Split, Task, summary
-from n2n_gym.teachers import Teacher
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.training import train
+from n2n_gym.tasks import summary
+from n2n_gym.tasks.arrays import SPLITS
+from n2n_gym.tasks.split import Split
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import Teacher
 from tests.networks import SmallResNet
 
 CPU = torch.device("cpu")

@@ -13,18 +13,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from n2n_gym.common.files import data_folder
 from n2n_gym.common.plugins import lookup
 from n2n_gym.rewards import REWARDS
-from n2n_gym.tasks import (
-    SPLITS,
-    TASKS,
-    Augmentation,
-    Task,
-    data_folder,
-    digits,
-    from_npz,
-    load_task,
-)
+from n2n_gym.tasks.arrays import SPLITS
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.loading import TASKS, load_task
+from n2n_gym.tasks.npz import from_npz
+from n2n_gym.tasks.sets import digits
+from n2n_gym.tasks.task import Task
 
 CPU = torch.device("cpu")
 

@@ -9,20 +9,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from n2n_gym.evaluators import DistillationEvaluator, Rung
-from n2n_gym.pytorch import trace
-from n2n_gym.pytorch.training import Recipe
-from n2n_gym.tasks import Augmentation, Task, digits, load_task
-from n2n_gym.teachers import (
-    Teacher,
-    kept_teachers,
-    learning,
-    load_teacher,
-    loading,
-    teacher_architecture,
-    teacher_recipe,
-    train_network,
-)
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.loading import load_task
+from n2n_gym.tasks.sets import digits
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers import learning, loading
+from n2n_gym.teachers.learning import teacher_recipe, train_network
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.store import kept_teachers
+from n2n_gym.teachers.teacher import Teacher
+from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import PlainNet, SmallResNet
 
 RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05, largest_gradient=1.0)

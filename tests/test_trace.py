@@ -17,7 +17,8 @@ from torchvision.ops import StochasticDepth
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import DepthwiseConv, Flatten, Shape
-from n2n_gym.pytorch import TraceError, build, trace
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.trace import TraceError, trace
 from tests.networks import IMAGE, NETWORKS, TEACHERS
 
 SHAPE = (3, 8, 8)

@@ -5,19 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from n2n_gym.pytorch.training import (
-    Diverged,
-    Normalisation,
-    Recipe,
-    compute_accuracy,
-    distillation_loss,
-    one_cycle,
-    pick_device,
-    recompute_statistics,
-    seeded,
-    train,
-)
-from n2n_gym.tasks import Augmentation, Split
+from n2n_gym.pytorch.determinism import seeded
+from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.pytorch.inference import compute_accuracy, recompute_statistics
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.training import Diverged, distillation_loss, one_cycle, train
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.split import Split
 
 CPU = torch.device("cpu")
 PLAIN = Normalisation((0.0,), (1.0,))

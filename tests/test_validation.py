@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from n2n_gym.cli import app
 from n2n_gym.comparison.runner import Results, compare, perform, plan
 from n2n_gym.comparison.validation import Refused, validate
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 
 SIZE = {"teacher": "vgg11_bn", "evaluator": "size"}

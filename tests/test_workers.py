@@ -19,25 +19,23 @@ import torch
 from torch import nn
 
 from n2n_gym.envs import RemoveEnv
-from n2n_gym.evaluators import (
-    DistillationEvaluator,
-    Rung,
-    Settings,
-    Workers,
-    evaluate,
-    load_evaluator,
-)
 from n2n_gym.evaluators import workers as module
-from n2n_gym.evaluators.transfer import pack, unpack
-from n2n_gym.evaluators.workers import InProcess, Task
+from n2n_gym.evaluators.distillation import Settings
+from n2n_gym.evaluators.evaluator import evaluate
+from n2n_gym.evaluators.loading import load_evaluator
+from n2n_gym.evaluators.packed_teacher import pack, unpack
+from n2n_gym.evaluators.rungs import Rung
+from n2n_gym.evaluators.runner import InProcess, Trial
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.decisions import RATES, removals, remove, shrink, shrinkages
-from n2n_gym.pytorch import trace
-from n2n_gym.pytorch.training import Recipe
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.trace import trace
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.tasks import Split
-from n2n_gym.tasks import Task as TaskOfImages
 from n2n_gym.tasks.arrays import Arrays
-from n2n_gym.teachers import Teacher, Trained
+from n2n_gym.tasks.split import Split
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import Teacher, Trained
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -76,7 +74,7 @@ def test_a_packed_teacher_scores_students_alike_and_has_no_test_split(
     teacher, students
 ):
     twin = unpack(pack(teacher))
-    task = Task(students[1], 1)
+    task = Trial(students[1], 1)
     (expected,) = InProcess().run([task], teacher, settings())
     (found,) = InProcess().run([task], twin, settings())
     assert found.result == expected.result
@@ -98,9 +96,9 @@ def test_scores_do_not_depend_on_the_number_of_workers(teacher, students):
 
 
 def test_workers_stay(teacher, students, workers):
-    list(workers.run([Task(students[0], 0)] * 2, teacher, settings()))
+    list(workers.run([Trial(students[0], 0)] * 2, teacher, settings()))
     before = [process.pid for process in processes(workers)]
-    list(workers.run([Task(students[1], 0)] * 2, teacher, settings()))
+    list(workers.run([Trial(students[1], 0)] * 2, teacher, settings()))
     assert [process.pid for process in processes(workers)] == before
     workers.close()
     assert not any(map(psutil.pid_exists, before))
@@ -134,7 +132,7 @@ def test_a_killed_worker_is_replaced_and_its_student_measured_again(
 
 def test_a_stuck_worker_is_replaced_and_its_student_measured_again(teacher, students):
     pool = Workers(1, longest=8.0)
-    list(pool.run([Task(students[0], 0)], teacher, settings()))
+    list(pool.run([Trial(students[0], 0)], teacher, settings()))
     thread = kill_soon(pool, signal.SIGSTOP)
     rung = Rung("slow", recipe=Recipe(3, 32, learning_rate=0.1))
     (score,) = evaluate(students[1:2], teacher, evaluator(rung, pool))
@@ -168,7 +166,7 @@ def test_a_worker_killed_as_it_starts_is_replaced(teacher, students, workers, ca
 
     thread = threading.Thread(target=kill)
     thread.start()
-    found = list(workers.run([Task(students[0], 0)] * 2, teacher, settings()))
+    found = list(workers.run([Trial(students[0], 0)] * 2, teacher, settings()))
     thread.join()
     assert all(isinstance(each.result, Score) for each in found)
     assert "exit code -9) as it started; another is started" in caplog.text
@@ -179,19 +177,19 @@ def test_workers_that_all_die_as_they_start_are_an_error_that_says_so(
 ):
     monkeypatch.setattr(module, "PROGRAM", "raise SystemExit(3)")
     with pytest.raises(RuntimeError, match=r"exit code 3\), the last of 6 in a row"):
-        list(workers.run([Task(students[0], 0)] * 2, teacher, settings()))
+        list(workers.run([Trial(students[0], 0)] * 2, teacher, settings()))
 
 
 def test_a_worker_killed_while_idle_costs_its_next_student_no_attempt(
     teacher, students
 ):
     pool = Workers(1)
-    list(pool.run([Task(students[0], 0)], teacher, settings()))
+    list(pool.run([Trial(students[0], 0)], teacher, settings()))
     (idle,) = processes(pool)
     idle.kill()
     # Its main thread is a zombie while the others still end.
     os.waitid(os.P_PID, idle.pid, os.WEXITED | os.WNOWAIT)
-    (found,) = pool.run([Task(students[1], 0)], teacher, settings())
+    (found,) = pool.run([Trial(students[1], 0)], teacher, settings())
     pool.close()
     assert isinstance(found.result, Score)
 
@@ -212,7 +210,7 @@ def test_an_answer_that_was_cut_short_is_the_death_of_its_worker(
 ):
     monkeypatch.setattr(module, "PROGRAM", CUT_SHORT)
     pool = Workers(1)
-    (found,) = pool.run([Task(students[0], 0)], teacher, settings())
+    (found,) = pool.run([Trial(students[0], 0)], teacher, settings())
     pool.close()
     assert isinstance(found.result, Failure)
     assert "died (exit code 0)" in found.result.reason
@@ -222,7 +220,7 @@ def test_no_file_has_to_be_removed_after_a_kill(
     teacher, workers, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    twin = unpack(torch.load(workers._parcel(teacher), mmap=True))
+    twin = unpack(torch.load(workers._path_of(teacher), mmap=True))
     assert twin.architecture == teacher.architecture
     assert not list(tmp_path.iterdir())
 
@@ -236,7 +234,7 @@ def test_a_full_folder_for_temporary_files_is_an_error_that_names_it(
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(OSError, match=f"{tmp_path}: .* File too large; TMPDIR"):
-            workers._parcel(teacher)
+            workers._path_of(teacher)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -260,7 +258,7 @@ def test_a_forked_process_leaves_its_parents_workers_alone():
         pool = Workers(1)
 
         def worker():
-            (found,) = pool.run([Task(start, 0)], teacher, settings)
+            (found,) = pool.run([Trial(start, 0)], teacher, settings)
             return pool._workers[0]._process.pid
 
         before = worker()
@@ -286,7 +284,7 @@ def large() -> Teacher:
         labels = np.arange(200) % 10
         return dict.fromkeys(("train", "validation", "test"), (images, labels))
 
-    task = TaskOfImages("noise", (1, 64, 64), 10, read)
+    task = Task("noise", (1, 64, 64), 10, read)
     network = nn.Sequential(
         *(nn.Conv2d(1, 320, 3, padding=1), nn.ReLU()),
         *(nn.Conv2d(320, 320, 1), nn.ReLU()),
@@ -389,7 +387,7 @@ def test_closing_an_environment_ends_the_workers_that_it_started(teacher):
 def test_closing_an_environment_leaves_workers_alone_that_it_was_given(
     teacher, workers
 ):
-    list(workers.run([Task(teacher.architecture, 0)], teacher, settings()))
+    list(workers.run([Trial(teacher.architecture, 0)], teacher, settings()))
     before = processes(workers)
     RemoveEnv(
         teacher, evaluator="inherit", evaluator_workers=workers, store=False
@@ -398,7 +396,7 @@ def test_closing_an_environment_leaves_workers_alone_that_it_was_given(
 
 
 def test_copies_share_workers_and_a_pickled_one_starts_its_own(teacher, workers):
-    list(workers.run([Task(teacher.architecture, 0)], teacher, settings()))
+    list(workers.run([Trial(teacher.architecture, 0)], teacher, settings()))
     assert copy.deepcopy(workers) is workers
     twin = pickle.loads(pickle.dumps(workers))
     assert (twin.count, twin.longest, twin.memory) == (2, workers.longest, None)
@@ -411,7 +409,7 @@ def test_one_pool_keeps_two_tasks_apart(teacher, students, workers):
         name: Split(split.images, (split.labels + 1) % 10)
         for name, split in teacher.task.splits.items()
     }
-    task = TaskOfImages.of_splits(
+    task = Task.of_splits(
         "shifted",
         (1, 8, 8),
         10,

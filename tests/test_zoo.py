@@ -27,8 +27,9 @@ from n2n_gym.networks.layers import (
     SpatialMean,
 )
 from n2n_gym.networks.small_images import fit
-from n2n_gym.pytorch import TraceError, build, trace
-from n2n_gym.teachers import torchvision_network
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.trace import TraceError, trace
+from n2n_gym.teachers.zoo import torchvision_network
 from tests.test_trace import assert_same
 
 NAMES = tuple(models.list_models(module=models))

@@ -78,7 +78,7 @@ def compare(
             read_curves,
             summarise,
         )
-        from n2n_gym.evaluators import num_cores
+        from n2n_gym.evaluators.loading import num_cores
         from n2n_gym.report import write_comparison
 
         path = output / "results.jsonl"

@@ -266,7 +266,7 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     console = Console()
     title = f"{options.teacher} on {options.task}"
     console.print(_table(summary, title, is_narrow=console.width < WIDE))
-    from n2n_gym.envs.compression import SUCCESS_MARGIN
+    from n2n_gym.envs.outcome import SUCCESS_MARGIN
     from n2n_gym.runs.folder import ONNX, REPORT
 
     found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))

@@ -97,7 +97,8 @@ def list_teachers(context: typer.Context, as_json: AsJson = False) -> None:
             name = context.invoked_subcommand
             raise typer.BadParameter(f"options of {name} go after {name!r}")
         return
-    from n2n_gym.teachers import kept_teachers, teacher_folder, traceable_names
+    from n2n_gym.teachers.store import kept_teachers, teacher_folder
+    from n2n_gym.teachers.zoo import traceable_names
 
     if as_json:
         print_json({"networks": traceable_names(), "kept": kept_teachers()})
@@ -154,7 +155,8 @@ def train_teacher(
     kept = "Stopped. The same command goes on from the last epoch that was kept."
     with plain_errors(), stoppable(lambda: kept):
         from n2n_gym.runs.folder import statistics
-        from n2n_gym.teachers import kept_teachers, load_teacher
+        from n2n_gym.teachers.loading import load_teacher
+        from n2n_gym.teachers.store import kept_teachers
 
         teacher = load_teacher(
             name,
@@ -182,7 +184,8 @@ def train_teacher(
 @app.command("tasks")
 def list_tasks(as_json: AsJson = False) -> None:
     """List the data sets that can be tasks by name, and which of them are here."""
-    from n2n_gym.tasks import TASKS, data_folder, is_here
+    from n2n_gym.common.files import data_folder
+    from n2n_gym.tasks.loading import TASKS, is_here
 
     about = {
         name: (make.__doc__ or "").splitlines()[0].replace("`", "")

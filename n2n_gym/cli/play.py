@@ -70,7 +70,7 @@ def play(
         from n2n_gym.common.files import write_whole
         from n2n_gym.envs import RemoveEnv, ShrinkEnv
         from n2n_gym.runs.folder import statistics
-        from n2n_gym.teachers import load_teacher
+        from n2n_gym.teachers.loading import load_teacher
 
         if output is not None and not output.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {output.absolute().parent}")

@@ -187,15 +187,11 @@ def calibrate(
         from tqdm.auto import tqdm  # reads --quiet as it is imported
 
         from n2n_gym.common.files import write_whole
-        from n2n_gym.evaluators import (
-            Workers,
-            calibrate,
-            default_runner,
-            load_rung,
-            load_store,
-        )
+        from n2n_gym.evaluators.calibration import calibrate
+        from n2n_gym.evaluators.loading import default_runner, load_rung, load_store
+        from n2n_gym.evaluators.workers import Workers
         from n2n_gym.runs.folder import statistics
-        from n2n_gym.teachers import load_teacher
+        from n2n_gym.teachers.loading import load_teacher
 
         runner = Workers(workers) if workers else default_runner(students)
         opened = load_store(True if store is None else store)

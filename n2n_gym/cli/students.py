@@ -112,7 +112,7 @@ def evaluate(
     with plain_errors():
         from n2n_gym.compression.assessment import evaluate_onnx
         from n2n_gym.runs.folder import ONNX, OPTIONS, Options
-        from n2n_gym.tasks import load_task
+        from n2n_gym.tasks.loading import load_task
 
         if path.is_dir():
             if task is None and (path / OPTIONS).is_file():

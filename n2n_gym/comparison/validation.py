@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
 from n2n_gym.comparison.runner import Results, Run
 from n2n_gym.envs import CompressionEnv
-from n2n_gym.evaluators import RUNGS, DistillationEvaluator
+from n2n_gym.evaluators.loading import RUNGS
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import REWARDS, Failure, Reward, Score, needed
-from n2n_gym.tasks import TASKS
-from n2n_gym.teachers import traceable_names
+from n2n_gym.tasks.loading import TASKS
+from n2n_gym.teachers.zoo import traceable_names
 
 IDS: Final = (*ENVIRONMENTS, *PRESETS)
 PLAIN: Final = ("granularity", "variables", "action", "illegal", "max_rows")

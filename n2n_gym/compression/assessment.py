@@ -19,12 +19,13 @@ from torch import Tensor
 
 from n2n_gym.export.formats import load_model
 from n2n_gym.export.onnx import FromPixels, export_onnx, plain
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.training import predict
+from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.inference import predict
 from n2n_gym.resources.clock import Timing, time_in_turns
 from n2n_gym.resources.measured import open_session
-from n2n_gym.tasks import TASKS, Task, load_task
-from n2n_gym.teachers import Teacher
+from n2n_gym.tasks.loading import TASKS, load_task
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import Teacher
 
 SECONDS: Final = 2.0  # of timing, for each file
 BATCH: Final = 250

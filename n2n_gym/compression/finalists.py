@@ -15,20 +15,24 @@ import torch
 from tqdm.auto import tqdm
 
 from n2n_gym.common.files import write_whole
-from n2n_gym.evaluators import FULL, DistillationEvaluator, Runner, evaluate
+from n2n_gym.evaluators.evaluator import evaluate
+from n2n_gym.evaluators.rungs import FULL
+from n2n_gym.evaluators.runner import Runner
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.export.onnx import export_onnx, save_weights
 from n2n_gym.limits.feasibility import smallest
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.limits.fitting import fitted, widest_uniform
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.scaling import OutOfReach
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.training import compute_accuracy
+from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.inference import compute_accuracy
 from n2n_gym.resources import ResourceError
 from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.runs.folder import ONNX, STUDENT, TEACHER, WEIGHTS
 from n2n_gym.runs.history import FINAL
 from n2n_gym.scores import ScoreStore
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +74,8 @@ class Finalists:
     """The choice among the best students of a search.
 
     Attributes:
-        limited: Students that leave room in the limits on resources become wider; those
-            that break one narrower where that is enough, or are left out.
+        requirements: Students that leave room in the limits on resources become wider;
+            those that break one narrower where that is enough, or are left out.
         report: Told of what was distilled to the end.
     """
 
@@ -80,7 +84,7 @@ class Finalists:
     device: torch.device
     runner: Runner
     store: ScoreStore | None
-    limited: Limited
+    requirements: Requirements
     report: Report | None = None
 
     def choose(
@@ -124,9 +128,9 @@ class Finalists:
 
         Where a least accuracy is asked for that none has, the most accurate first.
         """
-        if self.limited:
+        if self.requirements:
             return []
-        least = self.limited.least_accuracy
+        least = self.requirements.least_accuracy
         bar = self.teacher.score.accuracy if least is None else least
         as_good = [scored for scored in found if scored.accuracy >= bar]
         if not as_good and least is not None:
@@ -136,7 +140,7 @@ class Finalists:
     def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
         """As many as take part, the first that keep the limits, or can be made to."""
         most, _ = ROUNDS[0]
-        if not self.limited:
+        if not self.requirements:
             return found[:most]
         kept: dict[str, Scored] = {}
         with tqdm(total=most, desc="Measuring finalists") as bar:
@@ -146,7 +150,7 @@ class Finalists:
                 student = scored.student
                 try:
                     if not scored.is_fixed:
-                        student = self.limited.fitted(student)
+                        student = fitted(self.requirements, student)
                 except OutOfReach:
                     continue
                 except ResourceError as error:
@@ -177,14 +181,14 @@ class Finalists:
         In whole blocks of channels too where those are faster. A search that is short
         for its network finds nothing better than that.
         """
-        if not self.limited:
+        if not self.requirements:
             return []
-        blocks = dict.fromkeys((1, self.limited.block))
+        blocks = dict.fromkeys((1, self.requirements.block))
         return list(chain.from_iterable(map(self._uniform, blocks)))
 
     def _uniform(self, block: int) -> list[Scored]:
         try:
-            student = self.limited.uniform(block)
+            student = widest_uniform(self.requirements, block)
             return [Scored(math.inf, student, is_fixed=True)]
         except (OutOfReach, ResourceError) as error:
             logger.warning("uniform width is no finalist: %s", error)
@@ -204,7 +208,7 @@ class Finalists:
         """The teacher made as small as the student; None if it cannot be, or fails."""
         try:
             student = make()
-            is_kept = self.limited.keeps(student)
+            is_kept = self.requirements.keeps(student)
         except (OutOfReach, ResourceError) as error:
             logger.warning("%s: %s", what, error)
             return None
@@ -266,7 +270,7 @@ class Finalists:
         return distilled
 
     def _worth(self, score: Score) -> float:
-        return score.accuracy if self.limited else n2n(score, self.teacher.score)
+        return score.accuracy if self.requirements else n2n(score, self.teacher.score)
 
 
 def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:

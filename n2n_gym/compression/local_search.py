@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from n2n_gym.envs import CompressionEnv
-from n2n_gym.evaluators import evaluate
+from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
     RATES,

@@ -31,14 +31,17 @@ from n2n_gym.compression.finalists import (
 from n2n_gym.compression.stages import ROLLOUTS, Report, Search
 from n2n_gym.envs import CompressionVectorEnv
 from n2n_gym.envs.render import draw_student
-from n2n_gym.evaluators import Workers, default_runner, load_evaluator
+from n2n_gym.evaluators.loading import default_runner, load_evaluator
+from n2n_gym.evaluators.workers import Workers
 from n2n_gym.limits.constraints import ACCURACY
 from n2n_gym.limits.feasibility import refuse_if_out_of_reach
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.limits.fitting import widest_uniform
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import GRANULARITIES, removals
 from n2n_gym.networks.scaling import uniform_student
-from n2n_gym.pytorch.training import Normalisation, pick_device
+from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.report import write_report
 from n2n_gym.resources import load_meter
 from n2n_gym.rewards import Score
@@ -54,7 +57,7 @@ from n2n_gym.runs.folder import (
     open_run,
 )
 from n2n_gym.runs.history import Remembering
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 STAGES: Final = ("remove", "shrink")
 
@@ -119,27 +122,29 @@ def compress(options: Options) -> Summary:
     constraints = options.constraints()
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
-    limited = Limited.read(teacher.architecture, constraints, said_of(teacher))
+    requirements = Requirements.read(
+        teacher.architecture, constraints, said_of(teacher)
+    )
     if not removals(teacher.architecture, options.granularity):
         raise ValueError(
             f"there is nothing to remove from {teacher.name} at the granularity "
             f"{options.granularity!r}; {_numbers_of_removals(teacher)}"
         )
     if not (options.output / OPTIONS).exists():  # a folder for what can be done alone
-        refuse_if_out_of_reach(limited, options.granularity)
+        refuse_if_out_of_reach(requirements, options.granularity)
     with closing(runner), open_run(options) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")
-        if limited.is_of_machine:
+        if requirements.is_of_machine:
             check_machine(run.folder)
-        limited.keep_in(run.folder)
+        requirements.keep_in(run.folder)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         report = run.history.add
         final = Finalists(
-            teacher, options.final_epochs, device, runner, store, limited, report
+            teacher, options.final_epochs, device, runner, store, requirements, report
         )
         remembering = Remembering(evaluator, run.history)
-        search = Search(teacher, remembering, run, limited)
+        search = Search(teacher, remembering, run, requirements)
         agent = partial(_reinforce, options=options)
         removed, shrunk = search.run("reinforce", agent, options.shrinkage_updates)
         # Where shrinkage has hardly been learned, what removal left may be the best.
@@ -153,12 +158,12 @@ def compress(options: Options) -> Summary:
         if options.controls:
             num_params = student.student.num_params
             thin = partial(uniform_student, teacher.architecture, num_params)
-            alike = limited.uniform if limited else thin
+            alike = partial(widest_uniform, requirements) if requirements else thin
             uniform = final.compare_size(alike, "uniform width")
             thin = partial(magnitude_student, teacher, num_params)
             magnitude = final.compare_size(thin, "magnitude")
             # As many as the policies and the local search have scored.
-            updates = options.shrinkage_updates * (2 if limited else 1)
+            updates = options.shrinkage_updates * (2 if requirements else 1)
             removed, shrunk = search.run("random", _random, updates)
             random = final.compare(removed + shrunk, "random search")
         compared = compare_networks(teacher, student.network, run.folder / ONNX, device)
@@ -172,7 +177,9 @@ def compress(options: Options) -> Summary:
             random,
             num_scored,
             onnx_difference,
-            limited.rows(student.student, student.score.accuracy, run.folder / ONNX),
+            requirements.rows(
+                student.student, student.score.accuracy, run.folder / ONNX
+            ),
             compared,
             time.perf_counter() - started,
         )

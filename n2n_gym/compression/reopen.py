@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from n2n_gym.compression.assessment import Parity, compare_files
 from n2n_gym.compression.finalists import Finalists, Finished, Scored, write_student
-from n2n_gym.evaluators import InProcess
+from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.export.formats import CALIBRATED_BY, FORMATS, Exported, say_accuracy
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import Network, build
-from n2n_gym.pytorch.training import pick_device
+from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.runs.folder import (
     HISTORY,
     ONNX,
@@ -31,7 +31,7 @@ from n2n_gym.runs.folder import (
     resumed,
 )
 from n2n_gym.runs.history import read_history
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Revisited:
         """The student as the run would have distilled it in the end."""
         epochs, store = self.options.final_epochs, self.options.open_store()
         # Whatever is asked for by name is wanted, with or without the run's limits.
-        limited = Limited.read(self.teacher.architecture, {})
+        requirements = Requirements.read(self.teacher.architecture, {})
         final = Finalists(
-            self.teacher, epochs, self.device, InProcess(), store, limited
+            self.teacher, epochs, self.device, InProcess(), store, requirements
         )
         return final.choose([Scored(0.0, student)], student.fingerprint[:8])
 

@@ -18,14 +18,15 @@ from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.local_search import LocalSearch
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.wrappers import EPISODES, ProgressiveConstraintVector
-from n2n_gym.evaluators import Evaluator
-from n2n_gym.limits.requirements import Limited
+from n2n_gym.evaluators.evaluator import Evaluator
+from n2n_gym.limits.fitting import aims_by
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.resources import Resource, load_meter, predicted
 from n2n_gym.rewards import Toward
 from n2n_gym.runs.folder import POLICY, Run
 from n2n_gym.runs.history import History
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Search:
     teacher: Teacher
     evaluator: Evaluator
     current: Run
-    limited: Limited
+    requirements: Requirements
 
     def run(
         self, name: str, agent: Agent, shrinkage_updates: int
@@ -59,21 +60,21 @@ class Search:
             self.teacher,
             granularity=options.granularity,
             evaluator=self.evaluator,
-            reward=self.limited.reward,
+            reward=self.requirements.reward,
             resources=self._resources,
-            constraints=self.limited.aims if is_last else None,
-            strict=is_last and bool(self.limited),
+            constraints=self.requirements.aims if is_last else None,
+            strict=is_last and bool(self.requirements),
         )
         removed = self._stage(name, "remove", agent, remove, options.removal_updates)
         if is_last:
             return removed, []
         by_reward = sorted(removed, key=lambda scored: -scored.reward)
-        if self.limited:
+        if self.requirements:
             remove.meter.keep_in(self.current.folder / NARROWEST)
         fitting = (
             scored
             for scored in by_reward
-            if self.limited.can_shrink_to(scored.student, remove.meter)
+            if self.requirements.can_shrink_to(scored.student, remove.meter)
         )
         best = next(fitting, None)
         if best is None:
@@ -85,10 +86,10 @@ class Search:
             self.teacher,
             start=best.student,
             evaluator=self.evaluator,
-            reward=self.limited.reward,
+            reward=self.requirements.reward,
             resources=self._resources,
-            constraints=self.limited.aims,
-            strict=bool(self.limited),
+            constraints=self.requirements.aims,
+            strict=bool(self.requirements),
         )
         shrunk = self._stage(name, "shrink", agent, shrink, shrinkage_updates)
         return removed, shrunk
@@ -97,11 +98,11 @@ class Search:
         """What a local search from uniform width scores; nothing without limits."""
         options = self.current.options
         updates = options.shrinkage_updates
-        if not self.limited or not updates:
+        if not self.requirements or not updates:
             return []
-        meter = load_meter(self.limited.bounds, self._resources)
+        meter = load_meter(self.requirements.bounds, self._resources)
         meter.keep_in(self.current.folder / SEARCHED)
-        aims = self.limited.aims_by(meter)
+        aims = aims_by(self.requirements, meter)
         env = ShrinkEnv(
             self.teacher,
             evaluator=self.evaluator,
@@ -111,7 +112,7 @@ class Search:
         )
         env.meter = meter
         local = LocalSearch(
-            env, options.granularity, block=self.limited.block, seed=options.seed
+            env, options.granularity, block=self.requirements.block, seed=options.seed
         )
         with self._watch("local search", "shrink", updates * ROLLOUTS) as watch:
             local.run(updates, ROLLOUTS, watch)
@@ -121,8 +122,10 @@ class Search:
     def _resources(self) -> dict[str, Resource]:
         """What the searches go by."""
         whole = self.teacher.architecture
-        taken = self.limited.meter(whole, whole)
-        return predicted(whole, {name: taken[name] for name in self.limited.bounds})
+        taken = self.requirements.meter(whole, whole)
+        return predicted(
+            whole, {name: taken[name] for name in self.requirements.bounds}
+        )
 
     def _stage(
         self,
@@ -136,7 +139,9 @@ class Search:
             path = self.current.folder / POLICY.format(agent=name, stage=stage)
             env.meter.remember(self.current.history.known.items())
             whole = self.teacher.architecture
-            env.meter.remember([(whole.fingerprint, self.limited.meter(whole, whole))])
+            env.meter.remember(
+                [(whole.fingerprint, self.requirements.meter(whole, whole))]
+            )
             # One batch of students an update, for the workers to share.
             batch: VectorEnv[Any, Any, Any] = CompressionVectorEnv(env, ROLLOUTS)
             if env.limits:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from n2n_gym.envs.features import COLUMNS, CURRENT, DECIDED
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import build
+from n2n_gym.pytorch.build import build
 
 Observation = NDArray[np.float32]
 Env = gym.Env[Observation, Any]

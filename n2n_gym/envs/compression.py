@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from n2n_gym.common.plugins import lookup
 from n2n_gym.envs.features import (
@@ -23,36 +21,28 @@ from n2n_gym.envs.features import (
     rows,
     static_features,
 )
+from n2n_gym.envs.outcome import Worth, conclude, describe_student, failed
 from n2n_gym.envs.render import Scene, draw_ansi, draw_rgb
 from n2n_gym.envs.window import Window
-from n2n_gym.evaluators import Evaluator, Place, Runner, Store, evaluate, load_evaluator
+from n2n_gym.evaluators.evaluator import Evaluator, evaluate
+from n2n_gym.evaluators.loading import Place, Store, load_evaluator
+from n2n_gym.evaluators.runner import Runner
 from n2n_gym.limits.bounds import Least
 from n2n_gym.limits.constraints import (
     ACCURACY,
     Constraints,
     Limit,
     limited_resources,
-    penalised,
     read_limits,
 )
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import Removal, Shrinkage
-from n2n_gym.resources import Meter, Resource, ResourceError, load_meter
-from n2n_gym.rewards import (
-    DEGENERATE,
-    REWARDS,
-    Failure,
-    Reward,
-    Score,
-    needed,
-    objectives,
-)
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import Statistics, Teacher, Weights, load_teacher
-
-logger = logging.getLogger(__name__)
-
-SUCCESS_MARGIN: Final = 0.01  # of accuracy that a successful student may lose
+from n2n_gym.resources import Meter, Resource, load_meter
+from n2n_gym.rewards import DEGENERATE, REWARDS, Failure, Reward, Score, needed
+from n2n_gym.tasks.arrays import Statistics
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import TeacherLike, Weights
 
 Observation = NDArray[np.float32]
 Mask = NDArray[np.int8]
@@ -77,7 +67,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
 
     def __init__(
         self,
-        teacher: str | nn.Module | Teacher,
+        teacher: TeacherLike,
         task: str | Task | None,
         *,
         weights: Weights | None,
@@ -288,7 +278,8 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             self._observation[self._row_of[self.position], CURRENT] = 0
             self._is_over = True
             reward = DEGENERATE
-            info |= self._describe(self.student) | _failed("illegal action")
+            info |= describe_student(self.teacher, self.student)
+            info |= failed("illegal action")
         else:
             self._record(self._keep() if is_illegal else action)
         return reward, info | {"illegal": is_illegal} | self._mask_info()
@@ -332,53 +323,20 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         mask, is_infeasible = self._feasible
         return mask.copy(), is_infeasible
 
-    # The end of an episode.
-
-    def _describe(self, student: Architecture) -> dict[str, Any]:
-        """What is known of a student without scoring it."""
-        whole = self.teacher.architecture
-        return {
-            "num_params": student.num_params,
-            "num_macs": student.num_macs,
-            "compression": 1 - student.num_params / whole.num_params,
-            "fingerprint": student.fingerprint,
-            "student": student.to_json(),
-        }
-
     def conclude(
         self, student: Architecture, result: Score | Failure
     ) -> tuple[float, dict[str, Any]]:
         """The reward of the finished student, and what the last info says of it."""
-        info = self._describe(student)
-        if isinstance(result, Failure):
-            return DEGENERATE, info | _failed(result.reason)
-        # What cannot be measured of the teacher is an error of whoever asks for it.
-        whole = self.teacher.architecture
-        theirs = self.evaluator.score_teacher(self.teacher)
-        theirs = theirs._replace(resources=self.meter(whole, whole))
-        try:
-            mine = result._replace(resources=self.meter(student, whole))
-        except ResourceError as error:
-            logger.warning("a student is not scored: %s", error)
-            return DEGENERATE, info | _failed(str(error))
-        values = {**mine.resources, ACCURACY: mine.accuracy}
-        excesses = {limit.name: limit.excess(values) for limit in self.limits}
-        violated = [name for name, excess in excesses.items() if excess > 0]
-        reward = float(self.reward(mine, theirs))
-        is_accurate = mine.accuracy >= theirs.accuracy - SUCCESS_MARGIN
-        info = {
-            **mine.resources,
-            **info,
-            "accuracy": float(mine.accuracy),
-            "teacher_accuracy": float(theirs.accuracy),
-            **{f"excess_{name}": excess for name, excess in excesses.items()},
-            "violated": ", ".join(violated),
-            "reward_vector": objectives(self.objectives, mine, theirs),
-            "cost": float(mine.cost),
-            "cost_once": float(mine.cost_once),
-            "is_success": is_accurate and not violated,
-        }
-        return penalised(reward, self.epsilon) if violated else reward, info
+        worth = Worth(
+            self.teacher,
+            self.evaluator,
+            self.reward,
+            self.meter,
+            self.limits,
+            self.epsilon,
+            self.objectives,
+        )
+        return conclude(worth, student, result)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """``info["action_mask"]`` as sb3-contrib asks for it."""
@@ -434,7 +392,3 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         twin._np_random = copy.deepcopy(self._np_random)
         memo[id(self)] = twin
         return twin
-
-
-def _failed(reason: str) -> dict[str, Any]:
-    return {"error": reason, "cost": 0.0, "cost_once": 0.0, "is_success": False}

@@ -7,18 +7,19 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from torch import nn
 
 from n2n_gym.envs.compression import CompressionEnv, Mask
-from n2n_gym.evaluators import Evaluator, Place, Store
+from n2n_gym.evaluators.evaluator import Evaluator
+from n2n_gym.evaluators.loading import Place, Store
 from n2n_gym.limits.bounds import Least, least_removed
 from n2n_gym.limits.constraints import Constraints
 from n2n_gym.networks.architecture import Architecture, Wiring
 from n2n_gym.networks.decisions import Removal, legal_removal, removals
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import Statistics, Teacher, Weights
+from n2n_gym.tasks.arrays import Statistics
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import TeacherLike, Weights
 
 KEEP, REMOVE = 0, 1
 
@@ -82,7 +83,9 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     Args:
         teacher: One of torchvision's classification CNNs by name, "module:function"
-            (called with the task, gives a module), a module, or a `Teacher`.
+            (called with the task, gives a module), a module, or a `Teacher`. Or an
+            `Architecture`, its JSON, or the path of a file with it: without a task its
+            students can be scored by size alone, and no torch is imported.
         task: "digits", "mnist", "cifar10" and others by name, the path of an .npz file
             or of a folder of images, "module:function" or a `Task`; "digits" by
             default.
@@ -136,7 +139,7 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     def __init__(
         self,
-        teacher: str | nn.Module | Teacher = "resnet18",
+        teacher: TeacherLike = "resnet18",
         task: str | Task | None = None,
         *,
         weights: Weights | None = None,

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import gymnasium as gym
 import numpy as np
-from torch import nn
 
 from n2n_gym.envs.compression import CompressionEnv, Mask
-from n2n_gym.evaluators import Evaluator, Place, Store
+from n2n_gym.evaluators.evaluator import Evaluator
+from n2n_gym.evaluators.loading import Place, Store
 from n2n_gym.limits.bounds import Least, least_shrunk
 from n2n_gym.limits.constraints import Constraints
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import RATES, VARIABLES, Shrinkage, shrink, shrinkages
+from n2n_gym.networks.decisions import RATES, Shrinkage, shrink, shrinkages
+from n2n_gym.networks.descent import refuse_stranger
 from n2n_gym.networks.layers import ShapeError
+from n2n_gym.networks.reading import read_architecture
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
-from n2n_gym.tasks import Task
-from n2n_gym.teachers import Statistics, Teacher, Weights
+from n2n_gym.tasks.arrays import Statistics
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import TeacherLike, Weights
 
 LOWEST, HIGHEST = RATES[0], RATES[-1]
 ACTIONS: Final = ("discrete", "continuous")
-SHRINKABLE: Final = VARIABLES  # fields in which a student may be smaller
 
 
 class ShrinkEnv(CompressionEnv[Shrinkage]):
@@ -95,7 +96,7 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
 
     def __init__(
         self,
-        teacher: str | nn.Module | Teacher = "resnet18",
+        teacher: TeacherLike = "resnet18",
         task: str | Task | None = None,
         *,
         weights: Weights | None = None,
@@ -209,51 +210,6 @@ def load_start(
     """
     if start is None:
         return teacher
-    if not isinstance(start, Architecture):
-        is_json = isinstance(start, str) and start.lstrip().startswith("{")
-        try:
-            text = str(start) if is_json else _file(Path(start)).read_text()
-            start = Architecture.from_json(text)
-        except (OSError, ValueError, TypeError) as error:
-            shown = repr(str(start)[:60] if is_json else str(start))
-            raise ValueError(
-                f"start={shown} cannot be read ({error}); accepted are an "
-                f"Architecture, its JSON, or the path of a file with it"
-            ) from error
-    refuse_stranger(start, teacher)
-    return start
-
-
-def _file(path: Path) -> Path:
-    """The file itself, or the one in the folder of a run."""
-    return path / "architecture.json" if path.is_dir() else path
-
-
-def refuse_stranger(student: Architecture, teacher: Architecture) -> None:
-    """Raise a ValueError that names the first thing that is not the teacher's."""
-
-    def refuse(what: str) -> None:
-        raise ValueError(f"start is no descendant of the teacher: {what}")
-
-    if student.input_shape != teacher.input_shape:
-        refuse(f"it takes {student.input_shape} images, not {teacher.input_shape}")
-    if student.shapes[-1] != teacher.shapes[-1]:
-        refuse(f"it emits {student.shapes[-1]}, not {teacher.shapes[-1]}")
-    previous = -1
-    for layer in student.layers:
-        position = teacher.positions.get(layer.name, -1)
-        if position == -1:
-            refuse(f"the teacher has no layer {layer.name!r}")
-        original = teacher.layers[position]
-        if original.kind != layer.kind:
-            refuse(f"{layer.name} is {layer.kind}, the teacher's {original.kind}")
-        if position < previous:
-            refuse(f"{layer.name} comes earlier in the teacher")
-        for field in fields(layer):
-            new, old = getattr(layer, field.name), getattr(original, field.name)
-            if field.name in SHRINKABLE:
-                if np.any(np.greater(new, old)):
-                    refuse(f"{layer.name} has the {field.name} {new}, there {old}")
-            elif field.name != "inputs" and new != old:
-                refuse(f"{layer.name} has {field.name}={new}, there {old}")
-        previous = position
+    found = read_architecture("start", start)
+    refuse_stranger(found, teacher)
+    return found

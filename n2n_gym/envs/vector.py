@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from n2n_gym.envs.compression import CompressionEnv, Observation
 from n2n_gym.envs.remove import RemoveEnv
 from n2n_gym.envs.shrink import ShrinkEnv
-from n2n_gym.evaluators import evaluate
+from n2n_gym.evaluators.evaluator import evaluate
 
 SHARED: Final = (
     "teacher",

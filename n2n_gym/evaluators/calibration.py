@@ -23,7 +23,7 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Key, canonical
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 

@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import Linear
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.training import (
-    Diverged,
-    Normalisation,
-    Precision,
-    autocast,
-    recompute_statistics,
-)
-from n2n_gym.tasks import Split
+from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.devices import autocast
+from n2n_gym.pytorch.inference import recompute_statistics
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.pytorch.training import Diverged
+from n2n_gym.tasks.split import Split
 
 RIDGE: Final = 0.1  # of the features' mean square
 

@@ -13,11 +13,12 @@ import ray
 import torch
 
 from n2n_gym.evaluators.distillation import Settings
-from n2n_gym.evaluators.transfer import pack, parcel_name
+from n2n_gym.evaluators.packed_teacher import pack, packed_name
+from n2n_gym.evaluators.runner import Result, Trial
 from n2n_gym.evaluators.worker import Broken, Job, Lost, Measured, perform
-from n2n_gym.evaluators.workers import LONGEST, Result, Task, time_limit
+from n2n_gym.evaluators.workers import LONGEST, time_limit
 from n2n_gym.rewards import Failure
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 HERE: Final = "ray"  # the cluster that this process is in, else one of this machine
 SHARE: Final = 0.25  # of an accelerator, for a student
@@ -42,25 +43,25 @@ class RayWorkers:
     def __init__(self, address: str = HERE, *, longest: float = LONGEST) -> None:
         self.address = address
         self.longest = longest
-        self._parcels: dict[str, Any] = {}  # references by their names
+        self._packed: dict[str, Any] = {}  # references by their names
 
     def run(
-        self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
+        self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
         self._connect()
-        name, reference = parcel_name(teacher), self._parcel(teacher)
+        name, reference = packed_name(teacher), self._reference_to(teacher)
         share = 0.0 if settings.device.type == "cpu" else SHARE
         perform = _perform.options(num_gpus=share)
-        waiting = deque(enumerate(tasks))
-        under_way: dict[Any, tuple[int, float]] = {}  # task's number, latest end
+        waiting = deque(enumerate(trials))
+        under_way: dict[Any, tuple[int, float]] = {}  # trial's number, latest end
         try:
             while waiting or under_way:
                 while waiting and len(under_way) < self._num_places(share):
-                    number, task = waiting.popleft()
-                    job = Job(task.student.to_json(), name, settings, task.seed)
+                    number, trial = waiting.popleft()
+                    job = Job(trial.student.to_json(), name, settings, trial.seed)
                     # In a list, so that Ray hands it on unread.
                     future = perform.remote(job, [reference])
-                    longest = time_limit(self.longest, task, teacher, settings)
+                    longest = time_limit(self.longest, trial, teacher, settings)
                     under_way[future] = number, time.monotonic() + longest
                 soonest = min(latest for _, latest in under_way.values())
                 left = max(0.0, soonest - time.monotonic())
@@ -80,7 +81,7 @@ class RayWorkers:
 
     def close(self) -> None:
         """Forget the packed teachers; the cluster stays as it is."""
-        self._parcels.clear()
+        self._packed.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RayWorkers:
         return self
@@ -90,33 +91,33 @@ class RayWorkers:
 
     def _connect(self) -> None:
         if not ray.is_initialized():
-            self._parcels.clear()  # they were another cluster's
+            self._packed.clear()  # they were another cluster's
             address = None if self.address == HERE else self.address
             ray.init(address, log_to_driver=False)
 
     def _num_places(self, share: float) -> int:
-        """How many tasks the cluster takes at once; one that waits is not late."""
+        """How many trials the cluster takes at once; one that waits is not late."""
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         places = resources.get("CPU", 1)
         if share:
             places = min(places, resources.get("GPU", 0) / share)
         return max(1, int(places))
 
-    def _parcel(self, teacher: Teacher) -> Any:
+    def _reference_to(self, teacher: Teacher) -> Any:
         """A reference to the packed teacher."""
-        name = parcel_name(teacher)
-        if name not in self._parcels:
+        name = packed_name(teacher)
+        if name not in self._packed:
             packed = io.BytesIO()
             torch.save(pack(teacher), packed)
-            self._parcels[name] = ray.put(packed.getvalue())
-        return self._parcels[name]
+            self._packed[name] = ray.put(packed.getvalue())
+        return self._packed[name]
 
 
 @ray.remote(num_cpus=1, max_retries=0)
-def _perform(job: Job, parcel: list[Any]) -> Measured:
+def _perform(job: Job, references: list[Any]) -> Measured:
     def load(_: str) -> Any:
         try:
-            packed = ray.get(parcel[0])
+            packed = ray.get(references[0])
         except ray.exceptions.RayError as error:
             raise Lost(f"the teacher could not be had: {error}") from error
         return torch.load(io.BytesIO(packed))

@@ -14,22 +14,16 @@ from n2n_gym.evaluators.classifier import fit_classifier
 from n2n_gym.evaluators.rescaling import rescale
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import Network, build
-from n2n_gym.pytorch.determinism import alone
-from n2n_gym.pytorch.training import (
-    Classify,
-    Diverged,
-    Precision,
-    Views,
-    compute_accuracy,
-    initialise,
-    recompute_statistics,
-    seeded,
-    train,
-)
+from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.determinism import alone, seeded
+from n2n_gym.pytorch.inference import compute_accuracy, recompute_statistics
+from n2n_gym.pytorch.inputs import Views
+from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.pytorch.training import Classify, Diverged, initialise, train
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.tasks import Split
-from n2n_gym.teachers import Teacher, teacher_views
+from n2n_gym.tasks.split import Split
+from n2n_gym.teachers.augmented_logits import teacher_views
+from n2n_gym.teachers.teacher import Teacher
 
 # Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
 BATCH: Final = {"cpu": 125}

@@ -27,20 +27,15 @@ from n2n_gym.networks.decisions import (
     shrink,
     shrinkages,
 )
-from n2n_gym.pytorch import build
-from n2n_gym.pytorch.determinism import alone
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.determinism import alone, seeded
+from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.inheritance import Inheritance
-from n2n_gym.pytorch.training import (
-    Diverged,
-    Recipe,
-    autocast,
-    distillation_loss,
-    one_cycle,
-    seeded,
-)
+from n2n_gym.pytorch.recipe import Recipe
+from n2n_gym.pytorch.training import Diverged, distillation_loss, one_cycle
 from n2n_gym.rewards import Failure
-from n2n_gym.teachers import Teacher, Trained
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
+from n2n_gym.teachers.teacher import Teacher, Trained
 
 logger = logging.getLogger(__name__)
 

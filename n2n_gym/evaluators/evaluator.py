@@ -7,7 +7,7 @@ from typing import Protocol
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 
 class Evaluator(Protocol):

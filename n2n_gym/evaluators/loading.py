@@ -1,4 +1,7 @@
-"""Evaluators by name."""
+"""Evaluators by name.
+
+Torch takes seconds to import: what needs it is imported where it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,9 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
-
-import torch
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from n2n_gym.common.plugins import lookup
-from n2n_gym.evaluators.calibration import CalibratedEvaluator, Calibration
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
 from n2n_gym.evaluators.rungs import (
     ELASTIC,
@@ -21,22 +21,42 @@ from n2n_gym.evaluators.rungs import (
     SHORT,
     Rung,
 )
-from n2n_gym.evaluators.scoring import DistillationEvaluator
-from n2n_gym.evaluators.workers import InProcess, Runner, Workers
-from n2n_gym.scores import ScoreStore
+from n2n_gym.evaluators.runner import InProcess, Runner
+
+if TYPE_CHECKING:
+    import torch
+
+    from n2n_gym.evaluators.scoring import DistillationEvaluator
+    from n2n_gym.scores import ScoreStore
 
 # Where students are measured: here, in so many processes, on a Ray cluster.
 Place: TypeAlias = int | str | Runner | None
 # Where scores are kept: in the cache folder, nowhere, at a database's address.
-Store: TypeAlias = bool | str | Path | ScoreStore | None
+Store: TypeAlias = "bool | str | Path | ScoreStore | None"
 
 ADDRESSES: Final = ("ray", "auto", "local")  # of Ray, beside those with a port
 RUNGS: Final[Mapping[str, Rung]] = {
     rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, PAPER, FULL)
 }
+
+
+def _rung(
+    rung: Rung, *, device: str | torch.device | None, workers: Place, store: Store
+) -> Evaluator:
+    from n2n_gym.evaluators.scoring import DistillationEvaluator
+
+    runner, opened = load_runner(workers), load_store(store)
+    return DistillationEvaluator(rung, device=device, runner=runner, store=opened)
+
+
+def _size(*, workers: Place, **_: Any) -> Evaluator:
+    load_runner(workers)  # a wrong one is refused all the same
+    return SizeEvaluator()
+
+
 EVALUATORS: Final[Mapping[str, Callable[..., Evaluator]]] = {
-    "size": lambda **_: SizeEvaluator(),
-    **{name: partial(DistillationEvaluator, rung) for name, rung in RUNGS.items()},
+    "size": _size,
+    **{name: partial(_rung, rung) for name, rung in RUNGS.items()},
 }
 
 
@@ -71,6 +91,8 @@ def load_evaluator(
     if not isinstance(evaluator, str):
         return evaluator
     if evaluator.endswith(".json"):
+        from n2n_gym.evaluators.calibration import CalibratedEvaluator, Calibration
+
         calibration = Calibration.read(evaluator)
         runner, opened = load_runner(workers), load_store(store)
         cheap = load_rung(calibration.rung, device, runner=runner, store=opened)
@@ -78,7 +100,7 @@ def load_evaluator(
     make = lookup("evaluator", evaluator, EVALUATORS, also=("a calibration.json",))
     if evaluator not in EVALUATORS:
         return make(device=device)
-    return make(device=device, runner=load_runner(workers), store=load_store(store))
+    return make(device=device, workers=workers, store=store)
 
 
 def load_rung(
@@ -95,6 +117,8 @@ def load_rung(
     """
     if name not in RUNGS:
         raise ValueError(f"unknown rung {name!r}; known: {', '.join(RUNGS)}")
+    from n2n_gym.evaluators.scoring import DistillationEvaluator
+
     return DistillationEvaluator(RUNGS[name], device=device, runner=runner, store=store)
 
 
@@ -106,6 +130,8 @@ def load_runner(workers: Place) -> Runner:
     """
     if workers is None:
         return InProcess()
+    from n2n_gym.evaluators.workers import Workers
+
     if isinstance(workers, int) and not isinstance(workers, bool):
         return Workers(workers)
     if isinstance(workers, str) and (workers in ADDRESSES or ":" in workers):
@@ -130,6 +156,8 @@ def default_runner(most: int) -> Runner:
 
     Where there are no worker processes (Windows), students are measured here.
     """
+    from n2n_gym.evaluators.workers import Workers
+
     return Workers(min(num_cores(), most)) if os.name == "posix" else InProcess()
 
 
@@ -142,6 +170,10 @@ def num_cores() -> int:
 
 def load_store(store: Store) -> ScoreStore | None:
     """Where scores are kept."""
-    if isinstance(store, bool) or store is None:
-        return ScoreStore() if store else None
+    if store is None or store is False:
+        return None
+    from n2n_gym.scores import ScoreStore
+
+    if store is True:
+        return ScoreStore()
     return store if isinstance(store, ScoreStore) else ScoreStore(store)

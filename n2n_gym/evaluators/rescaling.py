@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import PRODUCERS
-from n2n_gym.pytorch import Network
-from n2n_gym.teachers import Teacher
+from n2n_gym.pytorch.build import Network
+from n2n_gym.teachers.teacher import Teacher
 
 NUM_IMAGES: Final = 16  # few, as they pass through the whole teacher at once
 

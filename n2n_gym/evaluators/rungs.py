@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from n2n_gym.pytorch.training import Precision, Recipe
+from n2n_gym.pytorch.recipe import Precision, Recipe
 
 # How much longer a smaller student is trained: a quarter of the work, 1.7 times.
 GROWTH: Final = 0.37

@@ -17,14 +17,16 @@ from n2n_gym.evaluators.distillation import (
 )
 from n2n_gym.evaluators.elastic import elastic_cost, elastic_teacher
 from n2n_gym.evaluators.rungs import SHORT, Rung
-from n2n_gym.evaluators.workers import InProcess, Runner, Task
+from n2n_gym.evaluators.runner import InProcess, Runner, Trial
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.determinism import alone
-from n2n_gym.pytorch.training import Precision, pick_device, seeded
+from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.determinism import alone, seeded
+from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Key, ScoreStore, canonical
-from n2n_gym.teachers import Teacher, pick_precision, training_step
+from n2n_gym.teachers.precision import pick_precision, training_step
+from n2n_gym.teachers.teacher import Teacher
 
 # Goes up whenever the same settings would give other scores than before.
 VERSION: Final = 3
@@ -184,10 +186,10 @@ class DistillationEvaluator:
         self, missing: Sequence[tuple[Key, Architecture]], teacher: Teacher
     ) -> Mapping[str, Score | Failure]:
         found: dict[str, Score | Failure] = {}
-        tasks = [Task(student, _seed(key)) for key, student in missing]
+        trials = [Trial(student, _seed(key)) for key, student in missing]
         settings, start = self.settings(teacher), self._start(teacher)
         prepare(start, settings)  # before it is sent to workers
-        for done in self.runner.run(tasks, start, settings):
+        for done in self.runner.run(trials, start, settings):
             key, result = missing[done.number][0], done.result
             self.on_result()
             found[key.digest] = result

@@ -26,17 +26,17 @@ from n2n_gym.evaluators.distillation import (
     measure,
     out_of_memory,
 )
-from n2n_gym.evaluators.transfer import unpack
+from n2n_gym.evaluators.packed_teacher import unpack
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 
 class Job(NamedTuple):
     """One student to measure."""
 
     student: str  # JSON
-    parcel: str  # where the packed teacher is
+    packed: str  # where the packed teacher is
     settings: Settings
     seed: int
 
@@ -65,16 +65,16 @@ def perform(
 
     Args:
         teachers: What this process has loaded; it keeps the last one.
-        load: Gives a parcel.
+        load: Gives a packed teacher.
     """
     started = time.perf_counter()
     result: Score | Failure | Broken
     try:
-        if job.parcel not in teachers:
+        if job.packed not in teachers:
             teachers.clear()
-            teachers[job.parcel] = unpack(load(job.parcel))
+            teachers[job.packed] = unpack(load(job.packed))
         student = Architecture.from_json(job.student)
-        teacher = teachers[job.parcel]
+        teacher = teachers[job.packed]
         result = measure(student, teacher, job.settings, seed=job.seed)
     except Lost as error:
         result = Failure(str(error), retryable=True)

@@ -15,16 +15,16 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import IO, Any, Final
 
 import torch
 
-from n2n_gym.evaluators.distillation import Settings, measure, nominal_cost
-from n2n_gym.evaluators.transfer import pack, parcel_name
+from n2n_gym.evaluators.distillation import Settings, nominal_cost
+from n2n_gym.evaluators.packed_teacher import pack, packed_name
+from n2n_gym.evaluators.runner import Result, Trial
 from n2n_gym.evaluators.worker import Broken, Job, Measured
-from n2n_gym.networks.architecture import Architecture
-from n2n_gym.rewards import Failure, Score
-from n2n_gym.teachers import Teacher
+from n2n_gym.rewards import Failure
+from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -45,49 +45,6 @@ OPEN_FILES: Final = "/proc/{process}/fd/{descriptor}"
 HAS_OPEN_FILES: Final = Path("/proc/self/fd").is_dir()
 # A forked process must neither use its parent's workers nor end them.
 _INHERITED: Final[list[list[_Worker]]] = []
-
-
-class Task(NamedTuple):
-    """A student to measure, and the seed it is trained with."""
-
-    student: Architecture
-    seed: int
-
-
-class Result(NamedTuple):
-    """What was found of the task with this number."""
-
-    number: int
-    result: Score | Failure
-    seconds: float
-
-
-@runtime_checkable
-class Runner(Protocol):
-    """Where students are measured."""
-
-    def run(
-        self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
-    ) -> Iterator[Result]:
-        """The results of all tasks, each as soon as it is there."""
-
-    def close(self) -> None:
-        """Give back what it holds; a later use takes it again."""
-
-
-class InProcess:
-    """Measures one student after another, here."""
-
-    def run(
-        self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
-    ) -> Iterator[Result]:
-        for number, task in enumerate(tasks):
-            started = time.perf_counter()
-            result = measure(task.student, teacher, settings, seed=task.seed)
-            yield Result(number, result, time.perf_counter() - started)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 class Workers:
@@ -122,17 +79,17 @@ class Workers:
         self.memory = memory
         self._workers: list[_Worker] = []
         self._false_starts = 0  # in a row
-        self._parcels: dict[str, IO[bytes]] = {}  # by their names
+        self._packed: dict[str, IO[bytes]] = {}  # by their names
         self._owner = os.getpid()
         self._close = weakref.finalize(
-            self, _close, self._owner, self._workers, self._parcels
+            self, _close, self._owner, self._workers, self._packed
         )
 
     def run(
-        self, tasks: Sequence[Task], teacher: Teacher, settings: Settings
+        self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
-        parcel = self._parcel(teacher)
-        waiting = deque(enumerate(tasks))
+        packed = self._path_of(teacher)
+        waiting = deque(enumerate(trials))
         self._disown()
         self._false_starts = 0
         self._end(lambda worker: worker.number is not None)  # of a run that was left
@@ -142,9 +99,9 @@ class Workers:
                 self._workers.append(_Worker(self.memory))
             for worker in self._workers:
                 if waiting and worker.is_free:
-                    number, task = waiting.popleft()
-                    job = Job(task.student.to_json(), parcel, settings, task.seed)
-                    longest = time_limit(self.longest, task, teacher, settings)
+                    number, trial = waiting.popleft()
+                    job = Job(trial.student.to_json(), packed, settings, trial.seed)
+                    longest = time_limit(self.longest, trial, teacher, settings)
                     worker.start(number, job, longest)
             for worker in self._after_waiting():
                 doing = worker.number
@@ -169,9 +126,9 @@ class Workers:
         for worker in self._workers:
             worker.end()
         self._workers.clear()
-        for file in self._parcels.values():
+        for file in self._packed.values():
             file.close()
-        self._parcels.clear()
+        self._packed.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workers:
         return self
@@ -181,12 +138,12 @@ class Workers:
         again = partial(Workers, self.count, longest=self.longest, memory=self.memory)
         return again, ()
 
-    def _parcel(self, teacher: Teacher) -> str:
+    def _path_of(self, teacher: Teacher) -> str:
         """The path of the packed teacher."""
-        name = parcel_name(teacher)
-        if name not in self._parcels:
-            self._parcels[name] = _written(pack(teacher))
-        file = self._parcels[name]
+        name = packed_name(teacher)
+        if name not in self._packed:
+            self._packed[name] = _written(pack(teacher))
+        file = self._packed[name]
         if not HAS_OPEN_FILES:
             return file.name
         return OPEN_FILES.format(process=os.getpid(), descriptor=file.fileno())
@@ -245,7 +202,7 @@ class _Worker:
             },
         )
         theirs.close()
-        self.number: int | None = None  # of the task it is busy with
+        self.number: int | None = None  # of the trial it is busy with
         self._is_ready = False
         self._longest = LONGEST_START
         self._since = time.monotonic()
@@ -291,18 +248,18 @@ class _Worker:
 
 
 def time_limit(
-    longest: float, task: Task, teacher: Teacher, settings: Settings
+    longest: float, trial: Trial, teacher: Teacher, settings: Settings
 ) -> float:
-    """Seconds after which the task's worker is taken to be stuck."""
-    return longest * max(1.0, nominal_cost(task.student, teacher, settings.rung))
+    """Seconds after which the trial's worker is taken to be stuck."""
+    return longest * max(1.0, nominal_cost(trial.student, teacher, settings.rung))
 
 
-def _written(parcel: Mapping[str, Any]) -> IO[bytes]:
+def _written(packed: Mapping[str, Any]) -> IO[bytes]:
     """A temporary file with a packed teacher."""
     make = tempfile.TemporaryFile if HAS_OPEN_FILES else tempfile.NamedTemporaryFile
     file: IO[bytes] = make(prefix="n2n-gym-")
     try:
-        torch.save(parcel, file)
+        torch.save(packed, file)
         file.flush()
     except (OSError, RuntimeError) as error:
         # What writing raised, torch replaces by an error of its own.
@@ -318,9 +275,9 @@ def _written(parcel: Mapping[str, Any]) -> IO[bytes]:
     return file
 
 
-def _close(owner: int, workers: list[_Worker], parcels: dict[str, IO[bytes]]) -> None:
+def _close(owner: int, workers: list[_Worker], packed: dict[str, IO[bytes]]) -> None:
     if owner == os.getpid():
         for worker in workers:
             worker.end()
-    for file in parcels.values():
+    for file in packed.values():
         file.close()

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from n2n_gym.common.files import write_whole
 from n2n_gym.export.onnx import FromPixels, plain
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.training import Normalisation
+from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.inputs import Normalisation
 
 CALIBRATED_BY: Final = 512  # training images, for the ranges of 8-bit activations
 BATCH: Final = 64

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from n2n_gym.common.files import write_whole
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import Network, build
-from n2n_gym.pytorch.training import Normalisation
+from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.inputs import Normalisation
 
 TOLERANCE: Final = 1e-4  # between ONNX Runtime's logits and torch's
 # Where torch's own rounding is large, ONNX Runtime's may be so many times as large.

@@ -8,33 +8,33 @@ from functools import lru_cache
 from itertools import chain, compress
 
 from n2n_gym.common.quantities import show_quantity
-from n2n_gym.limits.requirements import EXACT, Limited
+from n2n_gym.limits.requirements import EXACT, Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals, without
 from n2n_gym.networks.scaling import narrowest
 from n2n_gym.resources import RESOURCES, ResourceError
 
 
-def refuse_if_out_of_reach(limited: Limited, granularity: str) -> None:
+def refuse_if_out_of_reach(requirements: Requirements, granularity: str) -> None:
     """Raise a ValueError where no student that is found keeps a limit.
 
     The teacher is tried, and what ``smallest`` gives; the first that keeps a limit is
     enough. It is no proof: a smaller one may be where several removals at once lead.
     """
-    if not limited:
+    if not requirements:
         return
-    teacher = limited.teacher
-    for name, aim in limited.aims.items():
+    teacher = requirements.teacher
+    for name, aim in requirements.aims.items():
         least = math.inf
         guides = [name] if name in EXACT else EXACT
         for student in chain([teacher], smallest(teacher, granularity, guides)):
-            if (values := _taken(limited, student)) is not None:
+            if (values := _taken(requirements, student)) is not None:
                 least = min(least, values[name])
             if least <= aim:
                 break
         else:
-            bound = limited.bounds[name]
-            whole = limited.meter(teacher, teacher)[name]
+            bound = requirements.bounds[name]
+            whole = requirements.meter(teacher, teacher)[name]
             spare = f", and {show_quantity(name, bound - aim)} have to be left"
             raise ValueError(
                 f"no student keeps the limit {name} <= "
@@ -62,12 +62,14 @@ def smallest(
         yield _descend(teacher, name, granularity)
 
 
-def _taken(limited: Limited, student: Architecture) -> dict[str, float] | None:
+def _taken(
+    requirements: Requirements, student: Architecture
+) -> dict[str, float] | None:
     """None where it cannot be measured; of the teacher that is an error."""
     try:
-        return limited.meter(student, limited.teacher)
+        return requirements.meter(student, requirements.teacher)
     except ResourceError:
-        if student is limited.teacher:
+        if student is requirements.teacher:
             raise
         return None
 

@@ -5,30 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
-from tqdm.auto import tqdm
-
 from n2n_gym.limits.constraints import ACCURACY, read_limits
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import shrink, shrinkages
 from n2n_gym.networks.scaling import (
-    OutOfReach,
-    at_full_width,
     narrowest,
-    uniform_within,
-    widest_rates,
 )
-from n2n_gym.resources import (
-    AcceleratorEnergy,
-    Energy,
-    Latency,
-    Meter,
-    ResourceError,
-    load_meter,
-)
+from n2n_gym.resources import Energy, Latency, Meter, ResourceError, load_meter
+from n2n_gym.resources.accelerator import AcceleratorEnergy
 from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.rewards import Reward, Toward, n2n
 
@@ -44,20 +30,10 @@ MARGIN: Final = 0.1
 OF_MACHINE: Final = (Latency, Energy, AcceleratorEnergy)
 EXACT: Final = ("num_params", "num_macs", "peak_bytes")
 NOTES: Final = 800  # bytes that a written file says about itself, but for its task
-STEPS: Final = 8  # in which the uniform width is found
-# A student that takes more than it has to keep to, but no more than so many times that,
-# becomes narrower: by a factor of all its widths, halved in on in so many steps.
-MOST_OVER: Final = 1.5
-NARROWEST: Final = 0.6
-NARROWINGS: Final = 5
-# One that takes less than this share of each limit becomes wider, likewise.
-ROOM: Final = 0.9
-WIDEST: Final = 1.5
-WIDENINGS: Final = 4
 
 
 @dataclass(frozen=True)
-class Limited:
+class Requirements:
     """The limits of one search.
 
     Attributes:
@@ -81,7 +57,7 @@ class Limited:
     @classmethod
     def read(
         cls, teacher: Architecture, constraints: Mapping[str, float], task: str = ""
-    ) -> Limited:
+    ) -> Requirements:
         """Limits by name.
 
         Args:
@@ -117,22 +93,6 @@ class Limited:
         """What a search keeps to, so that what is written of it keeps the limits."""
         return {name: self._aim(name, bound) for name, bound in self.bounds.items()}
 
-    def aims_by(self, meter: Meter) -> dict[str, float]:
-        """The aims, as another meter has them around the uniform width.
-
-        What predicts a resource is as far off for students that are alike: where it
-        says too little of one, it has to say less of the others.
-        """
-        try:
-            near = self.uniform(self.block)
-            real, said = (m(near, self.teacher) for m in (self.meter, meter))
-        except (OutOfReach, ResourceError):
-            return self.aims
-        return {
-            name: aim * (said[name] / real[name] if real[name] else 1)
-            for name, aim in self.aims.items()
-        }
-
     def keeps(self, student: Architecture) -> bool:
         """Whether it keeps the limits on resources, with something to spare.
 
@@ -141,66 +101,11 @@ class Limited:
         """
         if not self.bounds:
             return True
-        return self._are_within(self.meter(student, self.teacher))
+        return self.are_within(self.meter(student, self.teacher))
 
-    def fitted(self, student: Architecture) -> Architecture:
-        """The student with all widths up or down by one factor, to what limits allow.
-
-        A search goes by what is predicted, and the best that it finds are those of
-        which too little is said: most of them break a limit when they are measured.
-        Others leave room, as their scores after little or no training say nothing of
-        what a wider one would learn.
-
-        Raises:
-            OutOfReach: It breaks a limit by much, or still does with narrower layers.
-            ResourceError: It cannot be measured.
-        """
-        if not self.bounds:
-            return student
-        values = self.meter(student, self.teacher)
-        if not self._are_within(values, MOST_OVER):
-            raise OutOfReach("it breaks a limit by much")
-        if not self._are_within(values):
-            return self._narrowed(student)
-        return self._widened(student) if self._are_within(values, ROOM) else student
-
-    def _narrowed(self, student: Architecture) -> Architecture:
-        decisions = shrinkages(student, ("width",), block=self.block)
-        # One block of channels takes less time than a part of it does.
-        in_blocks = [each for each in decisions if each.multiple % self.block == 0]
-        rates = dict.fromkeys(in_blocks or decisions, 1.0)
-        found = widest_rates(
-            student, rates, self._is_within, NARROWINGS, least=NARROWEST
-        )
-        return shrink(student, found)
-
-    def _widened(self, student: Architecture) -> Architecture:
-        """Up to the teacher's widths; the student itself where that is out of reach."""
-        whole = at_full_width(student, self.teacher)
-        rates = {}
-        for each in shrinkages(whole, ("width",), block=self.block):
-            mine, most = (net.shape_of(each.layers[0])[0] for net in (student, whole))
-            # Parts of blocks are filled first: they take as long as whole ones.
-            rates[each] = min(1.0, ceil(mine / each.multiple) * each.multiple / most)
-        try:
-            found = widest_rates(
-                whole, rates, self._is_within, WIDENINGS, least=1.0, most=WIDEST
-            )
-        except OutOfReach:
-            return student
-        return shrink(whole, found)
-
-    def _are_within(self, values: Mapping[str, float], share: float = 1.0) -> bool:
+    def are_within(self, values: Mapping[str, float], share: float = 1.0) -> bool:
         """Whether what was measured is at most this share of each aim."""
         return all(values[name] <= share * aim for name, aim in self.aims.items())
-
-    def _is_within(self, student: Architecture) -> bool:
-        """Whether it keeps the limits, as far as it can be measured."""
-        try:
-            return self.keeps(student)
-        except ResourceError as error:
-            logger.warning("a width is left out: %s", error)
-            return False
 
     def _aim(self, name: str, bound: float) -> float:
         if name in EXACT:
@@ -222,24 +127,7 @@ class Limited:
         except ResourceError as error:
             logger.warning("whether a limit can be kept is not known: %s", error)
             return False
-        return self._are_within(values)
-
-    def uniform(self, block: int = 1) -> Architecture:
-        """The teacher with all widths at one rate, the largest that keeps the limits.
-
-        Args:
-            block: Of channels, of which widths are multiples.
-
-        Raises:
-            OutOfReach: There is none.
-        """
-        with tqdm(total=STEPS, desc="Measuring uniform width", leave=False) as bar:
-
-            def keeps(student: Architecture) -> bool:
-                bar.update()
-                return self.keeps(student)
-
-            return uniform_within(self.teacher, keeps, STEPS, block=block)
+        return self.are_within(values)
 
     def rows(
         self, student: Architecture, accuracy: float, file: Path

@@ -28,7 +28,7 @@ from n2n_gym.networks.layers import (
     Layer,
     Scale,
 )
-from n2n_gym.pytorch import Network, build
+from n2n_gym.pytorch.build import Network, build
 
 Weights = Mapping[str, Tensor]
 Indices = NDArray[np.int64]

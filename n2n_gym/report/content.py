@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from n2n_gym.envs.compression import SUCCESS_MARGIN
+from n2n_gym.envs.outcome import SUCCESS_MARGIN
 from n2n_gym.limits.constraints import ACCURACY
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.runs.folder import (
@@ -95,13 +95,13 @@ class Found:
             summary,
             network(TEACHER),
             network(STUDENT),
-            _trials(folder / HISTORY, _limited(summary)),
+            _trials(folder / HISTORY, _limited_resources(summary)),
         )
 
     @property
-    def limited(self) -> list[str]:
+    def limited_resources(self) -> list[str]:
         """The resources that the run has limits on."""
-        return _limited(self.summary)
+        return _limited_resources(self.summary)
 
     @cached_property
     def best(self) -> list[Trial]:
@@ -141,12 +141,12 @@ class Found:
         return self.teacher.num_params / self.student.num_params
 
 
-def _limited(summary: Mapping[str, Any]) -> list[str]:
+def _limited_resources(summary: Mapping[str, Any]) -> list[str]:
     """The resources that a run has limits on."""
     return [row["name"] for row in summary["limits"] if row["name"] != ACCURACY]
 
 
-def _trials(path: Path, limited: Sequence[str]) -> list[Trial]:
+def _trials(path: Path, names: Sequence[str]) -> list[Trial]:
     """The students that have a score, in the order they were found."""
     found = []
     numbers: dict[str, int] = {}
@@ -170,7 +170,7 @@ def _trials(path: Path, limited: Sequence[str]) -> list[Trial]:
                     line["num_macs"],
                     line["fingerprint"],
                     # Removal may go toward limits without keeping them.
-                    all(line.get(f"excess_{name}", 1) <= 0 for name in limited),
+                    all(line.get(f"excess_{name}", 1) <= 0 for name in names),
                 )
             )
     return found

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from n2n_gym.common.plugins import check_call, lookup
-from n2n_gym.resources.accelerator import AcceleratorEnergy, TorchLatency
 from n2n_gym.resources.computed import num_macs, num_params, peak_bytes
 from n2n_gym.resources.measured import Energy, Latency, onnx_bytes, onnx_file
 from n2n_gym.resources.prediction import predicted
@@ -61,13 +60,11 @@ def load_meter(
 
 __all__ = [
     "RESOURCES",
-    "AcceleratorEnergy",
     "Energy",
     "Latency",
     "Meter",
     "Resource",
     "ResourceError",
-    "TorchLatency",
     "load_meter",
     "onnx_file",
     "predicted",

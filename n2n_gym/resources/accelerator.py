@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import torch
 
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import build
+from n2n_gym.pytorch.build import build
 from n2n_gym.resources.measured import SECONDS_OF_ENERGY, Latency
 
 WARM_UP: Final = 3  # batches, while libraries are loaded and kernels chosen

@@ -26,11 +26,13 @@ from filelock import FileLock, Timeout
 
 from n2n_gym.common.files import write_whole
 from n2n_gym.common.quantities import read_quantity
-from n2n_gym.evaluators import load_store
+from n2n_gym.evaluators.loading import load_store
 from n2n_gym.resources.machine import processor
 from n2n_gym.runs.history import History
 from n2n_gym.scores import ScoreStore
-from n2n_gym.teachers import Statistics, Teacher, load_teacher
+from n2n_gym.tasks.arrays import Statistics
+from n2n_gym.teachers.loading import load_teacher
+from n2n_gym.teachers.teacher import Teacher
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-from n2n_gym.evaluators import Evaluator
+from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.teachers import Teacher
+from n2n_gym.teachers.teacher import Teacher
 
 ARRAYS: Final = ("action_mask", "reward_vector")  # of an info, not in the history
 FINAL: Final = "final"  # the stage of what was distilled fully, not scored in a search

@@ -7,13 +7,14 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 SPLITS: Final = ("train", "validation", "test")
 _SPLIT_SEED: Final = 0
 
 Labelled: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # images, labels
 Arrays: TypeAlias = Mapping[str, Labelled]
+# Mean and deviation of each channel, of pixels in [0, 1].
+Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def check_images(where: str, split: str, images: NDArray[Any]) -> None:
@@ -79,6 +80,8 @@ def check_classes(
 
 def divide(images: NDArray[Any], labels: NDArray[Any], share: float) -> list[Labelled]:
     """A stratified division with a fixed seed: the rest, then the share."""
+    from sklearn.model_selection import train_test_split  # takes a second to import
+
     rest, part = train_test_split(
         np.arange(len(labels)),
         test_size=share,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Augmentation:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Changes of so many images, (3, B) int64: top, left, whether it is flipped."""
+        import torch
+
         most = (2 * self.padding, 2 * self.padding, int(self.flip))
         return torch.stack(
             [torch.randint(m + 1, (count,), generator=generator) for m in most]
@@ -49,6 +52,9 @@ class Augmentation:
 
     def apply(self, images: Tensor, changes: Tensor) -> Tensor:
         """(B, C, H, W) uint8 -> the same, changed as drawn."""
+        import torch
+        import torch.nn.functional as F
+
         count, channels, height, width = images.shape
         top, left, is_flipped = changes.to(images.device)[..., None]  # (B, 1) each
         rows = top + torch.arange(height, device=images.device)  # (B, H)
@@ -63,6 +69,8 @@ class Augmentation:
 
     def unchanged(self, count: int) -> Tensor:
         """Changes that leave so many images as they are, (3, B) int64."""
+        import torch
+
         changes = torch.zeros(3, count, dtype=torch.int64)
         changes[:2] = self.padding
         return changes

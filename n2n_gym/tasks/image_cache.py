@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from n2n_gym.common.files import cache_folder, to_disk
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled
+from n2n_gym.tasks.split import as_split
 from n2n_gym.tasks.summary import Summary, compute_fingerprint, compute_normalisation
-from n2n_gym.tasks.task import as_split
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -103,3 +105,20 @@ def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)
+
+
+def as_split(images: NDArray[Any], labels: NDArray[Any]) -> Split:
+    """(N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W); a memory map stays one."""
+    integers = torch.from_numpy(labels.astype(np.int64))
+    if images.ndim == 3:
+        images = images[..., None]
+    maps = images.transpose(0, 3, 1, 2)
+    if isinstance(images, np.memmap):
+        if not images.flags.writeable:  # torch takes no others
+            raise ValueError(
+                "images in a memory map must be opened copy-on-write, with "
+                'mmap_mode="c"'
+            )
+        return Split(torch.from_numpy(maps), integers, is_streamed=True)
+    # A copy, since torch takes no arrays that cannot be written to.
+    return Split(torch.from_numpy(np.array(maps, order="C")), integers)

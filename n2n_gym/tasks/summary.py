@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from n2n_gym.tasks.arrays import SPLITS
+from n2n_gym.tasks.arrays import SPLITS, Statistics
 from n2n_gym.tasks.split import Split
 
 _CHUNK_BYTES: Final = 2**25
-
-Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # means, deviations
 
 
 class Summary(NamedTuple):

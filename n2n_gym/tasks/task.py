@@ -1,15 +1,15 @@
-"""A task: a data set with its three disjoint splits."""
+"""A task: a data set with its three disjoint splits.
+
+Torch is imported when the images are first read: an environment whose scores need none
+never does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from n2n_gym.networks.layers import Shape
 from n2n_gym.tasks.arrays import (
@@ -20,13 +20,13 @@ from n2n_gym.tasks.arrays import (
     check_labels,
 )
 from n2n_gym.tasks.augmentation import Augmentation
-from n2n_gym.tasks.split import Split
-from n2n_gym.tasks.summary import (
-    Statistics,
-    Summary,
-    compute_fingerprint,
-    compute_normalisation,
-)
+
+if TYPE_CHECKING:
+    import torch
+
+    from n2n_gym.tasks.arrays import Statistics
+    from n2n_gym.tasks.split import Split
+    from n2n_gym.tasks.summary import Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +76,8 @@ class Task:
     @cached_property
     def splits(self) -> Mapping[str, Split]:
         """All data, in memory or in memory maps."""
+        from n2n_gym.tasks.split import as_split
+
         if self.grey is not None:
             return {
                 name: replace(split, images=split.images.expand(-1, 3, -1, -1))
@@ -105,6 +107,8 @@ class Task:
     @cached_property
     def normalisation(self) -> Statistics:
         """Mean and deviation of each channel of the training images, in [0, 1]."""
+        from n2n_gym.tasks.summary import compute_normalisation
+
         if self.summary is not None:
             return self.summary().normalisation
         return compute_normalisation(self.splits["train"].images)
@@ -112,6 +116,8 @@ class Task:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the data in all splits."""
+        from n2n_gym.tasks.summary import compute_fingerprint
+
         if self.summary is not None:
             return self.summary().fingerprint
         return compute_fingerprint(self.splits)
@@ -171,20 +177,3 @@ class Task:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         return self
-
-
-def as_split(images: NDArray[Any], labels: NDArray[Any]) -> Split:
-    """(N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W); a memory map stays one."""
-    integers = torch.from_numpy(labels.astype(np.int64))
-    if images.ndim == 3:
-        images = images[..., None]
-    maps = images.transpose(0, 3, 1, 2)
-    if isinstance(images, np.memmap):
-        if not images.flags.writeable:  # torch takes no others
-            raise ValueError(
-                "images in a memory map must be opened copy-on-write, with "
-                'mmap_mode="c"'
-            )
-        return Split(torch.from_numpy(maps), integers, is_streamed=True)
-    # A copy, since torch takes no arrays that cannot be written to.
-    return Split(torch.from_numpy(np.array(maps, order="C")), integers)

@@ -20,7 +20,10 @@ from n2n_gym.common.files import (
     kept_if_possible,
     write_whole,
 )
-from n2n_gym.pytorch.training import EVALUATION_BATCH, Precision, Views, autocast
+from n2n_gym.pytorch.devices import autocast
+from n2n_gym.pytorch.inference import EVALUATION_BATCH
+from n2n_gym.pytorch.inputs import Views
+from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)

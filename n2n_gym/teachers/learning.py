@@ -20,20 +20,14 @@ from tqdm.auto import tqdm
 from n2n_gym.common.files import kept_if_possible, write_whole
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import BatchNorm, LayerNorm
-from n2n_gym.pytorch import Network, build
-from n2n_gym.pytorch.training import (
-    Diverged,
-    Normalisation,
-    Precision,
-    Recipe,
-    State,
-    compute_accuracy,
-    compute_logits,
-    initialise,
-    seeded,
-    train,
-)
-from n2n_gym.tasks import Split, Task
+from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.determinism import seeded
+from n2n_gym.pytorch.inference import compute_accuracy, compute_logits
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Precision, Recipe
+from n2n_gym.pytorch.training import Diverged, State, initialise, train
+from n2n_gym.tasks.split import Split
+from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.precision import pick_precision, training_step
 from n2n_gym.teachers.teacher import Trained
 

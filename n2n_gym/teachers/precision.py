@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible, write_whole
-from n2n_gym.pytorch.training import Precision, autocast
+from n2n_gym.pytorch.devices import autocast
+from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.resources.machine import processor
 
 logger = logging.getLogger(__name__)

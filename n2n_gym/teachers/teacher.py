@@ -1,4 +1,8 @@
-"""A teacher: a trained network and the task it was trained on."""
+"""A teacher: a trained network and the task it was trained on.
+
+Torch is imported when what was trained is first needed: an environment whose scores
+need no weights never does.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,26 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import Network
-from n2n_gym.pytorch.inheritance import Inheritance
-from n2n_gym.pytorch.training import Normalisation, Views
 from n2n_gym.rewards import Score
-from n2n_gym.tasks import Task
+from n2n_gym.tasks.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from n2n_gym.pytorch.build import Network
+    from n2n_gym.pytorch.inheritance import Inheritance
+    from n2n_gym.pytorch.inputs import Normalisation, Views
+
+# What users give as a teacher, and as its weights: see ``load_teacher``.
+TeacherLike: TypeAlias = (
+    "str | Path | nn.Module | Architecture | Teacher | Callable[[Task], Any]"
+)
+Weights: TypeAlias = "str | Path | Mapping[str, Tensor]"
 
 
 class Trained(NamedTuple):
@@ -96,6 +109,9 @@ class Teacher:
 
     @cached_property
     def normalise(self) -> Normalisation:
+        """What its inputs go through first."""
+        from n2n_gym.pytorch.inputs import Normalisation
+
         return self.normalisation or Normalisation(*self.task.normalisation)
 
     @cached_property
@@ -122,6 +138,8 @@ class Teacher:
 
     def inheritance(self, device: torch.device) -> Inheritance:
         """What its students start from, kept on the device for the next call."""
+        from n2n_gym.pytorch.inheritance import Inheritance
+
         if device not in self._inheritances:
             weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
             self._inheritances[device] = Inheritance(
@@ -162,3 +180,26 @@ class Teacher:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
+
+
+def untrained_teacher(architecture: Architecture) -> Teacher:
+    """A network in a teacher's place, without images or weights.
+
+    Its students can be scored by what depends on architectures alone; anything else
+    raises a ValueError when it asks for images or weights.
+    """
+    name = name_of_architecture(architecture)
+
+    def refuse() -> Any:
+        raise ValueError(
+            f"teacher {name} is an architecture alone, without images or weights: its "
+            f"students can be scored with evaluator='size'; give task= to train it"
+        )
+
+    task = Task(name, architecture.input_shape, architecture.num_outputs, read=refuse)
+    return Teacher(name, task, architecture, provide=refuse)
+
+
+def name_of_architecture(architecture: Architecture) -> str:
+    """What a teacher is called of which the layers were given."""
+    return f"architecture-{architecture.fingerprint[:8]}"

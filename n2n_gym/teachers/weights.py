@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch import build
+from n2n_gym.pytorch.build import build
 
 # Where training scripts put the state dict in what they save.
 _USUAL_PLACES: Final = ("state_dict", "model_state_dict", "model")

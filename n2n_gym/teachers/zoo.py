@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.small_images import fit
-from n2n_gym.pytorch import TraceError, trace
-from n2n_gym.pytorch.training import Normalisation
-from n2n_gym.tasks import Task
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.trace import TraceError, trace
+from n2n_gym.tasks.task import Task
 
 MADE_FOR: Final = (3, 224, 224)  # the images that torchvision's networks are made for
 _ATTENTION: Final = ("maxvit", "swin", "vit")

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch.training import Normalisation, Views
-from n2n_gym.tasks import Augmentation, Split, Task
-from n2n_gym.teachers import Teacher, Trained
+from n2n_gym.pytorch.inputs import Normalisation, Views
+from n2n_gym.tasks.augmentation import Augmentation
+from n2n_gym.tasks.split import Split
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.teacher import Teacher, Trained
 
 SPLITS = ("train", "validation")
 
@@ -43,36 +45,36 @@ def pack(teacher: Teacher) -> dict[str, Any]:
     }
 
 
-def unpack(parcel: Mapping[str, Any]) -> Teacher:
+def unpack(packed: Mapping[str, Any]) -> Teacher:
     """The teacher that was packed, with its task's training and validation images."""
-    architecture = Architecture.from_json(parcel["architecture"])
-    mean, std = parcel["normalisation"]
+    architecture = Architecture.from_json(packed["architecture"])
+    mean, std = packed["normalisation"]
     task = Task.of_splits(
-        parcel["task"],
+        packed["task"],
         architecture.input_shape,
-        parcel["num_classes"],
-        {name: Split(*split) for name, split in parcel["splits"].items()},
-        augmentation=Augmentation(*parcel["augmentation"]),
-        resident_bytes=parcel["resident_bytes"],
+        packed["num_classes"],
+        {name: Split(*split) for name, split in packed["splits"].items()},
+        augmentation=Augmentation(*packed["augmentation"]),
+        resident_bytes=packed["resident_bytes"],
     )
     views = {
         key: None if views is None else Views(task.augmentation, *views)
-        for key, views in parcel["views"].items()
+        for key, views in packed["views"].items()
     }
-    trained = Trained(parcel["weights"], parcel["accuracy"], parcel["logits"])
+    trained = Trained(packed["weights"], packed["accuracy"], packed["logits"])
     teacher = Teacher(
-        parcel["name"],
+        packed["name"],
         task,
         architecture,
         provide=lambda: trained,
         normalisation=Normalisation(tuple(mean), tuple(std)),
-        ranked_by=parcel["ranked_by"],
+        ranked_by=packed["ranked_by"],
     )
     teacher.views.update(views)
     return teacher
 
 
-def parcel_name(teacher: Teacher) -> str:
-    """Tells what is in a parcel."""
+def packed_name(teacher: Teacher) -> str:
+    """Tells packed teachers apart."""
     views = ("-".join(map(str, key)) for key in teacher.views)
     return "-".join((teacher.identity[:16], *views))

@@ -1,0 +1,45 @@
+"""Architectures from what users name: the object, its JSON, a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from n2n_gym.networks.architecture import Architecture
+
+STUDENT: Final = "architecture.json"  # in the folder of a run
+
+
+def is_architecture(given: object) -> bool:
+    """Whether this is an architecture's JSON, or the path of a JSON file."""
+    text = str(given) if isinstance(given, (str, Path)) else ""
+    return text.lstrip().startswith("{") or text.endswith(".json")
+
+
+def read_architecture(what: str, given: Any) -> Architecture:
+    """An architecture as users give it.
+
+    Args:
+        what: The argument's name, for errors.
+        given: An ``Architecture``, its JSON, or the path of a file with it or of the
+            folder of a run.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    if isinstance(given, Architecture):
+        return given
+    is_json = isinstance(given, str) and given.lstrip().startswith("{")
+    try:
+        text = str(given) if is_json else _file(Path(given)).read_text()
+        return Architecture.from_json(text)
+    except (OSError, ValueError, TypeError) as error:
+        shown = repr(str(given)[:60] if is_json else str(given))
+        raise ValueError(
+            f"{what}={shown} cannot be read ({error}); accepted are an Architecture, "
+            f"its JSON, or the path of a file with it"
+        ) from error
+
+
+def _file(path: Path) -> Path:
+    return path / STUDENT if path.is_dir() else path

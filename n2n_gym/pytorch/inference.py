@@ -1,0 +1,99 @@
+"""What a trained network answers, and the statistics that it normalises by."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from n2n_gym.pytorch.devices import autocast
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.tasks.split import Split
+
+EVALUATION_BATCH: Final = 500
+
+
+@torch.no_grad()
+def recompute_statistics(
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    positions: Tensor | None = None,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
+) -> None:
+    """Batch-norm statistics anew: their mean over the batches of a split.
+
+    Args:
+        positions: Of the images to use, (M,) int64; all by default.
+    """
+    norms = [
+        m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
+        norm.train()
+    # Of a size: each counts alike, and a last one of few images would count too much.
+    count = len(split) if positions is None else len(positions)
+    size = math.ceil(count / math.ceil(count / batch_size))
+    for images, _, _ in split.batches(size, positions) if norms else ():
+        if len(images) > 1:
+            with autocast(split.device, precision):
+                network(normalise(images))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+@torch.no_grad()
+def compute_logits(
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
+) -> Tensor:
+    """(N, classes) in eval mode, float32, on the split's device."""
+    network.eval()
+    found = []
+    for images, _, _ in split.batches(batch_size):
+        with autocast(split.device, precision):
+            found.append(network(normalise(images)).float())
+    return torch.cat(found)
+
+
+def compute_accuracy(
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
+) -> float:
+    """The share of images it classifies right, in [0, 1]."""
+    answers = predict(
+        network, split, normalise, precision=precision, batch_size=batch_size
+    )
+    return (answers == split.labels.cpu()).double().mean().item()
+
+
+def predict(
+    network: nn.Module,
+    split: Split,
+    normalise: Normalisation,
+    *,
+    precision: Precision = "float32",
+    batch_size: int = EVALUATION_BATCH,
+) -> Tensor:
+    """The class it takes each image for, (N,) int64, on the CPU."""
+    outputs = compute_logits(
+        network, split, normalise, precision=precision, batch_size=batch_size
+    )
+    return outputs.argmax(1).cpu()

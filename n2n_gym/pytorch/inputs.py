@@ -1,0 +1,59 @@
+"""What a network sees: normalised images, and augmented ones with logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from n2n_gym.tasks.augmentation import Augmentation
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Pixels to network inputs: (pixel / 255 - mean) / std, by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 -> float32, channels last."""
+        mean, std = tuple(self.mean), tuple(self.std)
+        shift, scale = _shift_and_scale(mean, std, images.device)
+        inputs = images.to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul(shift, inputs, scale)
+
+
+@lru_cache(maxsize=64)  # an accelerator would wait for these at each batch
+def _shift_and_scale(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What is added to a byte's multiple, and the multiple, (C, 1, 1) each."""
+    shift = -torch.tensor(mean) / torch.tensor(std)
+    scale = torch.tensor(std).mul_(255).reciprocal_()
+    return shift.view(-1, 1, 1).to(device), scale.view(-1, 1, 1).to(device)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Each image of a split in several augmented forms, with a teacher's logits.
+
+    So students see augmented images, and no batch needs the teacher.
+    """
+
+    augmentation: Augmentation
+    changes: Tensor  # (V, 3, N) int64
+    logits: Tensor  # (V, N, classes)
+
+    def pick(
+        self, images: Tensor, positions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One form of each image of a batch, and its logits, (B, classes)."""
+        count = len(self.changes)
+        chosen = torch.randint(count, (len(images),), generator=generator)
+        chosen = chosen.to(positions.device)
+        changes = self.changes[chosen, :, positions].T
+        logits = self.logits[chosen, positions]
+        return self.augmentation.apply(images, changes), logits
