@@ -41,8 +41,8 @@ from benchmarks.results import Results
 from benchmarks.subjects import some_of_cifar10
 from n2n_gym.common.files import data_folder, write_whole
 from n2n_gym.compression import finalists
-from n2n_gym.compression.finalists import said_of
 from n2n_gym.compression.pipeline import compress
+from n2n_gym.compression.student_files import metadata_of
 from n2n_gym.evaluators.distillation import distil
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.scoring import DistillationEvaluator
@@ -217,7 +217,7 @@ def uniform_of(
 ) -> Architecture | None:
     """The teacher at the largest rate of all widths that keeps a limit, if any does."""
     limits = {RESOURCE_OF[cell.resource]: bound}
-    requirements = Requirements.read(teacher.architecture, limits, said_of(teacher))
+    requirements = Requirements.read(teacher.architecture, limits, metadata_of(teacher))
     try:
         return widest_uniform(requirements, block)
     except OutOfReach:

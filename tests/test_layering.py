@@ -2,11 +2,14 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import n2n_gym
 
 ROOT = Path(__file__).parent.parent
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -103,10 +106,102 @@ def test_importing_the_package_does_not_import_torch():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_the_front_door_leads_to_what_it_lists():
+    api = (ROOT / "docs" / "api.md").read_text()
+    for name in n2n_gym.__all__:
+        assert getattr(n2n_gym, name) is not None
+        assert f"`{name}`" in api, f"docs/api.md does not list {name}"
+
+
+@pytest.mark.parametrize("name", ["N2NRemove-v0", "N2NShrink-v0"])
+def test_an_episode_scored_by_size_imports_no_torch(name, teacher):
+    program = (
+        "import sys, gymnasium\n"
+        "import n2n_gym\n"
+        "env = gymnasium.make(sys.argv[1], teacher=sys.argv[2], evaluator='size')\n"
+        "_, info = env.reset(seed=0)\n"
+        "over = False\n"
+        "while not over:\n"
+        "    action = env.action_space.sample(info['action_mask'])\n"
+        "    _, reward, over, _, info = env.step(action)\n"
+        "assert info['accuracy'] == 1 and reward > 0, info\n"
+        "slow = {'torch', 'torchvision', 'sklearn', 'onnx', 'sqlalchemy'}\n"
+        "assert not slow & sys.modules.keys(), slow & sys.modules.keys()\n"
+    )
+    text = teacher.architecture.to_json()
+    subprocess.run([sys.executable, "-c", program, name, text], check=True)
+
+
+@pytest.mark.slow
+def test_another_distributions_agents_are_left_alone(tmp_path):
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "__init__.py").write_text("raise SystemExit('not ours')\n")
+    about = tmp_path / "agents-1.0.dist-info"
+    about.mkdir()
+    metadata = "Metadata-Version: 2.1\nName: agents\nVersion: 1.0\n"
+    (about / "METADATA").write_text(metadata)
+    program = (
+        "import importlib.metadata, pkgutil\n"
+        "import envs_registry, n2n_agents, n2n_gym\n"
+        "from n2n_gym.cli import app\n"
+        "assert importlib.metadata.version('agents') == '1.0'\n"
+        "for root in (envs_registry, n2n_agents, n2n_gym):\n"
+        "    for module in pkgutil.walk_packages(root.__path__, root.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "for arguments in (['compress', '--help'], ['agents']):\n"
+        "    app(arguments, standalone_mode=False)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+    )
+
+
 def test_modules_stay_short():
-    for path in (ROOT / "n2n_gym").rglob("*.py"):
-        count = len(path.read_text().splitlines())
-        assert count <= 450, f"{path} has {count} lines"
+    for package in ("n2n_gym", "agents", "envs_registry"):
+        for path in (ROOT / package).rglob("*.py"):
+            count = len(path.read_text().splitlines())
+            assert count <= 400, f"{path} has {count} lines"
+
+
+def mapped_modules() -> set[str]:
+    """Paths of all modules that the map in ARCHITECTURE.md names."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    found, room = set(), ""
+    for line in text.splitlines():
+        if not line.startswith("| ") or "what it is about" in line:
+            continue
+        if line.startswith("| what"):
+            break  # the table of how to add a thing
+        first, names, _ = (cell.strip() for cell in line.strip("|").split("|", 2))
+        if first:
+            room = first.strip("*`")
+            if room.endswith(".py"):
+                found.add(room)
+        folder, _, rest = names.rpartition(": ")
+        inside = room + folder.strip("`")
+        found |= {f"{inside}{name}.py" for name in re.findall("`(.+?)`", rest)}
+    return found
+
+
+def test_the_map_names_every_module_and_no_other():
+    roots = [ROOT / name for name in ("n2n_gym", "agents", "envs_registry")]
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for root in roots
+        for path in root.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert mapped_modules() == modules
+
+
+def test_the_map_has_the_rooms_in_the_order_of_their_imports():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms = re.findall(r"^\| \*\*`n2n_gym/(\w+)(?:/|\.py)`", text, flags=re.M)
+    assert tuple(reversed(rooms)) == ORDER
 
 
 def test_environments_do_not_import_onnx():

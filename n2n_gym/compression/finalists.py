@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from tqdm.auto import tqdm
 
-from n2n_gym.common.files import write_whole
+from n2n_gym.compression.student_files import Finished
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import Runner
 from n2n_gym.evaluators.scoring import DistillationEvaluator
-from n2n_gym.export.onnx import export_onnx, save_weights
 from n2n_gym.limits.feasibility import smallest
 from n2n_gym.limits.fitting import fitted, widest_uniform
 from n2n_gym.limits.requirements import Requirements
@@ -29,7 +26,6 @@ from n2n_gym.pytorch.build import Network
 from n2n_gym.pytorch.inference import compute_accuracy
 from n2n_gym.resources import ResourceError
 from n2n_gym.rewards import Failure, Score, compression, n2n
-from n2n_gym.runs.folder import ONNX, STUDENT, TEACHER, WEIGHTS
 from n2n_gym.runs.history import FINAL
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers.teacher import Teacher
@@ -58,15 +54,6 @@ class Scored(NamedTuple):
     student: Architecture
     accuracy: float = 0.0  # on the validation split
     is_fixed: bool = False  # its widths stay, whatever the limits leave room for
-
-
-class Finished(NamedTuple):
-    """A student distilled to the end."""
-
-    student: Architecture
-    network: Network
-    score: Score  # on the validation split
-    test_accuracy: float
 
 
 @dataclass
@@ -271,39 +258,6 @@ class Finalists:
 
     def _worth(self, score: Score) -> float:
         return score.accuracy if self.requirements else n2n(score, self.teacher.score)
-
-
-def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
-    """All the files of a student; gives the ONNX file's difference from torch."""
-    student, network = finished.student, finished.network
-    write_whole(folder / TEACHER, teacher.architecture.to_json().encode())
-    write_whole(folder / STUDENT, student.to_json().encode())
-    save_weights(network, folder / WEIGHTS)
-    about = {
-        "teacher": teacher.name,
-        "task": teacher.task.name,
-        "classes": classes_of(teacher),
-        "preprocessing": f"{teacher.task.preprocessing}; for pixels divided by 255",
-        "fingerprint": student.fingerprint,
-        "validation_accuracy": f"{finished.score.accuracy:.4f}",
-        "test_accuracy": f"{finished.test_accuracy:.4f}",
-        "num_params": str(student.num_params),
-        "reward": f"{n2n(finished.score, teacher.score):.4f}",
-    }
-    images = teacher.task.splits["test"].images[:256]
-    return export_onnx(network, teacher.normalise, images, folder / ONNX, about)
-
-
-def said_of(teacher: Teacher) -> str:
-    """What the files of all of a teacher's students say, as far as it differs."""
-    task, normalise = teacher.task, str(teacher.normalise)
-    said = (classes_of(teacher), task.preprocessing, task.name, teacher.name, normalise)
-    return "".join(said)
-
-
-def classes_of(teacher: Teacher) -> str:
-    """Their names, or how many there are, as a file says it."""
-    return json.dumps(teacher.task.class_names or teacher.task.num_classes)
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:

@@ -21,14 +21,9 @@ from numpy.typing import NDArray
 from n2n_gym.common.files import write_whole
 from n2n_gym.compression.assessment import Comparison, compare_networks
 from n2n_gym.compression.controls import magnitude_student
-from n2n_gym.compression.finalists import (
-    ROUNDS,
-    Finalists,
-    Finished,
-    said_of,
-    write_student,
-)
+from n2n_gym.compression.finalists import ROUNDS, Finalists
 from n2n_gym.compression.stages import ROLLOUTS, Report, Search
+from n2n_gym.compression.student_files import Finished, metadata_of, write_student
 from n2n_gym.envs import CompressionVectorEnv
 from n2n_gym.envs.render import draw_student
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
@@ -123,7 +118,7 @@ def compress(options: Options) -> Summary:
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
     requirements = Requirements.read(
-        teacher.architecture, constraints, said_of(teacher)
+        teacher.architecture, constraints, metadata_of(teacher)
     )
     if not removals(teacher.architecture, options.granularity):
         raise ValueError(

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from n2n_gym.compression.assessment import Parity, compare_files
-from n2n_gym.compression.finalists import Finalists, Finished, Scored, write_student
+from n2n_gym.compression.finalists import Finalists, Scored
+from n2n_gym.compression.student_files import Finished, write_student
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.export.formats import CALIBRATED_BY, FORMATS, Exported, say_accuracy
 from n2n_gym.limits.requirements import Requirements

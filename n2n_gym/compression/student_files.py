@@ -1,0 +1,66 @@
+"""The files of a finished student: ONNX, weights and architectures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from n2n_gym.common.files import write_whole
+from n2n_gym.export.onnx import export_onnx, save_weights
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pytorch.build import Network
+from n2n_gym.rewards import Score, n2n
+from n2n_gym.runs.folder import ONNX, STUDENT, TEACHER, WEIGHTS
+from n2n_gym.teachers.teacher import Teacher
+
+
+class Finished(NamedTuple):
+    """A student distilled to the end."""
+
+    student: Architecture
+    network: Network
+    score: Score  # on the validation split
+    test_accuracy: float
+
+
+def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
+    """All the files of a student; gives the ONNX file's difference from torch."""
+    student, network = finished.student, finished.network
+    write_whole(folder / TEACHER, teacher.architecture.to_json().encode())
+    write_whole(folder / STUDENT, student.to_json().encode())
+    save_weights(network, folder / WEIGHTS)
+    about = {
+        "teacher": teacher.name,
+        "task": teacher.task.name,
+        "classes": classes_of(teacher),
+        "preprocessing": f"{teacher.task.preprocessing}; for pixels divided by 255",
+        "fingerprint": student.fingerprint,
+        "validation_accuracy": f"{finished.score.accuracy:.4f}",
+        "test_accuracy": f"{finished.test_accuracy:.4f}",
+        "num_params": str(student.num_params),
+        "reward": f"{n2n(finished.score, teacher.score):.4f}",
+    }
+    images = teacher.task.splits["test"].images[:256]
+    return export_onnx(network, teacher.normalise, images, folder / ONNX, about)
+
+
+def metadata_of(teacher: Teacher) -> str:
+    """Metadata that every student's file carries and that depend on the teacher.
+
+    Size limits reserve their length.
+    """
+    task, normalise = teacher.task, str(teacher.normalise)
+    texts = (
+        classes_of(teacher),
+        task.preprocessing,
+        task.name,
+        teacher.name,
+        normalise,
+    )
+    return "".join(texts)
+
+
+def classes_of(teacher: Teacher) -> str:
+    """Their names, or how many there are, as a file says it."""
+    return json.dumps(teacher.task.class_names or teacher.task.num_classes)
