@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Each core has a process of tests; before numpy and torch are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Teachers that tests train must not be mistaken for the user's.
 _CACHE = tempfile.TemporaryDirectory(prefix="n2n-gym-tests-")
 os.environ["N2N_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 
-from n2n_gym.compression import finalists  # noqa: E402
+from n2n_gym.compression import assessment, finalists, pipeline  # noqa: E402
 from n2n_gym.compression.pipeline import compress  # noqa: E402
+from n2n_gym.evaluators.runner import InProcess  # noqa: E402
 from n2n_gym.pytorch.recipe import Recipe  # noqa: E402
 from n2n_gym.pytorch.trace import trace  # noqa: E402
 from n2n_gym.runs.folder import Options  # noqa: E402
@@ -34,6 +37,23 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs measure students here: scores are the same, and processes take seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("slow") is None:
+            patch.setattr(pipeline, "default_runner", lambda most: InProcess())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_timing() -> Iterator[None]:
+    """Files are timed for a moment: what their latency is, is another test's matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assessment, "SECONDS", 0.05)
+        yield
 
 
 @pytest.fixture(scope="session")

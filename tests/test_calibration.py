@@ -160,6 +160,7 @@ def test_too_few_students_are_refused(teacher):
         calibrate(teacher, make(CHEAP), make(FULL), num_students=2)
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_that_the_environments_take(
     monkeypatch, tmp_path, students
 ):

@@ -187,6 +187,7 @@ def start(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_quiet_is_quiet_and_debug_has_a_traceback(tmp_path):
     arguments = ["train", "remove", *SMALL, "--evaluator", "size", "--updates", "1"]
     result = start(*arguments, "--output", str(tmp_path / "loud"))

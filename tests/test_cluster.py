@@ -41,6 +41,7 @@ def students(teacher):
     return [shrink(start, dict.fromkeys(shrinkages(start), r)) for r in RATES[2:]]
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_any_other_place(teacher, students, cluster):
     rung = Rung("quick", recipe=Recipe(1, 32, learning_rate=0.1))
     found = [
@@ -51,6 +52,7 @@ def test_scores_are_those_of_any_other_place(teacher, students, cluster):
     assert all(isinstance(score, Score) for score in found[0])
 
 
+@pytest.mark.slow
 def test_students_of_a_lost_node_are_measured_on_another(teacher, students, cluster):
     doomed = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()

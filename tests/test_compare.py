@@ -101,6 +101,7 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["compare", *options, *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_writes_results_and_a_report(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     folder = tmp_path / "compare"
@@ -168,6 +169,7 @@ def test_the_command_refuses_a_budget_that_makes_no_sense(tmp_path):
         assert why in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 def test_reinforce_begins_anew_where_it_has_settled(monkeypatch):
     """On a task of few students, one policy would repeat its own for ever."""
     made = []

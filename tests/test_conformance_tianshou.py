@@ -48,6 +48,7 @@ def collector(
     return Collector(algorithm, rows, buffer, exploration_noise=exploring)
 
 
+@pytest.mark.slow
 def test_dqn_takes_legal_actions_alone():
     journals = [Journal(make(teacher="resnet18")) for _ in range(4)]
     policy = DiscreteQLearningPolicy(

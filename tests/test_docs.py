@@ -43,6 +43,7 @@ def test_links_lead_somewhere():
             assert is_made or target.exists(), f"{page}: {link}"
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("sphinx")
     copy = tmp_path / "repository"  # it writes pages beside its own

@@ -69,6 +69,7 @@ def quickly(monkeypatch):
     monkeypatch.setattr(elastic, "STEPS", 600)
 
 
+@pytest.mark.slow
 def test_students_cut_from_an_elastic_teacher_work_at_once(teacher, quickly):
     whole, rng = teacher.architecture, random.Random(1)
     students = [elastic.random_student(whole, removals(whole), rng) for _ in range(12)]

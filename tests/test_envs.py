@@ -231,7 +231,16 @@ def test_random_masked_play_of_paddings_always_builds(teacher):
         build(env.student, "meta")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "vgg19_bn", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet34", "vgg19_bn", "mobilenet_v2")
+        ),
+    ],
+)
 def test_a_thousand_episodes_of_random_play_all_build(name):
     env = RemoveEnv(name, evaluator="size")
     rng = np.random.default_rng(0)

@@ -281,10 +281,11 @@ def test_what_was_interrupted_leaves_nothing_behind(pets, monkeypatch):
     assert folder.suffix != ".part"
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_read_it_once(pets):
     program = (
         "import sys\n"
-        "from n2n_gym.tasks import load_task\n"
+        "from n2n_gym import load_task\n"
         "print(load_task(sys.argv[1]).fingerprint)\n"
     )
     command = [sys.executable, "-c", program, f"{fill(pets)}@8"]

@@ -426,6 +426,7 @@ def test_published_weights_bring_the_network_as_it_is_and_its_normalisation(tmp_
     assert teacher.normalise == expected
 
 
+@pytest.mark.slow
 def test_published_weights_of_googlenet_see_what_they_were_trained_on(tmp_path):
     # torchvision's transforms_input: (x * std / .5) + (mean - .5) / .5 of normalised x
     publish("googlenet", "IMAGENET1K_V1", tmp_path)
@@ -469,6 +470,7 @@ def test_unknown_weights_are_refused_with_the_known_ones(task):
 # Real weights
 
 
+@pytest.mark.slow
 def test_a_trained_resnet_is_as_accurate_as_is_said():
     path = data_folder() / "resnet18_cifar10.safetensors"
     if not path.exists():

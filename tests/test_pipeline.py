@@ -38,7 +38,7 @@ from n2n_gym.teachers.loading import load_teacher
 
 ROOT = Path(__file__).parent.parent
 SMALL = Options(
-    teacher="squeezenet1_1",
+    teacher="tests.networks:make_small",
     evaluator="inherit",
     removal_updates=1,
     shrinkage_updates=1,
@@ -177,11 +177,18 @@ def untimed(folder) -> dict:
     return summary
 
 
+# Lines after which a run is stopped: at first, in each stage, and in the controls.
+STOPS = (0, 3, 10, 11, 14, 17)
+
+
 class Stopped(BaseException):
     """What ends a run in a test, as a signal would."""
 
 
-@pytest.mark.parametrize("num_lines", [0, 3, 10, 11, 14, 17])
+@pytest.mark.parametrize(
+    "num_lines",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in (3, 14))) for n in STOPS],
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     run, monkeypatch, tmp_path, num_lines
 ):
@@ -469,6 +476,7 @@ def test_teachers_and_tasks_are_listed(monkeypatch, tmp_path):
         assert name in result.stdout
 
 
+@pytest.mark.slow
 def test_own_images_and_an_own_network_are_compressed_from_end_to_end(
     monkeypatch, tmp_path
 ):

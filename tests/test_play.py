@@ -107,6 +107,7 @@ def test_the_end_of_the_input_is_one_clear_line():
     assert "there is no more input" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_of_forty_columns_is_enough(counts, tmp_path):
     path = tmp_path / "student.json"
     ours, theirs = pty.openpty()

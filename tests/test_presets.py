@@ -40,6 +40,7 @@ def test_the_command_compares_on_a_preset(tmp_path):
     assert f"{NAME} has its own teacher, task and evaluator" in refused.stderr
 
 
+@pytest.mark.slow
 def test_its_results_are_validated(tmp_path, monkeypatch):
     recipe = Recipe(epochs=8, batch_size=32, learning_rate=0.1)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)

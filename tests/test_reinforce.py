@@ -368,6 +368,7 @@ def all_rewards(env: RemoveEnv) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_reinforce_finds_the_best_of_all_students():
     env = RemoveEnv("vgg19_bn", evaluator="size")
     convolutions = [la.name for la in env.start.layers if la.kind == "Conv"]
@@ -441,6 +442,7 @@ def train_in_child(path: str) -> None:
     train_and_keep(env, path, 30)
 
 
+@pytest.mark.slow
 def test_ten_kills_leave_the_result_as_it_is(tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["n2n_agents.reinforce", "n2n_gym.envs"])

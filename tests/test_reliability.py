@@ -25,14 +25,17 @@ def failed(findings: list[kills.Finding]) -> list[str]:
     return [str(finding) for finding in findings if not finding.holds]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_ends_as_one_left_alone(tmp_path):
     assert not failed(kills.check_kills(tmp_path, 2, episodes=16, workers=1))
 
 
+@pytest.mark.slow
 def test_processes_on_one_store_have_the_same_scores(tmp_path):
     assert not failed(kills.check_sharing(tmp_path, 2))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path):
     (trouble,) = (t for t in kills.troubles(tmp_path) if t.what == "a full disk")
     assert not failed(kills.check_trouble(trouble, tmp_path))
@@ -64,6 +67,7 @@ def test_a_teacher_that_cannot_be_kept_is_trained_and_used(no_cache, caplog):
     assert "Not a directory" in warning
 
 
+@pytest.mark.slow
 def test_an_elastic_teacher_that_cannot_be_kept_is_made_and_used(
     teacher, no_cache, caplog, monkeypatch
 ):

@@ -531,6 +531,7 @@ def test_limits_that_are_none_change_nothing(teacher):
     refuse_if_out_of_reach(requirements, "unit")
 
 
+@pytest.mark.slow
 def test_sizes_of_files_are_predicted(teacher):
     whole = teacher.architecture
     predict = predicted(whole, {"onnx_bytes": 1.0, "num_params": 1.0})
@@ -592,6 +593,7 @@ def test_every_shrunk_student_keeps_what_the_mask_can_see(limited_run, teacher):
     assert all("tests.test_requirements:heavy" in x for x in shrunk)
 
 
+@pytest.mark.slow
 def test_a_run_within_limits_goes_on_to_the_same_end(limited_run):
     folder, _, arguments = limited_run
     before = (folder / "history.jsonl").read_text()
@@ -605,6 +607,7 @@ def test_a_run_within_limits_goes_on_to_the_same_end(limited_run):
     assert (folder / "architecture.json").read_text() == student
 
 
+@pytest.mark.slow
 def test_students_that_cannot_be_measured_are_left_out(tmp_path, caplog):
     arguments = [
         "--limits",
@@ -638,6 +641,7 @@ def test_the_written_file_is_what_a_limit_on_size_is_about(teacher, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_limit_on_latency_is_predicted_then_measured_once(
     tmp_path, teacher, monkeypatch
 ):

@@ -124,6 +124,7 @@ def test_a_noisy_measurement_ends_by_the_clock():
     assert time.perf_counter() - started < 5
 
 
+@pytest.mark.slow
 def test_what_disturbs_for_a_while_widens_the_interval():
     started = time.perf_counter()
 
@@ -135,6 +136,7 @@ def test_what_disturbs_for_a_while_widens_the_interval():
     assert other.high > 1.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency", [Latency(), TorchLatency(device="cpu")])
 def test_a_thinner_network_is_faster(latency, whole, thin):
     mine = latency(thin, whole)
@@ -142,10 +144,12 @@ def test_a_thinner_network_is_faster(latency, whole, thin):
     assert latency(whole, whole) == latency(whole, whole)  # measured once
 
 
+@pytest.mark.slow
 def test_a_batch_takes_longer_than_an_image(whole):
     assert Latency(batch=32)(whole, whole) > 2 * Latency()(whole, whole)
 
 
+@pytest.mark.slow
 def test_the_slowest_of_a_students_sessions_counts(whole, thin, monkeypatch):
     opened = []
 

@@ -148,6 +148,7 @@ def test_files_that_a_killed_process_was_writing_go(options):
         assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(options):
     program = (
         "from pathlib import Path\n"
@@ -304,6 +305,7 @@ def start(folder: Path, cache: Path) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
     folder = tmp_path / "run"
     process = start(folder, tmp_path / "cache")
@@ -331,6 +333,7 @@ def test_ctrl_c_before_a_run_began_does_not_offer_to_go_on(tmp_path, monkeypatch
     assert "--resume" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     tmp_path, finished_run
 ):

@@ -497,7 +497,7 @@ def module(tmp_path, monkeypatch) -> str:
     """A module of the user's with a task in it."""
     (tmp_path / "my_images.py").write_text(
         "import numpy as np\n"
-        "from n2n_gym.tasks import Task\n"
+        "from n2n_gym import Task\n"
         "def read():\n"
         "    part = np.zeros((4, 6, 6), np.uint8), np.arange(4)\n"
         "    return {'train': part, 'validation': part, 'test': part}\n"

@@ -17,7 +17,7 @@ from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.loading import load_task
 from n2n_gym.tasks.sets import digits
 from n2n_gym.tasks.task import Task
-from n2n_gym.teachers import learning, loading
+from n2n_gym.teachers import learning, providing
 from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.loading import load_teacher
 from n2n_gym.teachers.store import kept_teachers
@@ -97,6 +97,7 @@ def test_an_agent_in_inference_mode_can_have_its_teacher_trained(cache):
     assert reference == teacher.score
 
 
+@pytest.mark.slow
 def test_two_processes_that_ask_at_once_train_it_once(tmp_path):
     program = (
         "import logging; logging.basicConfig(level=logging.INFO)\n"
@@ -230,10 +231,12 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_teacher(
         assert torch.equal(resumed.weights[name], tensor)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on(cache, tmp_path, count_epochs):
     program = (
         "import torch; torch.set_num_threads(1)\n"
-        "from n2n_gym.teachers import learning, load_teacher\n"
+        "from n2n_gym import load_teacher\n"
+        "from n2n_gym.teachers import learning\n"
         "from tests.test_teachers import RECIPE\n"
         "learning.teacher_recipe = lambda *_: RECIPE\n"
         "learning.KEEP_EVERY = 0.0\n"
@@ -263,7 +266,7 @@ def test_a_training_that_is_done_but_not_kept_yet_is_not_done_again(
 
     teacher = load_teacher("tests.networks:make_small", device="cpu", epochs=2)
     with monkeypatch.context() as patched:
-        patched.setattr(loading, "save_trained", stop)
+        patched.setattr(providing, "save_trained", stop)
         with pytest.raises(Stopped):
             teacher.score  # noqa: B018
     assert len(count_epochs) == 2

@@ -405,6 +405,7 @@ def test_gymnasiums_vector_is_there_when_asked_for(name):
     env.close()
 
 
+@pytest.mark.slow
 def test_processes_are_there_when_asked_for():
     env = gym.make_vec(
         "n2n_gym:N2NRemove-v0",

@@ -81,6 +81,7 @@ def test_a_packed_teacher_scores_students_alike_and_has_no_test_split(
     assert set(twin.task.splits) == {"train", "validation"}
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_the_number_of_workers(teacher, students):
     found = {}
     for count in (0, 1, 3):
@@ -119,6 +120,7 @@ def kill_soon(pool: Workers, how: signal.Signals) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_student_measured_again(
     teacher, students, workers
 ):
@@ -141,6 +143,7 @@ def test_a_stuck_worker_is_replaced_and_its_student_measured_again(teacher, stud
     assert isinstance(score, Score)
 
 
+@pytest.mark.slow
 def test_a_student_that_always_takes_too_long_is_tried_twice(
     teacher, students, monkeypatch
 ):
@@ -158,6 +161,7 @@ def test_a_student_that_always_takes_too_long_is_tried_twice(
     assert len(starts) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_killed_as_it_starts_is_replaced(teacher, students, workers, caplog):
     def kill() -> None:
         while not workers._workers:
@@ -180,6 +184,7 @@ def test_workers_that_all_die_as_they_start_are_an_error_that_says_so(
         list(workers.run([Trial(students[0], 0)] * 2, teacher, settings()))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_idle_costs_its_next_student_no_attempt(
     teacher, students
 ):
@@ -239,15 +244,17 @@ def test_a_full_folder_for_temporary_files_is_an_error_that_names_it(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_forked_process_leaves_its_parents_workers_alone():
     script = textwrap.dedent(
         """
         import os, sys, torch
-        from n2n_gym.evaluators import Rung, Settings, Workers
-        from n2n_gym.evaluators.workers import Task
-        from n2n_gym.tasks import digits
-        from n2n_gym.teachers import Teacher, Trained
-        from n2n_gym.pytorch import trace
+        from n2n_gym import Workers, trace
+        from n2n_gym.evaluators.distillation import Settings
+        from n2n_gym.evaluators.rungs import Rung
+        from n2n_gym.evaluators.runner import Trial
+        from n2n_gym.tasks.sets import digits
+        from n2n_gym.teachers.teacher import Teacher, Trained
         from tests.networks import SmallResNet
 
         network, task = SmallResNet(), digits()
@@ -295,6 +302,7 @@ def large() -> Teacher:
     return Teacher("large", task, architecture, lambda: trained)
 
 
+@pytest.mark.slow
 def test_a_student_that_exhausts_memory_is_a_failure_and_the_others_have_scores(large):
     # The whole takes more than four gigabytes, the small student less than two; how
     # much less differs from machine to machine.
@@ -318,6 +326,7 @@ def test_a_student_that_exhausts_memory_is_a_failure_and_the_others_have_scores(
     assert "memory" in info["error"]
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent():
     script = textwrap.dedent(
         """
@@ -360,6 +369,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_main_guard_and_files_beside_it_stand_in_for_nothing(
     tmp_path,
 ):

@@ -39,6 +39,18 @@ TABLE = Path(__file__).parent.parent / "docs" / "teachers.md"
 SIDES = (8, 9, 15, 16, 28, 32, 33, 48, 64)
 
 
+# One of each family answers at once, the others take minutes together.
+SMALL = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0"),
+    *("efficientnet_v2_s", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2"),
+    *("mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18"),
+    *("resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "vgg11_bn"),
+)
+EACH = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in SMALL)) for name in CNNS
+]
+
+
 def make(name: str, classes: int = 10) -> nn.Module:
     """The network on the meta device, without auxiliary heads."""
     has_heads = name in ("googlenet", "inception_v3")
@@ -59,6 +71,7 @@ def fitted(name: str, side: int = 32) -> Architecture:
     return fit(traced(name), (3, side, side))
 
 
+@pytest.mark.slow
 def test_68_of_the_80_names_are_traced():
     outcomes = Counter(type(traced(name)) for name in NAMES)
     assert outcomes == {Architecture: 68, TraceError: 12}
@@ -69,7 +82,7 @@ def test_attention_is_refused_with_the_node(name):
     assert re.match(r"node '\w+' \((get attr|call)", str(traced(name)))
 
 
-@pytest.mark.parametrize("name", CNNS)
+@pytest.mark.parametrize("name", EACH)
 def test_parameters_and_logits_are_torchvisions(name):
     whole = trace(make(name, classes=1000), (3, 224, 224))
     if name not in ("googlenet", "inception_v3"):  # counted with auxiliary heads there
@@ -79,7 +92,7 @@ def test_parameters_and_logits_are_torchvisions(name):
     assert_same(make(name).to_empty(device="cpu"), (3, side, side))
 
 
-@pytest.mark.parametrize("name", CNNS)
+@pytest.mark.parametrize("name", EACH)
 def test_every_traced_network_fits_images_from_8_to_64(name):
     whole = traced(name)
     stem = whole.layers[whole.first]
@@ -142,6 +155,7 @@ def test_a_gate_can_be_dropped():
     assert set(gates[0].layers).isdisjoint(left.inputs)
 
 
+@pytest.mark.slow
 def test_a_thousand_random_sequences_are_all_well():
     # the full run is a script under benchmarks
     blocks = [play_block(number) for number in range(1000 // BLOCK)]
@@ -219,6 +233,7 @@ def page() -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_table_of_teachers_is_up_to_date():
     expected = page()
     if os.environ.get("N2N_WRITE_DOCS"):
