@@ -54,6 +54,7 @@ def test_more_of_anything_never_lowers_it_and_it_stays_in_range(calibration):
         assert 0 < fitted(extreme) < 1
 
 
+@pytest.mark.slow
 def test_it_lessens_the_bias_of_students_it_has_not_seen(
     teacher, calibration, students
 ):

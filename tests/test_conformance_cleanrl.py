@@ -159,14 +159,7 @@ def context() -> str:
     return "forkserver"
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        AutoresetMode.NEXT_STEP,
-        pytest.param(AutoresetMode.SAME_STEP, marks=pytest.mark.slow),
-        pytest.param(AutoresetMode.DISABLED, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_it_learns_from_our_vector(mode):
     envs = make_ours(mode, teacher="vgg11_bn")
     agent, returns = train(envs, updates=12)
@@ -175,14 +168,8 @@ def test_it_learns_from_our_vector(mode):
     assert not any(torch.equal(one, other) for one, other in both)
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        AutoresetMode.NEXT_STEP,
-        pytest.param(AutoresetMode.SAME_STEP, marks=pytest.mark.slow),
-        pytest.param(AutoresetMode.DISABLED, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_it_learns_the_same_from_gymnasiums_vectors(mode, context):
     _, expected = train(make_ours(mode), updates=4)
     for kind, settings in (("sync", {}), ("async", {"context": context})):

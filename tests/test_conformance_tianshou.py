@@ -81,6 +81,7 @@ def test_dqn_takes_legal_actions_alone():
     assert kept.info.num_params[kept.terminated].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["N2NRemove-v0", "N2NShrink-v0"])
 def test_ppo_learns(name):
     journals = [Journal(make(name, teacher="vgg11_bn")) for _ in range(4)]

@@ -86,6 +86,7 @@ def test_students_cut_from_an_elastic_teacher_work_at_once(teacher, quickly):
     assert evaluator.score_teacher(teacher) == teacher.score
 
 
+@pytest.mark.slow
 def test_an_elastic_teacher_is_made_once_and_kept(teacher, quickly, monkeypatch):
     first = load_evaluator("elastic", "cpu", store=False)
     (score,) = first([teacher.architecture], teacher)

@@ -179,6 +179,13 @@ def count_macs(architecture: Architecture) -> tuple[Shape, int]:
 
 def test_every_kind_has_a_case():
     assert {case.layer.kind for case in CASES} == set(KINDS)
+    assert set(KINDS.values()) == final_classes(Layer)
+
+
+def final_classes(of: type) -> set[type]:
+    """The subclasses that have none themselves."""
+    below = of.__subclasses__()
+    return set().union(*map(final_classes, below)) if below else {of}
 
 
 @pytest.mark.parametrize("case", CASES, ids=describe)

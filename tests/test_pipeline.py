@@ -234,6 +234,7 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
     assert {line["stage"] for line in history(tmp_path / "run")} == {"remove", "final"}
 
 
+@pytest.mark.slow
 def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path):
     folder, _ = run
     recipe = Recipe(2, 32, largest_gradient=1.0)

@@ -280,6 +280,7 @@ def test_on_a_phone_nothing_is_beyond_the_edge(page):
     assert page.locator(".network span.teacher").first.is_hidden()
 
 
+@pytest.mark.slow
 def test_a_comparison_has_a_page_too(browser, tmp_path):
     arguments = ["compare", "--teacher", "tests.networks:make_small"]
     arguments += ["--task", "digits", "--evaluator", "size", "--evaluations", "12"]

@@ -51,6 +51,7 @@ def test_a_file_as_it_was_written_is_accepted(results):
     assert (found.runs, found.students, found.rescored) == (4, 16, [])
 
 
+@pytest.mark.slow
 def test_scores_are_found_again_within_their_noise(scored):
     found = validate(scored)
     assert (found.runs, found.students, len(found.rescored)) == (1, 4, 4)

@@ -413,6 +413,7 @@ def test_copies_share_workers_and_a_pickled_one_starts_its_own(teacher, workers)
     assert not twin._workers
 
 
+@pytest.mark.slow
 def test_one_pool_keeps_two_tasks_apart(teacher, students, workers):
     """The same weights, another task."""
     shifted = {

@@ -226,8 +226,8 @@ def page() -> str:
             f"The other {len(ATTENTION)} names use attention and raise a `TraceError` "
             f"that names the node: {', '.join(f'`{name}`' for name in ATTENTION)}.",
             "",
-            "This page is written by `N2N_WRITE_DOCS=1 pytest tests/test_zoo.py -k "
-            "table`, and the test fails when it is out of date.",
+            "This page is written by `N2N_WRITE_DOCS=1 pytest -m slow "
+            "tests/test_zoo.py -k table`, and the test fails when it is out of date.",
             "",
         ]
     )
