@@ -20,207 +20,36 @@ import argparse
 import json
 import os
 import random
-import resource
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import gymnasium as gym
 import psutil
-import torch
-from n2n_agents.search import random_search
-from torch import nn
 
-import n2n_gym
-from benchmarks.subjects import Block
-from n2n_gym.evaluators.distillation import Settings
-from n2n_gym.evaluators.elastic import random_student
-from n2n_gym.evaluators.loading import load_rung
-from n2n_gym.evaluators.rungs import Rung
-from n2n_gym.evaluators.runner import InProcess, Result, Runner, Trial
-from n2n_gym.evaluators.scoring import DistillationEvaluator
-from n2n_gym.evaluators.workers import Workers
-from n2n_gym.networks.decisions import removals
-from n2n_gym.pytorch.recipe import Recipe
-from n2n_gym.rewards import Failure
-from n2n_gym.scores import ScoreStore
-from n2n_gym.tasks.task import Task
-from n2n_gym.teachers.loading import load_teacher
-from n2n_gym.teachers.teacher import Teacher
+from benchmarks.searching import EPISODES, WORKERS, Search, start
+from benchmarks.troubles import (
+    Finding,
+    ask,
+    check_diverging,
+    check_trouble,
+    rows_of,
+    troubles,
+)
 
-ROOT: Final = Path(__file__).parent.parent
-TOGETHER: Final = 8  # episodes of a vector
-EPISODES: Final = 48  # of a search
-WORKERS: Final = 2
 LATEST: Final = 6.0  # seconds after a start, or after its workers' start
 PATIENCE: Final = 30.0  # seconds for what was left alone to end by itself
 # What a kill of the process waits for; the rest come at any moment.
 WRITING: Final = 0.3
 CLOSING: Final = 0.1
-WILD: Final = Rung("wild", recipe=Recipe(1, 32, learning_rate=1e30))
-ANY: Final = object()  # what is only told
-
-
-class Finding(NamedTuple):
-    """A line of the report."""
-
-    what: str
-    found: object
-    expected: object = ANY
-
-    @property
-    def holds(self) -> bool:
-        return self.expected is ANY or self.found == self.expected
-
-    def __str__(self) -> str:
-        but = "" if self.holds else f"  <- EXPECTED {self.expected}"
-        return f"  {self.what:<58} {self.found}{but}"
-
-
-class Search(NamedTuple):
-    """What a child process is to do."""
-
-    seeds: Sequence[int]
-    store: str | bool
-    log: str | None = None  # of what happens in it, as it happens
-    episodes: int = EPISODES  # with each seed; few, or a multiple of TOGETHER
-    workers: int | None = WORKERS
-    rung: str = "short"
-    largest_file: int | None = None  # bytes: a full disk
 
 
 # What the child processes do.
-
-
-def small_network(task: Task) -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(task.input_shape[0], 8, 3, 1, 1), nn.ReLU()),
-        *(Block(8, 8, 1), Block(8, 12, 2), Block(12, 12, 1), Block(12, 16, 2)),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, task.num_classes)),
-    )
-
-
-class Noted:
-    """A runner that notes each result, and when its receiver has kept it."""
-
-    def __init__(self, runner: Runner, log: str) -> None:
-        self.runner = runner
-        self.log = log
-
-    def run(
-        self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
-    ) -> Iterator[Result]:
-        for result in self.runner.run(trials, teacher, settings):
-            found = result.result
-            if isinstance(found, Failure) and found.retryable:
-                yield result  # its workers were hit twice: it is measured anew, later
-                continue
-            fingerprint = trials[result.number].student.fingerprint
-            note(self.log, "measured", fingerprint)
-            yield result
-            note(self.log, "kept", fingerprint)
-
-    def close(self) -> None:
-        self.runner.close()
-
-
-def note(log: str, event: str, fingerprint: str = "") -> None:
-    """A line that a kill leaves whole."""
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, f"{os.getpid()} {event} {fingerprint}\n".encode())
-    os.close(file)
-
-
-def search(chosen: Search) -> list[list[Any]]:
-    """Random searches; gives each one's episodes: student, return, accuracy, error."""
-    n2n_gym.register()
-    torch.set_num_threads(1)
-    if chosen.largest_file is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (chosen.largest_file,) * 2)
-    scored: dict[str, Any] = {
-        "evaluator": chosen.rung,
-        "evaluator_workers": chosen.workers,
-        "store": chosen.store,
-    }
-    if chosen.rung == WILD.name:
-        runner = Workers(chosen.workers) if chosen.workers else InProcess()
-        store = ScoreStore(str(chosen.store))
-        own = DistillationEvaluator(WILD, device="cpu", runner=runner, store=store)
-        scored = {"evaluator": own}
-    envs = gym.make_vec(
-        "N2NRemove-v0",
-        num_envs=min(TOGETHER, chosen.episodes),
-        teacher=small_network,
-        task="digits",
-        device="cpu",
-        **scored,
-    )
-    if chosen.log is not None:
-        note(chosen.log, "searching")
-        evaluator = envs.unwrapped.get_attr("evaluator")[0]
-        evaluator.runner = Noted(evaluator.runner, chosen.log)
-    played: list[list[Any]] = []
-
-    def on_episode(total: float, info: dict[str, Any]) -> None:
-        result = info.get("accuracy"), info.get("error")
-        played[-1].append([info["fingerprint"], total, *result])
-
-    for seed in chosen.seeds:
-        played.append([])
-        random_search(envs, episodes=chosen.episodes, seed=seed, on_episode=on_episode)
-    if chosen.log is not None:
-        note(chosen.log, "closing")
-    envs.close()
-    return played
-
-
-def share(store: str, number: int) -> dict[str, float]:
-    """Score students that others score at the same moment; gives their accuracies."""
-    torch.set_num_threads(1)
-    teacher = load_teacher(small_network, "digits", device="cpu")
-    offered, scores = removals(teacher.architecture), {}
-    evaluator = load_rung("inherit", "cpu", store=ScoreStore(store))
-    seeds = list(range(10 * number, 10 * number + 30))
-    random.Random(number).shuffle(seeds)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for seed in seeds:
-        student = random_student(teacher.architecture, offered, random.Random(seed))
-        (score,) = evaluator([student], teacher)
-        scores[student.fingerprint] = score.accuracy
-    return scores
-
-
-def be_child(what: str, options: str) -> None:
-    chosen = json.loads(options)
-    answer: Any = search(Search(**chosen)) if what == "search" else share(**chosen)
-    print(json.dumps(answer), flush=True)
-
-
-def start(
-    what: str, options: dict[str, Any], folder: Path, **more: Any
-) -> subprocess.Popen[str]:
-    """A child, with temporary files and a cache in the folder, a session of its own."""
-    temporary = folder / "tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
-    folders = {"N2N_CACHE": str(folder / "cache"), "TMPDIR": str(temporary)}
-    environment = folders | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.kills", "child", what, json.dumps(options)],
-        cwd=ROOT,
-        env=os.environ | environment | more.pop("env", {}),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        **more,
-    )
 
 
 # Kills.
@@ -356,18 +185,6 @@ def undisturbed(folder: Path, killer: Killer) -> list[list[Any]]:
     return answers
 
 
-def rows_of(store: Path) -> dict[str, tuple[Any, ...]]:
-    """All that a score is, by its key; not when it was measured."""
-    which = "key, fingerprint, accuracy, num_params, num_macs, cost, error"
-    rows = _ask(store, f"SELECT {which} FROM scores")
-    return {row[0]: row[1:] for row in rows}
-
-
-def _ask(store: Path, question: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(store)) as connection:
-        return connection.execute(question).fetchall()
-
-
 def survivors(sessions: Sequence[int]) -> int:
     """Processes of these sessions that do not end by themselves."""
     until = time.monotonic() + PATIENCE
@@ -398,10 +215,10 @@ def check_kills(
         return [Finding("searches that ended wrongly", killer.broken, [])]
     alone = undisturbed(folder, killer)
     rows, expected = rows_of(killer.store), rows_of(folder / "alone.sqlite")
-    ((num_rows, num_keys),) = _ask(
+    ((num_rows, num_keys),) = ask(
         killer.store, "SELECT count(*), count(DISTINCT key) FROM scores"
     )
-    ((soundness,),) = _ask(killer.store, "PRAGMA integrity_check")
+    ((soundness,),) = ask(killer.store, "PRAGMA integrity_check")
     measured: Counter[str] = Counter()
     kept: set[str] = set()
     in_vain = 0
@@ -475,105 +292,13 @@ def check_sharing(folder: Path, processes: int = 8) -> list[Finding]:
             scores.setdefault(fingerprint, set()).add(accuracy)
     rows = list(rows_of(store).values())
     stored = {row[0]: {row[1]} for row in rows}
-    ((num_rows,),) = _ask(store, "SELECT count(*) FROM scores")
+    ((num_rows,),) = ask(store, "SELECT count(*) FROM scores")
     return [
         Finding("processes at once on one store", processes),
         Finding("students that they scored", sum(map(len, answers))),
         Finding("  different ones", len(scores)),
         Finding("rows in the store", num_rows, len(scores)),
         Finding("every process has the score of the row", scores == stored, True),
-    ]
-
-
-class Trouble(NamedTuple):
-    """A search that cannot write something, and what it is to end with."""
-
-    what: str
-    search: Search
-    told: Sequence[str]  # one line of its errors each
-    exit_code: int = 0
-    cache: str | None = None
-
-
-def troubles(folder: Path) -> list[Trouble]:
-    blocked, unwritable = folder / "file", folder / "read-only.sqlite"
-    blocked.touch()
-    with ScoreStore(unwritable) as store:
-        store.get([])
-        store.count()
-    few = {"episodes": 2, "rung": "inherit"}
-    read_only = f"sqlite:///file:{unwritable}?mode=ro&uri=true"
-    full = str(folder / "full")
-    return [
-        Trouble(
-            "a full disk",
-            Search([0], True, workers=None, largest_file=0, **few),
-            told=(
-                f"{full}/teachers/small_network-digits-",
-                f"{full}/precision.json cannot be kept: ",
-                f"{full}/scores.sqlite: ",
-            ),
-            cache=full,
-        ),
-        Trouble(
-            "no folder for the cache",
-            Search([0], True, **few),
-            told=(
-                f"{blocked}/cache/teachers/small_network-digits-",
-                f"{blocked}/cache/precision.json cannot be kept: ",
-                f"{blocked}/cache/scores.sqlite: ",
-            ),
-            cache=f"{blocked}/cache",
-        ),
-        Trouble(
-            "a store that is read-only",
-            Search([0], read_only, **few),
-            told=(f"scores cannot be kept: {unwritable}: ",),
-        ),
-        Trouble(
-            "no room for temporary files",
-            Search([0], False, largest_file=100_000, **few),
-            told=(f"OSError: {folder / 'tmp'}: the teacher cannot be written there",),
-            exit_code=1,
-        ),
-    ]
-
-
-def check_trouble(trouble: Trouble, folder: Path) -> list[Finding]:
-    """Each trouble is told in one line, and the run goes on where it can."""
-    environment = {} if trouble.cache is None else {"N2N_CACHE": trouble.cache}
-    options = trouble.search._asdict()
-    child = start("search", options, folder, env=environment, stderr=subprocess.PIPE)
-    output, errors = child.communicate()
-    lines = [line for line in errors.splitlines() if "cannot be" in line]
-    told = all(sum(part in line for line in lines) == 1 for part in trouble.told)
-    findings = [
-        Finding(f"{trouble.what}: exit code", child.returncode, trouble.exit_code),
-        Finding("  lines that tell it", len(lines), len(trouble.told)),
-        Finding("  they name the path and the reason", told, True),
-        *(Finding(f"    {line}", "") for line in lines),
-    ]
-    if trouble.exit_code == 0 and output:
-        (episodes,) = json.loads(output)
-        scored = [accuracy for _, _, accuracy, _ in episodes if accuracy is not None]
-        findings.append(Finding("  students scored", len(scored), 2))
-    return findings
-
-
-def check_diverging(folder: Path) -> list[Finding]:
-    """Students whose training diverges."""
-    store = folder / "diverged.sqlite"
-    chosen = Search([0], str(store), episodes=4, rung=WILD.name)
-    output, _ = start("search", chosen._asdict(), folder).communicate()
-    (episodes,) = json.loads(output)
-    rewards = {reward for _, reward, _, _ in episodes}
-    reasons = ["diverged" in error for *_, error in episodes]
-    rows = rows_of(store)
-    return [
-        Finding("episodes with a student that diverges", len(episodes), 4),
-        Finding("  their reward", rewards, {-1.0}),
-        Finding("  their infos say so", all(reasons), True),
-        Finding("  rows in the store", len(rows), len({e[0] for e in episodes})),
     ]
 
 
@@ -605,7 +330,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["child"]:
-        be_child(*sys.argv[2:])
-    else:
-        main()
+    main()

@@ -67,7 +67,7 @@ class Designed(NamedTuple):
     """A student that people designed, distilled from a ResNet-18."""
 
     task: str
-    name: str  # as ``n2n_gym.compression.controls`` has it
+    name: str  # as ``n2n_gym.compression.hand_designed`` has it
     num_params: float
     accuracy: float  # per cent, on test images
 

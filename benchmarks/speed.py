@@ -16,7 +16,6 @@ is that of all processes and threads, in user and kernel mode. Some 35 minutes.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -32,12 +31,10 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
-from torchvision import transforms
 from tqdm.auto import tqdm
 
+from benchmarks.peak import best_matmul, products, step_seconds, wall_seconds
+from benchmarks.plain import Files, reference_epoch
 from benchmarks.steps import steps_per_second
 from benchmarks.subjects import some_of_cifar10
 from n2n_gym.common.files import data_folder
@@ -49,16 +46,13 @@ from n2n_gym.evaluators.runner import Trial
 from n2n_gym.evaluators.scoring import DistillationEvaluator, faster_precision
 from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.layers import Conv, DepthwiseConv, Linear
 from n2n_gym.networks.scaling import uniform_student
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.determinism import thread_count
 from n2n_gym.pytorch.devices import pick_device
-from n2n_gym.pytorch.training import train
 from n2n_gym.resources.machine import processor
 from n2n_gym.rewards import Score
 from n2n_gym.scores import ScoreStore
-from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.loading import load_teacher
 from n2n_gym.teachers.teacher import Teacher
 
@@ -66,7 +60,6 @@ CPU = torch.device("cpu")
 NUM_IMAGES, NUM_VALIDATION = 5_000, 500
 SIZES = {"full size": 1.0, "1/4": 0.25, "1/10": 0.1}
 REFERENCE_EPOCHS = 5
-REFERENCE_BATCH = 128
 
 
 def make_teacher() -> Teacher:
@@ -80,51 +73,6 @@ def make_teacher() -> Teacher:
 
 
 # The reference: what a researcher writes first, on a good day.
-
-
-class Files(torch.utils.data.Dataset):
-    """PNG images, decoded and augmented one by one."""
-
-    def __init__(self, task: Task, mean: tuple[float, ...], std: tuple[float, ...]):
-        split = task.splits["train"]
-        self.labels = split.labels.tolist()
-        self.files = []
-        for image in split.images.permute(0, 2, 3, 1).numpy():
-            file = io.BytesIO()
-            Image.fromarray(image).save(file, "PNG")
-            self.files.append(file.getvalue())
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(mean, std),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        image = Image.open(io.BytesIO(self.files[i])).convert("RGB")
-        return self.transform(image), self.labels[i]
-
-
-def reference_epoch(student: nn.Module, teacher: nn.Module, files: Files) -> None:
-    optimiser = torch.optim.Adam(student.parameters(), lr=5e-4, weight_decay=5e-4)
-    loader = torch.utils.data.DataLoader(
-        files, batch_size=REFERENCE_BATCH, shuffle=True, num_workers=2
-    )
-    student.train()
-    for images, labels in loader:
-        with torch.no_grad():
-            wanted = teacher(images)
-        outputs = student(images)
-        distance = (outputs - wanted).square().sum(1).mean()
-        loss = F.cross_entropy(outputs, labels) + 0.1 * distance
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
 
 
 # Measuring.
@@ -144,12 +92,6 @@ def cpu_seconds(work: Callable[..., object], *arguments: Any) -> float:
     before = used()
     work(*arguments)
     return used() - before
-
-
-def wall_seconds(work: Callable[..., object], *arguments: Any) -> float:
-    started = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - started
 
 
 @dataclass
@@ -175,80 +117,6 @@ class Ours:
         return cpu_seconds(self.score, student, whole) - cpu_seconds(
             self.score, student, bare
         )
-
-
-def products_of(student: Architecture, position: int, batch: int, dtype: torch.dtype):
-    """Forward, and backward to the weights and to the inputs, of one layer."""
-    layer = student.layers[position]
-    shape = student.shape_of(layer.inputs[0])
-    x = torch.randn(batch, *shape).to(dtype)
-    if isinstance(layer, Linear):
-        w = torch.randn(layer.width, shape[0]).to(dtype)
-        g = torch.randn(batch, layer.width).to(dtype)
-        return [lambda: x @ w.T, lambda: g.T @ x, lambda: g @ w]
-    x = x.to(memory_format=torch.channels_last)
-    groups = layer.groups if isinstance(layer, Conv) else shape[0]
-    width = student.shape_of(position)[0]
-    w = torch.randn(width, shape[0] // groups, *layer.kernel).to(dtype)
-    w = w.to(memory_format=torch.channels_last)
-    sizes = (layer.stride, layer.padding, layer.dilation)
-    g = torch.randn_like(F.conv2d(x, w, None, *sizes, groups))
-
-    def backward(*wanted: bool) -> None:
-        torch.ops.aten.convolution_backward(
-            *(g, x, w, None, *sizes, False, (0, 0), groups), (*wanted, False)
-        )
-
-    works = [
-        lambda: F.conv2d(x, w, None, *sizes, groups),
-        lambda: backward(False, True),
-        lambda: backward(True, False),
-    ]
-    return works[:2] if position == student.first else works
-
-
-def products(student: Architecture, batch: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Seconds of each convolution and matrix product of a training step, alone."""
-    rows = []
-    for position, layer in enumerate(student.layers):
-        if isinstance(layer, (Conv, DepthwiseConv, Linear)):
-            flops = 2 * student.macs_per_layer[position] * batch
-            for work in products_of(student, position, batch, dtype):
-                work()
-                seconds = statistics.median(wall_seconds(work) for _ in range(5))
-                rows.append((seconds, flops / seconds))
-    return {
-        "seconds": sum(seconds for seconds, _ in rows),
-        "best": max(rate for _, rate in rows),
-    }
-
-
-def best_matmul(dtype: torch.dtype) -> float:
-    """FLOP/s of a large square product."""
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    seconds = statistics.median(wall_seconds(lambda: a @ b) for _ in range(7))
-    return 2 * 2048**3 / seconds
-
-
-def step_seconds(student: Architecture, teacher: Teacher, settings: Settings) -> float:
-    """Of one training step, the median of many."""
-    assert FULL.recipe is not None
-    recipe = replace(FULL.recipe, epochs=1, precision=settings.precision)
-    split = teacher.task.split("train", CPU)
-    network = teacher.inheritance(CPU).build(student)
-    network = network.to(memory_format=torch.channels_last)
-    ends: list[float] = []
-    logits = teacher.logits(CPU)
-    train(
-        network,
-        split,
-        teacher.normalise,
-        replace(recipe, epochs=16 * recipe.batch_size / len(split)),
-        torch.Generator().manual_seed(0),
-        logits=logits,
-        after_step=lambda: ends.append(time.perf_counter()),
-    )
-    return statistics.median(np.diff(ends)[3:])
 
 
 class Report:

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from n2n_agents.library import find_agent
 from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
 from benchmarks.results import Results
 from benchmarks.subjects import Block, some_of_cifar10
+from n2n_agents.library import find_agent
 from n2n_gym.comparison.budget import Ledger, run
 from n2n_gym.comparison.statistics import Estimate, as_table, estimate, iqm_of_all
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from n2n_agents import reinforce
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from benchmarks.results import Results
+from n2n_agents import reinforce
 from n2n_gym.comparison.statistics import as_table, estimate, improvement, iqm_of_all
 from n2n_gym.envs import CompressionEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.teachers.loading import load_teacher

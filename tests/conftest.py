@@ -39,20 +39,27 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def _no_processes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Runs measure students here: scores are the same, and processes take seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.node.get_closest_marker("slow") is None:
-            patch.setattr(pipeline, "default_runner", lambda most: InProcess())
-        yield
+REAL = {"SECONDS": assessment.SECONDS, "default_runner": pipeline.default_runner}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _short_timing() -> Iterator[None]:
-    """Files are timed for a moment: what their latency is, is another test's matter."""
+def _quick_runs() -> Iterator[None]:
+    """Runs measure students in this process, which gives the same scores without the
+    seconds that others take to start, and time files for a moment.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assessment, "SECONDS", 0.05)
+        patch.setattr(pipeline, "default_runner", lambda most: InProcess())
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _slow_tests_are_real(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What is slow anyway has its worker processes and its two seconds a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.node.get_closest_marker("slow") is not None:
+            patch.setattr(assessment, "SECONDS", REAL["SECONDS"])
+            patch.setattr(pipeline, "default_runner", REAL["default_runner"])
         yield
 
 

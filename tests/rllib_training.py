@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import ray
 from gymnasium.wrappers import FlattenObservation
-from n2n_agents.adapters import MaskedObservation
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -19,6 +18,7 @@ from ray.rllib.examples.rl_modules.classes.action_masking_rlm import (
 )
 from ray.tune import register_env
 
+from n2n_agents.adapters import MaskedObservation
 from tests.journal import Journal, check_episodes
 
 UPDATES = 5

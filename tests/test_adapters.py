@@ -4,9 +4,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from n2n_agents.adapters import MaskedObservation, NumericInfo
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from n2n_agents.adapters import MaskedObservation, NumericInfo
 from tests.journal import make
 
 

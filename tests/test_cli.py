@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from n2n_agents.library import ABOUT, AGENTS, TRAINED
-from n2n_agents.reinforce import load_policy
 from typer.testing import CliRunner
 
+from n2n_agents.library import ABOUT, AGENTS, TRAINED
+from n2n_agents.reinforce import load_policy
 from n2n_gym.cli import app, errors
 from n2n_gym.compression.assessment import wilson
 

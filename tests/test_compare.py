@@ -5,10 +5,10 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
-from n2n_agents import reinforce
-from n2n_agents.library import find_agent
 from typer.testing import CliRunner
 
+from n2n_agents import reinforce
+from n2n_agents.library import find_agent
 from n2n_gym.cli import app
 from n2n_gym.comparison.budget import Budgeted, Ledger, run
 from n2n_gym.comparison.runner import Results, Run, compare, perform, plan

@@ -12,8 +12,8 @@ if sys.version_info < (3, 11):
     pytest.skip("Minari 0.5 needs Python 3.11", allow_module_level=True)
 
 import minari
-from n2n_agents.adapters import MaskedObservation
 
+from n2n_agents.adapters import MaskedObservation
 from tests.journal import make
 
 EPISODES = 40

@@ -4,7 +4,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv
-from n2n_agents.adapters import MaskedObservation
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.envs.wrappers.torch import wrap_env
 from skrl.memories.torch import RandomMemory
@@ -14,6 +13,7 @@ from skrl.utils import set_seed
 from skrl.utils.spaces.torch import unflatten_tensorized_space
 from torch import nn
 
+from n2n_agents.adapters import MaskedObservation
 from tests.journal import Journal, check_episodes, make
 
 torch.distributions.Distribution.set_default_validate_args(

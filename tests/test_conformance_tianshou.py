@@ -11,7 +11,6 @@ import torch
 if sys.version_info < (3, 11):
     pytest.skip("Tianshou 2 needs Python 3.11", allow_module_level=True)
 
-from n2n_agents.adapters import MaskedObservation, NumericInfo
 from tianshou.algorithm import DQN, PPO
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
@@ -23,6 +22,7 @@ from tianshou.trainer import OffPolicyTrainerParams, OnPolicyTrainerParams
 from tianshou.utils.net.common import Net
 from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 
+from n2n_agents.adapters import MaskedObservation, NumericInfo
 from tests.journal import Journal, check_episodes, make
 
 ADAM = AdamOptimizerFactory(lr=3e-3)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.wrappers import FlattenObservation
-from n2n_agents.adapters import MaskedObservation
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.envs import (
@@ -21,6 +20,7 @@ from torchrl.modules import MLP, MaskedCategorical, ProbabilisticActor, ValueOpe
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
+from n2n_agents.adapters import MaskedObservation
 from tests.journal import Journal, check_episodes, make
 
 STEPS, UPDATES, EPOCHS = 100, 8, 8

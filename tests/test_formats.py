@@ -85,6 +85,7 @@ def test_any_number_of_images_goes_through(name, written):
         assert model(np.zeros((count, 1, 8, 8), np.float32)).shape == (count, 10)
 
 
+@pytest.mark.slow
 def test_a_file_is_set_against_the_teachers(written, source, teacher):
     (found,) = compare_files([written["float32"]], source.network, teacher)
     assert found.size == pytest.approx(1, abs=0.05)  # it is the teacher

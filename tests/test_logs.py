@@ -4,10 +4,10 @@ import shutil
 import time
 
 import pytest
-from n2n_agents.logs import log_updates
-from n2n_agents.reinforce import MODERN, make_policy, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from n2n_agents.logs import log_updates
+from n2n_agents.reinforce import MODERN, make_policy, train
 from n2n_gym.envs import RemoveEnv
 from n2n_gym.envs.render import draw_student
 from n2n_gym.networks.architecture import Architecture

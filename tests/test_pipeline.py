@@ -3,6 +3,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,17 +12,17 @@ import onnx
 import pytest
 import torch
 import typer
-from n2n_agents.policies import load_policy
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
+from n2n_agents.policies import load_policy
 from n2n_gym.cli import app
 from n2n_gym.cli.main import EXAMPLES
 from n2n_gym.compression import finalists
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Scored
-from n2n_gym.compression.pipeline import Options, compress
+from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.stages import Search
 from n2n_gym.evaluators import elastic
 from n2n_gym.evaluators.runner import InProcess
@@ -31,6 +32,7 @@ from n2n_gym.networks.scaling import uniform_student
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure, n2n
+from n2n_gym.runs.folder import Options
 from n2n_gym.runs.history import History
 from n2n_gym.tasks.loading import TASKS
 from n2n_gym.teachers import learning
@@ -47,15 +49,28 @@ SMALL = Options(
 )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=[
+        "tests.networks:make_small",
+        pytest.param("squeezenet1_1", marks=pytest.mark.slow),
+    ],
+)
+def run(request, tmp_path_factory):
     """The folder of a small run, and its summary."""
     folder = tmp_path_factory.mktemp("runs") / "small"
     with pytest.MonkeyPatch.context() as patch:
         recipe = Recipe(2, 32, largest_gradient=1.0)
         patch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-        options = Options(**{**vars(SMALL), "output": folder})
-        yield folder, compress(options)
+        more = {"teacher": request.param, "output": folder}
+        yield folder, compress(Options(**{**vars(SMALL), **more}))
+
+
+def options_of(run, **changes) -> Options:
+    """Those of the small run, but for some."""
+    folder, _ = run
+    before = vars(Options.read(folder / "options.toml"))
+    return Options(**{**before, **changes})
 
 
 def history(folder) -> list[dict]:
@@ -208,7 +223,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     with monkeypatch.context() as patch:
         patch.setattr(History, "add", stop)
         with pytest.raises(Stopped):
-            compress(Options(**{**vars(SMALL), "output": output}))
+            compress(options_of(run, output=output))
     arguments = ["compress", "--resume", str(output)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -226,9 +241,8 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
     monkeypatch.setattr(finalists, "evaluate", evaluate)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-    options = {**vars(SMALL), "output": tmp_path / "run", "controls": False}
-    options["shrinkage_updates"] = 0  # removal alone
-    summary = compress(Options(**options))
+    options = options_of(run, output=tmp_path / "run", controls=False)
+    summary = compress(replace(options, shrinkage_updates=0))  # removal alone
     assert summary.student.score.accuracy > 0
     assert "a finalist is left out: the distillation diverged" in caplog.text
     assert {line["stage"] for line in history(tmp_path / "run")} == {"remove", "final"}
@@ -240,8 +254,8 @@ def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     more = {"init_policy": folder, "frozen": True, "logs": "csv,json"}
-    options = {**vars(SMALL), **more, "output": tmp_path / "run", "controls": False}
-    compress(Options(**{**options, "seed": 1}))
+    more |= {"output": tmp_path / "run", "controls": False, "seed": 1}
+    compress(options_of(run, **more))
     for stage in ("remove", "shrink"):
         before, after = (
             load_policy(place / f"reinforce-{stage}.policy.pt").state_dict()
@@ -279,7 +293,7 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     monkeypatch.setattr(Search, "run", controls_find_one(Search.run))
-    summary = compress(Options(**{**vars(SMALL), "output": tmp_path / "run"}))
+    summary = compress(options_of(run, output=tmp_path / "run"))
     assert (summary.uniform, summary.magnitude, summary.random) == (None, None, None)
     for control in ("uniform width", "magnitude"):
         assert f"{control}: the distillation of every finalist failed" in caplog.text

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+
 from n2n_agents.policies import NO_ACTION, load_policy, make_policy, save_policy
 from n2n_agents.reinforce import (
     MODERN,
@@ -26,7 +27,6 @@ from n2n_agents.reinforce import (
 )
 from n2n_agents.rollouts import play_all
 from n2n_agents.search import random_search
-
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.networks.decisions import legal_removal

@@ -123,6 +123,7 @@ def test_confusions_count_every_image(found):
     assert 0 < test["error"] < 0.1
 
 
+@pytest.mark.slow
 def test_latencies_are_of_files_in_turn(folder):
     path = folder / "student.onnx"
     one, other = measure_latency([path, path], (1, 8, 8))

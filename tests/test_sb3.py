@@ -2,9 +2,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+
 from n2n_agents import sb3
 from n2n_agents.library import AGENTS
-
 from n2n_gym.comparison.budget import Ledger, run
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
 

@@ -1,8 +1,8 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from n2n_agents import search
 
+from n2n_agents import search
 from n2n_gym.comparison.budget import Budgeted, BudgetSpent, Ledger, run
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators.evaluator import SizeEvaluator

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from n2n_gym.envs import RemoveEnv
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.pytorch.recipe import Recipe
@@ -383,3 +385,71 @@ def test_the_papers_teachers_have_the_papers_sizes():
 def test_an_unknown_task_is_refused():
     with pytest.raises(ValueError, match=r"unknown task 'digit'; known: digits"):
         load_task("digit")
+
+
+# An architecture in a teacher's place.
+
+
+@pytest.fixture
+def as_given(teacher, tmp_path) -> dict:
+    path = tmp_path / "network.json"
+    path.write_text(teacher.architecture.to_json())
+    return {
+        "object": teacher.architecture,
+        "json": teacher.architecture.to_json(),
+        "str": str(path),
+        "path": path,
+    }
+
+
+@pytest.mark.parametrize("form", ["object", "json", "str", "path"])
+def test_an_architecture_is_trained_on_a_task_like_any_network(cache, as_given, form):
+    found = load_teacher(as_given[form], "digits", epochs=1, device="cpu")
+    assert found.architecture == as_given["object"]
+    assert 0 < found.score.accuracy <= 1
+
+
+def test_an_architecture_takes_weights(teacher, as_given):
+    weights = dict(teacher.weights)
+    found = load_teacher(as_given["str"], "digits", weights=weights, device="cpu")
+    assert found.score.accuracy == teacher.score.accuracy
+
+
+def test_an_architecture_for_colour_sees_grey_images_in_three_channels():
+    architecture = trace(SmallResNet(channels=3), (3, 8, 8))
+    found = load_teacher(architecture, "digits")
+    assert found.task.input_shape == (3, 8, 8)
+    assert found.task.grey is not None
+
+
+def test_an_architecture_alone_says_what_it_lacks(as_given):
+    alone = load_teacher(as_given["json"])
+    with pytest.raises(ValueError, match="without images or weights"):
+        alone.score  # noqa: B018
+    with pytest.raises(ValueError, match="'inherit' needs images and weights; give"):
+        RemoveEnv(as_given["json"])
+    with pytest.raises(ValueError, match="give load_teacher the architecture and task"):
+        load_teacher(alone, "digits")
+    with pytest.raises(ValueError, match="unknown device 'nope'"):
+        load_teacher(as_given["json"], device="nope")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("{}", "teacher='{}' cannot be read"),
+        ("nowhere.json", "teacher='nowhere.json' cannot be read"),
+        (Path("nowhere"), "teacher='nowhere' cannot be read"),
+        ("nowhere", "'module:function', and an architecture's JSON or .json file"),
+    ],
+)
+def test_what_is_no_architecture_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        load_teacher(given)
+
+
+def test_a_network_that_is_no_classifier_is_refused(task):
+    maps = trace(torch.nn.Sequential(torch.nn.Conv2d(1, 10, 3)), task.input_shape)
+    for more in ({}, {"task": task}):
+        with pytest.raises(ValueError, match=r"emits \(10, 6, 6\); a classifier's"):
+            load_teacher(maps, **more)

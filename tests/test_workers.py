@@ -74,9 +74,9 @@ def test_a_packed_teacher_scores_students_alike_and_has_no_test_split(
     teacher, students
 ):
     twin = unpack(pack(teacher))
-    task = Trial(students[1], 1)
-    (expected,) = InProcess().run([task], teacher, settings())
-    (found,) = InProcess().run([task], twin, settings())
+    trial = Trial(students[1], 1)
+    (expected,) = InProcess().run([trial], teacher, settings())
+    (found,) = InProcess().run([trial], twin, settings())
     assert found.result == expected.result
     assert set(twin.task.splits) == {"train", "validation"}
 

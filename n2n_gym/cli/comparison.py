@@ -200,6 +200,7 @@ def _resolve(
 def _prepare(name: str, arguments: dict[str, Any]) -> None:
     """Make what all runs share before them: the teacher, perhaps an elastic one."""
     import gymnasium as gym
+
     from n2n_agents.rollouts import play_all
 
     env = gym.make(name, **arguments)

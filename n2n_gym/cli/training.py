@@ -62,11 +62,11 @@ def train(
     """
     with plain_errors():
         import gymnasium as gym
-        from n2n_agents import reinforce
-        from n2n_agents.logs import check_formats, log_updates
         from tqdm.auto import tqdm  # reads --quiet as it is imported
 
         from envs_registry import ENVIRONMENTS, MODULE
+        from n2n_agents import reinforce
+        from n2n_agents.logs import check_formats, log_updates
         from n2n_gym.envs.render import draw_student
         from n2n_gym.networks.architecture import Architecture
         from n2n_gym.runs.folder import POLICY, fresh_folder

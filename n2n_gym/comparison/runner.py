@@ -21,9 +21,9 @@ from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
 import torch
-from n2n_agents.library import CONTINUOUS, find_agent
 from tqdm.auto import tqdm
 
+from n2n_agents.library import CONTINUOUS, find_agent
 from n2n_gym.comparison.budget import Evaluation, Ledger, run
 from n2n_gym.comparison.statistics import label
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
 from n2n_agents import reinforce
 from n2n_agents.logs import check_formats, log_updates
 from n2n_agents.search import random_search
-from numpy.typing import NDArray
-
 from n2n_gym.common.files import write_whole
 from n2n_gym.compression.assessment import Comparison, compare_networks
 from n2n_gym.compression.controls import magnitude_student

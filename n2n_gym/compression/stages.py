@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from gymnasium.vector import VectorEnv
-from n2n_agents import reinforce
 from tqdm.auto import tqdm
 
+from n2n_agents import reinforce
 from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.local_search import LocalSearch
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv

@@ -25,7 +25,12 @@ from n2n_gym.envs.outcome import Worth, conclude, describe_student, failed
 from n2n_gym.envs.render import Scene, draw_ansi, draw_rgb
 from n2n_gym.envs.window import Window
 from n2n_gym.evaluators.evaluator import Evaluator, evaluate
-from n2n_gym.evaluators.loading import Place, Store, load_evaluator
+from n2n_gym.evaluators.loading import (
+    Place,
+    Store,
+    load_evaluator,
+    refuse_without_images,
+)
 from n2n_gym.evaluators.runner import Runner
 from n2n_gym.limits.bounds import Least
 from n2n_gym.limits.constraints import (
@@ -101,6 +106,7 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             device=device,
             train_teacher=train_teacher,
         )
+        refuse_without_images(evaluator, self.teacher)
         self.evaluator = load_evaluator(
             evaluator, device, workers=evaluator_workers, store=store
         )

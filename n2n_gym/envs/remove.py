@@ -84,7 +84,7 @@ class RemoveEnv(CompressionEnv[Removal]):
     Args:
         teacher: One of torchvision's classification CNNs by name, "module:function"
             (called with the task, gives a module), a module, or a `Teacher`. Or an
-            `Architecture`, its JSON, or the path of a file with it: without a task its
+            `Architecture`, its JSON, or the path of its .json file: without a task its
             students can be scored by size alone, and no torch is imported.
         task: "digits", "mnist", "cifar10" and others by name, the path of an .npz file
             or of a folder of images, "module:function" or a `Task`; "digits" by

@@ -22,6 +22,7 @@ from n2n_gym.evaluators.rungs import (
     Rung,
 )
 from n2n_gym.evaluators.runner import InProcess, Runner
+from n2n_gym.teachers.teacher import Teacher, is_untrained
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,12 @@ def _rung(
     return DistillationEvaluator(rung, device=device, runner=runner, store=opened)
 
 
-def _size(*, workers: Place, **_: Any) -> Evaluator:
-    load_runner(workers)  # a wrong one is refused all the same
+def _size(*, workers: Place, store: Store, **_: Any) -> Evaluator:
+    """Size alone; what it has no use for is refused all the same if it is wrong."""
+    if workers is not None:
+        load_runner(workers)
+    if not isinstance(store, bool):
+        load_store(store)
     return SizeEvaluator()
 
 
@@ -103,6 +108,15 @@ def load_evaluator(
     return make(device=device, workers=workers, store=store)
 
 
+def refuse_without_images(evaluator: str | Path | Evaluator, teacher: Teacher) -> None:
+    """Raise a ValueError where a rung is to score students of an architecture alone."""
+    if isinstance(evaluator, str) and evaluator in RUNGS and is_untrained(teacher):
+        raise ValueError(
+            f"teacher {teacher.name} is an architecture alone, and {evaluator=} needs "
+            f"images and weights; give task= to train it, or evaluator='size'"
+        )
+
+
 def load_rung(
     name: str,
     device: str | torch.device | None = None,
@@ -130,6 +144,8 @@ def load_runner(workers: Place) -> Runner:
     """
     if workers is None:
         return InProcess()
+    if isinstance(workers, Runner):
+        return workers
     from n2n_gym.evaluators.workers import Workers
 
     if isinstance(workers, int) and not isinstance(workers, bool):
@@ -143,8 +159,6 @@ def load_runner(workers: Place) -> Runner:
                 f'pip install "n2n-gym[ray]"'
             ) from error
         return RayWorkers(workers)
-    if isinstance(workers, Runner):
-        return workers
     raise ValueError(
         f"unknown evaluator_workers {workers!r}; accepted: None, a number of "
         f"processes, 'ray', 'auto', the address of a Ray cluster, an object with run()"

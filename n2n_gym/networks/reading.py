@@ -11,9 +11,10 @@ STUDENT: Final = "architecture.json"  # in the folder of a run
 
 
 def is_architecture(given: object) -> bool:
-    """Whether this is an architecture's JSON, or the path of a JSON file."""
-    text = str(given) if isinstance(given, (str, Path)) else ""
-    return text.lstrip().startswith("{") or text.endswith(".json")
+    """Whether this is an architecture's JSON, the path of a .json file, or a `Path`."""
+    if isinstance(given, str):
+        return given.lstrip().startswith("{") or given.endswith(".json")
+    return isinstance(given, Path)
 
 
 def read_architecture(what: str, given: Any) -> Architecture:

@@ -1,1 +1,1 @@
-"""Architectures to torch modules and back."""
+"""All that is torch: tracing, building, inheriting weights, training."""

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from n2n_gym.common.files import write_whole
 from n2n_gym.common.quantities import read_quantity
 from n2n_gym.evaluators.loading import load_store
+from n2n_gym.networks.reading import STUDENT as STUDENT
 from n2n_gym.resources.machine import processor
 from n2n_gym.runs.history import History
 from n2n_gym.scores import ScoreStore
@@ -46,7 +47,6 @@ HISTORY: Final = "history.jsonl"
 SUMMARY: Final = "summary.json"  # written last
 REPORT: Final = "report.html"
 TEACHER: Final = "teacher.json"  # architectures
-STUDENT: Final = "architecture.json"
 WEIGHTS: Final = "student.safetensors"
 ONNX: Final = "student.onnx"
 POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.reading import is_architecture, read_architecture
 from n2n_gym.tasks.task import Task
-from n2n_gym.teachers.teacher import Teacher, TeacherLike, Weights, untrained_teacher
+from n2n_gym.teachers.teacher import (
+    Teacher,
+    TeacherLike,
+    Weights,
+    is_untrained,
+    untrained_teacher,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +43,7 @@ def load_teacher(
             ``"module:function"`` or the function, called with the task, gives a module
             or a ``Teacher``; or a module, whose weights are its own. Networks by name
             are fitted to small images, modules are taken as they are. Or an
-            ``Architecture``, its JSON, or the path of a file with it.
+            ``Architecture``, its JSON, or the path of its .json file.
         task: ``"digits"`` by default, or the task that the teacher given comes with.
             An architecture without a task has no images: its students can be scored by
             size alone.
@@ -68,6 +74,10 @@ def load_teacher(
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     is_given = isinstance(teacher, Architecture) or is_architecture(teacher)
+    if device is not None:
+        from n2n_gym.pytorch.devices import pick_device
+
+        pick_device(device)
     if is_given and task is None and weights is None and normalisation is None:
         return untrained_teacher(read_architecture("teacher", teacher))
     # Torch takes seconds to import, and what came before does without.
@@ -85,7 +95,11 @@ def load_teacher(
     if normalisation is not None:
         network = network._replace(normalisation=read_normalisation(normalisation))
     asked = task if isinstance(task, str) else data.name
-    advice = None if train_teacher else _advice(network, asked)
+    advice = None
+    if not train_teacher:
+        name = str(teacher) if is_given else network.name
+        is_path = not is_given or name.endswith(".json")
+        advice = _advice(name if is_path else None, network, asked)
     return Teacher(
         network.name,
         network.task,
@@ -102,13 +116,20 @@ def _checked(
     normalisation: Statistics | None,
 ) -> Teacher:
     """A teacher that was given whole, if it goes with the rest."""
-    from n2n_gym.tasks.loading import load_task
-
     if weights is not None or normalisation is not None:
         raise ValueError(
             f"teacher {teacher.name} is whole: it comes with weights and normalisation"
         )
-    wanted = teacher.task if task is None else load_task(task)
+    if task is None:
+        return teacher
+    from n2n_gym.tasks.loading import load_task
+
+    if is_untrained(teacher):
+        raise ValueError(
+            f"teacher {teacher.name} was made of an architecture alone and has no "
+            f"task; give load_teacher the architecture and task={task!r} together"
+        )
+    wanted = load_task(task)
     if wanted is not teacher.task and wanted.fingerprint != teacher.task.fingerprint:
         raise ValueError(
             f"teacher {teacher.name} has learned task {teacher.task.name}, not "
@@ -117,8 +138,15 @@ def _checked(
     return teacher
 
 
-def _advice(network: UntrainedNetwork, task: str) -> str:
-    command = f"n2n-gym teachers train {network.name} --task {task}"
+def _advice(name: str | None, network: UntrainedNetwork, task: str) -> str:
+    """What to do where training would take long.
+
+    Args:
+        name: What a command line can say for the teacher, if anything.
+    """
+    if name is None:
+        return "ask for it with train_teacher=True"
+    command = f"n2n-gym teachers train {name} --task {task}"
     if network.normalisation is not None:
         mean, std = network.normalisation.mean, network.normalisation.std
         command += f" --mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"

@@ -80,6 +80,7 @@ def _given(
     architecture: Architecture, task: Task, weights: Weights | None
 ) -> UntrainedNetwork:
     """A network of which the layers are known."""
+    task = _in_its_colours(architecture.input_shape[0], task)
     name = name_of_architecture(architecture)
     if weights is None:
         return UntrainedNetwork(name, task, architecture)

@@ -52,7 +52,8 @@ class Teacher:
             by default.
 
     Raises:
-        ValueError: The architecture or the normalisation does not fit the task.
+        ValueError: The architecture or the normalisation does not fit the task, or the
+            architecture is no classifier.
     """
 
     name: str
@@ -64,6 +65,11 @@ class Teacher:
 
     def __post_init__(self) -> None:
         takes, gives = self.architecture.input_shape, self.architecture.num_outputs
+        if len(self.architecture.shapes[-1]) != 1:
+            raise ValueError(
+                f"teacher {self.name} emits {self.architecture.shapes[-1]}; a "
+                f"classifier's logits have one axis, (classes,)"
+            )
         task = self.task
         if takes != task.input_shape:
             raise ValueError(
@@ -198,6 +204,11 @@ def untrained_teacher(architecture: Architecture) -> Teacher:
 
     task = Task(name, architecture.input_shape, architecture.num_outputs, read=refuse)
     return Teacher(name, task, architecture, provide=refuse)
+
+
+def is_untrained(teacher: Teacher) -> bool:
+    """Whether it is an architecture alone, without images or weights."""
+    return teacher.task.name == name_of_architecture(teacher.architecture)
 
 
 def name_of_architecture(architecture: Architecture) -> str:

@@ -50,8 +50,8 @@ def is_name(teacher: str) -> bool:
     near = get_close_matches(teacher, known, n=3) or ["resnet18", "mobilenet_v2"]
     raise ValueError(
         f"unknown teacher {teacher!r}; accepted are torchvision's classification "
-        f"networks by name ({', '.join(near)}, ...; `n2n-gym teachers` lists them) and "
-        f"'module:function'"
+        f"networks by name ({', '.join(near)}, ...; `n2n-gym teachers` lists them), "
+        f"'module:function', and an architecture's JSON or .json file"
     )
 
 
