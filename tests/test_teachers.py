@@ -13,6 +13,7 @@ import torch
 from n2n_gym.envs import RemoveEnv
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.tasks.augmentation import Augmentation
@@ -448,8 +449,9 @@ def test_what_is_no_architecture_is_refused(given, message):
         load_teacher(given)
 
 
-def test_a_network_that_is_no_classifier_is_refused(task):
-    maps = trace(torch.nn.Sequential(torch.nn.Conv2d(1, 10, 3)), task.input_shape)
+def test_a_network_that_is_no_classifier_is_refused(teacher, task):
+    whole = teacher.architecture
+    maps = Architecture(whole.input_shape, whole.layers[:1])
     for more in ({}, {"task": task}):
-        with pytest.raises(ValueError, match=r"emits \(10, 6, 6\); a classifier's"):
+        with pytest.raises(ValueError, match=r"emits \(8, 8, 8\); a classifier's"):
             load_teacher(maps, **more)
