@@ -23,7 +23,7 @@ from n2n_gym.evaluators.distillation import Settings, nominal_cost
 from n2n_gym.evaluators.packed_teacher import pack, packed_name
 from n2n_gym.evaluators.runner import Result, Trial
 from n2n_gym.evaluators.worker import Broken, Job, Measured
-from n2n_gym.rewards import Failure
+from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,10 @@ class Workers:
                     assert doing is not None
                     if isinstance(answer.result, Broken):
                         raise RuntimeError(f"in a worker:\n{answer.result.traceback}")
+                    if _needs_memory(answer.result):
+                        # Its heap is in pieces: a small student might find no room.
+                        self._workers.remove(worker)
+                        worker.end()
                     yield Result(doing, answer.result, answer.seconds)
                 elif answer is None:  # it is ready
                     self._false_starts = 0
@@ -245,6 +249,10 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         self.connection.close()
+
+
+def _needs_memory(result: Score | Failure) -> bool:
+    return isinstance(result, Failure) and result.needs_memory
 
 
 def time_limit(
