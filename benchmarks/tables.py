@@ -120,7 +120,7 @@ def narrow() -> nn.Module:
 class Subject(NamedTuple):
     """A task with a table."""
 
-    env: Callable[..., CompressionEnv[Any]]
+    env: Callable[..., CompressionEnv]
     network: Callable[[], nn.Module]
     task: Callable[[], Task]
 
@@ -154,7 +154,7 @@ def load_subject(name: str, folder: Path | None = None) -> Teacher:
     return Teacher(name, task, architecture, provide)
 
 
-def every_student(env: CompressionEnv[Any]) -> list[Architecture]:
+def every_student(env: CompressionEnv) -> list[Architecture]:
     """All that legal decisions lead to; an error if they are too many for a table."""
     env.reset()
     found: dict[str, Architecture] = {}

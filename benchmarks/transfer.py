@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ STARTS = ("scratch", "transferred", "frozen")
 
 
 def train(
-    env: CompressionEnv[Any],
+    env: CompressionEnv,
     policy: reinforce.Policy,
     settings: reinforce.Settings,
     updates: int,
@@ -47,7 +46,7 @@ def train(
     return [update.mean_reward for update in done]
 
 
-def make_env(stage: str, name: str) -> CompressionEnv[Any]:
+def make_env(stage: str, name: str) -> CompressionEnv:
     teacher = load_teacher(name, "digits", train_teacher=True)
     return STAGES[stage](teacher, evaluator="inherit")
 

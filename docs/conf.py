@@ -5,7 +5,8 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from n2n_gym.envs import RemoveEnv, ShrinkEnv
+from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.envs.columns import ABOUT
 
 HERE = Path(__file__).parent
 
@@ -18,7 +19,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "columns.md"]
 html_theme = "furo"
 html_title = "n2n-gym"
 html_show_copyright = False
@@ -31,7 +32,12 @@ def write_environments() -> None:
     """A page for each environment from its docstring, in Gymnasium's outline."""
     folder = HERE / "environments"
     folder.mkdir(exist_ok=True)
-    for name, env in (("N2NRemove-v0", RemoveEnv), ("N2NShrink-v0", ShrinkEnv)):
+    environments = {
+        "N2NRemove-v0": RemoveEnv,
+        "N2NShrink-v0": ShrinkEnv,
+        "N2NCompress-v0": CompressEnv,
+    }
+    for name, env in environments.items():
         text, _, arguments = (inspect.getdoc(env) or "").partition("\nArgs:\n")
         described, _, rest = arguments.partition("\n## ")
         rest = f"\n## {rest}" if rest else ""
@@ -65,5 +71,15 @@ def write_commands() -> None:
     (HERE / "commands.md").write_text(f"{text}\n")
 
 
+def write_columns() -> None:
+    """The table of an observation's columns."""
+    rows = [
+        f"| {i} | `{name}` | {about} |" for i, (name, about) in enumerate(ABOUT.items())
+    ]
+    head = ["| place | column | what it says |", "|---:|---|---|"]
+    (HERE / "columns.md").write_text("\n".join([*head, *rows]) + "\n")
+
+
 write_environments()
+write_columns()
 write_commands()

@@ -25,6 +25,9 @@ ENVIRONMENTS: Final = {
     "N2NShrink-v0": EntryPoints(
         "n2n_gym.envs:ShrinkEnv", "n2n_gym.envs:make_shrink_vector"
     ),
+    "N2NCompress-v0": EntryPoints(
+        "n2n_gym.envs:CompressEnv", "n2n_gym.envs:make_compress_vector"
+    ),
 }
 
 

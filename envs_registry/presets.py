@@ -50,6 +50,8 @@ def _digits(stage: str, network: str) -> tuple[str, Preset]:
         "task": "digits",
         "evaluator": "inherit",
     }
+    if stage == "Shrink":
+        arguments["kernels"] = "floor"  # as when these were first published
     return name, Preset(_STAGES[stage], arguments, _REFERENCES.get(name))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+from n2n_gym.common.plugins import lookup
+
 DEGENERATE: Final = -1.0  # the reward of what cannot be scored
 
 
@@ -182,3 +184,12 @@ REWARDS: Final[Mapping[str, Reward]] = {
     "log_size": log_size,
     "latency": Saving("latency_ms"),
 }
+
+
+def load_reward(reward: str | Reward) -> Reward:
+    """A reward by its name, from "module:attribute", or as it is given.
+
+    Raises:
+        ValueError: There is no such reward.
+    """
+    return lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward

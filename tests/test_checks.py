@@ -6,7 +6,7 @@ import pytest
 
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.envs.checks import check_compression_env
-from n2n_gym.envs.features import CURRENT
+from n2n_gym.envs.observation import CURRENT
 
 
 @pytest.mark.parametrize(

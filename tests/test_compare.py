@@ -150,7 +150,12 @@ def test_an_agent_starts_from_a_policy(tmp_path):
     )
     assert len(trained) == len(frozen) == 20
     # The first update's episodes are the same, those after it no longer.
-    assert [x["actions"] for x in trained[:5]] == [x["actions"] for x in frozen[:5]]
+    first = [
+        [x["actions"] for x in found if x["episodes"] <= reinforce.MODERN.rollouts]
+        for found in (trained, frozen)
+    ]
+    assert len(first[0]) > 1
+    assert first[0] == first[1]
     assert [x["actions"] for x in trained] != [x["actions"] for x in frozen]
     (tmp_path / "wrong.pt").write_text("nothing")
     with pytest.raises(ValueError, match=r"wrong\.pt does not hold a policy"):

@@ -108,7 +108,7 @@ def test_imitating_the_best_episodes_beats_random_play(dataset):
     )
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     losses = []
-    for _ in range(100):
+    for _ in range(200):
         loss = nn.functional.cross_entropy(net(rows), actions)
         optimiser.zero_grad()
         loss.backward()

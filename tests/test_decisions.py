@@ -4,6 +4,7 @@ from torch import nn
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
+    RATES,
     Removal,
     legal_removal,
     removals,
@@ -345,8 +346,22 @@ def test_widths_become_the_nearest_multiple(width, rate, multiple, expected):
     ("length", "rate", "expected"),
     [(3, 0.9, 1), (3, 1.0, 3), (5, 0.6, 3), (5, 0.5, 1), (7, 0.8, 5), (7, 0.1, 1)],
 )
-def test_kernels_become_the_largest_odd_length(length, rate, expected):
-    assert shrunk_length(length, rate) == expected
+def test_by_the_old_rule_kernels_become_the_largest_odd_length(length, rate, expected):
+    assert shrunk_length(length, rate, "floor") == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        # At 0.1, 0.2, ..., 1: the nearest odd length, 2 and 4 go up.
+        (3, [1, 1, 1, 1, 1, 1, 3, 3, 3, 3]),
+        (5, [1, 1, 1, 3, 3, 3, 3, 5, 5, 5]),
+        (7, [1, 1, 3, 3, 3, 5, 5, 5, 7, 7]),
+        (1, [1] * 10),
+    ],
+)
+def test_kernels_become_the_nearest_odd_length(length, expected):
+    assert [shrunk_length(length, rate) for rate in RATES] == expected
 
 
 def test_a_kernel_takes_its_padding_along():

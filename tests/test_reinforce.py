@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from n2n_agents.players import Player
 from n2n_agents.policies import NO_ACTION, load_policy, make_policy, save_policy
 from n2n_agents.reinforce import (
     MODERN,
@@ -22,7 +23,6 @@ from n2n_agents.reinforce import (
     moving_average,
     play,
     reinforce_loss,
-    returns,
     train,
 )
 from n2n_agents.rollouts import play_all
@@ -48,8 +48,17 @@ def shrink_env(teacher) -> ShrinkEnv:
 # The arithmetic, by hand.
 
 
-def test_a_return_is_the_undiscounted_sum():
-    assert returns([0.0, 0.0, 0.75]) == 0.75
+def test_a_return_is_the_undiscounted_sum(remove_env):
+    policy = make_policy(remove_env)
+    places = policy.places(remove_env)
+    player = Player(policy, places, None)
+    player.act(*first_step(remove_env))
+    assert player.episode([0.25, 0.0, 0.5], {}).reward == 0.75
+
+
+def first_step(env):
+    observation, info = env.reset()
+    return observation, info["action_mask"]
 
 
 def test_the_baseline_is_an_exponential_moving_average():
@@ -91,23 +100,68 @@ def test_gradients_reach_every_parameter(stage, request):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_policies_are_the_papers_for_each_stage(remove_env, shrink_env):
-    removal, shrinkage = make_policy(remove_env), make_policy(shrink_env)
+def test_plain_policies_are_the_papers_for_each_stage(remove_env, shrink_env):
+    removal, shrinkage = (
+        make_policy(env, is_plain=True) for env in (remove_env, shrink_env)
+    )
     assert removal.lstm.bidirectional
     assert not shrinkage.lstm.bidirectional
     assert (removal.lstm.num_layers, removal.lstm.hidden_size) == (2, 30)
     assert (shrinkage.lstm.num_layers, shrinkage.lstm.hidden_size) == (2, 30)
 
 
-def test_shrinkage_logits_depend_on_earlier_actions_alone(shrink_env):
-    policy = make_policy(shrink_env)
-    rows = torch.from_numpy(shrink_env.reset()[0][:, :-3])[None]
-    actions = torch.zeros(1, rows.shape[1], dtype=torch.int64)
+def read_by(policy, env) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, no actions, and no states, as the policy reads them."""
+    observation = torch.from_numpy(env.reset()[0])[None]
+    places = policy.places(env)
+    actions = torch.full(observation.shape[:2], NO_ACTION)
+    states = torch.zeros(*observation.shape[:2], len(places.states))
+    return observation[..., places.rows], actions, states
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "two-pass"])
+@pytest.mark.parametrize("stage", ["remove_env", "shrink_env"])
+def test_logits_depend_on_earlier_decisions_alone(kind, stage, request):
+    env = request.getfixturevalue(stage)
+    policy = make_policy(env, kind)
+    rows, actions, states = read_by(policy, env)
     other = actions.clone()
-    other[0, 5] = 3
-    one, two = policy(rows, actions), policy(rows, other)
+    other[0, 5] = 1
+    one, two = policy(rows, actions, states), policy(rows, other, states)
     assert torch.equal(one[0, :6], two[0, :6])
     assert not torch.equal(one[0, 6], two[0, 6])
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "two-pass"])
+def test_logits_depend_on_the_target_and_on_what_is_taken(kind, remove_env):
+    policy = make_policy(remove_env, kind)
+    rows, actions, states = read_by(policy, remove_env)
+    for name in ("target_params", "taken_macs", "least_params", "left"):
+        other = states.clone()
+        other[..., policy.states.index(name)] = 0.5  # in all rows alike
+        assert not torch.equal(
+            policy(rows, actions, states), policy(rows, actions, other)
+        )
+
+
+def test_a_policy_is_told_the_limit_as_it_is(teacher):
+    bound = teacher.architecture.num_params / 4
+    env = ShrinkEnv(teacher, evaluator="size", constraints={"num_params": bound})
+    policy = make_policy(env)
+    episode = play(env, policy)
+    targets = episode.states[:, policy.states.index("target_params")]
+    decided = episode.actions != NO_ACTION
+    assert torch.allclose(targets[decided], torch.tensor(0.25))
+
+
+def test_rows_that_fill_up_change_nothing_of_what_is_read(teacher):
+    env = RemoveEnv(teacher, evaluator="size")
+    padded = RemoveEnv(teacher, evaluator="size", max_rows=40)
+    policy = make_policy(env, "autoregressive")
+    one, other = (play(each, policy) for each in (env, padded))
+    assert one.actions.tolist() == other.actions[: len(one.actions)].tolist()
+    one, other = (log_probabilities(policy, [each])[0] for each in (one, other))
+    torch.testing.assert_close(one, other[: len(one)])
 
 
 def test_acting_and_learning_see_the_same_probabilities(shrink_env):
@@ -508,12 +562,37 @@ def test_a_policy_of_another_stage_is_refused(remove_env, shrink_env):
             learn(remove_env, make_policy(shrink_env))
 
 
-def test_a_policy_of_other_observations_is_refused(remove_env, tmp_path):
+def test_a_policy_says_which_columns_it_misses(remove_env, tmp_path):
     policy = make_policy(remove_env)
     policy.columns[3] = policy.arguments["columns"][3] = "dilation"
     save_policy(policy, tmp_path / "policy.pt")
-    with pytest.raises(ValueError, match=r"the column 'dilation' .* shows 'padding'"):
+    with pytest.raises(ValueError, match="reads the columns dilation, which the"):
         play(remove_env, load_policy(tmp_path / "policy.pt"))
+
+
+def test_a_policy_reads_columns_wherever_they_are(remove_env, monkeypatch):
+    policy = make_policy(remove_env)
+    expected = play(remove_env, policy)
+    columns = list(remove_env.metadata["columns"])
+    order = random.Random(0).sample(range(len(columns)), len(columns))
+
+    class Shuffled(gym.ObservationWrapper):
+        metadata = {**remove_env.metadata, "columns": [columns[i] for i in order]}
+
+        def observation(self, observation):
+            return observation[:, order]
+
+    found = play(Shuffled(remove_env), policy)
+    assert torch.equal(found.actions, expected.actions)
+    assert torch.equal(found.states, expected.states)
+
+
+def test_a_policy_of_another_contract_is_refused_with_its_columns(tmp_path):
+    path = tmp_path / "old.pt"
+    arguments = {"kind": "bidirectional", "columns": ["type", "kernel"]}
+    torch.save({"policy": arguments, "weights": {}}, path)
+    with pytest.raises(ValueError, match=r"another contract: .* columns type, kernel"):
+        load_policy(path)
 
 
 # The paper's own.
@@ -528,11 +607,10 @@ def test_a_plain_policy_reads_the_papers_columns_alone(stage, request):
     ]
     directions = 2 if stage == "remove_env" else 1
     assert policy.head.in_features == directions * 30
-    rows = torch.from_numpy(env.reset()[0][None])
-    other = rows.clone()
-    other[..., 7:] += 1
-    actions = torch.full(rows.shape[:2], NO_ACTION)
-    assert torch.equal(policy(rows, actions), policy(other, actions))
+    assert policy.states == []
+    assert [env.metadata["columns"][i] for i in policy.places(env).rows] == (
+        policy.columns
+    )
 
 
 def test_the_papers_settings_are_the_defaults():

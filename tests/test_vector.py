@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import n2n_gym  # noqa: F401  registers the ids
 from envs_registry import ENVIRONMENTS
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.envs.features import CURRENT
+from n2n_gym.envs.observation import CURRENT
 from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.evaluators.rungs import INHERIT
 from n2n_gym.evaluators.scoring import DistillationEvaluator

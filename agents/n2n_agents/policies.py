@@ -1,18 +1,20 @@
 """Recurrent policies over the rows of an observation, as in N2N learning.
 
-They play any environment whose observation is a sequence of rows, (T, F), in which the
-last three columns of a row are: 1 if it is being decided now, 1 if it has been decided,
-and the choice made. An environment that names its columns in ``metadata["columns"]``
-cannot be taken for one whose columns mean something else.
+They play any environment whose observation is a sequence of rows, (T, F). One that
+names its columns in ``metadata["columns"]`` is read by name: a policy takes the columns
+that it knows, wherever they are, and says which it misses. Without names the last three
+columns are taken for ``current``, ``decided`` and ``choice``, and all before them for
+descriptions of the row.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -20,12 +22,27 @@ from torch import Tensor, nn
 
 from n2n_agents.rollouts import Environment
 
-DYNAMIC: Final = 3  # columns that change during an episode; policies read the others
-CURRENT: Final = -3  # the column that marks the row being decided
-PAPER_COLUMNS: Final = 7  # x_t = (l, k, s, p, n, s_start, s_end) comes first
+VERSION: Final = 1  # of what columns mean and how policies are kept
+# Columns that change during an episode: in the row, and the state of all of it.
+IN_THE_ROW: Final = ("current", "decided", "choice")
+STATE: Final = ("left", "taken_", "least_", "target_")  # names, or how they begin
+IS_ROW: Final = "is_row"  # 0 in rows that only fill the observation up
+# x_t = (l, k, s, p, n, s_start, s_end) of the paper.
+PAPER_COLUMNS: Final = (
+    *("type", "kernel", "stride", "padding", "outputs", "skip_start", "skip_end"),
+)
 NO_ACTION: Final = -1
 FREQUENCIES: Final = 16  # of the sinusoids that tell a row's place
-KINDS: Final = ("bidirectional", "autoregressive")
+KINDS: Final = ("bidirectional", "autoregressive", "two-pass")
+
+
+class Places(NamedTuple):
+    """Where in an environment's rows a policy finds what it reads."""
+
+    rows: list[int]  # columns that describe rows
+    states: list[int]  # columns that change, as they are when a row is decided
+    current: int
+    is_row: int | None
 
 
 class Policy(nn.Module):
@@ -33,9 +50,12 @@ class Policy(nn.Module):
 
     ``"bidirectional"`` is pi(a_t | h_{t-1}, h_{t+1}, x_t), the paper's for removal;
     ``"autoregressive"`` is pi(a_t | a_{t-1}, h_{t-1}, x_t), the paper's for shrinkage.
+    ``"two-pass"`` reads all rows in both directions, then decides one after another:
+    it knows what comes, and what was decided.
 
     Args:
-        columns: Names of those it reads, where the environment has names.
+        columns: Names of those that describe rows, where the environment has names.
+        states: Names of those that change. They are read as they are, not standardised.
         is_plain: It reads rows as they are, and its head the LSTM's output alone, as
             the paper's. Otherwise rows are standardised over the sequence and carry
             their place in it, since layers often differ in little else, and the head
@@ -51,11 +71,13 @@ class Policy(nn.Module):
         hidden: int = 30,
         is_plain: bool = False,
         columns: list[str] | None = None,
+        states: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"unknown policy {kind!r}; known: {', '.join(KINDS)}")
         self.kind, self.is_plain, self.columns = kind, is_plain, columns
+        self.states = list(states)
         self.num_features, self.num_actions = num_features, num_actions
         self.arguments = {
             "kind": kind,
@@ -64,13 +86,19 @@ class Policy(nn.Module):
             "hidden": hidden,
             "is_plain": is_plain,
             "columns": columns,
+            "states": self.states,
         }
+        described = num_features + (0 if is_plain else 2 * FREQUENCIES)
+        decided = num_actions + len(self.states)
+        num_inputs = described
+        if kind == "two-pass":
+            self.context = nn.LSTM(
+                described, hidden, bidirectional=True, batch_first=True
+            )
+            num_inputs += 2 * hidden
+        if kind != "bidirectional":
+            num_inputs += decided
         is_bidirectional = kind == "bidirectional"
-        num_inputs = num_features
-        if not is_plain:
-            num_inputs += 2 * FREQUENCIES
-        if not is_bidirectional:
-            num_inputs += num_actions
         self.lstm = nn.LSTM(
             num_inputs,
             hidden,
@@ -81,22 +109,37 @@ class Policy(nn.Module):
         num_read = (1 + is_bidirectional) * hidden
         self.head = nn.Linear(num_read + (not is_plain) * num_inputs, num_actions)
 
-    def forward(self, rows: Tensor, actions: Tensor) -> Tensor:
+    def forward(
+        self,
+        rows: Tensor,
+        actions: Tensor,
+        states: Tensor | None = None,
+        is_row: Tensor | None = None,
+    ) -> Tensor:
         """Logits of every row, (B, T, A).
 
         Args:
-            rows: (B, T, F'), of which it reads the first F.
+            rows: What describes them, (B, T, F).
             actions: Taken at each row, (B, T) int64, ``NO_ACTION`` where there was
                 none. Autoregressive logits depend on those of earlier rows,
                 bidirectional ones on none.
+            states: What changes, in each row as it was when that was decided,
+                (B, T, S); zeros in others.
+            is_row: (B, T) bool; others enter no statistics. All are by default.
         """
-        rows = rows[..., : self.num_features]
-        inputs = [rows] if self.is_plain else [_standardised(rows), _places(rows)]
-        if self.kind == "autoregressive":
+        inputs = [rows]
+        if not self.is_plain:
+            inputs = [_standardised(rows, is_row), _places(rows)]
+        if self.kind == "two-pass":
+            inputs.append(self.context(torch.cat(inputs, -1))[0])
+        if self.kind != "bidirectional":
             before = torch.full_like(actions, NO_ACTION)
             before[:, 1:] = actions[:, :-1]
             taken = nn.functional.one_hot(before + 1, self.num_actions + 1)[..., 1:]
             inputs.append(taken.to(rows))
+            if self.states:
+                assert states is not None, "this policy reads the episode's state"
+                inputs.append(states)
         read = torch.cat(inputs, -1)
         found = self.lstm(read)[0]
         if not self.is_plain:
@@ -104,10 +147,40 @@ class Policy(nn.Module):
         logits: Tensor = self.head(found)
         return logits
 
+    def places(self, env: Environment) -> Places:
+        """Where this environment has what the policy reads.
 
-def _standardised(rows: Tensor) -> Tensor:
+        Raises:
+            ValueError: It misses some columns.
+        """
+        names = _columns(env)
+        if self.columns is None or names is None:
+            return Places(list(range(self.num_features)), [], -3, None)
+        wanted = [*self.columns, *self.states]
+        if missing := [name for name in wanted if name not in names]:
+            raise ValueError(
+                f"the policy reads the columns {', '.join(missing)}, which the "
+                f"environment does not show"
+            )
+        place = {name: i for i, name in enumerate(names)}
+        return Places(
+            [place[name] for name in self.columns],
+            [place[name] for name in self.states],
+            place["current"],
+            place.get(IS_ROW),
+        )
+
+
+def _standardised(rows: Tensor, is_row: Tensor | None) -> Tensor:
     """Each column with mean 0 and deviation 1 over the sequence, (B, T, F)."""
-    return (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + 1e-3)
+    if is_row is None or bool(is_row.all()):
+        return (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + 1e-3)
+    weights = is_row.to(rows)[..., None]  # (B, T, 1)
+    count = weights.sum(1, keepdim=True)
+    mean = (rows * weights).sum(1, keepdim=True) / count
+    squares = ((rows - mean).square() * weights).sum(1, keepdim=True)
+    deviation = (squares / (count - 1).clamp_min(1)).sqrt()
+    return (rows - mean) / (deviation + 1e-3) * weights
 
 
 def _places(rows: Tensor) -> Tensor:
@@ -129,19 +202,29 @@ def make_policy(
     """A fresh policy that fits an environment.
 
     Args:
-        kind: The paper's by default: bidirectional for two actions (keep or remove),
-            autoregressive for more.
+        kind: ``"two-pass"`` by default. The paper's own is bidirectional for two
+            actions (keep or remove), autoregressive for more.
         is_plain: Whether it is the paper's own, which reads the paper's columns alone.
 
     Raises:
         ValueError: The environment's observations are no rows, or its actions no
             choices.
     """
-    num_features, num_actions = _sizes(env)
-    kind = kind or ("bidirectional" if num_actions == 2 else "autoregressive")
-    if is_plain:
-        num_features = PAPER_COLUMNS
-    columns = _columns(env)
+    num_columns, num_actions = _sizes(env)
+    names = _columns(env)
+    if kind is None:
+        paper = "bidirectional" if num_actions == 2 else "autoregressive"
+        kind = paper if is_plain or names is None else "two-pass"
+    columns, states = None, []
+    num_features = num_columns - len(IN_THE_ROW)
+    if names is not None:
+        described = [name for name in names if _describes(name)]
+        columns = list(PAPER_COLUMNS) if is_plain else described
+        if not is_plain and kind != "bidirectional":
+            states = [name for name in names if name.startswith(STATE)]
+        num_features = len(columns)
+    elif is_plain:
+        num_features = len(PAPER_COLUMNS)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return Policy(
@@ -150,12 +233,18 @@ def make_policy(
             num_actions,
             hidden=hidden,
             is_plain=is_plain,
-            columns=None if columns is None else columns[:num_features],
+            columns=columns,
+            states=states,
         )
 
 
+def _describes(name: str) -> bool:
+    """Whether a column says what a row is, whatever is decided."""
+    return name not in (*IN_THE_ROW, IS_ROW) and not name.startswith(STATE)
+
+
 def _sizes(env: Environment) -> tuple[int, int]:
-    """Columns that a policy may read, and actions."""
+    """Columns, and actions."""
     if isinstance(env, gym.vector.VectorEnv):
         space, actions = env.single_observation_space, env.single_action_space
     else:
@@ -164,7 +253,7 @@ def _sizes(env: Environment) -> tuple[int, int]:
         raise ValueError(f"observations must be rows, (T, F), got {space}")
     if not isinstance(actions, gym.spaces.Discrete):
         raise ValueError(f"actions must be Discrete, got {actions}")
-    return space.shape[1] - DYNAMIC, int(actions.n)
+    return space.shape[1], int(actions.n)
 
 
 def _columns(env: Environment) -> list[str] | None:
@@ -174,23 +263,18 @@ def _columns(env: Environment) -> list[str] | None:
 
 def require_fit(policy: Policy, env: Environment) -> None:
     """Raise a ValueError that says why a policy cannot play in an environment."""
-    num_features, num_actions = _sizes(env)
+    num_columns, num_actions = _sizes(env)
     if policy.num_actions != num_actions:
         raise ValueError(
             f"the policy decides between {policy.num_actions} actions, the environment "
             f"offers {num_actions}: it was made for another stage"
         )
-    if policy.num_features > num_features:
+    if policy.num_features > num_columns - len(IN_THE_ROW):
         raise ValueError(
             f"the policy reads {policy.num_features} columns, the environment shows "
-            f"{num_features}"
+            f"{num_columns - len(IN_THE_ROW)}"
         )
-    for mine, shown in zip(policy.columns or (), _columns(env) or (), strict=False):
-        if mine != shown:
-            raise ValueError(
-                f"the policy was made for another version of the observations: it "
-                f"reads the column {mine!r} where the environment shows {shown!r}"
-            )
+    policy.places(env)
 
 
 # On disk.
@@ -204,7 +288,12 @@ def save_policy(policy: Policy, path: str | Path, **more: Any) -> None:
     Args:
         more: What to keep beside them: plain values and tensors.
     """
-    content = {"policy": policy.arguments, "weights": policy.state_dict(), **more}
+    content = {
+        "version": VERSION,
+        "policy": policy.arguments,
+        "weights": policy.state_dict(),
+        **more,
+    }
     buffer = io.BytesIO()  # torch would hide what is wrong with a file
     torch.save(content, buffer)
     path = Path(path)
@@ -227,10 +316,17 @@ def read_content(path: str | Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, weights_only=True)
+        if "policy" in content and content.get("version") != VERSION:
+            read = content["policy"].get("columns") or ["without names"]
+            raise ValueError(
+                f"{path} holds a policy of another contract: it reads the columns "
+                f"{', '.join(read)}, which mean something else now; train it anew"
+            )
         _policy_of(content)
     except (
         LookupError,
         TypeError,
+        AttributeError,
         RuntimeError,
         UnpicklingError,
         EOFError,

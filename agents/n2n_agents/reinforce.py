@@ -7,20 +7,16 @@ legal actions in ``info["action_mask"]``; and on vectors of such, with the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import gymnasium as gym
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from n2n_agents.players import Episode, Player, generator_of, play, play_players
 from n2n_agents.policies import (
-    CURRENT,
-    DYNAMIC,
     NO_ACTION,
     Policy,
     load_policy,
@@ -29,7 +25,7 @@ from n2n_agents.policies import (
     require_fit,
     save_policy,
 )
-from n2n_agents.rollouts import Environment, Observation, play_all
+from n2n_agents.rollouts import Environment
 
 __all__ = [
     "FROZEN",
@@ -47,11 +43,6 @@ __all__ = [
 
 
 # The arithmetic.
-
-
-def returns(rewards: Sequence[float]) -> float:
-    """The return of an episode: what it earned, undiscounted (gamma is 1)."""
-    return float(sum(rewards))
 
 
 def moving_average(
@@ -91,101 +82,14 @@ def mean_entropy(log_probs: Tensor, is_decided: Tensor) -> Tensor:
     return (each * is_decided).sum(1).mean()
 
 
-# The episodes.
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode as a policy plays it."""
-
-    rows: Tensor  # (T, F), what the policy reads
-    actions: Tensor  # (T,) int64, NO_ACTION in rows that are not decided
-    masks: Tensor  # (T, A) bool, all True in such rows
-    reward: float  # the return
-    info: dict[str, Any]  # the last
-
-
-class _Player:
-    """Plays one episode with a policy, and remembers it.
-
-    It asks the policy for this episode alone, since a forward pass over several can
-    differ in the last bits, and with them a draw.
-    """
-
-    def __init__(self, policy: Policy, generator: torch.Generator | None) -> None:
-        self.policy = policy
-        self.generator = generator
-        self.is_begun = False
-
-    def act(self, observation: Observation, mask: NDArray[np.int8] | None) -> int:
-        assert mask is not None, "policies choose between discrete actions"
-        if not self.is_begun:
-            self._begin(observation)
-        current = int(observation[:, CURRENT].argmax())
-        if self.policy.kind == "autoregressive":
-            self.logits = _logits(self.policy, self.rows, self.actions)
-        is_legal = self.masks[current] = torch.from_numpy(mask.astype(bool))
-        scores = self.logits[current].masked_fill(~is_legal, -torch.inf)
-        if self.generator is None:
-            action = int(scores.argmax())
-        else:
-            draw = torch.multinomial(scores.softmax(0), 1, generator=self.generator)
-            action = int(draw)
-        self.actions[current] = action
-        return action
-
-    def _begin(self, observation: Observation) -> None:
-        self.is_begun = True
-        self.rows = torch.from_numpy(observation[:, :-DYNAMIC].copy())
-        self.actions = torch.full((len(self.rows),), NO_ACTION)
-        shape = len(self.rows), self.policy.num_actions
-        self.masks = torch.ones(shape, dtype=torch.bool)
-        self.logits = _logits(self.policy, self.rows, self.actions)
-
-    def episode(self, rewards: Sequence[float], info: dict[str, Any]) -> Episode:
-        return Episode(self.rows, self.actions, self.masks, returns(rewards), info)
-
-
-def play(
-    env: gym.Env[Observation, Any],
-    policy: Policy,
-    generator: torch.Generator | None = None,
-) -> Episode:
-    """Play one episode: sampled from the policy, or its likeliest actions.
-
-    Args:
-        generator: Samples; None for the likeliest action at every step.
-    """
-    require_fit(policy, env)
-    (episode,) = _play(env, [_Player(policy, generator)])
-    return episode
-
-
-def _play(env: Environment, players: Sequence[_Player]) -> Iterator[Episode]:
-    played = play_all(env, [player.act for player in players])
-    for player, (rewards, info) in zip(players, played, strict=True):
-        yield player.episode(rewards, info)
-
-
-def _generator(seed: int, episode: int) -> torch.Generator:
-    """An episode's own, so that it does not matter which are played before it."""
-    (state,) = np.random.SeedSequence([seed, episode]).generate_state(1)
-    return torch.Generator().manual_seed(int(state))
-
-
-@torch.no_grad()
-def _logits(policy: Policy, rows: Tensor, actions: Tensor) -> Tensor:
-    """Of one episode's rows, (T, A)."""
-    logits: Tensor = policy(rows[None], actions[None])[0]
-    return logits
-
-
 def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
     """log pi(a) of all actions in all rows, (m, T, A); -inf where illegal."""
     actions = torch.stack([episode.actions for episode in episodes])
     masks = torch.stack([episode.masks for episode in episodes])
     rows = torch.stack([episode.rows for episode in episodes])
-    logits: Tensor = policy(rows, actions)
+    states = torch.stack([episode.states for episode in episodes])
+    is_row = torch.stack([episode.is_row for episode in episodes])
+    logits: Tensor = policy(rows, actions, states, is_row)
     return logits.masked_fill(~masks, -torch.inf).log_softmax(-1)
 
 
@@ -277,6 +181,7 @@ def train(
             another training.
     """
     require_fit(policy, env)
+    places = policy.places(env)
     progress = _Progress(
         torch.optim.Adam(policy.parameters(), lr=settings.learning_rate), updates=[]
     )
@@ -290,8 +195,8 @@ def train(
     for number in range(len(progress.updates), updates):
         episodes = []
         numbers = range(number * settings.rollouts, (number + 1) * settings.rollouts)
-        players = [_Player(policy, _generator(seed, k)) for k in numbers]
-        for episode in _play(env, players):
+        players = [Player(policy, places, generator_of(seed, k)) for k in numbers]
+        for episode in play_players(env, players):
             episodes.append(episode)
             if on_episode is not None:
                 on_episode(episode)

@@ -20,8 +20,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from n2n_agents.policies import CURRENT
-
 ON_POLICY: Final = ("PPO", "A2C", "MaskablePPO", "RecurrentPPO")
 VALUE: Final = ("DQN", "QRDQN")
 CONTINUOUS: Final = ("SAC", "TD3")
@@ -38,13 +36,19 @@ class LayerSequence(BaseFeaturesExtractor):
 
     Args:
         observation_space: Of rows, (T, F).
+        current: The column that marks the row being decided.
         width: Of the rows inside; there are twice as many features.
     """
 
     def __init__(
-        self, observation_space: gym.spaces.Box, width: int = 64, heads: int = 4
+        self,
+        observation_space: gym.spaces.Box,
+        width: int = 64,
+        heads: int = 4,
+        current: int = -3,
     ) -> None:
         super().__init__(observation_space, features_dim=2 * width)
+        self.current = current
         self.embed = nn.Linear(observation_space.shape[1], width)
         self.attend = nn.TransformerEncoderLayer(
             width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
@@ -55,7 +59,7 @@ class LayerSequence(BaseFeaturesExtractor):
         is_row = observations.any(-1)  # (B, T)
         is_row[:, 0] = True  # recurrent algorithms fill their batches up with zeros
         rows = self.attend(self.embed(observations), src_key_padding_mask=~is_row)
-        current = observations[..., CURRENT, None]  # (B, T, 1), none at the end
+        current = observations[..., self.current, None]  # (B, T, 1), none at the end
         here = (rows * current).sum(1)
         everywhere = (rows * is_row[..., None]).sum(1) / is_row.sum(1, keepdim=True)
         return torch.cat([here, everywhere], -1)
@@ -82,6 +86,10 @@ def make(
         raise ValueError(f"observations must be rows, (T, F), got {space}")
     home = stable_baselines3 if hasattr(stable_baselines3, algorithm) else sb3_contrib
     chosen = _settings(algorithm, rows=space.shape[0]) | settings
+    columns = env.metadata.get("columns")
+    if columns is not None and "policy_kwargs" not in settings:
+        current = {"current": list(columns).index("current")}
+        chosen["policy_kwargs"] |= {"features_extractor_kwargs": current}
     policy = "MlpLstmPolicy" if algorithm == "RecurrentPPO" else "MlpPolicy"
     made: BaseAlgorithm = getattr(home, algorithm)(
         chosen.pop("policy", policy), env, seed=seed, **chosen

@@ -105,7 +105,7 @@ def play(
 
 
 def _decide(
-    env: CompressionEnv[Any],
+    env: CompressionEnv,
     choices: Choices,
     actions: list[int],
     *,
@@ -138,7 +138,7 @@ def _decide(
             _, info = env.reset(options={"decisions": actions})
         elif key not in choices.actions:
             note = f"{key!r} is no choice. "
-        elif not info["action_mask"][choices.actions[key]]:
+        elif not env.episode.is_legal(choices.actions[key]):
             note = "That would leave no network. "
         else:
             actions.append(choices.actions[key])

@@ -58,6 +58,13 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
+def refuse_unknown(what: str, value: object, known: Sequence[object]) -> None:
+    """Raise a ValueError where a value is none of those that are accepted."""
+    if value not in known:
+        names = ", ".join(str(each) for each in known)
+        raise ValueError(f"unknown {what}={value!r}; known: {names}")
+
+
 def check_call(what: str, name: object, function: Any, *arguments: Any) -> None:
     """Refuse a function of the user's that does not take these arguments.
 

@@ -235,7 +235,7 @@ class _Judge:
         # The decisions are replayed without scores.
         made = gym.make(name, **{**arguments, "evaluator": "size"}).unwrapped
         assert isinstance(made, CompressionEnv)
-        self.env: CompressionEnv[Any] = made
+        self.env: CompressionEnv = made
         self.teacher = made.teacher
         self.reward: Reward = REWARDS[reward]
         self.evaluator: DistillationEvaluator | None = None

@@ -62,7 +62,7 @@ class LocalSearch:
 
     def __init__(
         self,
-        env: CompressionEnv[Any],
+        env: CompressionEnv,
         granularity: str = "unit",
         *,
         block: int = 1,

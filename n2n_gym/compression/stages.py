@@ -132,7 +132,7 @@ class Search:
         name: str,
         stage: str,
         agent: Agent,
-        env: CompressionEnv[Any],
+        env: CompressionEnv,
         updates: int,
     ) -> list[Scored]:
         with self._watch(name, stage, updates * ROLLOUTS) as watch:

@@ -15,7 +15,8 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
-from n2n_gym.envs.features import COLUMNS, CURRENT, DECIDED
+from n2n_gym.envs.columns import COLUMNS
+from n2n_gym.envs.observation import CURRENT, DECIDED
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import build
 
@@ -84,9 +85,9 @@ def _check_spaces(env: Env) -> None:
         f"names {len(columns)} columns, the observation has {space.shape}",
     )
     _require(
-        tuple(columns[-3:]) == COLUMNS[-3:],
+        tuple(columns) == COLUMNS[: len(columns)],
         "metadata['columns']",
-        f"must end with {', '.join(COLUMNS[-3:])}, got {', '.join(columns[-3:])}",
+        f"must be {', '.join(COLUMNS)} in this order, got {', '.join(columns)}",
     )
     if isinstance(env.action_space, gym.spaces.Discrete):
         keep = env.metadata.get("keep")
@@ -195,13 +196,24 @@ def _finish(env: Env, actions: list[Any]) -> tuple[float, str]:
     return float(reward), info["fingerprint"]
 
 
+def _limits_of(played: _Episode) -> dict[str, Any]:
+    """The option that gives an episode the limits of another, if those were drawn."""
+    beginning = "limit_"
+    drawn = {
+        key.removeprefix(beginning): value
+        for key, value in played.info.items()
+        if key.startswith(beginning)
+    }
+    return {"limits": drawn} if drawn else {}
+
+
 def _check_replay(env: Env, played: _Episode, where: str) -> None:
     """The same actions, from the beginning and after a restored prefix."""
-    env.reset()
+    env.reset(options=_limits_of(played))
     again = _finish(env, played.actions)
     _require(again == played.outcome, where, f"{played.outcome}, then {again}")
     middle = len(played.actions) // 2
-    env.reset(options={"decisions": played.actions[:middle]})
+    env.reset(options=_limits_of(played) | {"decisions": played.actions[:middle]})
     restored = _finish(env, played.actions[middle:])
     _require(
         restored == played.outcome,
@@ -215,7 +227,7 @@ def _check_fork(
 ) -> None:
     """A copy goes its own way and leaves the episode as it is."""
     middle = len(played.actions) // 2
-    env.reset(options={"decisions": played.actions[:middle]})
+    env.reset(options=_limits_of(played) | {"decisions": played.actions[:middle]})
     fork = copy.deepcopy(env)
     is_over = False
     while not is_over:
@@ -243,12 +255,18 @@ def _check_keeping(env: Env) -> None:
         assert mask is not None
         _require(bool(mask[keep]), where, f"action {keep} must always be legal")
         _, _, is_over, _, info = env.step(keep)
-    start = env.get_wrapper_attr("start").fingerprint
-    _require(info["fingerprint"] == start, where, "the student is not the start")
+    # Where students are made to fit, `start` is what they were before.
+    left = Architecture.from_json(info.get("start", info["student"]))
+    start = env.get_wrapper_attr("start")
+    _require(left == start, where, "the student is not the start")
 
 
 def _check_illegal(env: Env, rng: np.random.Generator) -> None:
-    """An action outside the mask is said to be so."""
+    """An action outside the mask is taken for a keep and said to be illegal, or done.
+
+    What is done all the same leads where another action would, or only to students
+    that break a limit.
+    """
     _, info = env.reset()
     is_over = False
     while not is_over:
@@ -256,7 +274,15 @@ def _check_illegal(env: Env, rng: np.random.Generator) -> None:
         assert mask is not None
         illegal = np.flatnonzero(mask == 0)
         if len(illegal):
-            _, _, _, _, info = env.step(int(rng.choice(illegal)))
-            _require(info["illegal"], "illegal actions", "one was taken for legal")
+            twin = copy.deepcopy(env)
+            kept, _, _, _, _ = twin.step(env.metadata["keep"])
+            found, _, _, _, info = env.step(int(rng.choice(illegal)))
+            if env.get_wrapper_attr("illegal") == "keep":
+                is_kept = np.array_equal(kept, found)
+            else:
+                is_kept = bool(info["illegal"])
+            _require(
+                info["illegal"] == is_kept, "illegal actions", "one was taken for legal"
+            )
             return
         _, _, is_over, _, info = env.step(_draw(env, mask, rng))

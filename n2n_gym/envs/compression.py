@@ -1,25 +1,33 @@
-"""What both environments share: an episode of decisions about one network."""
+"""What all environments share: an episode of decisions about one network."""
 
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from n2n_gym.common.plugins import lookup
-from n2n_gym.envs.features import (
+from n2n_gym.common.plugins import refuse_unknown
+from n2n_gym.envs.columns import COLUMNS
+from n2n_gym.envs.episode import Decision, Episode, Mask, read_action
+from n2n_gym.envs.limits import (
+    LimitSettings,
+    Mode,
+    Ranges,
+    check_fits,
+    fitted,
+    takes_of,
+    targets,
+)
+from n2n_gym.envs.observation import (
     CHOICE,
-    COLUMNS,
     CURRENT,
     DECIDED,
-    rows,
-    static_features,
+    Layout,
 )
 from n2n_gym.envs.outcome import Worth, conclude, describe_student, failed
 from n2n_gym.envs.render import Scene, draw_ansi, draw_rgb
@@ -33,34 +41,24 @@ from n2n_gym.evaluators.loading import (
 )
 from n2n_gym.evaluators.runner import Runner
 from n2n_gym.limits.bounds import Least
-from n2n_gym.limits.constraints import (
-    ACCURACY,
-    Constraints,
-    Limit,
-    limited_resources,
-    read_limits,
-)
+from n2n_gym.limits.constraints import ACCURACY, Constraints, Limit
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import Removal, Shrinkage
+from n2n_gym.networks.tally import Counts
 from n2n_gym.resources import Meter, Resource, load_meter
-from n2n_gym.rewards import DEGENERATE, REWARDS, Failure, Reward, Score, needed
+from n2n_gym.rewards import DEGENERATE, Failure, Reward, Score, load_reward, needed
 from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.loading import load_teacher
 from n2n_gym.teachers.teacher import TeacherLike, Weights
 
 Observation = NDArray[np.float32]
-Mask = NDArray[np.int8]
 
 
-D = TypeVar("D", Removal, Shrinkage)
-
-
-class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
+class CompressionEnv(gym.Env[Observation, Any]):
     """An episode goes through the decisions about a start network, one a step.
 
-    The last step scores the student. A subclass says what the decisions are, which
-    choices are legal, and what student they leave.
+    The last step scores the student. A subclass says by its ``episode`` what the
+    decisions are, which choices are legal, and what student they leave.
     """
 
     metadata: dict[str, Any] = {
@@ -81,7 +79,9 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         evaluator_workers: Place,
         store: Store,
         reward: str | Reward,
-        constraints: Constraints | None,
+        constraints: Constraints | Ranges | None,
+        limits: Mode,
+        fit: bool,
         resources: Mapping[str, Resource] | None,
         epsilon: float,
         strict: bool,
@@ -90,11 +90,9 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
         train_teacher: bool,
         render_mode: str | None,
     ) -> None:
-        if illegal not in ("keep", "end"):
-            raise ValueError(f"unknown illegal={illegal!r}; known: keep, end")
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            known = ", ".join(self.metadata["render_modes"])
-            raise ValueError(f"unknown render_mode {render_mode!r}; known: {known}")
+        refuse_unknown("illegal", illegal, ("keep", "end"))
+        modes = self.metadata["render_modes"]
+        refuse_unknown("render_mode", render_mode, (None, *modes))
         self.render_mode = render_mode
         self._window: Window | None = None  # with "human", once there is a frame
         self.illegal = illegal
@@ -111,92 +109,86 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             evaluator, device, workers=evaluator_workers, store=store
         )
         # What was given is the giver's to close.
-        self._owns_evaluator = isinstance(evaluator, (str, Path)) and not isinstance(
-            evaluator_workers, Runner
-        )
-        self.reward = (
-            lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
-        )
-        self.limits: tuple[Limit, ...] = read_limits(constraints)
-        names = (*needed(self.reward), *limited_resources(self.limits))
+        is_named = isinstance(evaluator, (str, Path))
+        self._owns_evaluator = is_named and not isinstance(evaluator_workers, Runner)
+        self.reward = load_reward(reward)
+        self._settings = LimitSettings.read(constraints, limits)
+        self.limits: tuple[Limit, ...] = self._settings.fixed  # of this episode
+        self._limited = self._settings.names
+        names = (*needed(self.reward), *self._limited)
         self.meter: Meter = load_meter(names, resources)
+        self.fit = fit
+        if fit:
+            check_fits(self.limits, self.meter, self._limited)
         if not 0 <= epsilon <= 1:
             raise ValueError(f"epsilon must be from 0 to 1, got {epsilon!r}")
         self.epsilon = epsilon
         self.strict = strict
         # Of ``info["reward_vector"]``: all are to be large.
         self.objectives: tuple[str, ...] = (ACCURACY, *self.meter.names)
-        # An episode's state. All of it is immutable but the observation, so that
-        # copies are cheap.
-        self._choices: tuple[float, ...] = ()  # the observation's ``choice``s so far
-        self._is_over = True
-        self._feasible: tuple[Mask, bool] | None = None  # of the decision at hand
 
-    def _lay_out(
-        self,
-        start: Architecture,
-        decisions: Sequence[D],
-        max_rows: int | None,
-    ) -> None:
-        """Fix what the episodes are about, and the observation's shape with it."""
-        if not decisions:
+    def _begin(self, episode: Episode, max_rows: int | None) -> None:
+        """Fix what the episodes are about, and the spaces with it."""
+        if not episode.decisions:
             raise ValueError(
                 f"there is nothing to decide about {self.teacher.name} with this "
-                f"granularity or these variables"
+                f"granularity, these variables or what is to be kept"
             )
-        self.start = start
-        self.decisions: tuple[D, ...] = tuple(decisions)
-        shown = rows(start, decisions)
-        height = len(shown) if max_rows is None else max_rows
-        if len(shown) > height:
-            raise ValueError(
-                f"max_rows={max_rows} is too few for {self.teacher.name}; it has "
-                f"{len(shown)} rows"
-            )
-        self._static = np.zeros((height, len(COLUMNS)), np.float32)
-        self._static[: len(shown)] = static_features(start, shown)
-        self._row_of = [i for i, row in enumerate(shown) if row.decides is not None]
-        self._observation = self._static.copy()
-        self.observation_space = gym.spaces.Box(
-            0.0, 1.0, self._static.shape, np.float32
-        )
+        self.episode = episode
+        name = self.teacher.name
+        self._layout = Layout(name, episode.start, episode.decisions, max_rows)
+        self._observation = self._layout.static.copy()
+        shape = self._observation.shape
+        self.observation_space = gym.spaces.Box(0.0, 1.0, shape, np.float32)
+        self.action_space = episode.make_space()
+        self._is_over = True
+        self._feasible: tuple[Mask, bool] | None = None  # of the decision at hand
+        self._student: Architecture | None = None  # once all is decided
 
-    # What a subclass says.
+    # What the episode says.
 
     @property
-    @abstractmethod
+    def start(self) -> Architecture:
+        """What the decisions are about."""
+        return self.episode.start
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """In their order."""
+        return self.episode.decisions
+
+    @property
+    def position(self) -> int:
+        """How many decisions have been made."""
+        return self.episode.position
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all decisions have been made, so that there is a student to score."""
+        return self.episode.is_complete
+
+    @property
+    def current(self) -> Decision:
+        """The decision at hand."""
+        return self.episode.current
+
+    @property
     def student(self) -> Architecture:
-        """What the decisions so far leave; with none, the start."""
+        """What the decisions so far leave; at the end of a fitted episode, fitted."""
+        if not self.is_complete:
+            return self.episode.student
+        if self._student is None:
+            self._student = self._fitted() if self.fit else self.episode.student
+        return self._student
 
-    def _restart(self) -> None:
-        """Forget all decisions."""
-
-    @abstractmethod
-    def _mask(self) -> Mask:
-        """1 for each legal action of the decision at hand, a fresh (A,) array."""
-
-    @abstractmethod
-    def _is_legal(self, action: Any) -> bool:
-        """Whether the decision at hand may be made so."""
-
-    @abstractmethod
-    def _least(self, action: Any) -> Least:
-        """What every student takes that the decision at hand, made so, can lead to."""
-
-    @abstractmethod
-    def _keep(self) -> Any:
-        """The action that leaves the decision's layers as they are."""
-
-    @abstractmethod
-    def _decide(self, action: Any) -> float:
-        """Make the decision at hand; gives the observation's ``choice`` for it."""
+    def _fitted(self) -> Architecture:
+        start, rates = self.episode.rates_of_widths()
+        takes = takes_of(self.meter, self._limited, self.teacher.architecture)
+        return fitted(start, rates, self.limits, takes)
 
     def _checked(self, action: Any) -> Any:
         """The action as a plain value; ValueError if it is not in the space."""
-        value = np.asarray(action)
-        if value.size != 1 or not self.action_space.contains(value.item()):
-            raise ValueError(f"action {action!r} is not in {self.action_space}")
-        return value.item()
+        return read_action(self.action_space, action)
 
     # The Gymnasium interface.
 
@@ -207,15 +199,18 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
 
         Args:
             options: ``{"decisions": [...]}`` replays the actions of a legal proper
-                prefix of an episode.
+                prefix of an episode. ``{"limits": {...}}``: bounds by name, in place of
+                what would be drawn or is fixed.
 
         Raises:
             ValueError: An option is unknown, or the prefix is not one.
         """
         super().reset(seed=seed)
         options = options or {}
-        if unknown := options.keys() - {"decisions"}:
-            raise ValueError(f"unknown options {sorted(unknown)}; known: decisions")
+        if unknown := options.keys() - {"decisions", "limits"}:
+            raise ValueError(
+                f"unknown options {sorted(unknown)}; known: decisions, limits"
+            )
         prefix = options.get("decisions", [])
         if not isinstance(prefix, (list, tuple)):
             raise ValueError(f"decisions must be a list of actions, got {prefix!r}")
@@ -224,21 +219,25 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
                 f"decisions must be a proper prefix of {len(self.decisions)}, got "
                 f"{len(prefix)}"
             )
-        self._choices = ()
-        self._is_over = False
-        self._feasible = None
-        self._restart()
-        self._observation = self._static.copy()
-        self._observation[self._row_of[0], CURRENT] = 1
+        self.limits = self._settings.draw(self.np_random, options.get("limits"))
+        self._is_over, self._feasible, self._student = False, None, None
+        self.episode.restart()
+        whole = self.teacher.architecture
+        asked = targets(self.limits, self.meter(whole, whole)) if self.limits else {}
+        self._observation = self._layout.fresh(asked)
+        self._observation[self._layout.row_of[0], CURRENT] = 1
         for action in map(self._checked, prefix):
-            if not self._is_legal(action):
+            if not self.episode.is_legal(action):
                 raise ValueError(
                     f"decision {self.position} ({self.current.name}) cannot be {action}"
                 )
             self._record(action)
+        self._layout.show(self._observation, self.episode, whole)
         if self.render_mode == "human":
             self.render()
-        return self._observation.copy(), self._mask_info()
+        return self._observation.copy(), self._mask_info() | self._settings.info(
+            self.limits
+        )
 
     def step(
         self, action: Any
@@ -261,53 +260,37 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             self.render()
         return self._observation.copy(), reward, self._is_over, False, info
 
-    @property
-    def position(self) -> int:
-        """How many decisions have been made."""
-        return len(self._choices)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all decisions have been made, so that there is a student to score."""
-        return self.position == len(self.decisions)
-
-    @property
-    def current(self) -> D:
-        """The decision at hand."""
-        return self.decisions[self.position]
-
     def _go_on(self, action: Any) -> tuple[float, dict[str, Any]]:
         """Make the decision at hand; the step's reward and info but for the score."""
-        is_illegal = not self._is_legal(action)
+        is_illegal = not self.episode.is_legal(action)
         reward, info = 0.0, {"reward_vector": (0.0,) * len(self.objectives)}
         if is_illegal and self.illegal == "end":
-            self._observation[self._row_of[self.position], CURRENT] = 0
+            row = self._layout.row_of[self.position]
+            self._observation[row, CURRENT] = 0
             self._is_over = True
             reward = DEGENERATE
             info |= describe_student(self.teacher, self.student)
             info |= failed("illegal action")
         else:
-            self._record(self._keep() if is_illegal else action)
+            self._record(self.episode.keep() if is_illegal else action)
+            whole = self.teacher.architecture
+            self._layout.show(self._observation, self.episode, whole)
         return reward, info | {"illegal": is_illegal} | self._mask_info()
 
     def _record(self, action: Any) -> None:
         """Make the decision at hand and go on to the next."""
-        here = self._observation[self._row_of[self.position]]
-        choice = self._decide(action)
-        here[CURRENT], here[DECIDED], here[CHOICE] = 0, 1, choice
-        self._choices += (choice,)
+        rows = self._layout.row_of
+        here = self._observation[rows[self.position]]
+        self.episode.decide(action)
+        here[CURRENT], here[DECIDED], here[CHOICE] = 0, 1, self.episode.choices[-1]
         self._feasible = None
         if self.is_complete:
             self._is_over = True
         else:
-            self._observation[self._row_of[self.position], CURRENT] = 1
-            self._advance()
-
-    def _advance(self) -> None:
-        """Prepare the next decision."""
+            self._observation[rows[self.position], CURRENT] = 1
 
     def _mask_info(self) -> dict[str, Any]:
-        if not isinstance(self.action_space, gym.spaces.Discrete):
+        if not self.episode.num_actions:
             return {}
         mask, is_infeasible = self._masked()
         more = {"infeasible": is_infeasible} if self.strict else {}
@@ -315,19 +298,30 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
 
     def _masked(self) -> tuple[Mask, bool]:
         """The mask, and whether strictness would have left nothing of it."""
-        mask = self._mask()
-        if not self.strict or self._is_over:
+        if self._is_over:
+            return np.ones(self.episode.num_actions, np.int8), False
+        mask = self.episode.mask()
+        if not self.strict:
             return mask, False
         if self._feasible is None:
-            least = {
-                int(a): self._least(int(a))._asdict() for a in np.flatnonzero(mask)
-            }
-            for action, takes in least.items():
-                mask[action] = all(limit.can_be_kept(takes) for limit in self.limits)
-            is_infeasible = not mask.any()
-            self._feasible = (self._mask() if is_infeasible else mask, is_infeasible)
+            strict = mask.copy()
+            for action in np.flatnonzero(mask):
+                least = self._least(int(action))._asdict()
+                strict[action] = all(each.can_be_kept(least) for each in self.limits)
+            is_infeasible = not strict.any()
+            self._feasible = (mask if is_infeasible else strict, is_infeasible)
         mask, is_infeasible = self._feasible
         return mask.copy(), is_infeasible
+
+    def _least(self, action: int) -> Least | Counts:
+        """What students behind an action take at least: if fitted, the narrowest."""
+        if not self.fit:
+            return self.episode.least(action)
+        twin = self.episode.copy()
+        twin.decide(action)
+        return twin.floor
+
+    # The end of an episode.
 
     def conclude(
         self, student: Architecture, result: Score | Failure
@@ -342,7 +336,10 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             self.epsilon,
             self.objectives,
         )
-        return conclude(worth, student, result)
+        reward, info = conclude(worth, student, result)
+        if self.fit and self.is_complete:
+            info["start"] = self.episode.student.to_json()
+        return reward, info | self._settings.info(self.limits)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """``info["action_mask"]`` as sb3-contrib asks for it."""
@@ -390,10 +387,11 @@ class CompressionEnv(gym.Env[Observation, Any], Generic[D]):
             self._window.close()
             self._window = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv[D]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv:
         """An independent copy of the running episode; what never changes is shared."""
         twin = copy.copy(self)
         twin._observation = self._observation.copy()
+        twin.episode = self.episode.copy()
         twin.action_space = copy.deepcopy(self.action_space)  # it has a generator
         twin._np_random = copy.deepcopy(self._np_random)
         memo[id(self)] = twin

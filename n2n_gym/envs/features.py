@@ -1,6 +1,7 @@
 """What the agent sees: an architecture and its decisions as rows of numbers in [0, 1].
 
-The columns mean the same for every teacher, so that a policy can move between teachers.
+``columns.py`` says what each column is, the same for every teacher, so that a policy
+can move between teachers.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from math import log2
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from n2n_gym.envs.columns import COLUMNS, KINDS, PLACE, PLACES
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
     VARIABLES,
@@ -22,27 +24,12 @@ from n2n_gym.networks.decisions import (
     units,
 )
 from n2n_gym.networks.layers import (
-    KINDS,
     AvgPool,
     Conv,
     DepthwiseConv,
     Join,
     MaxPool,
 )
-
-DECIDES: Final = ("unit", "branch", "layer", *VARIABLES)
-COLUMNS: Final = (
-    # x_t = (l, k, s, p, n, s_start, s_end) of the paper.
-    *("type", "kernel", "stride", "padding", "outputs", "skip_start", "skip_end"),
-    *(f"is_{kind}" for kind in KINDS),
-    *("depth", "inputs", "size", "params_share", "macs_share", "fixed"),
-    *(f"decides_{what}" for what in DECIDES),
-    # What changes during an episode.
-    *("current", "decided", "choice"),
-)
-CURRENT: Final = COLUMNS.index("current")
-DECIDED: Final = COLUMNS.index("decided")
-CHOICE: Final = COLUMNS.index("choice")
 
 
 class Row(NamedTuple):
@@ -52,30 +39,35 @@ class Row(NamedTuple):
     decides: str | None  # one of DECIDES; None if fixed
 
 
-def rows(
-    start: Architecture, decisions: Sequence[Removal] | Sequence[Shrinkage]
-) -> list[Row]:
+def rows(start: Architecture, decisions: Sequence[Removal | Shrinkage]) -> list[Row]:
     """The decisions in their order, and between them what none is about.
 
-    That is whole units, or single layers where the decisions are about such.
+    That is whole units, or single layers where the decisions are about such. Where
+    shrinkages follow removals, their rows follow, too.
     """
-    decided = [
-        Row(d.layers, d.form if isinstance(d, Removal) else d.variable)
-        for d in decisions
-    ]
+    first = [each for each in decisions if isinstance(each, Removal)] or decisions
+    decided = list(map(_row, first))
     touched = {p for row in decided if row.decides != "branch" for p in row.layers}
     is_single = any(row.decides == "layer" for row in decided)
     parts = [(p,) for p in single_layers(start)] if is_single else units(start)
     fixed = [Row(part, None) for part in parts if part[0] not in touched]
     # Python's sort is stable and the decisions are in order of position already.
-    return sorted(decided + fixed, key=lambda row: row.layers[0])
+    found = sorted(decided + fixed, key=lambda row: row.layers[0])
+    return found + list(map(_row, decisions[len(first) :]))
+
+
+def _row(decision: Removal | Shrinkage) -> Row:
+    if isinstance(decision, Removal):
+        return Row(decision.layers, decision.form)
+    return Row(decision.layers, decision.variable)
 
 
 def static_features(start: Architecture, of: Sequence[Row]) -> NDArray[np.float32]:
     """Everything about the rows that no decision changes.
 
     Returns:
-        (T, F) float32 in [0, 1]; the columns are ``COLUMNS``, the last three are zero.
+        (T, F) float32 in [0, 1]; the columns are ``COLUMNS``, and those that change
+        during an episode are zero.
     """
     skips = _skips(start)
     heads = [unit[0] for unit in units(start)]
@@ -83,7 +75,7 @@ def static_features(start: Architecture, of: Sequence[Row]) -> NDArray[np.float3
     for values, row in zip(features, of, strict=True):
         described = _describe(start, row, heads, skips)
         for column, value in described.items():
-            values[COLUMNS.index(column)] = min(1.0, value)
+            values[PLACE[column]] = min(1.0, value)
     return features
 
 
@@ -95,9 +87,9 @@ def _describe(
     if row.decides in VARIABLES:
         lead = row.layers[0]
     layer = start.layers[lead]
-    kinds = list(KINDS)
     described = {
-        "type": kinds.index(layer.kind) / (len(kinds) - 1),
+        "is_row": 1.0,
+        "type": KINDS.index(layer.kind) / PLACES,
         f"is_{layer.kind}": 1.0,
         "outputs": _log(start.shape_of(lead)[0], 16),
         "inputs": _log(start.shape_of(layer.inputs[0])[0], 16),

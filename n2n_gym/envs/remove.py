@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-import gymnasium as gym
-import numpy as np
-
-from n2n_gym.envs.compression import CompressionEnv, Mask
+from n2n_gym.envs.compression import CompressionEnv
+from n2n_gym.envs.episode import KEEP, REMOVE, RemovalEpisode, all_widths
+from n2n_gym.envs.limits import Mode, Ranges
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import Place, Store
-from n2n_gym.limits.bounds import Least, least_removed
 from n2n_gym.limits.constraints import Constraints
-from n2n_gym.networks.architecture import Architecture, Wiring
-from n2n_gym.networks.decisions import Removal, legal_removal, removals
+from n2n_gym.networks.decisions import kept_layers, removals
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import TeacherLike, Weights
 
-KEEP, REMOVE = 0, 1
+__all__ = ["KEEP", "REMOVE", "RemoveEnv"]
 
 
-class RemoveEnv(CompressionEnv[Removal]):
+class RemoveEnv(CompressionEnv):
     """
     ## Description
     A trained teacher network is to become a small student. The agent goes through the
@@ -41,13 +38,15 @@ class RemoveEnv(CompressionEnv[Removal]):
 
     ## Observation Space
     `Box(0, 1, (T, F), float32)`, one row for each decision, in order, and between them
-    one for each unit that always stays. The columns, `n2n_gym.envs.features.COLUMNS`,
-    describe the row's layers, what it decides, and in the last three whether it is
-    being decided now, whether it has been, and how (1: removed).
+    one for each unit that always stays. The columns, `n2n_gym.envs.columns.ABOUT`, say
+    what the row's layers are, what is decided about it and how, and, the same in every
+    row, how far the episode is, what the student so far takes, the least that it can
+    still come to, and each limit. They are fixed for ever; new ones are appended.
 
     ## Starting State
     The teacher, with nothing decided. `reset(options={"decisions": [...]})` starts
-    after a legal prefix of decisions instead.
+    after a legal prefix of decisions instead; `"limits": {"num_params": 1e6}` sets
+    bounds of this episode.
 
     ## Rewards
     0 until the last decision, then R = C(2 - C) * accuracy_student / accuracy_teacher,
@@ -96,6 +95,7 @@ class RemoveEnv(CompressionEnv[Removal]):
             teacher's inputs are normalised with; the training images' by default.
         granularity: What one decision is about: "unit" (units and branches), "block"
             (branches alone), or "layer" (the paper's: every single layer).
+        keep: Names of layers that stay as they are, or patterns: "layer4", "*.conv1".
         evaluator: How much is spent on a student's accuracy: "size" (nothing),
             "inherit" (the teacher's weights, no training), "elastic" (those of a
             teacher trained once to be cut), "short" (those, and some distillation),
@@ -112,8 +112,15 @@ class RemoveEnv(CompressionEnv[Removal]):
             the student's and the teacher's `Score`.
         constraints: The most that a student may take of each resource, and the least
             "accuracy": `{"num_params": 1e6, "latency_ms": 2.0, "accuracy": 0.9}`; or
-            `Limit`s, for weighted sums. Resources: "num_params", "num_macs",
+            `Limit`s, for weighted sums. With `limits="sample"`, a range of a bound:
+            `{"num_params": (2e5, 2e6)}`. Resources: "num_params", "num_macs",
             "onnx_bytes", "peak_bytes", "latency_ms", "energy_mj", "module:attribute".
+        limits: "fixed", or "sample": each reset draws the bounds from their ranges,
+            log-uniformly; `info["limit_<name>"]` has them.
+        fit: Whether the finished student is put on the surface of its limits: all its
+            widths times one factor, the largest that keeps them. An action is then a
+            proportion. `info["student"]` is the fitted one, `info["start"]` the other,
+            which stage two goes on from.
         resources: Your own, by name: functions of the student's and the teacher's
             `Architecture`.
         epsilon: What is left of the reward of a student that breaks a limit.
@@ -134,8 +141,7 @@ class RemoveEnv(CompressionEnv[Removal]):
     * v0: first version.
     """
 
-    # The action that leaves a decision's layers as they are.
-    metadata = CompressionEnv.metadata | {"keep": KEEP}
+    metadata = CompressionEnv.metadata | {"keep": KEEP}  # leaves layers as they are
 
     def __init__(
         self,
@@ -145,11 +151,14 @@ class RemoveEnv(CompressionEnv[Removal]):
         weights: Weights | None = None,
         normalisation: Statistics | None = None,
         granularity: str = "unit",
+        keep: str | Sequence[str] | None = None,
         evaluator: str | Evaluator = "inherit",
         evaluator_workers: Place = None,
         store: Store = True,
         reward: str | Reward = "n2n",
-        constraints: Constraints | None = None,
+        constraints: Constraints | Ranges | None = None,
+        limits: Mode = "fixed",
+        fit: bool = False,
         resources: Mapping[str, Resource] | None = None,
         epsilon: float = 0.0,
         strict: bool = False,
@@ -169,6 +178,8 @@ class RemoveEnv(CompressionEnv[Removal]):
             store=store,
             reward=reward,
             constraints=constraints,
+            limits=limits,
+            fit=fit,
             resources=resources,
             epsilon=epsilon,
             strict=strict,
@@ -178,46 +189,9 @@ class RemoveEnv(CompressionEnv[Removal]):
             render_mode=render_mode,
         )
         start = self.teacher.architecture
-        self._lay_out(start, removals(start, granularity), max_rows)
-        self.action_space = gym.spaces.Discrete(2)
-        self._untouched = start.rewire(frozenset(), frozenset())
-        self._restart()
-
-    @property
-    def student(self) -> Architecture:
-        return self.start.keep(self._left)
-
-    def _restart(self) -> None:
-        self._removed: tuple[Removal, ...] = ()
-        self._left = self._untouched
-        self._without = self._try_next()
-
-    def _try_next(self) -> Wiring | None:
-        """What removing the decision at hand would leave, None if that is illegal."""
-        if self.position == len(self.decisions):
-            return None
-        return legal_removal(self.start, self._removed, self._left, self.current)
-
-    def _mask(self) -> Mask:
-        can_remove = self._is_over or self._without is not None
-        return np.array([1, can_remove], np.int8)
-
-    def _is_legal(self, action: Any) -> bool:
-        return action == KEEP or self._without is not None
-
-    def _least(self, action: Any) -> Least:
-        taken = (*self._removed, self.current) if action == REMOVE else self._removed
-        return least_removed(self.start, taken, self.decisions[self.position + 1 :])
-
-    def _keep(self) -> int:
-        return KEEP
-
-    def _decide(self, action: Any) -> float:
-        if action == REMOVE:
-            assert self._without is not None
-            self._removed += (self.current,)
-            self._left = self._without
-        return float(action)
-
-    def _advance(self) -> None:
-        self._without = self._try_next()
+        kept = kept_layers(start, keep)
+        decisions = removals(start, granularity, keep=kept)
+        names = frozenset(start.layers[position].name for position in kept)
+        widths = all_widths(names)
+        episode = RemovalEpisode(start, decisions, kept=kept, fit=fit, widths=widths)
+        self._begin(episode, max_rows)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import gymnasium as gym
-import numpy as np
-
-from n2n_gym.envs.compression import CompressionEnv, Mask
+from n2n_gym.envs.compression import CompressionEnv
+from n2n_gym.envs.episode import UNCHANGED, all_widths
+from n2n_gym.envs.limits import Mode, Ranges
+from n2n_gym.envs.shrinking import ShrinkageEpisode, check_rates
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import Place, Store
-from n2n_gym.limits.bounds import Least, least_shrunk
 from n2n_gym.limits.constraints import Constraints
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import RATES, Shrinkage, shrink, shrinkages
+from n2n_gym.networks.decisions import RATES, kept_layers, shrinkages
 from n2n_gym.networks.descent import refuse_stranger
-from n2n_gym.networks.layers import ShapeError
 from n2n_gym.networks.reading import read_architecture
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
@@ -25,11 +23,10 @@ from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import TeacherLike, Weights
 
-LOWEST, HIGHEST = RATES[0], RATES[-1]
 ACTIONS: Final = ("discrete", "continuous")
 
 
-class ShrinkEnv(CompressionEnv[Shrinkage]):
+class ShrinkEnv(CompressionEnv):
     """
     ## Description
     What is left of a teacher network after removal shrinks further. The agent goes
@@ -44,15 +41,15 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
     `Discrete(10)`: action i is the rate (i + 1) / 10. With `action="continuous"`,
     `Box(-1, 1, (1,), float32)`, mapped linearly to the rates 0.1 to 1. A width becomes
     the nearest positive multiple of what its convolutions' groups ask for; a kernel
-    becomes the largest odd number up to its rate, padding following. Every such action
-    is legal; paddings, if they are among the variables, have illegal ones, which
-    `info["action_mask"]` and `action_masks()` tell.
+    becomes the odd length nearest to its rate, ties up, padding following. Every such
+    action is legal, but of rates that lead to the same kernel `info["action_mask"]` and
+    `action_masks()` offer one, the highest. Paddings, if they are among the variables,
+    have illegal actions too.
 
     ## Observation Space
     `Box(0, 1, (T, F), float32)`, one row for each decision, in order, and between them
     one for each unit that no decision is about. The columns are those of N2NRemove;
-    the last three tell whether the row is being decided now, whether it has been, and
-    at what rate.
+    `choice` is a rate.
 
     ## Starting State
     The start network with nothing decided. `reset(options={"decisions": [...]})`
@@ -78,10 +75,15 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
         start: What removal has left of the teacher: an `Architecture`, its JSON, or the
             path of a file with it. The teacher itself by default.
         variables: What to shrink, of "width", "kernel" and "padding".
+        granularity: What one decision is about: "group" (tied widths, and each kernel),
+            or "stage" (all layers of equal width and resolution).
+        kernels: What a kernel's rate means: "nearest" odd length, or "floor", the
+            largest that is not above it.
+        rates: Those that are offered, of 0.1 to 1; all by default.
         action: "discrete" or "continuous".
-        teacher, task, weights, normalisation, evaluator, evaluator_workers, store,
-            reward, constraints, resources, epsilon, strict, illegal, max_rows, device,
-            train_teacher, render_mode: As in N2NRemove.
+        teacher, task, weights, normalisation, keep, evaluator, evaluator_workers,
+            store, reward, constraints, limits, fit, resources, epsilon, strict,
+            illegal, max_rows, device, train_teacher, render_mode: As in N2NRemove.
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
@@ -91,24 +93,29 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
     * v0: first version.
     """
 
-    # The action that leaves a decision's layers as they are.
-    metadata = CompressionEnv.metadata | {"keep": len(RATES) - 1}
+    metadata = CompressionEnv.metadata | {"keep": UNCHANGED}  # leaves sizes as they are
 
     def __init__(
         self,
         teacher: TeacherLike = "resnet18",
         task: str | Task | None = None,
         *,
+        start: Architecture | str | Path | None = None,
         weights: Weights | None = None,
         normalisation: Statistics | None = None,
-        start: Architecture | str | Path | None = None,
         variables: Sequence[str] = ("width", "kernel"),
+        granularity: str = "group",
+        kernels: str = "nearest",
+        rates: Sequence[float] = RATES,
         action: Literal["discrete", "continuous"] = "discrete",
+        keep: str | Sequence[str] | None = None,
         evaluator: str | Evaluator = "inherit",
         evaluator_workers: Place = None,
         store: Store = True,
         reward: str | Reward = "n2n",
-        constraints: Constraints | None = None,
+        constraints: Constraints | Ranges | None = None,
+        limits: Mode = "fixed",
+        fit: bool = False,
         resources: Mapping[str, Resource] | None = None,
         epsilon: float = 0.0,
         strict: bool = False,
@@ -124,6 +131,7 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
             raise ValueError(
                 "strict=True masks actions, and action='continuous' has no mask"
             )
+        check_rates(rates)
         super().__init__(
             teacher,
             task,
@@ -134,6 +142,8 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
             store=store,
             reward=reward,
             constraints=constraints,
+            limits=limits,
+            fit=fit,
             resources=resources,
             epsilon=epsilon,
             strict=strict,
@@ -142,61 +152,25 @@ class ShrinkEnv(CompressionEnv[Shrinkage]):
             train_teacher=train_teacher,
             render_mode=render_mode,
         )
-        begin = load_start(start, self.teacher.architecture)
-        self._lay_out(begin, shrinkages(begin, variables), max_rows)
-        self.action_space = (
-            gym.spaces.Discrete(len(RATES))
-            if action == "discrete"
-            else gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        whole = self.teacher.architecture
+        begin = load_start(start, whole)
+        names = {whole.layers[position].name for position in kept_layers(whole, keep)}
+        decisions = shrinkages(
+            begin,
+            variables,
+            kernels=kernels,
+            scope=granularity,
+            keep={begin.positions[name] for name in names & begin.positions.keys()},
         )
-        self._is_discrete = action == "discrete"
-
-    @property
-    def student(self) -> Architecture:
-        return self._shrunk(self._choices)
-
-    def _shrunk(self, rates: Sequence[float]) -> Architecture:
-        made = zip(self.decisions[: len(rates)], rates, strict=True)
-        return shrink(self.start, dict(made))
-
-    def _rate(self, action: Any) -> float:
-        if self._is_discrete:
-            return float(RATES[action])
-        return float(np.interp(action, (-1, 1), (LOWEST, HIGHEST)))
-
-    def _mask(self) -> Mask:
-        if self._is_over or self.current.variable != "padding":
-            return np.ones(len(RATES), np.int8)
-        return np.array([self._is_legal(a) for a in range(len(RATES))], np.int8)
-
-    def _is_legal(self, action: Any) -> bool:
-        if self.current.variable != "padding":
-            return True
-        try:
-            self._shrunk((*self._choices, self._rate(action)))
-        except ShapeError:
-            return False
-        return True
-
-    def _least(self, action: Any) -> Least:
-        rates = (*self._choices, self._rate(action))
-        made = zip(self.decisions[: len(rates)], rates, strict=True)
-        return least_shrunk(self.start, dict(made), self.decisions[len(rates) :])
-
-    def _keep(self) -> Any:
-        return len(RATES) - 1 if self._is_discrete else 1.0
-
-    def _decide(self, action: Any) -> float:
-        return self._rate(action)
-
-    def _checked(self, action: Any) -> Any:
-        if self._is_discrete:
-            return super()._checked(action)
-        value = np.asarray(action)
-        is_number = np.issubdtype(value.dtype, np.number) and value.size == 1
-        if not is_number or not -1 <= value.item() <= 1:
-            raise ValueError(f"action {action!r} is not in {self.action_space}")
-        return value.item()
+        episode = ShrinkageEpisode(
+            begin,
+            decisions,
+            is_discrete=action == "discrete",
+            rates=rates,
+            fit=fit,
+            widths=all_widths(frozenset(names)),
+        )
+        self._begin(episode, max_rows)
 
 
 def load_start(

@@ -12,17 +12,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
+from n2n_gym.envs.both import CompressEnv
 from n2n_gym.envs.compression import CompressionEnv, Observation
 from n2n_gym.envs.remove import RemoveEnv
 from n2n_gym.envs.shrink import ShrinkEnv
 from n2n_gym.evaluators.evaluator import evaluate
 
-SHARED: Final = (
-    "teacher",
-    "evaluator",
-    "meter",
-    "limits",
-)  # what a batch of students has in common
+# What a batch of students has in common.
+SHARED: Final = ("teacher", "evaluator", "meter")
 
 
 class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]]):
@@ -64,7 +61,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
 
     def __init__(
         self,
-        env: CompressionEnv[Any],
+        env: CompressionEnv,
         num_envs: int = 1,
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
@@ -294,6 +291,17 @@ def _positions(mask: NDArray[np.bool_]) -> list[int]:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
+
+
+def make_compress_vector(
+    num_envs: int = 1,
+    *,
+    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    **arguments: Any,
+) -> CompressionVectorEnv:
+    """Rows of ``CompressEnv(**arguments)``."""
+    env = CompressEnv(**arguments)
+    return CompressionVectorEnv(env, num_envs, autoreset_mode=autoreset_mode)
 
 
 def make_remove_vector(

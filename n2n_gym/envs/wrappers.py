@@ -143,7 +143,7 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
         return observation, vector, terminated, truncated, info
 
 
-def _compression(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> CompressionEnv[Any]:
+def _compression(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> CompressionEnv:
     """The environment underneath."""
     env = wrapper.unwrapped
     if not isinstance(env, CompressionEnv):

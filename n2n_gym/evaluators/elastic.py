@@ -82,9 +82,11 @@ def random_student(
     if rng.random() < 1 / 3:
         return student
     low = rng.choice(RATES)
+    # An elastic teacher stays what it was, and with it the scores of its students.
+    shrunk = shrinkages(student, kernels="floor")
     return shrink(
         student,
-        {s: rng.choice([r for r in RATES if r >= low]) for s in shrinkages(student)},
+        {s: rng.choice([r for r in RATES if r >= low]) for s in shrunk},
     )
 
 

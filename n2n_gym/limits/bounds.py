@@ -100,9 +100,48 @@ def least_removed(
     bypassed, dropped = _concerned(taken)
     also_bypassed, also_dropped = _concerned(undecided)
     sure = start.needed(bypassed | also_bypassed, dropped | also_dropped)
-    num_params = num_macs = 0
+    costs = _least_costs(
+        start.layers, start, bypassed, dropped, also_bypassed, also_dropped
+    )
+    return Least(
+        sum(params for position, (params, _) in costs.items() if position in sure),
+        sum(macs for position, (_, macs) in costs.items() if position in sure),
+    )
+
+
+def least_of_each(
+    start: Architecture, undecided: Iterable[Removal], layers: Sequence[Layer]
+) -> list[tuple[int, int]]:
+    """Parameters and MACs that each layer takes at least, in any student that has it.
+
+    Args:
+        layers: The start's, perhaps narrower.
+    """
+    bypassed, dropped = _concerned(undecided)
+    costs = _least_costs(layers, start, set(), set(), bypassed, dropped)
+    least = []
+    for position, layer in enumerate(layers):
+        found = costs.get(position)
+        if found is None and not isinstance(layer, Join):
+            # It may go, and where it stays it reads what it would have read.
+            stays = bypassed - {position}
+            found = _least_costs(layers, start, set(), set(), stays, dropped)[position]
+        least.append(found or (0, 0))
+    return least
+
+
+def _least_costs(
+    layers: Sequence[Layer],
+    start: Architecture,
+    bypassed: set[int],
+    dropped: set[int],
+    also_bypassed: set[int],
+    also_dropped: set[int],
+) -> dict[int, tuple[int, int]]:
+    """Of the layers that neither go nor may go: the least that each costs."""
+    found: dict[int, tuple[int, int]] = {}
     values = _Values(start)
-    for position, layer in enumerate(start.layers):
+    for position, layer in enumerate(layers):
         if position in bypassed:
             values.add(values.shape[layer.inputs[0]], values.is_sure[layer.inputs[0]])
             continue
@@ -120,11 +159,10 @@ def least_removed(
         emitted = _emitted(layer, read, start.shape_of(position))
         if position in also_bypassed:
             emitted = tuple(map(min, emitted, read))
-        elif position in sure:
-            num_params += layer.num_params(read)
-            num_macs += _macs(layer, read)
+        else:
+            found[position] = layer.num_params(read), _macs(layer, read)
         values.add(emitted, values.is_sure[layer.inputs[0]])
-    return Least(num_params, num_macs)
+    return found
 
 
 class _Values:

@@ -6,6 +6,7 @@ None of it needs a score: what is kept is computed or measured on the architectu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import RATES, Shrinkage, shrink, shrinkages
@@ -90,6 +91,48 @@ def widest_rates(
     if not is_within(shrink(teacher, thinnest)):
         raise OutOfReach("no width is within the limits")
     return thinnest
+
+
+def widest_in_proportion(
+    start: Architecture,
+    rates: Mapping[Shrinkage, float],
+    is_within: Callable[[Architecture], bool],
+) -> Architecture:
+    """All widths times one factor: the largest with which the student is within limits.
+
+    Every width that some factor leads to is considered, so that the next one up would
+    break a limit. Where none is within them, it is the student of the least widths.
+
+    Args:
+        rates: Of all widths that are scaled, and of kernels, which stay at theirs.
+        is_within: Whether limits are kept; what keeps them does so with less, too.
+    """
+    widths = {each: rate for each, rate in rates.items() if each.variable == "width"}
+    found = (_steps(start, each, rate) for each, rate in widths.items())
+    steps = sorted(set(chain.from_iterable(found)))
+
+    def scaled(factor: float) -> Architecture:
+        wider = {each: min(1.0, factor * rate) for each, rate in widths.items()}
+        return shrink(start, {**rates, **wider})
+
+    best = scaled(0.0)
+    low, high = 0, len(steps)  # steps below `low` are within the limits
+    while low < high:
+        middle = (low + high) // 2
+        student = scaled(steps[middle])
+        if is_within(student):
+            best, low = student, middle + 1
+        else:
+            high = middle
+    return best
+
+
+def _steps(start: Architecture, width: Shrinkage, rate: float) -> list[float]:
+    """Factors of a rate from which on a width is one step wider."""
+    whole = start.shape_of(width.layers[0])[0]
+    count = -(-whole // width.multiple)
+    each = width.multiple / (rate * whole)
+    return [min((k - 0.5) * each, 1 / rate) for k in range(2, count + 1)]
 
 
 def refuse_below(smallest: Architecture, num_params: int) -> None:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
-from typing import Final
+from typing import Final, TypeVar
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import IMAGE, Elementwise
 
 BYTES: Final = 4  # of a float32
+F = TypeVar("F", bound=Callable[..., float])
 
 
+def computed(function: F) -> F:
+    """Mark a resource as one that needs no measuring."""
+    function.is_computed = True  # type: ignore[attr-defined]
+    return function
+
+
+@computed
 def num_params(student: Architecture, teacher: Architecture) -> float:
     """Trainable parameters."""
     return student.num_params
 
 
+@computed
 def num_macs(student: Architecture, teacher: Architecture) -> float:
     """Multiply-accumulates for one image."""
     return student.num_macs
 
 
+@computed
 def peak_bytes(student: Architecture, teacher: Architecture) -> float:
     """Bytes of activations that are alive together at most, for one image in float32.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,7 @@ class PredictedLatency:
 
     table: LatencyTable
     whole: float
+    is_computed: ClassVar[bool] = True
 
     def __call__(self, student: Architecture, teacher: Architecture) -> float:
         return self.whole * (1.0 if student == teacher else self.table.ratio(student))

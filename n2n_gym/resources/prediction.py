@@ -44,6 +44,8 @@ class FileSize:
     normalisation after a convolution goes into its weights.
     """
 
+    is_computed: Final = True
+
     def __init__(self, weights: NDArray[np.float64]) -> None:
         self.weights = weights
 

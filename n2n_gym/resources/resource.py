@@ -26,6 +26,14 @@ class Resource(Protocol):
     def __call__(self, student: Architecture, teacher: Architecture) -> float: ...
 
 
+def is_computed(resource: Resource) -> bool:
+    """Whether it follows from the layers, so that many students are told in a moment.
+
+    A function of the user's may say so by an attribute of this name.
+    """
+    return bool(getattr(resource, "is_computed", False))
+
+
 class ResourceError(ValueError):
     """A resource could not be measured."""
 

@@ -19,6 +19,7 @@ from n2n_gym.networks.decisions import (
 # Of students in blocks:
 LOWEST: Final = 1 / 32  # rate, about which their widths are
 SPREAD: Final = 0.5  # of the logarithm of a width's rate
+KERNELS: Final = "floor"  # so that many are 1x1
 WHOLE: Final = 0.7  # share of the kernels that are left alone
 
 
@@ -44,7 +45,7 @@ def students_in_blocks(
         start = _with_some_removed(teacher, rng.random() ** 2, rng)
         rate = np.exp(rng.uniform(np.log(LOWEST), 0.0))
         rates = {}
-        for each in shrinkages(start, block=block):
+        for each in shrinkages(start, block=block, kernels=KERNELS):
             if each.variable == "width":
                 rates[each] = float(min(1.0, rate * np.exp(SPREAD * rng.normal())))
             elif rng.random() > WHOLE:
@@ -58,7 +59,8 @@ def _random_student(teacher: Architecture, rng: np.random.Generator) -> Architec
     lowest, highest = sorted(rng.integers(len(RATES), size=2))
     start = _with_some_removed(teacher, share, rng)
     rates = RATES[lowest : highest + 1]
-    return shrink(start, {d: float(rng.choice(rates)) for d in shrinkages(start)})
+    decisions = shrinkages(start, kernels=KERNELS)
+    return shrink(start, {d: float(rng.choice(rates)) for d in decisions})
 
 
 def _with_some_removed(

@@ -1,5 +1,6 @@
 """What can be decided about an architecture: what to remove, how far to shrink."""
 
+from n2n_gym.networks.decisions.keeping import kept_layers
 from n2n_gym.networks.decisions.removal import (
     GRANULARITIES,
     Removal,
@@ -11,19 +12,27 @@ from n2n_gym.networks.decisions.removal import (
     without,
 )
 from n2n_gym.networks.decisions.shrinkage import (
+    KERNELS,
     RATES,
+    SCOPES,
     VARIABLES,
     Shrinkage,
+    kernels_at,
     shrink,
     shrinkages,
+    widths_at,
 )
 
 __all__ = [
     "GRANULARITIES",
+    "KERNELS",
     "RATES",
+    "SCOPES",
     "VARIABLES",
     "Removal",
     "Shrinkage",
+    "kept_layers",
+    "kernels_at",
     "legal_removal",
     "removals",
     "remove",
@@ -31,5 +40,6 @@ __all__ = [
     "shrinkages",
     "single_layers",
     "units",
+    "widths_at",
     "without",
 ]

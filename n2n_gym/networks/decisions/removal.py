@@ -112,7 +112,9 @@ def _candidates(start: Architecture, granularity: str) -> list[Removal]:
     return sorted(found, key=lambda removal: (removal.layers[0], -len(removal.layers)))
 
 
-def removals(start: Architecture, granularity: str = "unit") -> tuple[Removal, ...]:
+def removals(
+    start: Architecture, granularity: str = "unit", *, keep: Set[int] = frozenset()
+) -> tuple[Removal, ...]:
     """The removals that can be decided on, in the environment's order.
 
     Each saves parameters or multiply-accumulates when taken alone, and no two of them
@@ -123,6 +125,7 @@ def removals(start: Architecture, granularity: str = "unit") -> tuple[Removal, .
             ``"layer"``, the paper's: every single layer but strided convolutions,
             linear layers and average pools; activations and max pools need not save
             anything.
+        keep: Positions of layers that stay.
 
     Raises:
         ValueError: The granularity is unknown.
@@ -136,7 +139,9 @@ def removals(start: Architecture, granularity: str = "unit") -> tuple[Removal, .
     for removal in _candidates(start, granularity):
         if start.first in removal.layers or start.classifier in removal.layers:
             continue
-        wiring = legal_removal(start, (), untouched, removal)
+        if not keep.isdisjoint(removal.layers):
+            continue
+        wiring = legal_removal(start, (), untouched, removal, keep=keep)
         if wiring is None or (removal.must_save and wiring[1:] == untouched[1:]):
             continue
         left = frozenset(wiring.inputs.items())
@@ -156,7 +161,12 @@ def _wire(start: Architecture, taken: Iterable[Removal]) -> Wiring:
 
 
 def legal_removal(
-    start: Architecture, taken: Iterable[Removal], left: Wiring, removal: Removal
+    start: Architecture,
+    taken: Iterable[Removal],
+    left: Wiring,
+    removal: Removal,
+    *,
+    keep: Set[int] = frozenset(),
 ) -> Wiring | None:
     """What a further removal leaves, or None if it is illegal.
 
@@ -166,12 +176,15 @@ def legal_removal(
     Args:
         taken: The removals decided on before.
         left: What they left of the start.
+        keep: Layers that nothing may be left without.
     """
     if left.inputs.keys().isdisjoint(removal.layers):
         return None
     try:
         wiring = _wire(start, (*taken, removal))
     except ShapeError:
+        return None
+    if not keep <= wiring.inputs.keys():
         return None
     grows = wiring.num_params > left.num_params or wiring.num_macs > left.num_macs
     return None if grows and removal.must_save else wiring

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from math import floor, lcm
 from typing import Final
 
@@ -13,6 +13,10 @@ from n2n_gym.networks.layers import Conv, DepthwiseConv, Pair
 
 RATES: Final = tuple(tenths / 10 for tenths in range(1, 11))
 VARIABLES: Final = ("width", "kernel", "padding")
+# What a rate of a kernel's length means.
+KERNELS: Final = ("nearest", "floor")
+# What shrinks together: tied layers, or all layers of equal width and resolution.
+SCOPES: Final = ("group", "stage")
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,15 @@ class Shrinkage:
         name: Of the first layer concerned.
         layers: Positions of the layers that shrink together, ascending.
         multiple: New widths are multiples of this.
+        rule: Which odd length a kernel has at a rate: ``"nearest"``, or ``"floor"``,
+            the largest that is not above the rate.
     """
 
     variable: str
     name: str
     layers: tuple[int, ...]
     multiple: int = 1
+    rule: str = "nearest"
 
 
 def shrinkages(
@@ -37,6 +44,9 @@ def shrinkages(
     variables: Sequence[str] = ("width", "kernel"),
     *,
     block: int = 1,
+    kernels: str = "nearest",
+    scope: str = "group",
+    keep: Set[int] = frozenset(),
 ) -> tuple[Shrinkage, ...]:
     """The shrinkages that can be decided on, in the environment's order.
 
@@ -46,31 +56,61 @@ def shrinkages(
     Args:
         block: New widths are multiples of it, save for layers that are no wider, and
             those that keep their width.
+        kernels: One of ``KERNELS``: the rule of kernels' lengths.
+        scope: ``"stage"``: layers of equal width and resolution, and kernels of equal
+            length in them, are one decision.
+        keep: Positions of layers that stay as they are, and with them what is tied to
+            them.
 
     Raises:
-        ValueError: A variable is unknown.
+        ValueError: A variable, a rule or a scope is unknown.
     """
     for variable in variables:
-        if variable not in VARIABLES:
-            raise ValueError(
-                f"unknown variable {variable!r}; known: {', '.join(VARIABLES)}"
-            )
+        _check_known("variable", variable, VARIABLES)
+    _check_known("kernels", kernels, KERNELS)
+    _check_known("scope", scope, SCOPES)
     groups = Channels(start).groups
     found = []
     for position, layer in enumerate(start.layers):
         group = groups.get(position)
         if "width" in variables and group is not None and not group.is_fixed:
-            if group.width > group.multiple:
+            is_free = keep.isdisjoint(group.producers)
+            if is_free and group.width > group.multiple:
                 multiple = lcm(group.multiple, block)
                 if group.width <= multiple:
                     multiple = group.multiple
                 found.append(Shrinkage("width", layer.name, group.producers, multiple))
-        if isinstance(layer, (Conv, DepthwiseConv)):
+        if isinstance(layer, (Conv, DepthwiseConv)) and position not in keep:
             if "kernel" in variables and _has_free_kernel(layer):
-                found.append(Shrinkage("kernel", layer.name, (position,)))
+                one = (position,)
+                found.append(Shrinkage("kernel", layer.name, one, rule=kernels))
             if "padding" in variables and max(layer.padding) > 0:
                 found.append(Shrinkage("padding", layer.name, (position,)))
-    return tuple(found)
+    return _by_stage(start, found) if scope == "stage" else tuple(found)
+
+
+def _check_known(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+
+
+def _by_stage(start: Architecture, found: Sequence[Shrinkage]) -> tuple[Shrinkage, ...]:
+    """Decisions about layers of equal width and resolution, each made one."""
+    stages: dict[tuple[object, ...], list[Shrinkage]] = {}
+    for each in found:
+        sizes: tuple[object, ...] = ()
+        if each.variable != "width":
+            convolution = _convolution(start, each.layers[0])
+            sizes = convolution.kernel, convolution.padding, convolution.dilation
+        key = each.variable, start.shape_of(each.layers[0]), each.multiple, sizes
+        stages.setdefault(key, []).append(each)
+    merged = [
+        replace(
+            parts[0], layers=tuple(sorted(p for part in parts for p in part.layers))
+        )
+        for parts in stages.values()
+    ]
+    return tuple(merged)
 
 
 def shrink(start: Architecture, rates: Mapping[Shrinkage, float]) -> Architecture:
@@ -84,22 +124,35 @@ def shrink(start: Architecture, rates: Mapping[Shrinkage, float]) -> Architectur
     paddings: dict[int, Pair] = {}
     for shrinkage, rate in rates.items():
         if shrinkage.variable == "width":
+            widths |= widths_at(start, shrinkage, rate)
+        elif shrinkage.variable == "kernel":
+            for position, shrunk in kernels_at(start, shrinkage, rate).items():
+                kernels[position], paddings[position] = shrunk
+    for shrinkage, rate in rates.items():
+        if shrinkage.variable == "padding":  # of what the kernel has left of it
             for position in shrinkage.layers:
-                width = start.shape_of(position)[0]
-                widths[position] = shrunk_width(width, rate, shrinkage.multiple)
-    for shrinkage, rate in rates.items():
-        if shrinkage.variable == "kernel":
-            (position,) = shrinkage.layers
-            kernels[position], paddings[position] = _shrunk_kernel(
-                _convolution(start, position), rate
-            )
-    for shrinkage, rate in rates.items():
-        if shrinkage.variable == "padding":
-            (position,) = shrinkage.layers
-            old = paddings.get(position, _convolution(start, position).padding)
-            height, width = (floor(_times(rate, p)) for p in old)
-            paddings[position] = height, width
+                old = paddings.get(position, _convolution(start, position).padding)
+                height, width = (floor(_times(rate, p)) for p in old)
+                paddings[position] = height, width
     return start.shrink(widths=widths, kernels=kernels, paddings=paddings)
+
+
+def widths_at(start: Architecture, decision: Shrinkage, rate: float) -> dict[int, int]:
+    """The width of each layer of a decision about widths."""
+    return {
+        position: shrunk_width(start.shape_of(position)[0], rate, decision.multiple)
+        for position in decision.layers
+    }
+
+
+def kernels_at(
+    start: Architecture, decision: Shrinkage, rate: float
+) -> dict[int, tuple[Pair, Pair]]:
+    """Kernel and padding of each layer of a decision about kernels."""
+    return {
+        position: _shrunk_kernel(_convolution(start, position), rate, decision.rule)
+        for position in decision.layers
+    }
 
 
 def shrunk_width(width: int, rate: float, multiple: int = 1) -> int:
@@ -108,8 +161,14 @@ def shrunk_width(width: int, rate: float, multiple: int = 1) -> int:
     return min(max(nearest, multiple), width)
 
 
-def shrunk_length(length: int, rate: float) -> int:
-    """The largest odd number up to max(1, rate * length)."""
+def shrunk_length(length: int, rate: float, rule: str = "nearest") -> int:
+    """The odd number nearest to rate * length, ties up.
+
+    Args:
+        rule: ``"floor"``: the largest odd one up to max(1, rate * length).
+    """
+    if rule == "nearest":
+        return 2 * floor(_times(rate, length) / 2) + 1
     whole = max(1, floor(_times(rate, length)))
     return whole if whole % 2 else whole - 1
 
@@ -135,13 +194,16 @@ def _has_free_kernel(layer: Conv | DepthwiseConv) -> bool:
     )
 
 
-def _shrunk_kernel(layer: Conv | DepthwiseConv, rate: float) -> tuple[Pair, Pair]:
+def _shrunk_kernel(
+    layer: Conv | DepthwiseConv, rate: float, rule: str
+) -> tuple[Pair, Pair]:
     """The kernel at this rate, and the padding that keeps the map's size."""
-    kernel = shrunk_length(layer.kernel[0], rate), shrunk_length(layer.kernel[1], rate)
-    height, width = (
+    height, width = layer.kernel
+    kernel = shrunk_length(height, rate, rule), shrunk_length(width, rate, rule)
+    top, left = (
         old
         if layer.kernel[axis] == 1
         else layer.dilation[axis] * (kernel[axis] - 1) // 2
         for axis, old in enumerate(layer.padding)
     )
-    return kernel, (height, width)
+    return kernel, (top, left)

@@ -1,0 +1,190 @@
+"""The limits of an episode: fixed, drawn or given; and students put on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from n2n_gym.envs.columns import OTHER, RESOURCES
+from n2n_gym.limits.constraints import (
+    ACCURACY,
+    Constraints,
+    Limit,
+    limited_resources,
+    read_limits,
+)
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import Shrinkage
+from n2n_gym.networks.scaling import widest_in_proportion
+from n2n_gym.resources import Meter
+from n2n_gym.resources.resource import is_computed
+
+MODES: Final = ("fixed", "sample")
+_COUNTED: Final = ("num_params", "num_macs")
+
+# Of a resource: the least and the most that a limit on it may be drawn as.
+Ranges = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """Where an episode's limits come from.
+
+    Attributes:
+        fixed: Those of every episode.
+        ranges: Of those that each reset draws, log-uniformly.
+    """
+
+    fixed: tuple[Limit, ...]
+    ranges: Ranges
+
+    @classmethod
+    def read(cls, constraints: Constraints | Ranges | None, mode: str) -> LimitSettings:
+        """As the environments take them.
+
+        Raises:
+            ValueError: The mode is unknown, or a bound or a range makes no sense.
+        """
+        if mode not in MODES:
+            raise ValueError(f"unknown limits={mode!r}; known: {', '.join(MODES)}")
+        if not isinstance(constraints, Mapping):
+            if mode == "sample":
+                raise ValueError(
+                    'limits="sample" needs ranges: constraints={"num_params": (1e5, '
+                    "1e6)}"
+                )
+            return cls(read_limits(constraints), {})
+        ranges = {n: b for n, b in constraints.items() if isinstance(b, (tuple, list))}
+        if bool(ranges) != (mode == "sample"):
+            raise ValueError(
+                f"a range of limits goes with limits='sample', and only a range does; "
+                f"got {dict(constraints)} and limits={mode!r}"
+            )
+        for name, bounds in ranges.items():
+            if len(bounds) != 2:
+                raise ValueError(f"a range is (least, most), got {bounds!r} for {name}")
+            read_limits({name: bounds[0]})
+            read_limits({name: bounds[1]})
+            if bounds[0] > bounds[1]:
+                raise ValueError(f"the range of {name} ends before it begins: {bounds}")
+        plain: dict[str, Any] = {
+            n: b for n, b in constraints.items() if n not in ranges
+        }
+        return cls(read_limits(plain), {n: (b[0], b[1]) for n, b in ranges.items()})
+
+    @property
+    def names(self) -> list[str]:
+        """Resources that some limit is on."""
+        drawn = [name for name in self.ranges if name != ACCURACY]
+        return list(dict.fromkeys((*limited_resources(self.fixed), *drawn)))
+
+    def draw(
+        self, rng: np.random.Generator, given: Mapping[str, float] | None
+    ) -> tuple[Limit, ...]:
+        """The limits of an episode.
+
+        Args:
+            given: Bounds by name, in place of what would be drawn or is fixed.
+
+        Raises:
+            ValueError: A bound is given of what no limit is on, or makes no sense.
+        """
+        if not self.ranges and not given:
+            return self.fixed
+        bounds = {
+            name: math.exp(rng.uniform(math.log(least), math.log(most)))
+            for name, (least, most) in self.ranges.items()
+            if given is None or name not in given
+        }
+        named = {limit.name: limit for limit in self.fixed}
+        for name, bound in (given or {}).items():
+            if name not in self.ranges and name not in named:
+                known = ", ".join((*named, *self.ranges)) or "none"
+                raise ValueError(f"there is no limit on {name!r}; known: {known}")
+            bounds[name] = bound
+        drawn = read_limits(bounds)
+        kept = [limit for limit in self.fixed if limit.name not in bounds]
+        return (*kept, *drawn)
+
+    def info(self, limits: Sequence[Limit]) -> dict[str, float]:
+        """What infos say of limits that were drawn or given."""
+        return {
+            f"limit_{limit.name}": limit.bound
+            for limit in limits
+            if limit not in self.fixed
+        }
+
+
+def targets(limits: Sequence[Limit], whole: Mapping[str, float]) -> dict[str, float]:
+    """Each limit as a share of what the teacher takes, by the columns' names."""
+    found: dict[str, float] = {}
+    for limit in limits:
+        names = [name for name in limit.weights if name != ACCURACY]
+        if not names:
+            continue
+        amount = sum(limit.weights[name] * whole[name] for name in names)
+        share = RESOURCES.get(names[0], OTHER) if len(names) == 1 else OTHER
+        target = min(1.0, max(0.0, limit.bound / amount)) if amount > 0 else 1.0
+        found[share] = min(found.get(share, 1.0), target)
+    return found
+
+
+def check_fits(limits: Sequence[Limit], meter: Meter, names: Sequence[str]) -> None:
+    """Refuse limits that students cannot be fitted to.
+
+    Raises:
+        ValueError: There is none, or one that falls with a resource, or one on what has
+            to be measured.
+    """
+    if not names:
+        raise ValueError("fit=True needs a limit on a resource: constraints={...}")
+    for limit in limits:
+        if any(weight < 0 and n != ACCURACY for n, weight in limit.weights.items()):
+            raise ValueError(
+                f"fit=True needs limits that grow with what a student takes; "
+                f"{limit.name} has the weights {dict(limit.weights)}"
+            )
+    for name in names:
+        if not is_computed(meter.functions[name]):
+            raise ValueError(
+                f"fit=True makes students fit at the end of each episode, and {name} "
+                f"has to be measured; give resources=predicted(...), or a function "
+                f"with is_computed = True"
+            )
+
+
+def fitted(
+    start: Architecture,
+    rates: Mapping[Shrinkage, float],
+    limits: Sequence[Limit],
+    takes: Callable[[Architecture], Mapping[str, float]],
+) -> Architecture:
+    """All widths times the largest factor with which the limits are kept.
+
+    With the lowest factor where they never are.
+    """
+    binding = [limit for limit in limits if ACCURACY not in limit.weights]
+
+    def keeps(student: Architecture) -> bool:
+        values = takes(student)
+        return all(limit.excess(values) <= 0 for limit in binding)
+
+    return widest_in_proportion(start, rates, keeps)
+
+
+def takes_of(
+    meter: Meter, names: Sequence[str], teacher: Architecture
+) -> Callable[[Architecture], dict[str, Any]]:
+    """What a student takes of the limited resources, without a memo."""
+
+    def takes(student: Architecture) -> dict[str, Any]:
+        return {name: meter.functions[name](student, teacher) for name in names}
+
+    return takes
+
+
+Mode = Literal["fixed", "sample"]

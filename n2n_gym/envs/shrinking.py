@@ -1,0 +1,182 @@
+"""The walk through what can shrink: widths, kernels and paddings, each to a rate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from n2n_gym.envs.episode import EVERY_WIDTH, UNCHANGED, Episode, Mask, Widths
+from n2n_gym.limits.bounds import Least, least_shrunk
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import (
+    RATES,
+    Shrinkage,
+    kernels_at,
+    shrink,
+    widths_at,
+)
+from n2n_gym.networks.layers import ShapeError
+from n2n_gym.networks.tally import Counts, Tally, affected_by_width
+
+LOWEST, HIGHEST = RATES[0], RATES[-1]
+
+
+def check_rates(rates: Sequence[float]) -> None:
+    """Refuse rates that are not offered.
+
+    Raises:
+        ValueError: One is none of 0.1, 0.2, ..., 1, or there is none.
+    """
+    if not rates or not set(rates) <= set(RATES):
+        raise ValueError(f"rates are some of {RATES}, got {tuple(rates)}")
+
+
+class ShrinkageEpisode(Episode):
+    """How far to shrink: an action is the place of a rate, or a number in [-1, 1].
+
+    Args:
+        rates: Those that are offered.
+        fit: Whether widths are scaled in the end, so that only kernels bound the floor.
+        widths: What is scaled then.
+    """
+
+    def __init__(
+        self,
+        start: Architecture,
+        decisions: Sequence[Shrinkage],
+        *,
+        is_discrete: bool = True,
+        rates: Sequence[float] = RATES,
+        fit: bool = False,
+        widths: Widths = EVERY_WIDTH,
+    ) -> None:
+        self.start = start
+        self.decisions: tuple[Shrinkage, ...] = tuple(decisions)
+        self.num_actions = len(RATES) if is_discrete else 0
+        self._offered = np.array([rate in rates for rate in RATES], np.int8)
+        self._widths, self._fit = widths, fit
+        self._affected = [_affected(start, each) for each in decisions]
+        # Paddings that are decided on change maps, which a tally does not follow.
+        self._is_tallied = all(each.variable != "padding" for each in decisions)
+        self._masks = [self._mask_of(each) for each in decisions]
+        self._whole, self._narrow = Tally(start), Tally(start)
+        if self._is_tallied:
+            for place, each in enumerate(decisions):
+                lowest = 0.0 if fit and each.variable == "width" else LOWEST
+                _shrink_in(self._narrow, start, each, lowest, self._affected[place])
+        self.restart()
+
+    def _mask_of(self, decision: Shrinkage) -> Mask:
+        """Of the rates offered, for each length of a kernel the highest."""
+        mask = self._offered.copy()
+        if decision.variable == "kernel":
+            seen = set()
+            for action in reversed(np.flatnonzero(mask)):
+                sizes = tuple(kernels_at(self.start, decision, RATES[action]).values())
+                mask[action] = sizes not in seen
+                seen.add(sizes)
+        return mask
+
+    def restart(self) -> None:
+        self.choices = ()
+        self._now, self._low = self._whole.copy(), self._narrow.copy()
+
+    @property
+    def student(self) -> Architecture:
+        return self._shrunk(self.choices)
+
+    def _shrunk(self, rates: Sequence[float]) -> Architecture:
+        made = zip(self.decisions[: len(rates)], rates, strict=True)
+        return shrink(self.start, dict(made))
+
+    @property
+    def taken(self) -> Counts:
+        if self._is_tallied:
+            return self._now.counts
+        student = self.student
+        return Counts(student.num_params, student.num_macs)
+
+    @property
+    def floor(self) -> Counts:
+        if self._is_tallied:
+            return self._low.counts
+        made = dict(zip(self.decisions, self.choices, strict=False))
+        if self._fit:
+            made |= {each: 0.0 for each in self.decisions if each.variable == "width"}
+        left = (each for each in self.decisions if each not in made)
+        return Counts(*least_shrunk(self.start, made, left))
+
+    def rate_of(self, action: Any) -> float:
+        """The rate that an action stands for."""
+        if self.num_actions:
+            return float(RATES[action])
+        return float(np.interp(action, (-1, 1), (LOWEST, HIGHEST)))
+
+    def mask(self) -> Mask:
+        if self.is_complete:
+            return np.ones(len(RATES), np.int8)
+        mask = self._masks[self.position].copy()
+        if self.decisions[self.position].variable == "padding":
+            for action in np.flatnonzero(mask):
+                mask[action] = self.is_legal(action)
+        return mask
+
+    def is_legal(self, action: Any) -> bool:
+        if self.decisions[self.position].variable != "padding":
+            return True
+        try:
+            self._shrunk((*self.choices, self.rate_of(action)))
+        except ShapeError:
+            return False
+        return True
+
+    def least(self, action: Any) -> Least:
+        rates = (*self.choices, self.rate_of(action))
+        made = zip(self.decisions[: len(rates)], rates, strict=True)
+        return least_shrunk(self.start, dict(made), self.decisions[len(rates) :])
+
+    def keep(self) -> Any:
+        return UNCHANGED if self.num_actions else 1.0
+
+    def decide(self, action: Any) -> None:
+        place, rate = self.position, self.rate_of(action)
+        if self._is_tallied:
+            decision, affected = self.decisions[place], self._affected[place]
+            _shrink_in(self._now, self.start, decision, rate, affected)
+            if not (self._fit and decision.variable == "width"):
+                _shrink_in(self._low, self.start, decision, rate, affected)
+        self.choices += (rate,)
+
+    def rates_of_widths(self) -> tuple[Architecture, dict[Shrinkage, float]]:
+        made = dict(zip(self.decisions, self.choices, strict=False))
+        free = dict.fromkeys(self._widths(self.start), 1.0)
+        decided = {p for each in made if each.variable == "width" for p in each.layers}
+        rest = {w: r for w, r in free.items() if decided.isdisjoint(w.layers)}
+        return self.start, made | rest
+
+    def copy(self) -> ShrinkageEpisode:
+        twin = copy.copy(self)
+        twin._now, twin._low = self._now.copy(), self._low.copy()
+        return twin
+
+
+def _affected(start: Architecture, decision: Shrinkage) -> tuple[int, ...]:
+    if decision.variable == "width":
+        return affected_by_width(start, decision.layers)
+    return decision.layers
+
+
+def _shrink_in(
+    tally: Tally,
+    start: Architecture,
+    decision: Shrinkage,
+    rate: float,
+    affected: Sequence[int],
+) -> None:
+    if decision.variable == "width":
+        tally.change(affected, widths_at(start, decision, rate), {})
+    else:
+        tally.change(affected, {}, kernels_at(start, decision, rate))

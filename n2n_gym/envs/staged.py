@@ -1,0 +1,173 @@
+"""Both stages in one walk: the teacher's removals, then the teacher's shrinkages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from n2n_gym.envs.episode import (
+    KEEP,
+    REMOVE,
+    UNCHANGED,
+    Episode,
+    Mask,
+    RemovalEpisode,
+    Widths,
+)
+from n2n_gym.envs.shrinking import ShrinkageEpisode
+from n2n_gym.limits.bounds import Least
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import RATES, Removal, Shrinkage, shrinkages
+from n2n_gym.networks.tally import Counts
+
+REMOVES: Final = 0  # the action, while removals are decided
+_REMOVAL: Final[Mapping[int, int]] = {REMOVES: REMOVE, UNCHANGED: KEEP}
+
+
+class StagedEpisode(Episode):
+    """Removals, then what each width and kernel of the teacher shrinks to.
+
+    In the network that removal has left, other layers may be tied. There the first of
+    the teacher's decisions about a group says its rate; what has gone, or follows
+    another, has one legal action.
+
+    Args:
+        removals, shrinkages: Of the teacher.
+        kept: Names of layers that stay as they are.
+    """
+
+    num_actions = len(RATES)
+
+    def __init__(
+        self,
+        start: Architecture,
+        removals: Sequence[Removal],
+        shrinkages: Sequence[Shrinkage],
+        *,
+        kept: frozenset[str],
+        rates: Sequence[float],
+        fit: bool,
+        widths: Widths,
+    ) -> None:
+        self.start = start
+        self.decisions = (*removals, *shrinkages)
+        self._num_removals = len(removals)
+        self._shrinkages = tuple(shrinkages)
+        self._kept, self._rates = kept, tuple(rates)
+        self._fit, self._widths = fit, widths
+        places = frozenset(start.positions[name] for name in kept)
+        # Whatever is removed, widths can shrink afterwards: the floor is the narrowest.
+        self._first = RemovalEpisode(
+            start, removals, kept=places, fit=True, widths=widths
+        )
+        self._place_of = {
+            (each.variable, position): place
+            for place, each in enumerate(shrinkages)
+            for position in each.layers
+        }
+        self.restart()
+
+    def restart(self) -> None:
+        self.choices = ()
+        self._first.restart()
+        self._second: ShrinkageEpisode | None = None
+        # The decisions of what removal left, by the place of the teacher's that says
+        # their rate.
+        self._said: Mapping[int, list[int]] = {}
+        if not self._num_removals:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Removal is over: lay out what is left to shrink."""
+        left = self._first.student
+        names = self._kept & left.positions.keys()
+        variables = dict.fromkeys(each.variable for each in self._shrinkages)
+        rule = next((d.rule for d in self._shrinkages if d.variable == "kernel"), None)
+        found: list[Shrinkage] = []
+        said: dict[int, list[int]] = {}
+        offered = shrinkages(
+            left,
+            tuple(variables),
+            kernels=rule or "nearest",
+            keep={left.positions[name] for name in names},
+        )
+        for each in offered:
+            position = self.start.positions[left.layers[each.layers[0]].name]
+            place = self._place_of.get((each.variable, position))
+            if place is not None:
+                said.setdefault(place, []).append(len(found))
+                found.append(each)
+        self._said, self._left = said, left
+        order = [i for place in sorted(said) for i in said[place]]
+        self._second = ShrinkageEpisode(
+            left,
+            [found[i] for i in order],
+            rates=self._rates,
+            fit=self._fit,
+            widths=self._widths,
+        )
+
+    @property
+    def student(self) -> Architecture:
+        return (self._second or self._first).student
+
+    @property
+    def taken(self) -> Counts:
+        return (self._second or self._first).taken
+
+    @property
+    def floor(self) -> Counts:
+        return (self._second or self._first).floor
+
+    @property
+    def _place(self) -> int:
+        """Of the shrinkage at hand, among the teacher's."""
+        return self.position - self._num_removals
+
+    def mask(self) -> Mask:
+        mask = np.zeros(len(RATES), np.int8)
+        if self.is_complete:
+            mask[:] = 1
+        elif self._second is None:
+            mask[UNCHANGED], mask[REMOVES] = self._first.mask()
+        elif self._place in self._said:
+            return self._second.mask()
+        else:
+            mask[UNCHANGED] = 1
+        return mask
+
+    def is_legal(self, action: Any) -> bool:
+        if self._second is None:
+            return action in _REMOVAL and self._first.is_legal(_REMOVAL[action])
+        return self._place in self._said or bool(action == UNCHANGED)
+
+    def least(self, action: Any) -> Least:
+        twin = self.copy()
+        twin.decide(action)
+        return Least(*twin.floor)
+
+    def keep(self) -> int:
+        return UNCHANGED
+
+    def decide(self, action: Any) -> None:
+        if self._second is None:
+            self._first.decide(_REMOVAL[action])
+            self.choices += self._first.choices[-1:]
+            if len(self.choices) == self._num_removals:
+                self._go_on()
+            return
+        for _ in self._said.get(self._place, ()):
+            self._second.decide(action)
+        self.choices += (RATES[action],)
+
+    def rates_of_widths(self) -> tuple[Architecture, dict[Shrinkage, float]]:
+        return (self._second or self._first).rates_of_widths()
+
+    def copy(self) -> StagedEpisode:
+        twin = copy.copy(self)
+        twin._first = copy.copy(self._first)
+        twin._second = self._second and self._second.copy()
+        return twin

@@ -1,0 +1,126 @@
+"""The least that is left of a network whatever else is removed, told at every step.
+
+A looser bound than ``bounds.least_removed``, and one that costs microseconds: the
+layers that the logits need even when all that may still go goes, each at the least that
+it costs in any student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from n2n_gym.limits.bounds import least_of_each
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import Removal
+from n2n_gym.networks.layers import IMAGE, Add, Conv, DepthwiseConv, Join, Layer, Linear
+from n2n_gym.networks.tally import Counts
+
+_NOTHING: Final = -2
+_MOST_KNOWN: Final = 100_000  # answers that are remembered
+
+
+class Floor:
+    """Lower bounds for one start, by which of its removals have been decided against.
+
+    Args:
+        narrow: Whether layers may become as narrow as can be.
+    """
+
+    def __init__(
+        self,
+        start: Architecture,
+        decisions: Sequence[Removal],
+        *,
+        narrow: bool = False,
+    ) -> None:
+        self._start = start
+        layers = list(start.layers)
+        if narrow:
+            layers[: start.classifier] = map(_narrowest, layers[: start.classifier])
+        self._costs = least_of_each(start, decisions, layers)
+        self._bypasses = [_bits(each.bypassed) for each in decisions]
+        self._drops = [_bits(each.dropped) for each in decisions]
+        self._known: dict[int, Counts] = {}
+
+    def without(self, removable: int) -> Counts:
+        """Where those removals are taken or may still be.
+
+        Args:
+            removable: A bit for each decision's place.
+        """
+        found = self._known.get(removable)
+        if found is None:
+            found = self._count(removable)
+            if len(self._known) < _MOST_KNOWN:
+                self._known[removable] = found
+        return found
+
+    def _count(self, removable: int) -> Counts:
+        bypassed = dropped = 0
+        for place, bypass in enumerate(self._bypasses):
+            if removable >> place & 1:
+                bypassed |= bypass
+                dropped |= self._drops[place]
+        layers = self._start.layers
+        known: dict[int, int] = {IMAGE: IMAGE}
+
+        def source(read: int) -> int:
+            """What a reader of this layer reads then."""
+            position = read
+            while position >= 0 and bypassed >> position & 1:
+                position = layers[position].inputs[0]
+            if position in known:
+                return known[position]
+            layer, stands_for = layers[position], position
+            if isinstance(layer, Join):
+                reads = operands(layer)
+                if not reads:
+                    stands_for = _NOTHING
+                elif len(reads) == 1 or _adds_one_value(layer, reads):
+                    stands_for = reads[0]
+            known[position] = stands_for
+            return stands_for
+
+        def operands(layer: Join) -> list[int]:
+            return [
+                source(read)
+                for read in layer.inputs
+                if read < 0 or not dropped >> read & 1
+            ]
+
+        num_params = num_macs = 0
+        waiting, seen = [source(len(layers) - 1)], 0
+        while waiting:
+            position = waiting.pop()
+            if position < 0 or seen >> position & 1:
+                continue
+            seen |= 1 << position
+            params, macs = self._costs[position]
+            num_params += params
+            num_macs += macs
+            layer = layers[position]
+            if isinstance(layer, Join):
+                waiting += operands(layer)
+            else:
+                waiting.append(source(layer.inputs[0]))
+        return Counts(num_params, num_macs)
+
+
+def _narrowest(layer: Layer) -> Layer:
+    """One channel and a kernel of one: no student has less of the layer."""
+    if isinstance(layer, Conv):
+        return replace(layer, width=1, kernel=(1, 1), padding=(0, 0), groups=1)
+    if isinstance(layer, DepthwiseConv):
+        return replace(layer, kernel=(1, 1), padding=(0, 0))
+    return replace(layer, width=1) if isinstance(layer, Linear) else layer
+
+
+def _adds_one_value(layer: Join, reads: Sequence[int]) -> bool:
+    is_same = isinstance(layer, Add) and all(read == reads[0] for read in reads)
+    return is_same and len(set(layer.inputs)) > 1
+
+
+def _bits(positions: Sequence[int]) -> int:
+    return sum(1 << position for position in positions)

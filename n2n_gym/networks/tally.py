@@ -1,0 +1,119 @@
+"""What a network takes while its layers shrink, counted anew only where it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.layers import IMAGE, PRODUCERS, Layer, Pair, Shape
+
+
+class Counts(NamedTuple):
+    """Of a whole network."""
+
+    num_params: int
+    num_macs: int
+
+
+class _Spec(NamedTuple):
+    """What of a layer has changed; None where it is as in the start."""
+
+    width: int | None = None
+    kernel: Pair | None = None
+    padding: Pair | None = None
+
+
+_AS_IT_IS = _Spec()
+
+
+class Tally:
+    """Counts of a start whose widths and kernels change one decision after another.
+
+    Padding follows kernels, so that maps keep their size: a change of a kernel costs
+    its own layer something else, a change of a width what reads it too.
+    """
+
+    def __init__(self, start: Architecture) -> None:
+        self._start = start
+        self._specs = [_AS_IT_IS] * len(start.layers)
+        self._shapes = list(start.shapes)
+        self._costs = list(
+            zip(start.params_per_layer, start.macs_per_layer, strict=True)
+        )
+        self.num_params, self.num_macs = start.num_params, start.num_macs
+        # A memo that copies share.
+        self._known: dict[Any, tuple[Shape, int, int]] = {}
+
+    def copy(self) -> Tally:
+        """One that goes its own way."""
+        twin = object.__new__(Tally)
+        twin._start, twin._known = self._start, self._known
+        twin._specs, twin._shapes = self._specs.copy(), self._shapes.copy()
+        twin._costs = self._costs.copy()
+        twin.num_params, twin.num_macs = self.num_params, self.num_macs
+        return twin
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.num_params, self.num_macs)
+
+    def change(
+        self,
+        affected: Sequence[int],
+        widths: Mapping[int, int],
+        kernels: Mapping[int, tuple[Pair, Pair]],
+    ) -> None:
+        """Give layers new widths, or kernels with their paddings.
+
+        Args:
+            affected: What has other costs then: see ``affected_by_width``.
+        """
+        specs, shapes, layers = self._specs, self._shapes, self._start.layers
+        for position, width in widths.items():
+            specs[position] = specs[position]._replace(width=width)
+        for position, (kernel, padding) in kernels.items():
+            specs[position] = specs[position]._replace(kernel=kernel, padding=padding)
+        for position in affected:
+            reads = tuple(
+                [
+                    self._start.input_shape if read == IMAGE else shapes[read]
+                    for read in layers[position].inputs
+                ]
+            )
+            key = position, specs[position], reads
+            cost = self._known.get(key)
+            if cost is None:
+                layer = _changed(layers[position], specs[position])
+                cost = (
+                    layer.shape(*reads),
+                    layer.num_params(*reads),
+                    layer.num_macs(*reads),
+                )
+                self._known[key] = cost
+            shapes[position], num_params, num_macs = cost
+            before = self._costs[position]
+            self._costs[position] = num_params, num_macs
+            self.num_params += num_params - before[0]
+            self.num_macs += num_macs - before[1]
+
+
+def _changed(layer: Layer, spec: _Spec) -> Layer:
+    fields = {name: value for name, value in spec._asdict().items() if value}
+    if spec.padding is not None:
+        fields["padding"] = spec.padding
+    return replace(layer, **fields) if fields else layer
+
+
+def affected_by_width(start: Architecture, producers: Sequence[int]) -> tuple[int, ...]:
+    """Layers that cost something else where these emit another width, in order."""
+    found = set(producers)
+    waiting = list(producers)
+    while waiting:
+        for reader in start.readers[waiting.pop()]:
+            if reader not in found:
+                found.add(reader)
+                if not isinstance(start.layers[reader], PRODUCERS):
+                    waiting.append(reader)
+    return tuple(sorted(found))

@@ -1,0 +1,412 @@
+"""What a row, an action and a student mean: frozen, in all three environments."""
+
+import copy
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import n2n_gym  # noqa: F401  registers the ids
+from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.envs.checks import check_compression_env
+from n2n_gym.envs.columns import COLUMNS, KINDS, PAPER, PLACE, PLACES
+from n2n_gym.limits.constraints import Limit
+from n2n_gym.networks import layers
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import shrink
+from n2n_gym.networks.scaling import widest_in_proportion
+from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.trace import trace
+from n2n_gym.resources import predicted
+from tests.networks import DenseNet, GatedNet, PlainNet, ShuffledNet, SmallResNet
+
+ENVS = {"remove": RemoveEnv, "shrink": ShrinkEnv, "compress": CompressEnv}
+NETWORKS = {
+    network.__name__: trace(network(), (1, 8, 8))
+    for network in (SmallResNet, DenseNet, GatedNet, ShuffledNet, PlainNet)
+}
+
+
+def play(env, rng, options=None) -> tuple[list[int], dict]:
+    """A random episode by the mask: its actions, and the last info."""
+    _, info = env.reset(options=options)
+    actions, is_over = [], False
+    while not is_over:
+        actions.append(int(rng.choice(np.flatnonzero(info["action_mask"]))))
+        _, _, is_over, _, info = env.step(actions[-1])
+    return actions, info
+
+
+# Rows.
+
+
+def test_the_table_of_columns_is_frozen():
+    assert COLUMNS[: len(PAPER)] == PAPER
+    assert (PLACE["is_row"], PLACE["current"], PLACE["left"]) == (19, 20, 23)
+    assert (PLACE["taken_params"], PLACE["least_params"]) == (24, 31)
+    assert (PLACE["target_params"], PLACE["is_Conv"]) == (38, 45)
+    assert len(COLUMNS) == 64
+
+
+def test_every_kind_of_layer_has_its_place():
+    assert set(KINDS) == set(layers.KINDS)
+    assert len(KINDS) < PLACES
+    assert COLUMNS[-len(KINDS) :] == tuple(f"is_{kind}" for kind in KINDS)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("stage", ENVS)
+def test_what_is_taken_is_the_students_and_the_least_never_falls(stage, network):
+    env = ENVS[stage](NETWORKS[network], evaluator="size")
+    whole, rng = NETWORKS[network], np.random.default_rng(0)
+    for _ in range(5):
+        observation, info = env.reset()
+        least, is_over = 0.0, False
+        while not is_over:
+            student = env.student
+            row = observation[0]
+            assert row[PLACE["taken_params"]] == np.float32(
+                student.num_params / whole.num_params
+            )
+            assert row[PLACE["taken_macs"]] == np.float32(
+                student.num_macs / whole.num_macs
+            )
+            assert least <= row[PLACE["least_params"]] <= row[PLACE["taken_params"]]
+            least = row[PLACE["least_params"]]
+            action = rng.choice(np.flatnonzero(info["action_mask"]))
+            observation, _, is_over, _, info = env.step(action)
+        assert least <= np.float32(info["num_params"] / whole.num_params)
+        assert observation[0, PLACE["left"]] == 0
+        assert (
+            observation[0, PLACE["least_params"]]
+            == (observation[0, PLACE["taken_params"]])
+        )
+
+
+def test_limits_are_shown_as_shares_of_the_teacher(teacher):
+    whole = teacher.architecture
+    limits = [
+        Limit("small", {"num_params": 1.0}, whole.num_params / 4),
+        Limit("both", {"num_params": 1.0, "num_macs": 1.0}, 1e9),
+    ]
+    env = ShrinkEnv(teacher, evaluator="size", constraints=limits)
+    observation, _ = env.reset()
+    assert observation[0, PLACE["target_params"]] == 0.25
+    assert observation[0, PLACE["target_macs"]] == 1
+    assert observation[0, PLACE["target_other"]] == 1
+
+
+# Actions.
+
+
+def test_of_equal_kernels_one_action_is_offered_and_the_others_do_what_they_say(
+    teacher,
+):
+    env = ShrinkEnv(teacher, evaluator="size", variables=("kernel",))
+    _, info = env.reset()
+    assert np.flatnonzero(info["action_mask"]).tolist() == [5, 9]
+    _, _, _, _, info = env.step(0)  # 0.1: masked, and 1x1 as 0.6 is
+    assert info["illegal"] is False
+    masked = env.student
+    env.reset()
+    env.step(5)
+    assert env.student == masked
+    env.reset(options={"decisions": [0]})
+    assert env.student == masked
+
+
+def test_rates_are_a_subset_of_the_ten(teacher):
+    env = ShrinkEnv(teacher, evaluator="size", rates=(0.2, 0.5, 1.0))
+    assert env.action_space.n == 10
+    actions, _ = play(env, np.random.default_rng(0))
+    assert set(actions) <= {1, 4, 9}
+    with pytest.raises(ValueError, match=r"rates are some of .*, got \(0.25,\)"):
+        ShrinkEnv(teacher, evaluator="size", rates=(0.25,))
+
+
+def test_stages_shrink_together():
+    env = ShrinkEnv("resnet18", evaluator="size", granularity="stage")
+    shown = [(each.variable, len(each.layers)) for each in env.decisions]
+    assert [width for width in shown if width[0] == "width"] == [
+        *(("width", 5), ("width", 5), ("width", 5), ("width", 5))
+    ]
+    assert len(shown) < 12
+    env.reset()
+    for _ in env.decisions:
+        env.step(4)
+    student, start = env.student, env.start
+    for before, after in zip(start.layers, student.layers, strict=True):
+        if isinstance(before, layers.Conv):
+            assert after.width == before.width // 2
+
+
+@pytest.mark.parametrize("stage", ENVS)
+@pytest.mark.parametrize("keep", ["block2", ["block2.*", "conv1"], "*.conv2"])
+def test_what_is_kept_is_touched_by_neither_stage(stage, keep, teacher):
+    env = ENVS[stage](teacher, evaluator="size", keep=keep)
+    whole = teacher.architecture
+    patterns = [keep] if isinstance(keep, str) else keep
+    names = {"block2": "block2.", "block2.*": "block2.", "conv1": "conv1"}
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        _, info = play(env, rng)
+        student = Architecture.from_json(info["student"])
+        for layer in whole.layers:
+            is_kept = any(
+                layer.name.endswith(".conv2")
+                if pattern == "*.conv2"
+                else layer.name.startswith(names[pattern])
+                for pattern in patterns
+            )
+            if is_kept:
+                left = student.layers[student.positions[layer.name]]
+                for field in ("width", "kernel", "padding"):
+                    assert getattr(left, field, 0) == getattr(layer, field, 0)
+
+
+def test_a_pattern_that_names_nothing_is_refused(teacher):
+    with pytest.raises(ValueError, match=r"keep='blok2' names no layer; there are"):
+        RemoveEnv(teacher, evaluator="size", keep="blok2")
+
+
+# Students on the surface of their limits.
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("stage", ENVS)
+def test_fitted_students_keep_their_limits_and_leave_less_than_a_step(stage, network):
+    whole = NETWORKS[network]
+    ranges = {
+        "num_params": (whole.num_params / 50, whole.num_params / 1.5),
+        "num_macs": (whole.num_macs / 50, whole.num_macs / 1.5),
+        "peak_bytes": (500.0, 1e6),
+    }
+    arguments = {"constraints": ranges, "limits": "sample", "fit": True}
+    env = ENVS[stage](whole, evaluator="size", **arguments)
+    again = ENVS[stage](whole, evaluator="size", **arguments)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        actions, info = play(env, rng)
+        student = Architecture.from_json(info["student"])
+        bounds = {limit.name: limit.bound for limit in env.limits}
+        _, rates = env.episode.rates_of_widths()
+        if info["violated"]:
+            narrow = {d: 0.0 if d.variable == "width" else r for d, r in rates.items()}
+            assert student == shrink(env.episode.rates_of_widths()[0], narrow)
+        else:
+            assert widest_next(env, student, rates, bounds)
+        limits = {name: info[f"limit_{name}"] for name in ranges}
+        assert limits == bounds
+        again.reset(options={"limits": limits, "decisions": actions[:-1]})
+        assert again.step(actions[-1])[-1]["fingerprint"] == info["fingerprint"]
+        unfitted = Architecture.from_json(info["start"])
+        assert unfitted == env.episode.student
+        assert sum(p.numel() for p in build(student).parameters()) == student.num_params
+
+
+def widest_next(env, student, rates, bounds) -> bool:
+    """Whether the next wider student breaks a limit, or there is none."""
+    start, _ = env.episode.rates_of_widths()
+    seen = []
+
+    def is_within(wider) -> bool:
+        takes = {n: env.meter.functions[n](wider, start) for n in bounds}
+        seen.append((wider.num_params, all(takes[n] <= bounds[n] for n in bounds)))
+        return seen[-1][1]
+
+    assert widest_in_proportion(start, rates, is_within) == student
+    wider = [is_kept for size, is_kept in seen if size > student.num_params]
+    return not any(wider)
+
+
+def test_what_has_to_be_measured_cannot_be_fitted_to(teacher):
+    with pytest.raises(ValueError, match="latency_ms has to be measured; give resour"):
+        ShrinkEnv(teacher, evaluator="size", constraints={"latency_ms": 1.0}, fit=True)
+    with pytest.raises(ValueError, match="fit=True needs a limit on a resource"):
+        ShrinkEnv(teacher, evaluator="size", fit=True)
+
+
+def test_predicted_sizes_of_files_can(teacher):
+    whole = teacher.architecture
+    size = predicted(whole, {"onnx_bytes": 1.0})
+    env = ShrinkEnv(
+        teacher,
+        evaluator="size",
+        constraints={"onnx_bytes": 20_000},
+        resources=size,
+        fit=True,
+    )
+    _, info = play(env, np.random.default_rng(0))
+    assert 0.8 * 20_000 < info["onnx_bytes"] <= 20_000
+
+
+def test_limits_are_drawn_from_the_environments_generator(teacher):
+    ranges = {"num_params": (1e2, 1e4)}
+    env = ShrinkEnv(teacher, evaluator="size", constraints=ranges, limits="sample")
+    drawn = []
+    for seed in range(300):
+        observation, info = env.reset(seed=seed)
+        drawn.append(info["limit_num_params"])
+        share = drawn[-1] / teacher.architecture.num_params
+        assert observation[0, PLACE["target_params"]] == np.float32(min(1, share))
+    assert len(set(drawn)) == 300
+    assert 1e2 <= min(drawn) < 130
+    assert 7e3 < max(drawn) <= 1e4
+    assert 2.8 < np.mean(np.log10(drawn)) < 3.2  # log-uniform
+    assert env.reset(seed=7)[1]["limit_num_params"] == drawn[7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limits": "sample"}, "needs ranges"),
+        ({"limits": "drawn"}, "unknown limits='drawn'; known: fixed, sample"),
+        ({"limits": "sample", "constraints": {"num_params": 1e3}}, "a range of limits"),
+        ({"constraints": {"num_params": (1e3, 1e4)}}, "a range of limits goes with"),
+        (
+            {"limits": "sample", "constraints": {"num_params": (1e4, 1e3)}},
+            "ends before it begins",
+        ),
+        (
+            {"limits": "sample", "constraints": {"num_params": (0, 1e3)}},
+            "must be a positive number, got 0",
+        ),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(arguments, message, teacher):
+    with pytest.raises(ValueError, match=message):
+        ShrinkEnv(teacher, evaluator="size", **arguments)
+
+
+def test_a_limit_that_there_is_none_of_cannot_be_given(teacher):
+    env = ShrinkEnv(teacher, evaluator="size", constraints={"num_params": 1e3})
+    env.reset(options={"limits": {"num_params": 2e3}})
+    assert [limit.bound for limit in env.limits] == [2e3]
+    with pytest.raises(ValueError, match="no limit on 'num_macs'; known: num_params"):
+        env.reset(options={"limits": {"num_macs": 2e3}})
+    env.reset()
+    assert [limit.bound for limit in env.limits] == [1e3]
+
+
+# Both stages in one episode.
+
+
+def test_both_stages_leave_what_one_after_the_other_leaves():
+    whole = NETWORKS["PlainNet"]
+    env = CompressEnv(whole, evaluator="size")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        actions, info = play(env, rng)
+        first = RemoveEnv(whole, evaluator="size")
+        first.reset()
+        removals = len(first.decisions)
+        for action in actions[:removals]:
+            _, _, _, _, left = first.step({9: 0, 0: 1}[action])
+        second = ShrinkEnv(whole, start=left["student"], evaluator="size")
+        rates = {
+            (each.variable, each.name): action
+            for each, action in zip(
+                env.decisions[removals:], actions[removals:], strict=True
+            )
+        }
+        second.reset()
+        for each in second.decisions:
+            _, _, _, _, last = second.step(rates[each.variable, each.name])
+        assert last["fingerprint"] == info["fingerprint"]
+
+
+def test_decisions_about_what_has_gone_have_one_legal_action():
+    env = CompressEnv(NETWORKS["SmallResNet"], evaluator="size")
+    count = sum(hasattr(each, "form") for each in env.decisions)
+    _, info = env.reset()
+    for _ in range(count):
+        mask = info["action_mask"]
+        assert set(np.flatnonzero(mask)) <= {0, 9}
+        _, _, _, _, info = env.step(0 if mask[0] else 9)
+    alone = 0
+    for _ in range(len(env.decisions) - count):
+        alone += info["action_mask"].sum() == 1
+        assert info["action_mask"][9]
+        _, _, is_over, _, info = env.step(9)
+    assert is_over
+    assert alone > 0
+
+
+@pytest.mark.parametrize("stage", ENVS)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"keep": "block2"},
+        {"constraints": {"num_params": 2e3}, "fit": True},
+        {
+            "constraints": {"num_params": (1e3, 4e3)},
+            "limits": "sample",
+            "fit": True,
+            "strict": True,
+        },
+    ],
+    ids=["plain", "keep", "fit", "sample"],
+)
+def test_all_environments_keep_the_contract(stage, arguments, teacher):
+    env = ENVS[stage](teacher, evaluator="size", **arguments)
+    check_compression_env(env, episodes=2)
+
+
+@pytest.mark.parametrize("stage", ["shrink", "compress"])
+def test_stages_keep_the_contract(stage, teacher):
+    name = "granularity" if stage == "shrink" else "shrink_granularity"
+    env = ENVS[stage](teacher, evaluator="size", **{name: "stage"})
+    check_compression_env(env, episodes=2)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_a_vector_of_both_stages_is_what_its_rows_are(mode, teacher):
+    arguments = {
+        "teacher": teacher,
+        "evaluator": "size",
+        "constraints": {"num_params": (1e3, 4e3)},
+        "limits": "sample",
+        "fit": True,
+    }
+    envs = gym.make_vec(
+        "N2NCompress-v0",
+        num_envs=3,
+        autoreset_mode=mode,
+        **arguments,
+    )
+    alone = [gym.make("N2NCompress-v0", **arguments).unwrapped for _ in range(3)]
+    _, infos = envs.reset(seed=5)
+    rows = [env.reset(seed=5 + i) for i, env in enumerate(alone)]
+    rng = np.random.default_rng(0)
+    for _ in range(len(alone[0].decisions)):
+        masks = infos["action_mask"]
+        actions = [int(rng.choice(np.flatnonzero(mask))) for mask in masks]
+        _, rewards, _, _, infos = envs.step(np.array(actions))
+        rows = [env.step(a) for env, a in zip(alone, actions, strict=True)]
+    ends = infos.get("final_info", infos)
+    assert rewards.tolist() == [row[1] for row in rows]
+    assert list(ends["fingerprint"]) == [row[4]["fingerprint"] for row in rows]
+    assert list(ends["limit_num_params"]) == [
+        row[4]["limit_num_params"] for row in rows
+    ]
+
+
+@pytest.mark.parametrize("stage", ENVS)
+def test_a_fork_goes_its_own_way(stage, teacher):
+    env = ENVS[stage](teacher, evaluator="size")
+    _, info = env.reset()
+    for _ in range(3):
+        action = int(np.flatnonzero(info["action_mask"])[0])
+        _, _, _, _, info = env.step(action)
+    twin = copy.deepcopy(env)
+    rng = np.random.default_rng(0)
+    mask, is_over = twin.action_masks(), False
+    while not is_over:
+        _, _, is_over, _, other = twin.step(int(rng.choice(np.flatnonzero(mask))))
+        mask = twin.action_masks()
+    expected = env.student
+    assert env.position == 3
+    assert math.isclose(env.episode.taken.num_params, expected.num_params)
+    assert other["fingerprint"] != expected.fingerprint
