@@ -41,6 +41,7 @@ class ShrinkageEpisode(Episode):
         rates: Those that are offered.
         fit: Whether widths are scaled in the end, so that only kernels bound the floor.
         widths: What is scaled then.
+        known: A memo for `Tally`, which networks of one teacher may share.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ShrinkageEpisode(Episode):
         rates: Sequence[float] = RATES,
         fit: bool = False,
         widths: Widths = EVERY_WIDTH,
+        known: dict[Any, Any] | None = None,
     ) -> None:
         self.start = start
         self.decisions: tuple[Shrinkage, ...] = tuple(decisions)
@@ -62,7 +64,8 @@ class ShrinkageEpisode(Episode):
         # Paddings that are decided on change maps, which a tally does not follow.
         self._is_tallied = all(each.variable != "padding" for each in decisions)
         self._masks = [self._mask_of(each) for each in decisions]
-        self._whole, self._narrow = Tally(start), Tally(start)
+        known = {} if known is None else known
+        self._whole, self._narrow = Tally(start, known), Tally(start, known)
         if self._is_tallied:
             for place, each in enumerate(decisions):
                 lowest = 0.0 if fit and each.variable == "width" else LOWEST

@@ -58,6 +58,7 @@ class StagedEpisode(Episode):
         self._shrinkages = tuple(shrinkages)
         self._kept, self._rates = kept, tuple(rates)
         self._fit, self._widths = fit, widths
+        self._known: dict[Any, Any] = {}  # costs of layers, in all that is left of it
         places = frozenset(start.positions[name] for name in kept)
         # Whatever is removed, widths can shrink afterwards: the floor is the narrowest.
         self._first = RemovalEpisode(
@@ -108,6 +109,7 @@ class StagedEpisode(Episode):
             rates=self._rates,
             fit=self._fit,
             widths=self._widths,
+            known=self._known,
         )
 
     @property

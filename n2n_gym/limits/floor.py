@@ -14,7 +14,7 @@ from typing import Final
 from n2n_gym.limits.bounds import least_of_each
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import Removal
-from n2n_gym.networks.layers import IMAGE, Add, Conv, DepthwiseConv, Join, Layer, Linear
+from n2n_gym.networks.layers import IMAGE, Conv, DepthwiseConv, Layer, Linear
 from n2n_gym.networks.tally import Counts
 
 _NOTHING: Final = -2
@@ -63,35 +63,34 @@ class Floor:
             if removable >> place & 1:
                 bypassed |= bypass
                 dropped |= self._drops[place]
-        layers = self._start.layers
+        wiring = self._start.wiring
         known: dict[int, int] = {IMAGE: IMAGE}
 
         def source(read: int) -> int:
             """What a reader of this layer reads then."""
             position = read
             while position >= 0 and bypassed >> position & 1:
-                position = layers[position].inputs[0]
+                position = wiring[position][0][0]
             if position in known:
                 return known[position]
-            layer, stands_for = layers[position], position
-            if isinstance(layer, Join):
-                reads = operands(layer)
+            inputs, is_join, adds_several = wiring[position]
+            stands_for = position
+            if is_join:
+                reads = operands(inputs)
                 if not reads:
                     stands_for = _NOTHING
-                elif len(reads) == 1 or _adds_one_value(layer, reads):
+                elif len(reads) == 1 or (adds_several and len(set(reads)) == 1):
                     stands_for = reads[0]
             known[position] = stands_for
             return stands_for
 
-        def operands(layer: Join) -> list[int]:
+        def operands(inputs: Sequence[int]) -> list[int]:
             return [
-                source(read)
-                for read in layer.inputs
-                if read < 0 or not dropped >> read & 1
+                source(read) for read in inputs if read < 0 or not dropped >> read & 1
             ]
 
-        num_params = num_macs = 0
-        waiting, seen = [source(len(layers) - 1)], 0
+        num_params = num_macs = seen = 0
+        waiting = [source(len(wiring) - 1)]
         while waiting:
             position = waiting.pop()
             if position < 0 or seen >> position & 1:
@@ -100,11 +99,8 @@ class Floor:
             params, macs = self._costs[position]
             num_params += params
             num_macs += macs
-            layer = layers[position]
-            if isinstance(layer, Join):
-                waiting += operands(layer)
-            else:
-                waiting.append(source(layer.inputs[0]))
+            inputs, is_join, _ = wiring[position]
+            waiting += operands(inputs) if is_join else [source(inputs[0])]
         return Counts(num_params, num_macs)
 
 
@@ -115,11 +111,6 @@ def _narrowest(layer: Layer) -> Layer:
     if isinstance(layer, DepthwiseConv):
         return replace(layer, kernel=(1, 1), padding=(0, 0))
     return replace(layer, width=1) if isinstance(layer, Linear) else layer
-
-
-def _adds_one_value(layer: Join, reads: Sequence[int]) -> bool:
-    is_same = isinstance(layer, Add) and all(read == reads[0] for read in reads)
-    return is_same and len(set(layer.inputs)) > 1
 
 
 def _bits(positions: Sequence[int]) -> int:

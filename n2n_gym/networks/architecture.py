@@ -98,6 +98,18 @@ class Architecture:
         return tuple(map(tuple, readers))
 
     @cached_property
+    def wiring(self) -> tuple[tuple[tuple[int, ...], bool, bool], ...]:
+        """Of each layer: what it reads, whether it joins, whether it adds several."""
+        return tuple(
+            (
+                layer.inputs,
+                isinstance(layer, Join),
+                isinstance(layer, Add) and len(set(layer.inputs)) > 1,
+            )
+            for layer in self.layers
+        )
+
+    @cached_property
     def _known_costs(self) -> dict[tuple[int, tuple[Shape, ...]], _Cost | ShapeError]:
         """A memo: (position, input shapes) -> cost. Edits meet the same ones again."""
         return {}
@@ -211,23 +223,19 @@ class Architecture:
         """What each layer reads after a removal, and what gives the logits."""
         read_as = [IMAGE]  # read_as[p + 1]: what a reader of position p reads now
         wires: list[tuple[int, ...]] = []
-        for position, layer in enumerate(self.layers):
+        for position, (inputs, is_join, adds_several) in enumerate(self.wiring):
             stands_for = position
             if position in bypassed:
-                stands_for = read_as[layer.inputs[0] + 1]
+                stands_for = read_as[inputs[0] + 1]
                 wire: tuple[int, ...] = ()
-            elif isinstance(layer, Join):
-                wire = tuple(read_as[i + 1] for i in layer.inputs if i not in dropped)
+            elif is_join:
+                wire = tuple([read_as[i + 1] for i in inputs if i not in dropped])
                 if not wire:
                     stands_for = _NOTHING
-                elif len(wire) == 1 or (
-                    isinstance(layer, Add)
-                    and all(i == wire[0] for i in wire)
-                    and len(set(layer.inputs)) > 1
-                ):
+                elif len(wire) == 1 or (adds_several and len(set(wire)) == 1):
                     stands_for = wire[0]
             else:
-                wire = (read_as[layer.inputs[0] + 1],)
+                wire = (read_as[inputs[0] + 1],)
             wires.append(wire)
             read_as.append(stands_for)
         return wires, read_as[-1]
@@ -251,13 +259,17 @@ class Architecture:
         shapes: dict[int, Shape] = {IMAGE: self.input_shape}
         inputs: dict[int, tuple[int, ...]] = {}
         num_params = num_macs = 0
+        known = self._known_costs
         for position in range(last + 1):
             if needed[position]:
                 wire = wires[position]
-                cost = self._cost(position, tuple([shapes[read] for read in wire]))
-                shapes[position] = cost.shape
-                num_params += cost.num_params
-                num_macs += cost.num_macs
+                taken = tuple([shapes[read] for read in wire])
+                cost = known.get((position, taken))
+                if type(cost) is not _Cost:
+                    cost = self._cost(position, taken)
+                shapes[position], params, macs = cost
+                num_params += params
+                num_macs += macs
                 inputs[position] = wire
         if shapes[last] != self.shape_of(len(self.layers) - 1):
             raise ShapeError(f"the logits would have the shape {shapes[last]}")
@@ -302,6 +314,10 @@ class Architecture:
 
     def to_json(self) -> str:
         """Canonical: equal architectures give equal text."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
         entries = {
             "input_shape": self.input_shape,
             "layers": [to_dict(layer) for layer in self.layers],

@@ -33,23 +33,29 @@ class Tally:
 
     Padding follows kernels, so that maps keep their size: a change of a kernel costs
     its own layer something else, a change of a width what reads it too.
+
+    Args:
+        known: A memo of layers' costs, to share with tallies of other networks that
+            are left of one teacher.
     """
 
-    def __init__(self, start: Architecture) -> None:
+    def __init__(
+        self, start: Architecture, known: dict[Any, tuple[Shape, int, int]]
+    ) -> None:
         self._start = start
+        self._names = [layer.name for layer in start.layers]
         self._specs = [_AS_IT_IS] * len(start.layers)
         self._shapes = list(start.shapes)
         self._costs = list(
             zip(start.params_per_layer, start.macs_per_layer, strict=True)
         )
         self.num_params, self.num_macs = start.num_params, start.num_macs
-        # A memo that copies share.
-        self._known: dict[Any, tuple[Shape, int, int]] = {}
+        self._known = known
 
     def copy(self) -> Tally:
         """One that goes its own way."""
         twin = object.__new__(Tally)
-        twin._start, twin._known = self._start, self._known
+        twin._start, twin._names, twin._known = self._start, self._names, self._known
         twin._specs, twin._shapes = self._specs.copy(), self._shapes.copy()
         twin._costs = self._costs.copy()
         twin.num_params, twin.num_macs = self.num_params, self.num_macs
@@ -82,7 +88,7 @@ class Tally:
                     for read in layers[position].inputs
                 ]
             )
-            key = position, specs[position], reads
+            key = self._names[position], specs[position], reads
             cost = self._known.get(key)
             if cost is None:
                 layer = _changed(layers[position], specs[position])
