@@ -519,3 +519,28 @@ def test_own_images_and_an_own_network_are_compressed_from_end_to_end(
     assert about["task"] == "own"
     assert "mean (0.5,) and std (0.25,)" in about["normalisation"]
     assert about["preprocessing"]
+
+
+def test_what_is_to_be_kept_is_kept_by_the_student_and_by_its_controls(
+    monkeypatch, tmp_path
+):
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    more = {"keep": "block2", "limits": "num_params=7000", "output": tmp_path / "run"}
+    compress(Options(**{**vars(SMALL), **more}))
+    teacher = Architecture.from_json((tmp_path / "run/teacher.json").read_text())
+    kept = [x for x in teacher.layers if x.name.startswith("block2.")]
+    assert kept
+    for line in history(tmp_path / "run"):
+        student = Architecture.from_json(line["student"])
+        for layer in kept:
+            left = student.layers[student.positions[layer.name]]
+            for field in ("width", "kernel"):
+                assert getattr(left, field, 0) == getattr(layer, field, 0), line
+
+
+def test_what_cannot_be_kept_is_said_first(tmp_path):
+    more = {"keep": "blok2", "output": tmp_path / "run"}
+    with pytest.raises(ValueError, match="keep='blok2' names no layer; there are blo"):
+        compress(Options(**{**vars(SMALL), **more}))
+    assert not (tmp_path / "run").exists()

@@ -114,6 +114,13 @@ def compress(
             help="What one removal is about: unit, block (branches alone) or layer."
         ),
     ] = "unit",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers that stay as they are, or patterns, with commas between: "
+            "layer4.*,conv1. Their inputs may become fewer."
+        ),
+    ] = None,
     controls: Annotated[
         bool,
         typer.Option(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from n2n_gym.networks.scaling import refuse_below
 from n2n_gym.teachers.teacher import Teacher
 
 
-def magnitude_student(teacher: Teacher, num_params: int) -> Architecture:
+def magnitude_student(
+    teacher: Teacher, num_params: int, *, keep: Set[str] = frozenset()
+) -> Architecture:
     """The teacher without its weakest filters, as few of them as make it so small.
 
     Magnitude filter pruning (Li et al., 2017, "Pruning filters for efficient ConvNets",
@@ -42,13 +44,14 @@ def magnitude_student(teacher: Teacher, num_params: int) -> Architecture:
     Args:
         num_params: The most that the student may have; with the filter that went last
             it would have more.
+        keep: Names of layers that lose nothing.
 
     Raises:
         OutOfReach: The teacher with all widths at their least has more parameters.
     """
     start = teacher.architecture
     norms = teacher.inheritance(torch.device("cpu")).norms
-    groups = shrinkages(start, ("width",))
+    groups = shrinkages(start, ("width",), keep=keep)
     order = _weakest_first(start, groups, norms)
 
     def without(count: int) -> Architecture:

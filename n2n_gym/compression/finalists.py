@@ -159,7 +159,8 @@ class Finalists:
 
         What says before a search that a limit can be kept are these.
         """
-        for student in smallest(self.teacher.architecture, granularity):
+        whole, keep = self.teacher.architecture, self.requirements.keep
+        for student in smallest(whole, granularity, keep=keep):
             yield Scored(-math.inf, student)
 
     def uniform(self) -> list[Scored]:

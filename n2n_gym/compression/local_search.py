@@ -58,6 +58,7 @@ class LocalSearch:
             can be measured without scoring.
         granularity: Of removals.
         block: Of channels, of which widths are multiples where layers are wider.
+        keep: Names of layers that stay as they are.
     """
 
     def __init__(
@@ -66,13 +67,14 @@ class LocalSearch:
         granularity: str = "unit",
         *,
         block: int = 1,
+        keep: frozenset[str] = frozenset(),
         seed: int = 0,
     ) -> None:
         self.env = env
         self.teacher: Architecture = env.teacher.architecture
-        self._removals = removals(self.teacher, granularity)
-        self._block = block
-        shrunk = shrinkages(self.teacher, block=block)
+        self._removals = removals(self.teacher, granularity, keep=keep)
+        self._block, self._keep = block, keep
+        shrunk = shrinkages(self.teacher, block=block, keep=keep)
         self._widths = [each for each in shrunk if each.variable == "width"]
         self._kernels = [each for each in shrunk if each.variable == "kernel"]
         self._decision_of = {
@@ -161,7 +163,7 @@ class LocalSearch:
     def _fit(self, plan: Plan) -> tuple[Plan, Architecture] | None:
         """As wide as the limits allow; None where that is nothing, or nothing new."""
         gone = (each for each in self._removals if each in plan.removed)
-        start = without(self.teacher, gone)
+        start = without(self.teacher, gone, keep=self._keep)
         origin = self._origins(start)
         rates = {each: plan.rates[teachers] for each, teachers in origin.items()}
         try:
@@ -181,7 +183,7 @@ class LocalSearch:
         After removals other layers may be tied: the first of them says it.
         """
         found = {}
-        for each in shrinkages(start, block=self._block):
+        for each in shrinkages(start, block=self._block, keep=self._keep):
             position = self.teacher.positions[start.layers[each.layers[0]].name]
             if (origin := self._decision_of.get((each.variable, position))) is not None:
                 found[each] = origin

@@ -33,7 +33,7 @@ from n2n_gym.limits.feasibility import refuse_if_out_of_reach
 from n2n_gym.limits.fitting import widest_uniform
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import GRANULARITIES, removals
+from n2n_gym.networks.decisions import GRANULARITIES, kept_names, removals
 from n2n_gym.networks.scaling import uniform_student
 from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.pytorch.inputs import Normalisation
@@ -117,13 +117,14 @@ def compress(options: Options) -> Summary:
     constraints = options.constraints()
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
+    kept = kept_names(teacher.architecture, options.keep_patterns())
     requirements = Requirements.read(
-        teacher.architecture, constraints, metadata_of(teacher)
+        teacher.architecture, constraints, metadata_of(teacher), kept
     )
-    if not removals(teacher.architecture, options.granularity):
+    if not removals(teacher.architecture, options.granularity, keep=kept):
         raise ValueError(
             f"there is nothing to remove from {teacher.name} at the granularity "
-            f"{options.granularity!r}; {_numbers_of_removals(teacher)}"
+            f"{options.granularity!r}; {_numbers_of_removals(teacher, kept)}"
         )
     if not (options.output / OPTIONS).exists():  # a folder for what can be done alone
         refuse_if_out_of_reach(requirements, options.granularity)
@@ -152,10 +153,11 @@ def compress(options: Options) -> Summary:
         uniform = magnitude = random = None
         if options.controls:
             num_params = student.student.num_params
-            thin = partial(uniform_student, teacher.architecture, num_params)
+            whole = teacher.architecture
+            thin = partial(uniform_student, whole, num_params, keep=kept)
             alike = partial(widest_uniform, requirements) if requirements else thin
             uniform = final.compare_size(alike, "uniform width")
-            thin = partial(magnitude_student, teacher, num_params)
+            thin = partial(magnitude_student, teacher, num_params, keep=kept)
             magnitude = final.compare_size(thin, "magnitude")
             # As many as the policies and the local search have scored.
             updates = options.shrinkage_updates * (2 if requirements else 1)
@@ -198,9 +200,10 @@ def _check_learning(options: Options) -> None:
             reinforce.load_policy(path)
 
 
-def _numbers_of_removals(teacher: Teacher) -> str:
+def _numbers_of_removals(teacher: Teacher, kept: frozenset[str]) -> str:
     start = teacher.architecture
-    return ", ".join(f"{g!r} has {len(removals(start, g))}" for g in GRANULARITIES)
+    counts = {g: len(removals(start, g, keep=kept)) for g in GRANULARITIES}
+    return ", ".join(f"{g!r} has {count}" for g, count in counts.items())
 
 
 def _reinforce(

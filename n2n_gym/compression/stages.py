@@ -59,6 +59,7 @@ class Search:
         remove = RemoveEnv(
             self.teacher,
             granularity=options.granularity,
+            keep=options.keep_patterns(),
             evaluator=self.evaluator,
             reward=self.requirements.reward,
             resources=self._resources,
@@ -85,6 +86,7 @@ class Search:
         shrink = ShrinkEnv(
             self.teacher,
             start=best.student,
+            keep=options.keep_patterns(),
             evaluator=self.evaluator,
             reward=self.requirements.reward,
             resources=self._resources,
@@ -112,7 +114,11 @@ class Search:
         )
         env.meter = meter
         local = LocalSearch(
-            env, options.granularity, block=self.requirements.block, seed=options.seed
+            env,
+            options.granularity,
+            block=self.requirements.block,
+            keep=self.requirements.keep,
+            seed=options.seed,
         )
         with self._watch("local search", "shrink", updates * ROLLOUTS) as watch:
             local.run(updates, ROLLOUTS, watch)

@@ -13,7 +13,7 @@ from n2n_gym.envs.staged import StagedEpisode
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import Place, Store
 from n2n_gym.limits.constraints import Constraints
-from n2n_gym.networks.decisions import RATES, kept_layers, removals, shrinkages
+from n2n_gym.networks.decisions import RATES, kept_names, removals, shrinkages
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks.arrays import Statistics
@@ -134,17 +134,16 @@ class CompressEnv(CompressionEnv):
             render_mode=render_mode,
         )
         start = self.teacher.architecture
-        kept = kept_layers(start, keep)
-        names = frozenset(start.layers[position].name for position in kept)
+        kept = kept_names(start, keep)
         episode = StagedEpisode(
             start,
             removals(start, granularity, keep=kept),
             shrinkages(
                 start, variables, kernels=kernels, scope=shrink_granularity, keep=kept
             ),
-            kept=names,
+            kept=kept,
             rates=rates,
             fit=fit,
-            widths=all_widths(names),
+            widths=all_widths(kept),
         )
         self._begin(episode, max_rows)

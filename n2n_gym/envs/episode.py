@@ -23,6 +23,7 @@ from n2n_gym.networks.decisions import (
     Removal,
     Shrinkage,
     legal_removal,
+    positions_of,
     shrinkages,
 )
 from n2n_gym.networks.tally import Counts
@@ -127,8 +128,7 @@ def all_widths(kept: frozenset[str]) -> Widths:
     """Of any network, but for layers of these names."""
 
     def widths(network: Architecture) -> Sequence[Shrinkage]:
-        there = {network.positions[n] for n in kept & network.positions.keys()}
-        return shrinkages(network, ("width",), keep=there)
+        return shrinkages(network, ("width",), keep=kept)
 
     return widths
 
@@ -140,7 +140,7 @@ class RemovalEpisode(Episode):
     """What to remove: 0 keeps, 1 removes.
 
     Args:
-        kept: Positions of layers that nothing may be left without.
+        kept: Names of layers that nothing may be left without.
         fit: Whether students become narrower in the end, so that the floor is that of
             the narrowest.
         widths: What is scaled then.
@@ -153,13 +153,14 @@ class RemovalEpisode(Episode):
         start: Architecture,
         decisions: Sequence[Removal],
         *,
-        kept: frozenset[int] = frozenset(),
+        kept: frozenset[str] = frozenset(),
         fit: bool = False,
         widths: Widths = EVERY_WIDTH,
     ) -> None:
         self.start = start
         self.decisions: tuple[Removal, ...] = tuple(decisions)
-        self._kept, self._fit, self._widths = kept, fit, widths
+        self._kept, self._fit = positions_of(start, kept), fit
+        self._widths = widths
         self._floor = Floor(start, decisions, narrow=fit)
         self._untouched = start.rewire(frozenset(), frozenset())
         self.restart()

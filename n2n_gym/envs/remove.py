@@ -11,7 +11,7 @@ from n2n_gym.envs.limits import Mode, Ranges
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import Place, Store
 from n2n_gym.limits.constraints import Constraints
-from n2n_gym.networks.decisions import kept_layers, removals
+from n2n_gym.networks.decisions import kept_names, removals
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
 from n2n_gym.tasks.arrays import Statistics
@@ -189,9 +189,8 @@ class RemoveEnv(CompressionEnv):
             render_mode=render_mode,
         )
         start = self.teacher.architecture
-        kept = kept_layers(start, keep)
+        kept = kept_names(start, keep)
         decisions = removals(start, granularity, keep=kept)
-        names = frozenset(start.layers[position].name for position in kept)
-        widths = all_widths(names)
+        widths = all_widths(kept)
         episode = RemovalEpisode(start, decisions, kept=kept, fit=fit, widths=widths)
         self._begin(episode, max_rows)

@@ -14,7 +14,7 @@ from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import Place, Store
 from n2n_gym.limits.constraints import Constraints
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import RATES, kept_layers, shrinkages
+from n2n_gym.networks.decisions import RATES, kept_names, shrinkages
 from n2n_gym.networks.descent import refuse_stranger
 from n2n_gym.networks.reading import read_architecture
 from n2n_gym.resources import Resource
@@ -154,13 +154,13 @@ class ShrinkEnv(CompressionEnv):
         )
         whole = self.teacher.architecture
         begin = load_start(start, whole)
-        names = {whole.layers[position].name for position in kept_layers(whole, keep)}
+        kept = kept_names(whole, keep)
         decisions = shrinkages(
             begin,
             variables,
             kernels=kernels,
             scope=granularity,
-            keep={begin.positions[name] for name in names & begin.positions.keys()},
+            keep=kept,
         )
         episode = ShrinkageEpisode(
             begin,
@@ -168,7 +168,7 @@ class ShrinkEnv(CompressionEnv):
             is_discrete=action == "discrete",
             rates=rates,
             fit=fit,
-            widths=all_widths(frozenset(names)),
+            widths=all_widths(kept),
         )
         self._begin(episode, max_rows)
 

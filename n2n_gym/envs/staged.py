@@ -59,10 +59,9 @@ class StagedEpisode(Episode):
         self._kept, self._rates = kept, tuple(rates)
         self._fit, self._widths = fit, widths
         self._known: dict[Any, Any] = {}  # costs of layers, in all that is left of it
-        places = frozenset(start.positions[name] for name in kept)
         # Whatever is removed, widths can shrink afterwards: the floor is the narrowest.
         self._first = RemovalEpisode(
-            start, removals, kept=places, fit=True, widths=widths
+            start, removals, kept=kept, fit=True, widths=widths
         )
         self._place_of = {
             (each.variable, position): place
@@ -84,7 +83,6 @@ class StagedEpisode(Episode):
     def _go_on(self) -> None:
         """Removal is over: lay out what is left to shrink."""
         left = self._first.student
-        names = self._kept & left.positions.keys()
         variables = dict.fromkeys(each.variable for each in self._shrinkages)
         rule = next((d.rule for d in self._shrinkages if d.variable == "kernel"), None)
         found: list[Shrinkage] = []
@@ -93,7 +91,7 @@ class StagedEpisode(Episode):
             left,
             tuple(variables),
             kernels=rule or "nearest",
-            keep={left.positions[name] for name in names},
+            keep=self._kept,
         )
         for each in offered:
             position = self.start.positions[left.layers[each.layers[0]].name]

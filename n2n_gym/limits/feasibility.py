@@ -27,7 +27,9 @@ def refuse_if_out_of_reach(requirements: Requirements, granularity: str) -> None
     for name, aim in requirements.aims.items():
         least = math.inf
         guides = [name] if name in EXACT else EXACT
-        for student in chain([teacher], smallest(teacher, granularity, guides)):
+        for student in chain(
+            [teacher], smallest(teacher, granularity, guides, requirements.keep)
+        ):
             if (values := _taken(requirements, student)) is not None:
                 least = min(least, values[name])
             if least <= aim:
@@ -45,7 +47,10 @@ def refuse_if_out_of_reach(requirements: Requirements, granularity: str) -> None
 
 
 def smallest(
-    teacher: Architecture, granularity: str, guides: Sequence[str] = EXACT
+    teacher: Architecture,
+    granularity: str,
+    guides: Sequence[str] = EXACT,
+    keep: frozenset[str] = frozenset(),
 ) -> Iterator[Architecture]:
     """Students that take little, each as narrow as can be.
 
@@ -55,11 +60,13 @@ def smallest(
 
     Args:
         guides: Of what less is taken: resources that can be computed.
+        keep: Names of layers that stay as they are.
     """
-    yield narrowest(teacher)
-    yield narrowest(without(teacher, removals(teacher, granularity)))
+    offered = removals(teacher, granularity, keep=keep)
+    yield narrowest(teacher, keep=keep)
+    yield narrowest(without(teacher, offered, keep=keep), keep=keep)
     for name in guides:
-        yield _descend(teacher, name, granularity)
+        yield _descend(teacher, name, granularity, keep)
 
 
 def _taken(
@@ -75,12 +82,15 @@ def _taken(
 
 
 @lru_cache(maxsize=8)
-def _descend(teacher: Architecture, name: str, granularity: str) -> Architecture:
+def _descend(
+    teacher: Architecture, name: str, granularity: str, keep: frozenset[str]
+) -> Architecture:
     """What changing one removal after another comes to, as long as less is taken."""
-    decisions = removals(teacher, granularity)
+    decisions = removals(teacher, granularity, keep=keep)
 
     def student_without(wanted: Sequence[bool]) -> Architecture:
-        return narrowest(without(teacher, compress(decisions, wanted)))
+        left = without(teacher, compress(decisions, wanted), keep=keep)
+        return narrowest(left, keep=keep)
 
     def taken(student: Architecture) -> float:
         return RESOURCES[name](student, teacher)

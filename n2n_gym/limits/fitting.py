@@ -58,7 +58,8 @@ def fitted(requirements: Requirements, student: Architecture) -> Architecture:
 
 def _narrowed(requirements: Requirements, student: Architecture) -> Architecture:
     block = requirements.block
-    decisions = shrinkages(student, ("width",), block=block)
+    keep = requirements.keep
+    decisions = shrinkages(student, ("width",), block=block, keep=keep)
     # One block of channels takes less time than a part of it does.
     in_blocks = [each for each in decisions if each.multiple % block == 0]
     rates = dict.fromkeys(in_blocks or decisions, 1.0)
@@ -74,7 +75,8 @@ def _widened(requirements: Requirements, student: Architecture) -> Architecture:
     """Up to the teacher's widths; the student itself where that is out of reach."""
     whole = at_full_width(student, requirements.teacher)
     rates = {}
-    for each in shrinkages(whole, ("width",), block=requirements.block):
+    block, keep = requirements.block, requirements.keep
+    for each in shrinkages(whole, ("width",), block=block, keep=keep):
         mine, most = (net.shape_of(each.layers[0])[0] for net in (student, whole))
         # Parts of blocks are filled first: they take as long as whole ones.
         rates[each] = min(1.0, ceil(mine / each.multiple) * each.multiple / most)
@@ -113,7 +115,8 @@ def widest_uniform(requirements: Requirements, block: int = 1) -> Architecture:
             bar.update()
             return requirements.keeps(student)
 
-        return uniform_within(requirements.teacher, keeps, STEPS, block=block)
+        teacher, keep = requirements.teacher, requirements.keep
+        return uniform_within(teacher, keeps, STEPS, block=block, keep=keep)
 
 
 def aims_by(requirements: Requirements, meter: Meter) -> dict[str, float]:

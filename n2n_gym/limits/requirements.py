@@ -45,6 +45,7 @@ class Requirements:
         block: Channels of which students have whole blocks: more than 1 where they
             have to be fast. ONNX Runtime and accelerators compute convolutions on
             blocks of channels; where one is not full they take as long, or longer.
+        keep: Names of layers that stay as they are.
     """
 
     teacher: Architecture
@@ -53,15 +54,21 @@ class Requirements:
     meter: Meter
     notes: int
     block: int = 1
+    keep: frozenset[str] = frozenset()
 
     @classmethod
     def read(
-        cls, teacher: Architecture, constraints: Mapping[str, float], task: str = ""
+        cls,
+        teacher: Architecture,
+        constraints: Mapping[str, float],
+        task: str = "",
+        keep: frozenset[str] = frozenset(),
     ) -> Requirements:
         """Limits by name.
 
         Args:
             task: All that a written file says of the task and the teacher.
+            keep: Names of layers that stay as they are.
 
         Raises:
             ValueError: One makes no sense, or is of an unknown resource.
@@ -72,7 +79,7 @@ class Requirements:
         notes = NOTES + len(task.encode())
         meter = load_meter(bounds)
         block = BLOCK if _is_of_machine(meter) else 1
-        return cls(teacher, bounds, least, meter, notes, block)
+        return cls(teacher, bounds, least, meter, notes, block, keep)
 
     def __bool__(self) -> bool:
         """Whether there is a limit on a resource."""
@@ -123,7 +130,7 @@ class Requirements:
         if not self.bounds:
             return True
         try:
-            values = meter(narrowest(student), self.teacher)
+            values = meter(narrowest(student, keep=self.keep), self.teacher)
         except ResourceError as error:
             logger.warning("whether a limit can be kept is not known: %s", error)
             return False

@@ -5,7 +5,7 @@ None of it needs a score: what is kept is computed or measured on the architectu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from itertools import chain
 
 from n2n_gym.networks.architecture import Architecture
@@ -17,15 +17,22 @@ class OutOfReach(ValueError):
     """No student of this kind is so small."""
 
 
-def uniform_student(teacher: Architecture, num_params: int) -> Architecture:
+def uniform_student(
+    teacher: Architecture, num_params: int, *, keep: Set[str] = frozenset()
+) -> Architecture:
     """The teacher with all widths at one rate, the largest within a size.
+
+    Args:
+        keep: Names of layers that stay as they are.
 
     Raises:
         OutOfReach: The teacher with all widths at their least has more parameters.
     """
-    widths = shrinkages(teacher, ("width",))
+    widths = shrinkages(teacher, ("width",), keep=keep)
     refuse_below(shrink(teacher, dict.fromkeys(widths, 0.0)), num_params)
-    return uniform_within(teacher, lambda thin: thin.num_params <= num_params, 20)
+    return uniform_within(
+        teacher, lambda thin: thin.num_params <= num_params, 20, keep=keep
+    )
 
 
 def uniform_within(
@@ -34,17 +41,20 @@ def uniform_within(
     steps: int,
     *,
     block: int = 1,
+    keep: Set[str] = frozenset(),
 ) -> Architecture:
     """The teacher with all widths at one rate, the largest that is within limits.
 
     Args:
         steps: How often the rate is halved in on.
         block: Of channels, of which widths are multiples.
+        keep: Names of layers that stay as they are.
 
     Raises:
         OutOfReach: The teacher with all widths at their least is not within them.
     """
-    rates = dict.fromkeys(shrinkages(teacher, ("width",), block=block), 1.0)
+    widths = shrinkages(teacher, ("width",), block=block, keep=keep)
+    rates = dict.fromkeys(widths, 1.0)
     return shrink(teacher, widest_rates(teacher, rates, is_within, steps))
 
 
@@ -145,9 +155,9 @@ def refuse_below(smallest: Architecture, num_params: int) -> None:
         )
 
 
-def narrowest(start: Architecture) -> Architecture:
-    """With all widths and kernels at the lowest rate."""
-    return shrink(start, dict.fromkeys(shrinkages(start), RATES[0]))
+def narrowest(start: Architecture, *, keep: Set[str] = frozenset()) -> Architecture:
+    """With all widths and kernels at the lowest rate, but for layers of these names."""
+    return shrink(start, dict.fromkeys(shrinkages(start, keep=keep), RATES[0]))
 
 
 def at_full_width(student: Architecture, teacher: Architecture) -> Architecture:

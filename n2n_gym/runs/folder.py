@@ -75,6 +75,8 @@ class Options:
         init_policy: The folder of an earlier run, whose policies this one starts from;
             they may have been trained on another teacher.
         frozen: Whether those play as they are.
+        keep: Names of layers that stay as they are, or patterns, with commas between:
+            "layer4.*,conv1".
         logs: Where the training's progress goes, with commas between:
             "csv,json,tensorboard,wandb,mlflow".
         max_params, max_macs, max_size, max_latency: The most that a student may take,
@@ -103,6 +105,7 @@ class Options:
     mean: str | None = None
     std: str | None = None
     granularity: str = "unit"
+    keep: str | None = None
     controls: bool = True
     seed: int = 0
     device: str | None = None
@@ -136,6 +139,10 @@ class Options:
                 )
             given[name] = value
         return {name: read_quantity(name, value) for name, value in given.items()}
+
+    def keep_patterns(self) -> list[str] | None:
+        """What ``keep`` names."""
+        return None if self.keep is None else self.keep.split(",")
 
     def load_teacher(self, device: torch.device) -> Teacher:
         """The one asked for."""

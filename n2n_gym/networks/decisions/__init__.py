@@ -1,6 +1,6 @@
 """What can be decided about an architecture: what to remove, how far to shrink."""
 
-from n2n_gym.networks.decisions.keeping import kept_layers
+from n2n_gym.networks.decisions.keeping import kept_names, positions_of
 from n2n_gym.networks.decisions.removal import (
     GRANULARITIES,
     Removal,
@@ -31,9 +31,10 @@ __all__ = [
     "VARIABLES",
     "Removal",
     "Shrinkage",
-    "kept_layers",
+    "kept_names",
     "kernels_at",
     "legal_removal",
+    "positions_of",
     "removals",
     "remove",
     "shrink",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from n2n_gym.networks.architecture import Architecture
 
 
-def kept_layers(
+def kept_names(
     start: Architecture, patterns: str | Sequence[str] | None
-) -> frozenset[int]:
-    """Positions of the layers that patterns name.
+) -> frozenset[str]:
+    """Names of the layers that patterns stand for.
 
     Args:
         patterns: ``"layer4.*"``: shell patterns of layers' names. The name of a module
@@ -23,19 +23,23 @@ def kept_layers(
     """
     if patterns is None:
         return frozenset()
-    found: set[int] = set()
+    names = [layer.name for layer in start.layers]
+    found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         named = {
-            position
-            for position, layer in enumerate(start.layers)
-            if fnmatchcase(layer.name, pattern)
-            or fnmatchcase(layer.name, f"{pattern}.*")
+            name
+            for name in names
+            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
         }
         if not named:
-            names = [layer.name for layer in start.layers]
             near = get_close_matches(pattern, names, n=3) or names[:3]
             raise ValueError(
                 f"keep={pattern!r} names no layer; there are {', '.join(near)}, ..."
             )
         found |= named
     return frozenset(found)
+
+
+def positions_of(network: Architecture, names: Set[str]) -> frozenset[int]:
+    """Where a network has these layers, as far as it has them."""
+    return frozenset(network.positions[n] for n in names & network.positions.keys())

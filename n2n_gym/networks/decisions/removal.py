@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from n2n_gym.networks.architecture import Architecture, Wiring
+from n2n_gym.networks.decisions.keeping import positions_of
 from n2n_gym.networks.layers import (
     Activation,
     AdaptiveAvgPool,
@@ -113,7 +114,7 @@ def _candidates(start: Architecture, granularity: str) -> list[Removal]:
 
 
 def removals(
-    start: Architecture, granularity: str = "unit", *, keep: Set[int] = frozenset()
+    start: Architecture, granularity: str = "unit", *, keep: Set[str] = frozenset()
 ) -> tuple[Removal, ...]:
     """The removals that can be decided on, in the environment's order.
 
@@ -125,7 +126,7 @@ def removals(
             ``"layer"``, the paper's: every single layer but strided convolutions,
             linear layers and average pools; activations and max pools need not save
             anything.
-        keep: Positions of layers that stay.
+        keep: Names of layers that stay.
 
     Raises:
         ValueError: The granularity is unknown.
@@ -134,14 +135,14 @@ def removals(
         raise ValueError(
             f"unknown granularity {granularity!r}; known: {', '.join(GRANULARITIES)}"
         )
-    untouched = _wire(start, ())
+    untouched, kept = _wire(start, ()), positions_of(start, keep)
     found, left_by = [], set()
     for removal in _candidates(start, granularity):
         if start.first in removal.layers or start.classifier in removal.layers:
             continue
-        if not keep.isdisjoint(removal.layers):
+        if not kept.isdisjoint(removal.layers):
             continue
-        wiring = legal_removal(start, (), untouched, removal, keep=keep)
+        wiring = legal_removal(start, (), untouched, removal, keep=kept)
         if wiring is None or (removal.must_save and wiring[1:] == untouched[1:]):
             continue
         left = frozenset(wiring.inputs.items())
@@ -176,7 +177,7 @@ def legal_removal(
     Args:
         taken: The removals decided on before.
         left: What they left of the start.
-        keep: Layers that nothing may be left without.
+        keep: Positions of layers that nothing may be left without.
     """
     if left.inputs.keys().isdisjoint(removal.layers):
         return None
@@ -201,12 +202,18 @@ def remove(
     return start.keep(_wire(start, taken))
 
 
-def without(start: Architecture, wanted: Iterable[Removal]) -> Architecture:
-    """The student without those of the removals that are legal one after another."""
-    left = start.rewire(frozenset(), frozenset())
+def without(
+    start: Architecture, wanted: Iterable[Removal], *, keep: Set[str] = frozenset()
+) -> Architecture:
+    """The student without those of the removals that are legal one after another.
+
+    Args:
+        keep: Names of layers that stay.
+    """
+    left, kept = start.rewire(frozenset(), frozenset()), positions_of(start, keep)
     taken: list[Removal] = []
     for removal in wanted:
-        wiring = legal_removal(start, taken, left, removal)
+        wiring = legal_removal(start, taken, left, removal, keep=kept)
         if wiring is not None:
             taken.append(removal)
             left = wiring

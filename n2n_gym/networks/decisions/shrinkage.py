@@ -9,6 +9,7 @@ from typing import Final
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.channels import Channels
+from n2n_gym.networks.decisions.keeping import positions_of
 from n2n_gym.networks.layers import Conv, DepthwiseConv, Pair
 
 RATES: Final = tuple(tenths / 10 for tenths in range(1, 11))
@@ -46,7 +47,7 @@ def shrinkages(
     block: int = 1,
     kernels: str = "nearest",
     scope: str = "group",
-    keep: Set[int] = frozenset(),
+    keep: Set[str] = frozenset(),
 ) -> tuple[Shrinkage, ...]:
     """The shrinkages that can be decided on, in the environment's order.
 
@@ -59,8 +60,7 @@ def shrinkages(
         kernels: One of ``KERNELS``: the rule of kernels' lengths.
         scope: ``"stage"``: layers of equal width and resolution, and kernels of equal
             length in them, are one decision.
-        keep: Positions of layers that stay as they are, and with them what is tied to
-            them.
+        keep: Names of layers that stay as they are, and with them what is tied to them.
 
     Raises:
         ValueError: A variable, a rule or a scope is unknown.
@@ -69,18 +69,18 @@ def shrinkages(
         _check_known("variable", variable, VARIABLES)
     _check_known("kernels", kernels, KERNELS)
     _check_known("scope", scope, SCOPES)
-    groups = Channels(start).groups
+    groups, kept = Channels(start).groups, positions_of(start, keep)
     found = []
     for position, layer in enumerate(start.layers):
         group = groups.get(position)
         if "width" in variables and group is not None and not group.is_fixed:
-            is_free = keep.isdisjoint(group.producers)
+            is_free = kept.isdisjoint(group.producers)
             if is_free and group.width > group.multiple:
                 multiple = lcm(group.multiple, block)
                 if group.width <= multiple:
                     multiple = group.multiple
                 found.append(Shrinkage("width", layer.name, group.producers, multiple))
-        if isinstance(layer, (Conv, DepthwiseConv)) and position not in keep:
+        if isinstance(layer, (Conv, DepthwiseConv)) and position not in kept:
             if "kernel" in variables and _has_free_kernel(layer):
                 one = (position,)
                 found.append(Shrinkage("kernel", layer.name, one, rule=kernels))
