@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from n2n_gym.envs import RemoveEnv
 from n2n_gym.evaluators.distillation import is_out_of_memory, out_of_memory
 from n2n_gym.evaluators.evaluator import SizeEvaluator, evaluate
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
@@ -271,3 +272,20 @@ def test_the_papers_teacher_gets_no_gradients(teacher, students, monkeypatch):
     quick(PAPER)(students[2:], teacher)
     assert networks
     assert all(p.grad is None for n in networks for p in n.parameters())
+
+
+def test_precision_can_be_fixed_and_is_part_of_the_key(teacher):
+    keys = {
+        name: load_evaluator("inherit", "cpu", store=False, precision=name).key(
+            teacher.architecture, teacher
+        )
+        for name in ("float32", "bfloat16")
+    }
+    for name, key in keys.items():
+        assert f'"precision":"{name}"' in key.settings
+    with pytest.raises(ValueError, match="unknown precision='int8'; known: None, flo"):
+        load_evaluator("inherit", "cpu", precision="int8")
+    with pytest.raises(ValueError, match="are for evaluators by name"):
+        load_evaluator(SizeEvaluator(), precision="float32")
+    env = RemoveEnv(teacher, evaluator="inherit", store=False, precision="bfloat16")
+    assert env.evaluator.precision == "bfloat16"

@@ -114,6 +114,13 @@ def compress(
             help="What one removal is about: unit, block (branches alone) or layer."
         ),
     ] = "unit",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of students' arithmetic: float32 or bfloat16. By default the faster "
+            "one on this machine; scores depend on it."
+        ),
+    ] = None,
     keep: Annotated[
         str | None,
         typer.Option(

@@ -65,6 +65,13 @@ def refuse_unknown(what: str, value: object, known: Sequence[object]) -> None:
         raise ValueError(f"unknown {what}={value!r}; known: {names}")
 
 
+def checked_share(what: str, value: float) -> float:
+    """The value; ValueError if it is not from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{what} must be from 0 to 1, got {value!r}")
+    return value
+
+
 def check_call(what: str, name: object, function: Any, *arguments: Any) -> None:
     """Refuse a function of the user's that does not take these arguments.
 

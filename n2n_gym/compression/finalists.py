@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from n2n_gym.compression.student_files import Finished
 from n2n_gym.evaluators.evaluator import evaluate
+from n2n_gym.evaluators.loading import read_precision
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import Runner
 from n2n_gym.evaluators.scoring import DistillationEvaluator
@@ -64,6 +65,7 @@ class Finalists:
         requirements: Students that leave room in the limits on resources become wider;
             those that break one narrower where that is enough, or are left out.
         report: Told of what was distilled to the end.
+        precision: Of students' arithmetic; None for the faster one.
     """
 
     teacher: Teacher
@@ -73,6 +75,7 @@ class Finalists:
     store: ScoreStore | None
     requirements: Requirements
     report: Report | None = None
+    precision: str | None = None
 
     def choose(
         self, found: list[Scored], what: str, last: Iterable[Scored] = ()
@@ -230,6 +233,7 @@ class Finalists:
         return DistillationEvaluator(
             rung,
             device=self.device,
+            precision=read_precision(self.precision),
             runner=self.runner,
             store=self.store,
         )

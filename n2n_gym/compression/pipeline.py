@@ -110,9 +110,15 @@ def compress(options: Options) -> Summary:
     most, _ = ROUNDS[0]
     runner = Workers(options.workers) if options.workers else default_runner(most)
     evaluator = (
-        load_evaluator(options.evaluator, device)
+        load_evaluator(options.evaluator, device, precision=options.precision)
         if ":" in options.evaluator
-        else load_evaluator(options.evaluator, device, workers=runner, store=store)
+        else load_evaluator(
+            options.evaluator,
+            device,
+            workers=runner,
+            store=store,
+            precision=options.precision,
+        )
     )
     constraints = options.constraints()
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
@@ -137,7 +143,14 @@ def compress(options: Options) -> Summary:
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         report = run.history.add
         final = Finalists(
-            teacher, options.final_epochs, device, runner, store, requirements, report
+            teacher,
+            options.final_epochs,
+            device,
+            runner,
+            store,
+            requirements,
+            report,
+            options.precision,
         )
         remembering = Remembering(evaluator, run.history)
         search = Search(teacher, remembering, run, requirements)

@@ -79,7 +79,13 @@ class Revisited:
         # Whatever is asked for by name is wanted, with or without the run's limits.
         requirements = Requirements.read(self.teacher.architecture, {})
         final = Finalists(
-            self.teacher, epochs, self.device, InProcess(), store, requirements
+            self.teacher,
+            epochs,
+            self.device,
+            InProcess(),
+            store,
+            requirements,
+            precision=self.options.precision,
         )
         return final.choose([Scored(0.0, student)], student.fingerprint[:8])
 

@@ -66,8 +66,9 @@ class CompressEnv(CompressionEnv):
         shrink_granularity: Of shrinkages: "group" or "stage".
         variables, kernels, rates: As in N2NShrink; there are no paddings.
         teacher, task, weights, normalisation, keep, evaluator, evaluator_workers,
-            store, reward, constraints, limits, fit, resources, epsilon, strict,
-            illegal, max_rows, device, train_teacher, render_mode: As in N2NRemove.
+            store, precision, reward, constraints, limits, fit, resources, epsilon,
+            strict, illegal, max_rows, device, train_teacher, render_mode: As in
+            N2NRemove.
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
@@ -95,6 +96,7 @@ class CompressEnv(CompressionEnv):
         evaluator: str | Evaluator = "inherit",
         evaluator_workers: Place = None,
         store: Store = True,
+        precision: str | None = None,
         reward: str | Reward = "n2n",
         constraints: Constraints | Ranges | None = None,
         limits: Mode = "fixed",
@@ -121,6 +123,7 @@ class CompressEnv(CompressionEnv):
             evaluator=evaluator,
             evaluator_workers=evaluator_workers,
             store=store,
+            precision=precision,
             reward=reward,
             constraints=constraints,
             limits=limits,

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from n2n_gym.common.plugins import refuse_unknown
+from n2n_gym.common.plugins import checked_share, refuse_unknown
 from n2n_gym.envs.columns import COLUMNS
 from n2n_gym.envs.episode import Decision, Episode, Mask, read_action
 from n2n_gym.envs.limits import (
@@ -78,6 +78,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         evaluator: str | Evaluator,
         evaluator_workers: Place,
         store: Store,
+        precision: str | None,
         reward: str | Reward,
         constraints: Constraints | Ranges | None,
         limits: Mode,
@@ -106,7 +107,11 @@ class CompressionEnv(gym.Env[Observation, Any]):
         )
         refuse_without_images(evaluator, self.teacher)
         self.evaluator = load_evaluator(
-            evaluator, device, workers=evaluator_workers, store=store
+            evaluator,
+            device,
+            workers=evaluator_workers,
+            store=store,
+            precision=precision,
         )
         # What was given is the giver's to close.
         is_named = isinstance(evaluator, (str, Path))
@@ -120,10 +125,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         self.fit = fit
         if fit:
             check_fits(self.limits, self.meter, self._limited)
-        if not 0 <= epsilon <= 1:
-            raise ValueError(f"epsilon must be from 0 to 1, got {epsilon!r}")
-        self.epsilon = epsilon
-        self.strict = strict
+        self.epsilon, self.strict = checked_share("epsilon", epsilon), strict
         # Of ``info["reward_vector"]``: all are to be large.
         self.objectives: tuple[str, ...] = (ACCURACY, *self.meter.names)
 

@@ -82,8 +82,9 @@ class ShrinkEnv(CompressionEnv):
         rates: Those that are offered, of 0.1 to 1; all by default.
         action: "discrete" or "continuous".
         teacher, task, weights, normalisation, keep, evaluator, evaluator_workers,
-            store, reward, constraints, limits, fit, resources, epsilon, strict,
-            illegal, max_rows, device, train_teacher, render_mode: As in N2NRemove.
+            store, precision, reward, constraints, limits, fit, resources, epsilon,
+            strict, illegal, max_rows, device, train_teacher, render_mode: As in
+            N2NRemove.
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
@@ -112,6 +113,7 @@ class ShrinkEnv(CompressionEnv):
         evaluator: str | Evaluator = "inherit",
         evaluator_workers: Place = None,
         store: Store = True,
+        precision: str | None = None,
         reward: str | Reward = "n2n",
         constraints: Constraints | Ranges | None = None,
         limits: Mode = "fixed",
@@ -140,6 +142,7 @@ class ShrinkEnv(CompressionEnv):
             evaluator=evaluator,
             evaluator_workers=evaluator_workers,
             store=store,
+            precision=precision,
             reward=reward,
             constraints=constraints,
             limits=limits,

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast, get_args
 
-from n2n_gym.common.plugins import lookup
+from n2n_gym.common.plugins import lookup, refuse_unknown
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
 from n2n_gym.evaluators.rungs import (
     ELASTIC,
@@ -22,6 +22,7 @@ from n2n_gym.evaluators.rungs import (
     Rung,
 )
 from n2n_gym.evaluators.runner import InProcess, Runner
+from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.teachers.teacher import Teacher, is_untrained
 
 if TYPE_CHECKING:
@@ -42,12 +43,23 @@ RUNGS: Final[Mapping[str, Rung]] = {
 
 
 def _rung(
-    rung: Rung, *, device: str | torch.device | None, workers: Place, store: Store
+    rung: Rung,
+    *,
+    device: str | torch.device | None,
+    workers: Place,
+    store: Store,
+    precision: str | None,
 ) -> Evaluator:
     from n2n_gym.evaluators.scoring import DistillationEvaluator
 
     runner, opened = load_runner(workers), load_store(store)
-    return DistillationEvaluator(rung, device=device, runner=runner, store=opened)
+    return DistillationEvaluator(
+        rung,
+        device=device,
+        precision=read_precision(precision),
+        runner=runner,
+        store=opened,
+    )
 
 
 def _size(*, workers: Place, store: Store, **_: Any) -> Evaluator:
@@ -71,6 +83,7 @@ def load_evaluator(
     *,
     workers: Place = None,
     store: Store = True,
+    precision: str | None = None,
 ) -> Evaluator:
     """An evaluator from its name, or from ``"module:attribute"``: called with a device.
 
@@ -81,17 +94,20 @@ def load_evaluator(
             processes; ``"ray"`` or the address of a Ray cluster.
         store: Where scores are kept: True: in the cache folder; False or None: only in
             this process; a path or a database's URL.
+        precision: Of students' arithmetic; by default the one that is faster here.
+            Elsewhere that may be the other, and scores depend on it.
 
     Raises:
-        ValueError: There is no such evaluator or device.
+        ValueError: There is no such evaluator, device or precision.
     """
+    read_precision(precision)
     if isinstance(evaluator, Path):
         evaluator = str(evaluator)
     is_own = not isinstance(evaluator, str) or ":" in evaluator
-    if is_own and not (workers is None and store is True):
+    if is_own and not (workers is None and store is True and precision is None):
         raise ValueError(
-            f"evaluator_workers and store are for evaluators by name; {evaluator!r} "
-            f"has its own"
+            f"evaluator_workers, store and precision are for evaluators by name; "
+            f"{evaluator!r} has its own"
         )
     if not isinstance(evaluator, str):
         return evaluator
@@ -101,11 +117,22 @@ def load_evaluator(
         calibration = Calibration.read(evaluator)
         runner, opened = load_runner(workers), load_store(store)
         cheap = load_rung(calibration.rung, device, runner=runner, store=opened)
+        cheap.precision = read_precision(precision)
         return CalibratedEvaluator(cheap, calibration)
     make = lookup("evaluator", evaluator, EVALUATORS, also=("a calibration.json",))
     if evaluator not in EVALUATORS:
         return make(device=device)
-    return make(device=device, workers=workers, store=store)
+    return make(device=device, workers=workers, store=store, precision=precision)
+
+
+def read_precision(name: str | None) -> Precision | None:
+    """A precision by its name; None where it may depend on the machine.
+
+    Raises:
+        ValueError: There is no such precision.
+    """
+    refuse_unknown("precision", name, (None, *get_args(Precision)))
+    return cast("Precision | None", name)
 
 
 def refuse_without_images(evaluator: str | Path | Evaluator, teacher: Teacher) -> None:

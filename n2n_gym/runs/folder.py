@@ -84,6 +84,8 @@ class Options:
             that of one image in ONNX Runtime on one thread.
         min_accuracy: The least on validation, "0.95" or "95%".
         limits: Of any other resources: "peak_bytes=64KB,module:function=3".
+        precision: Of students' arithmetic: "float32" or "bfloat16"; by default the one
+            that is faster here.
         workers: Processes that students are distilled in; by default as many as there
             are cores, and students in a batch.
         store: Path or URL of the scores' database; in the cache folder by default.
@@ -100,6 +102,7 @@ class Options:
     frozen: bool = False
     logs: str = ""
     workers: int | None = None
+    precision: str | None = None
     store: str | None = None
     weights: str | None = None
     mean: str | None = None
