@@ -26,6 +26,7 @@ CASES = [
     ("N2NRemove-v0", "vgg19_bn"),
     ("N2NRemove-v0", "mobilenet_v2"),
     ("N2NShrink-v0", "resnet18"),
+    ("N2NCompress-v0", "resnet18"),
 ]
 
 

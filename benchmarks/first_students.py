@@ -1,0 +1,111 @@
+"""What random play comes to, by what its actions mean.
+
+    python -m benchmarks.first_students --weights resnet18_cifar10.safetensors
+
+Students of a CIFAR-10 ResNet-18 within a tenth of its parameters, 5,000 training and
+500 validation images, scored on ``inherit``; 60 by each way of playing. The old meaning
+of a kernel's rate is played as it was: nine draws in ten make a 3x3 kernel 1x1. Ten
+minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.subjects import some_of_cifar10
+from n2n_gym import load_teacher
+from n2n_gym.envs import ShrinkEnv
+
+STUDENTS: Final = 60
+FIRST: Final = 20
+SHARE: Final = 1 / 10
+UNCHANGED: Final = 9
+# How the shared teacher's inputs are normalised.
+STATISTICS: Final = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+# An action, of what is decided, the mask and the rate about which widths are.
+Choose: TypeAlias = Callable[[np.random.Generator, Any, NDArray[np.int8], float], int]
+
+
+def alike(
+    rng: np.random.Generator, decision: Any, mask: NDArray[np.int8], _: float
+) -> int:
+    """All offered actions alike."""
+    return int(rng.choice(np.flatnonzero(mask)))
+
+
+def as_before(
+    rng: np.random.Generator, decision: Any, mask: NDArray[np.int8], rate: float
+) -> int:
+    """All ten rates alike, when nine of them made a kernel 1x1."""
+    offered = np.flatnonzero(mask)
+    if decision.variable == "kernel" and len(offered) == 2:
+        return int(offered[int(rng.random() < 1 / 10)])
+    return alike(rng, decision, mask, rate)
+
+
+def around_one_rate(
+    rng: np.random.Generator, decision: Any, mask: NDArray[np.int8], rate: float
+) -> int:
+    """Widths about one rate, most kernels as they are."""
+    if decision.variable == "kernel":
+        stays = rng.random() < 0.9
+        return UNCHANGED if stays else int(np.flatnonzero(mask)[0])
+    wanted = rate * np.exp(0.25 * rng.standard_normal())
+    return round(10 * float(np.clip(wanted, 0.1, 1.0))) - 1
+
+
+def accuracies(env: ShrinkEnv, choose: Choose) -> list[float]:
+    found = []
+    for number in range(STUDENTS):
+        rng = np.random.default_rng(number)
+        rate, is_over = rng.uniform(0.3, 1.0), False
+        _, info = env.reset()
+        while not is_over:
+            action = choose(rng, env.current, info["action_mask"], rate)
+            _, _, is_over, _, info = env.step(action)
+        found.append(info.get("accuracy", 0.0))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    teacher = load_teacher(
+        "resnet18",
+        some_of_cifar10(5_000, 500),
+        weights=chosen.weights,
+        normalisation=STATISTICS if chosen.weights else None,
+        device="cpu",
+        train_teacher=True,
+    )
+    bound = {"num_params": SHARE * teacher.architecture.num_params}
+
+    def make(**arguments: Any) -> ShrinkEnv:
+        return ShrinkEnv(
+            teacher, constraints=bound, precision="float32", device="cpu", **arguments
+        )
+
+    print(f"{'':32}{'best of 20':>11}{'best':>7}{'10 %':>7}{'median':>8}{'90 %':>7}")
+    for what, env, choose in (
+        ("old kernels, strict limits", make(kernels="floor", strict=True), as_before),
+        ("nearest kernels, strict limits", make(strict=True), alike),
+        ("nearest kernels, fitted", make(fit=True), alike),
+        ("fitted, around one rate", make(fit=True), around_one_rate),
+    ):
+        found = accuracies(env, choose)
+        low, middle, high = np.quantile(found, [0.1, 0.5, 0.9])
+        row = f"{max(found[:FIRST]):11.3f}{max(found):7.3f}{low:7.3f}{middle:8.3f}"
+        print(f"{what:32}{row}{high:7.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Do fitted students keep their limits, and leave no more than a step of a channel?
+
+    python -m benchmarks.fitted
+
+Random play of all three environments with ``fit=True`` on six teachers, limits drawn
+anew for each episode: on parameters, on MACs, and on both. Each student is built again
+from its limits and actions, and compared by its fingerprint. Some ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from n2n_gym.envs import CompressEnv, CompressionEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import shrink
+from n2n_gym.networks.scaling import widest_in_proportion
+
+TEACHERS: Final = (
+    *("resnet18", "vgg11_bn", "mobilenet_v2"),
+    *("densenet121", "regnet_y_400mf", "googlenet"),
+)
+ENVIRONMENTS: Final = (RemoveEnv, ShrinkEnv, CompressEnv)
+RANGE: Final = (1 / 50, 1.0)  # of the teacher's
+
+
+def make(env: type[CompressionEnv], teacher: Architecture, which: int):
+    """An environment with one of three kinds of limits."""
+    whole = {"num_params": teacher.num_params, "num_macs": teacher.num_macs}
+    names = [("num_params",), ("num_macs",), tuple(whole)][which]
+    ranges = {name: tuple(share * whole[name] for share in RANGE) for name in names}
+    return env(teacher, evaluator="size", constraints=ranges, limits="sample", fit=True)
+
+
+def play(env: CompressionEnv, rng: np.random.Generator) -> tuple[list[int], dict]:
+    _, info = env.reset()
+    actions, is_over = [], False
+    while not is_over:
+        actions.append(int(rng.choice(np.flatnonzero(info["action_mask"]))))
+        _, _, is_over, _, info = env.step(actions[-1])
+    return actions, info
+
+
+def judge(env: CompressionEnv, student: Architecture, bounds: Mapping[str, float]):
+    """In a word, what is wrong with a fitted student, if anything."""
+    start, rates = env.episode.rates_of_widths()
+    narrow = {d: 0.0 if d.variable == "width" else rate for d, rate in rates.items()}
+    is_within = {name: getattr(student, name) <= bounds[name] for name in bounds}
+    if not all(is_within.values()):
+        return "narrowest" if student == shrink(start, narrow) else "BREAKS A LIMIT"
+    wider: list[tuple[int, bool]] = []
+
+    def keeps(other: Architecture) -> bool:
+        found = all(getattr(other, name) <= bounds[name] for name in bounds)
+        wider.append((other.num_params, found))
+        return found
+
+    if widest_in_proportion(start, rates, keeps) != student:
+        return "NOT THE WIDEST"
+    if any(found and size > student.num_params for size, found in wider):
+        return "LEAVES ROOM"
+    return "on the surface"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--students", type=int, default=10_000)
+    chosen = parser.parse_args()
+    cells = [(t, e, w) for t in TEACHERS for e in ENVIRONMENTS for w in range(3)]
+    each = -(-chosen.students // len(cells))
+    found: Counter[str] = Counter()
+    for teacher, kind, which in tqdm(cells):
+        whole = RemoveEnv(teacher, evaluator="size").teacher.architecture
+        env, again = make(kind, whole, which), make(kind, whole, which)
+        rng = np.random.default_rng(which)
+        for _ in range(each):
+            actions, info = play(env, rng)
+            bounds = {limit.name: limit.bound for limit in env.limits}
+            student = Architecture.from_json(info["student"])
+            found[judge(env, student, bounds)] += 1
+            again.reset(options={"limits": bounds, "decisions": actions[:-1]})
+            *_, replayed = again.step(actions[-1])
+            if replayed["fingerprint"] != info["fingerprint"]:
+                found["REPLAYS TO ANOTHER"] += 1
+    for what, count in found.most_common():
+        print(f"{what:20} {count:6,}")
+    if any(what.isupper() for what in found):
+        sys.exit("something does not hold")
+
+
+if __name__ == "__main__":
+    main()
