@@ -6,6 +6,9 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 import n2n_gym  # noqa: F401  registers the ids
 from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
@@ -121,7 +124,7 @@ def test_rates_are_a_subset_of_the_ten(teacher):
     assert env.action_space.n == 10
     actions, _ = play(env, np.random.default_rng(0))
     assert set(actions) <= {1, 4, 9}
-    with pytest.raises(ValueError, match=r"rates are some of .*, got \(0.25,\)"):
+    with pytest.raises(ValueError, match=r"rates are some of .*; got \(0\.25,\)"):
         ShrinkEnv(teacher, evaluator="size", rates=(0.25,))
 
 
@@ -410,3 +413,206 @@ def test_a_fork_goes_its_own_way(stage, teacher):
     assert env.position == 3
     assert math.isclose(env.episode.taken.num_params, expected.num_params)
     assert other["fingerprint"] != expected.fingerprint
+
+
+# What a second look found.
+
+
+class Unpadded(nn.Module):
+    """Convolutions without padding: a smaller kernel would leave a larger map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, stride=2)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 15 * 15, 10)
+
+    def forward(self, x):
+        x = F.relu(self.second(F.relu(self.first(x))))
+        return self.head(torch.flatten(x, 1))
+
+
+class Depthwise(nn.Module):
+    """A depthwise convolution, whose width is that of the convolution before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = F.relu(self.last(F.relu(self.depthwise(F.relu(self.first(x))))))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("stage", ENVS)
+def test_the_floor_holds_where_kernels_shrink_maps(stage, fit):
+    whole = trace(Unpadded(), (1, 32, 32))
+    env = ENVS[stage](
+        whole,
+        evaluator="size",
+        fit=fit,
+        constraints={"num_params": whole.num_params / 4},
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        env.reset()
+        floors = []
+        for _ in env.decisions:
+            floors.append(env.episode.floor.num_params)
+            action = int(rng.choice(np.flatnonzero(env.action_masks())))
+            env.step(action)
+        assert max(floors) <= env.student.num_params
+
+
+@pytest.mark.parametrize("stage", ["shrink", "compress"])
+def test_kernels_alone_are_decided_and_widths_fit_all_the_same(stage, teacher):
+    bound = teacher.architecture.num_params / 5
+    env = ENVS[stage](
+        teacher,
+        evaluator="size",
+        variables=("kernel",),
+        fit=True,
+        strict=True,
+        constraints={"num_params": bound},
+    )
+    for seed in range(10):
+        _, info = play(env, np.random.default_rng(seed))
+        assert info["violated"] == ""
+    env.reset()
+    assert env.action_masks()[9]
+
+
+def test_a_kept_depthwise_convolution_keeps_its_channels():
+    whole = trace(Depthwise(), (1, 8, 8))
+    env = ShrinkEnv(whole, evaluator="size", keep="depthwise")
+    shown = {(each.variable, each.name) for each in env.decisions}
+    assert ("width", "first") not in shown
+    assert ("kernel", "depthwise") not in shown
+    assert ("width", "last") in shown
+
+
+def test_shares_are_one_at_most():
+    env = RemoveEnv(NETWORKS["PlainNet"], evaluator="size", granularity="layer")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        _, info = env.reset()
+        is_over = False
+        while not is_over:
+            action = int(rng.choice(np.flatnonzero(info["action_mask"])))
+            observation, _, is_over, _, info = env.step(action)
+            assert env.observation_space.contains(observation)
+
+
+def test_a_drawn_accuracy_is_said_as_it_was_asked_for(teacher):
+    arguments = {"constraints": {"accuracy": (0.5, 0.9)}, "limits": "sample"}
+    env = ShrinkEnv(teacher, evaluator="size", **arguments)
+    _, info = env.reset(seed=0)
+    assert 0.5 <= info["limit_accuracy"] <= 0.9
+    env.reset(options={"limits": {"accuracy": info["limit_accuracy"]}})
+    assert env.limits[0].bound == -info["limit_accuracy"]
+
+
+def test_each_row_of_a_vector_can_have_its_own_limits(teacher):
+    envs = gym.make_vec(
+        "N2NShrink-v0",
+        num_envs=2,
+        teacher=teacher,
+        evaluator="size",
+        constraints={"num_params": (1e3, 4e3)},
+        limits="sample",
+    )
+    limits = [{"num_params": 1500}, {"num_params": 2500.5}]
+    _, infos = envs.reset(options={"limits": limits})
+    assert infos["limit_num_params"].tolist() == [1500.0, 2500.5]
+    with pytest.raises(ValueError, match="there must be 2 limits, one for each row"):
+        envs.reset(options={"limits": limits[:1]})
+    with pytest.raises(ValueError, match="limits are bounds by name, got 5"):
+        envs.reset(options={"limits": 5})
+
+
+def test_a_resource_that_fails_is_too_much_for_a_fit(teacher):
+    def moody(student, whole) -> float:
+        if student.num_params > 3_000:
+            raise RuntimeError("the board did not answer")
+        return student.num_params
+
+    moody.is_computed = True
+    env = ShrinkEnv(
+        teacher,
+        evaluator="size",
+        fit=True,
+        resources={"moody": moody},
+        constraints={"moody": 1e9},
+    )
+    moody.is_computed = True
+    with pytest.raises(ValueError, match="moody of the teacher could not be measured"):
+        play(env, np.random.default_rng(0))
+
+
+def test_a_limit_that_mixes_accuracy_with_size_cannot_be_fitted_to(teacher):
+    mixed = [Limit("mixed", {"num_params": 1.0, "accuracy": -1e3}, 500.0)]
+    with pytest.raises(ValueError, match="the limit mixed mixes it with what"):
+        ShrinkEnv(teacher, evaluator="size", fit=True, constraints=mixed)
+
+
+def test_rates_keep_the_one_that_changes_nothing(teacher):
+    with pytest.raises(ValueError, match=r"with 1\.0 among them"):
+        ShrinkEnv(teacher, evaluator="size", rates=(0.5,))
+    with pytest.raises(ValueError, match=r"with 1\.0 among them.* got \(0\.5,\)"):
+        ShrinkEnv(teacher, evaluator="size", rates=0.5)
+    with pytest.raises(ValueError, match="rates= are of discrete actions"):
+        ShrinkEnv(teacher, evaluator="size", rates=(0.5, 1.0), action="continuous")
+
+
+def test_strict_masks_know_the_rates_that_are_offered(teacher):
+    bound = {"num_params": 0.1 * teacher.architecture.num_params}
+    arguments = {"evaluator": "size", "constraints": bound, "strict": True}
+    _, info = ShrinkEnv(teacher, **arguments).reset()
+    assert info["infeasible"] is False
+    _, info = ShrinkEnv(teacher, rates=(0.9, 1.0), **arguments).reset()
+    assert info["infeasible"] is True
+
+
+def test_new_ties_have_the_rate_of_a_decision_about_any_of_them():
+    class Ties(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.p, self.q = (
+                nn.Conv2d(1, width, 3, padding=1) for width in (8, 4, 4)
+            )
+            self.b = nn.Conv2d(8, 8, 3, padding=1)
+            self.u = nn.Conv2d(8, 8, 3, padding=1)
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x):
+            a = self.a(x)
+            k = torch.cat([self.p(x), self.q(x)], 1)
+            s = a + k
+            return self.head((self.u(a) + self.b(s)).mean((2, 3)))
+
+    whole = trace(Ties(), (1, 8, 8))
+    env = CompressEnv(whole, evaluator="size")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        _, info = play(env, rng)
+        removals = len(RemoveEnv(whole, evaluator="size").decisions)
+        left = env.episode.rates_of_widths()[0]
+        alone = ShrinkEnv(left, evaluator="size")
+        free = {each.name for each in alone.decisions if each.variable == "width"}
+        said = {
+            each.name
+            for each in env.episode.rates_of_widths()[1]
+            if each.variable == "width"
+        }
+        offered = {d.layers for d in env.decisions[removals:] if d.variable == "width"}
+        known = {whole.layers[p].name for layers in offered for p in layers}
+        for each in alone.decisions:
+            names = {left.layers[p].name for p in each.layers}
+            if each.variable == "width" and names & known:
+                assert each.name in said
+        assert said <= free
+        assert info["fingerprint"] == env.student.fingerprint

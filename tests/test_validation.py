@@ -3,9 +3,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from envs_registry import PRESETS
 from n2n_gym.cli import app
 from n2n_gym.comparison.runner import Results, compare, perform, plan
-from n2n_gym.comparison.validation import Refused, validate
+from n2n_gym.comparison.validation import Refused, _Judge, validate
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 
@@ -193,3 +194,8 @@ def test_the_command_says_what_it_found(results, tmp_path):
     missing = CliRunner().invoke(app, ["validate", "nowhere.jsonl"])
     assert missing.exit_code == 1
     assert "there is no file nowhere.jsonl" in missing.stderr
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_judged(name):
+    _Judge({"env": name, "arguments": {}}, None)

@@ -20,9 +20,8 @@ from n2n_agents.rollouts import Environment, Observation, play_all
 class Episode:
     """One episode as a policy plays it."""
 
-    rows: Tensor  # (T, F), what describes rows, of which the policy reads
+    rows: Tensor  # (T, F), what describes the real rows
     states: Tensor  # (T, S), what changes, as it was when each row was decided
-    is_row: Tensor  # (T,) bool
     actions: Tensor  # (T,) int64, NO_ACTION in rows that are not decided
     masks: Tensor  # (T, A) bool, all True in such rows
     reward: float  # the return
@@ -67,11 +66,11 @@ class Player:
     def _begin(self, observation: Observation) -> None:
         self.is_begun = True
         places = self.places
-        self.rows = torch.from_numpy(observation[:, places.rows])
+        real = observation
+        if places.is_row is not None:  # rows that only fill up come last
+            real = observation[: int(observation[:, places.is_row].sum())]
+        self.rows = torch.from_numpy(real[:, places.rows])
         self.states = torch.zeros(len(self.rows), len(places.states))
-        self.is_row = torch.ones(len(self.rows), dtype=torch.bool)
-        if places.is_row is not None:
-            self.is_row = torch.from_numpy(observation[:, places.is_row] > 0)
         self.actions = torch.full((len(self.rows),), NO_ACTION)
         shape = len(self.rows), self.policy.num_actions
         self.masks = torch.ones(shape, dtype=torch.bool)
@@ -82,7 +81,7 @@ class Player:
     def _logits(self) -> Tensor:
         """Of this episode's rows, (T, A)."""
         logits: Tensor = self.policy(
-            self.rows[None], self.actions[None], self.states[None], self.is_row[None]
+            self.rows[None], self.actions[None], self.states[None]
         )
         return logits[0]
 
@@ -90,7 +89,6 @@ class Player:
         return Episode(
             self.rows,
             self.states,
-            self.is_row,
             self.actions,
             self.masks,
             float(sum(rewards)),  # undiscounted: gamma is 1

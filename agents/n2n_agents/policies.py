@@ -114,7 +114,6 @@ class Policy(nn.Module):
         rows: Tensor,
         actions: Tensor,
         states: Tensor | None = None,
-        is_row: Tensor | None = None,
     ) -> Tensor:
         """Logits of every row, (B, T, A).
 
@@ -125,11 +124,10 @@ class Policy(nn.Module):
                 bidirectional ones on none.
             states: What changes, in each row as it was when that was decided,
                 (B, T, S); zeros in others.
-            is_row: (B, T) bool; others enter no statistics. All are by default.
         """
         inputs = [rows]
         if not self.is_plain:
-            inputs = [_standardised(rows, is_row), _places(rows)]
+            inputs = [_standardised(rows), _places(rows)]
         if self.kind == "two-pass":
             inputs.append(self.context(torch.cat(inputs, -1))[0])
         if self.kind != "bidirectional":
@@ -154,6 +152,9 @@ class Policy(nn.Module):
             ValueError: It misses some columns.
         """
         names = _columns(env)
+        if (self.columns is None) != (names is None):
+            who = "policy" if self.columns is None else "environment"
+            raise ValueError(f"the {who} has no names of columns, the other has")
         if self.columns is None or names is None:
             return Places(list(range(self.num_features)), [], -3, None)
         wanted = [*self.columns, *self.states]
@@ -171,16 +172,9 @@ class Policy(nn.Module):
         )
 
 
-def _standardised(rows: Tensor, is_row: Tensor | None) -> Tensor:
+def _standardised(rows: Tensor) -> Tensor:
     """Each column with mean 0 and deviation 1 over the sequence, (B, T, F)."""
-    if is_row is None or bool(is_row.all()):
-        return (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + 1e-3)
-    weights = is_row.to(rows)[..., None]  # (B, T, 1)
-    count = weights.sum(1, keepdim=True)
-    mean = (rows * weights).sum(1, keepdim=True) / count
-    squares = ((rows - mean).square() * weights).sum(1, keepdim=True)
-    deviation = (squares / (count - 1).clamp_min(1)).sqrt()
-    return (rows - mean) / (deviation + 1e-3) * weights
+    return (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + 1e-3)
 
 
 def _places(rows: Tensor) -> Tensor:

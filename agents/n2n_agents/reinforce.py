@@ -88,8 +88,7 @@ def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
     masks = torch.stack([episode.masks for episode in episodes])
     rows = torch.stack([episode.rows for episode in episodes])
     states = torch.stack([episode.states for episode in episodes])
-    is_row = torch.stack([episode.is_row for episode in episodes])
-    logits: Tensor = policy(rows, actions, states, is_row)
+    logits: Tensor = policy(rows, actions, states)
     return logits.masked_fill(~masks, -torch.inf).log_softmax(-1)
 
 

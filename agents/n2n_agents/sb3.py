@@ -87,9 +87,11 @@ def make(
     home = stable_baselines3 if hasattr(stable_baselines3, algorithm) else sb3_contrib
     chosen = _settings(algorithm, rows=space.shape[0]) | settings
     columns = env.metadata.get("columns")
-    if columns is not None and "policy_kwargs" not in settings:
+    reader = dict(chosen["policy_kwargs"])
+    if columns is not None and reader.get("features_extractor_class") is LayerSequence:
         current = {"current": list(columns).index("current")}
-        chosen["policy_kwargs"] |= {"features_extractor_kwargs": current}
+        current |= reader.get("features_extractor_kwargs", {})
+        chosen["policy_kwargs"] = reader | {"features_extractor_kwargs": current}
     policy = "MlpLstmPolicy" if algorithm == "RecurrentPPO" else "MlpPolicy"
     made: BaseAlgorithm = getattr(home, algorithm)(
         chosen.pop("policy", policy), env, seed=seed, **chosen

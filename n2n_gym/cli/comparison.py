@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
+from envs_registry import DEFAULTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Device, Task, Teacher
 from n2n_gym.cli.output import AsJson, print_json
@@ -20,6 +20,8 @@ from n2n_gym.cli.output import AsJson, print_json
 # What needs torch or scipy is imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.comparison.statistics import Row
+
+STAGES: Final = ("N2NRemove-v0", "N2NShrink-v0")  # compared by default
 
 
 def compare(
@@ -86,7 +88,7 @@ def compare(
             raise ValueError(f"{path} is there already; --resume goes on with it")
         sys.path.append(str(Path.cwd()))  # own agents may be files there
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
-        envs = [_resolve(name, given, device) for name in env or ENVIRONMENTS]
+        envs = [_resolve(name, given, device) for name in env or STAGES]
         runs = plan(
             envs,
             [name.strip() for name in agents.split(",")],

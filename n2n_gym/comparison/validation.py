@@ -31,7 +31,10 @@ from n2n_gym.tasks.loading import TASKS
 from n2n_gym.teachers.zoo import traceable_names
 
 IDS: Final = (*ENVIRONMENTS, *PRESETS)
-PLAIN: Final = ("granularity", "variables", "action", "illegal", "max_rows")
+PLAIN: Final = (
+    *("granularity", "shrink_granularity", "variables", "kernels", "rates", "keep"),
+    *("action", "illegal", "max_rows"),
+)
 IGNORED: Final = ("device", "store", "evaluator_workers", "train_teacher")  # ours
 SEEDS: Final = 4  # of the scores that show the noise
 STUDENTS: Final = 4  # that are scored so

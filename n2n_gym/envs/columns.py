@@ -1,8 +1,7 @@
 """The columns of an observation: a fixed table, from which policies read by name.
 
-A column keeps its name, its meaning and its unit for ever; new ones are appended. The
-kinds of layer come last, so that a new kind appends too. Policies select columns by
-name. All values are in [0, 1].
+A column keeps its name, its place, its meaning and its unit for ever; new ones are
+appended, whatever they say. Policies select columns by name. All values are in [0, 1].
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ ABOUT: Final[dict[str, str]] = {
     # The state of the episode, the same in every row that is one.
     "left": "decisions that are left, as a share of all",
     **{
-        f"taken_{share}": f"{share} of the student so far, as a share of the teacher's"
+        f"taken_{share}": f"{share} of the student so far / the teacher's, 1 at most"
         for share in SHARES
     },
     **{

@@ -272,7 +272,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
             self._is_over = True
             reward = DEGENERATE
             info |= describe_student(self.teacher, self.student)
-            info |= failed("illegal action")
+            info |= failed("illegal action") | self._settings.info(self.limits)
         else:
             self._record(self.episode.keep() if is_illegal else action)
             whole = self.teacher.architecture

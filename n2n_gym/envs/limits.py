@@ -20,8 +20,8 @@ from n2n_gym.limits.constraints import (
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import Shrinkage
 from n2n_gym.networks.scaling import widest_in_proportion
-from n2n_gym.resources import Meter
-from n2n_gym.resources.resource import is_computed
+from n2n_gym.resources import Meter, ResourceError
+from n2n_gym.resources.resource import is_computed, measure
 
 MODES: Final = ("fixed", "sample")
 _COUNTED: Final = ("num_params", "num_macs")
@@ -93,6 +93,8 @@ class LimitSettings:
         Raises:
             ValueError: A bound is given of what no limit is on, or makes no sense.
         """
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"limits are bounds by name, got {given!r}")
         if not self.ranges and not given:
             return self.fixed
         bounds = {
@@ -105,7 +107,7 @@ class LimitSettings:
             if name not in self.ranges and name not in named:
                 known = ", ".join((*named, *self.ranges)) or "none"
                 raise ValueError(f"there is no limit on {name!r}; known: {known}")
-            bounds[name] = bound
+            bounds[name] = bound.item() if isinstance(bound, np.generic) else bound
         drawn = read_limits(bounds)
         kept = [limit for limit in self.fixed if limit.name not in bounds]
         return (*kept, *drawn)
@@ -113,9 +115,9 @@ class LimitSettings:
     def info(self, limits: Sequence[Limit]) -> dict[str, float]:
         """What infos say of limits that were drawn or given."""
         return {
-            f"limit_{limit.name}": limit.bound
-            for limit in limits
-            if limit not in self.fixed
+            f"limit_{each.name}": abs(float(each.bound))  # an accuracy's is a least
+            for each in limits
+            if each not in self.fixed
         }
 
 
@@ -143,6 +145,11 @@ def check_fits(limits: Sequence[Limit], meter: Meter, names: Sequence[str]) -> N
     if not names:
         raise ValueError("fit=True needs a limit on a resource: constraints={...}")
     for limit in limits:
+        if ACCURACY in limit.weights and len(limit.weights) > 1:
+            raise ValueError(
+                f"fit=True cannot know an accuracy: the limit {limit.name} mixes it "
+                f"with what a student takes"
+            )
         if any(weight < 0 and n != ACCURACY for n, weight in limit.weights.items()):
             raise ValueError(
                 f"fit=True needs limits that grow with what a student takes; "
@@ -170,7 +177,10 @@ def fitted(
     binding = [limit for limit in limits if ACCURACY not in limit.weights]
 
     def keeps(student: Architecture) -> bool:
-        values = takes(student)
+        try:
+            values = takes(student)
+        except ResourceError:  # it counts as too much; what is left is then measured
+            return False
         return all(limit.excess(values) <= 0 for limit in binding)
 
     return widest_in_proportion(start, rates, keeps)
@@ -182,7 +192,10 @@ def takes_of(
     """What a student takes of the limited resources, without a memo."""
 
     def takes(student: Architecture) -> dict[str, Any]:
-        return {name: meter.functions[name](student, teacher) for name in names}
+        return {
+            name: measure(name, meter.functions[name], student, teacher)
+            for name in names
+        }
 
     return takes
 

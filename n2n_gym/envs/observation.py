@@ -73,10 +73,10 @@ class Layout:
         real = observation[: self.num_rows]
         real[:, LEFT] = 1 - episode.position / len(episode.decisions)
         real[:, TAKEN : TAKEN + 2] = (
-            taken.num_params / num_params,
-            taken.num_macs / num_macs,
+            min(1.0, taken.num_params / num_params),
+            min(1.0, taken.num_macs / num_macs),
         )
         real[:, LEAST : LEAST + 2] = (
-            floor.num_params / num_params,
-            floor.num_macs / num_macs,
+            min(1.0, floor.num_params / num_params),
+            min(1.0, floor.num_macs / num_macs),
         )

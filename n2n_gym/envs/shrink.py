@@ -134,6 +134,10 @@ class ShrinkEnv(CompressionEnv):
                 "strict=True masks actions, and action='continuous' has no mask"
             )
         check_rates(rates)
+        if tuple(rates) != RATES and action == "continuous":
+            raise ValueError(
+                "rates= are of discrete actions; action='continuous' has all"
+            )
         super().__init__(
             teacher,
             task,

@@ -30,8 +30,12 @@ def check_rates(rates: Sequence[float]) -> None:
     Raises:
         ValueError: One is none of 0.1, 0.2, ..., 1, or there is none.
     """
-    if not rates or not set(rates) <= set(RATES):
-        raise ValueError(f"rates are some of {RATES}, got {tuple(rates)}")
+    given = tuple(rates) if isinstance(rates, Sequence) else (rates,)
+    if not set(given) <= set(RATES) or HIGHEST not in given:
+        raise ValueError(
+            f"rates are some of {RATES}, with 1.0 among them, which changes nothing; "
+            f"got {given}"
+        )
 
 
 class ShrinkageEpisode(Episode):
@@ -59,7 +63,8 @@ class ShrinkageEpisode(Episode):
         self.decisions: tuple[Shrinkage, ...] = tuple(decisions)
         self.num_actions = len(RATES) if is_discrete else 0
         self._offered = np.array([rate in rates for rate in RATES], np.int8)
-        self._widths, self._fit = widths, fit
+        self._fit, self._lowest = fit, min(rates)
+        self._scaled = tuple(widths(start)) if fit else ()
         self._affected = [_affected(start, each) for each in decisions]
         # Paddings that are decided on change maps, which a tally does not follow.
         self._is_tallied = all(each.variable != "padding" for each in decisions)
@@ -68,14 +73,20 @@ class ShrinkageEpisode(Episode):
         self._whole, self._narrow = Tally(start, known), Tally(start, known)
         if self._is_tallied:
             for place, each in enumerate(decisions):
-                lowest = 0.0 if fit and each.variable == "width" else LOWEST
-                _shrink_in(self._narrow, start, each, lowest, self._affected[place])
+                _shrink_in(
+                    self._narrow, start, each, self._lowest, self._affected[place]
+                )
+            for each in self._scaled:
+                _shrink_in(self._narrow, start, each, 0.0, _affected(start, each))
         self.restart()
 
     def _mask_of(self, decision: Shrinkage) -> Mask:
-        """Of the rates offered, for each length of a kernel the highest."""
+        """Of the rates offered, for each length of a kernel the highest.
+
+        By the old rule all are, as they were when its tasks were first published.
+        """
         mask = self._offered.copy()
-        if decision.variable == "kernel":
+        if decision.variable == "kernel" and decision.rule == "nearest":
             seen = set()
             for action in reversed(np.flatnonzero(mask)):
                 sizes = tuple(kernels_at(self.start, decision, RATES[action]).values())
@@ -108,9 +119,14 @@ class ShrinkageEpisode(Episode):
             return self._low.counts
         made = dict(zip(self.decisions, self.choices, strict=False))
         if self._fit:
-            made |= {each: 0.0 for each in self.decisions if each.variable == "width"}
-        left = (each for each in self.decisions if each not in made)
-        return Counts(*least_shrunk(self.start, made, left))
+            made = {each: r for each, r in made.items() if each.variable != "width"}
+            made |= dict.fromkeys(self._scaled, 0.0)
+        left = [
+            each
+            for each in self.decisions
+            if each not in made and not (self._fit and each.variable == "width")
+        ]
+        return Counts(*least_shrunk(self.start, made, left, self._lowest))
 
     def rate_of(self, action: Any) -> float:
         """The rate that an action stands for."""
@@ -125,6 +141,8 @@ class ShrinkageEpisode(Episode):
         if self.decisions[self.position].variable == "padding":
             for action in np.flatnonzero(mask):
                 mask[action] = self.is_legal(action)
+            if not mask.any():
+                mask[UNCHANGED] = 1
         return mask
 
     def is_legal(self, action: Any) -> bool:
@@ -139,7 +157,8 @@ class ShrinkageEpisode(Episode):
     def least(self, action: Any) -> Least:
         rates = (*self.choices, self.rate_of(action))
         made = zip(self.decisions[: len(rates)], rates, strict=True)
-        return least_shrunk(self.start, dict(made), self.decisions[len(rates) :])
+        undecided = self.decisions[len(rates) :]
+        return least_shrunk(self.start, dict(made), undecided, self._lowest)
 
     def keep(self) -> Any:
         return UNCHANGED if self.num_actions else 1.0
@@ -155,7 +174,7 @@ class ShrinkageEpisode(Episode):
 
     def rates_of_widths(self) -> tuple[Architecture, dict[Shrinkage, float]]:
         made = dict(zip(self.decisions, self.choices, strict=False))
-        free = dict.fromkeys(self._widths(self.start), 1.0)
+        free = dict.fromkeys(self._scaled, 1.0)
         decided = {p for each in made if each.variable == "width" for p in each.layers}
         rest = {w: r for w, r in free.items() if decided.isdisjoint(w.layers)}
         return self.start, made | rest

@@ -94,8 +94,9 @@ class StagedEpisode(Episode):
             keep=self._kept,
         )
         for each in offered:
-            position = self.start.positions[left.layers[each.layers[0]].name]
-            place = self._place_of.get((each.variable, position))
+            positions = (self.start.positions[left.layers[p].name] for p in each.layers)
+            places = (self._place_of.get((each.variable, p)) for p in positions)
+            place = min((p for p in places if p is not None), default=None)
             if place is not None:
                 said.setdefault(place, []).append(len(found))
                 found.append(each)

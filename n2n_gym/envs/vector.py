@@ -98,8 +98,9 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
             seed: One for each row; from an integer on, each row has the next one.
             options: ``{"decisions": [...]}`` replays the actions of a legal proper
                 prefix of an episode, ``{"decisions": [[...], ...]}`` one for each row,
-                all of one length. ``{"reset_mask": ...}``, (N,) bool, leaves the rows
-                alone for which it is False.
+                all of one length. ``{"limits": {...}}`` sets bounds of all rows,
+                a list of such those of each. ``{"reset_mask": ...}``, (N,) bool,
+                leaves the rows alone for which it is False.
 
         Raises:
             ValueError: There is not one seed or prefix for each row, or an option is
@@ -126,15 +127,22 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         return seed
 
     def _prefixes(self, options: dict[str, Any]) -> list[dict[str, Any]]:
-        """The decisions among the options of each row, if they differ."""
+        """The decisions and the limits of each row, where options tell them apart."""
+        each: list[dict[str, Any]] = [{} for _ in self.envs]
         given = options.get("decisions")
-        if not (given and _is_list(given) and all(map(_is_list, given))):
-            return [{}] * self.num_envs
-        self._refuse_unless_one_each("prefixes", given)
-        lengths = [len(prefix) for prefix in given]
-        if len(set(lengths)) > 1:
-            raise ValueError(f"all prefixes must have one length, got {lengths}")
-        return [{"decisions": prefix} for prefix in given]
+        if given and _is_list(given) and all(map(_is_list, given)):
+            self._refuse_unless_one_each("prefixes", given)
+            lengths = [len(prefix) for prefix in given]
+            if len(set(lengths)) > 1:
+                raise ValueError(f"all prefixes must have one length, got {lengths}")
+            for row, prefix in zip(each, given, strict=True):
+                row["decisions"] = prefix
+        limits = options.get("limits")
+        if isinstance(limits, (list, tuple)):
+            self._refuse_unless_one_each("limits", limits)
+            for row, bounds in zip(each, limits, strict=True):
+                row["limits"] = bounds
+        return each
 
     def _checked_mask(self, mask: Any) -> NDArray[np.bool_]:
         """Which rows to reset, (N,); all without a mask."""

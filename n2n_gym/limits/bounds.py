@@ -51,17 +51,22 @@ def least_shrunk(
     start: Architecture,
     rates: Mapping[Shrinkage, float],
     undecided: Iterable[Shrinkage],
+    lowest_rate: float = RATES[0],
 ) -> Least:
-    """Of the students that these rates leave, whatever the others become."""
+    """Of the students that these rates leave, whatever the others become.
+
+    Args:
+        lowest_rate: Of those that are offered.
+    """
     undecided = tuple(undecided)
-    lowest = {**dict.fromkeys(undecided, RATES[0]), **rates}
+    lowest = {**dict.fromkeys(undecided, lowest_rate), **rates}
     padded = {each.layers for each in lowest if each.variable == "padding"}
     kernels = [
         each
         for each in undecided
         if each.variable == "kernel" and each.layers in padded
     ]
-    tried = RATES if kernels else RATES[:1]
+    tried = RATES if kernels else (lowest_rate,)
     try:
         students = [
             shrink(start, {**lowest, **dict.fromkeys(kernels, rate)}) for rate in tried

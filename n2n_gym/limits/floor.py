@@ -13,7 +13,7 @@ from typing import Final
 
 from n2n_gym.limits.bounds import least_of_each
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import Removal
+from n2n_gym.networks.decisions import Removal, has_free_kernel
 from n2n_gym.networks.layers import IMAGE, Conv, DepthwiseConv, Layer, Linear
 from n2n_gym.networks.tally import Counts
 
@@ -105,11 +105,14 @@ class Floor:
 
 
 def _narrowest(layer: Layer) -> Layer:
-    """One channel and a kernel of one: no student has less of the layer."""
+    """One channel, and a kernel of one where it may shrink: none has less of it.
+
+    Where a kernel is free, a smaller one leaves the map as large as it is.
+    """
+    if isinstance(layer, (Conv, DepthwiseConv)) and has_free_kernel(layer):
+        layer = replace(layer, kernel=(1, 1), padding=(0, 0))
     if isinstance(layer, Conv):
-        return replace(layer, width=1, kernel=(1, 1), padding=(0, 0), groups=1)
-    if isinstance(layer, DepthwiseConv):
-        return replace(layer, kernel=(1, 1), padding=(0, 0))
+        return replace(layer, width=1, groups=1)
     return replace(layer, width=1) if isinstance(layer, Linear) else layer
 
 

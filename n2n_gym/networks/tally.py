@@ -26,6 +26,7 @@ class _Spec(NamedTuple):
 
 
 _AS_IT_IS = _Spec()
+_MOST_KNOWN = 50_000  # costs that are remembered: joins of many have as many as states
 
 
 class Tally:
@@ -97,7 +98,8 @@ class Tally:
                     layer.num_params(*reads),
                     layer.num_macs(*reads),
                 )
-                self._known[key] = cost
+                if len(self._known) < _MOST_KNOWN:
+                    self._known[key] = cost
             shapes[position], num_params, num_macs = cost
             before = self._costs[position]
             self._costs[position] = num_params, num_macs

@@ -67,7 +67,7 @@ class Meter:
         known = self.known.get(student.fingerprint)
         if known is None:
             known = {
-                name: _measure(name, function, student, teacher)
+                name: measure(name, function, student, teacher)
                 for name, function in self.functions.items()
             }
             self.known[student.fingerprint] = known
@@ -107,9 +107,10 @@ class Meter:
                 self.known[fingerprint] = {n: values[n] for n in self.functions}
 
 
-def _measure(
+def measure(
     name: str, function: Resource, student: Architecture, teacher: Architecture
 ) -> float:
+    """What one resource says of a student; ResourceError where it says nothing."""
     what = "the teacher" if student is teacher else f"student {student.fingerprint[:8]}"
     try:
         value: Any = function(student, teacher)

@@ -10,7 +10,7 @@ from typing import Final
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.channels import Channels
 from n2n_gym.networks.decisions.keeping import positions_of
-from n2n_gym.networks.layers import Conv, DepthwiseConv, Pair
+from n2n_gym.networks.layers import PARAMETERISED, Conv, DepthwiseConv, Pair
 
 RATES: Final = tuple(tenths / 10 for tenths in range(1, 11))
 VARIABLES: Final = ("width", "kernel", "padding")
@@ -69,19 +69,27 @@ def shrinkages(
         _check_known("variable", variable, VARIABLES)
     _check_known("kernels", kernels, KERNELS)
     _check_known("scope", scope, SCOPES)
-    groups, kept = Channels(start).groups, positions_of(start, keep)
+    channels, kept = Channels(start), positions_of(start, keep)
+    groups = channels.groups
+    # What passes channels on, a depthwise convolution for one, has those of others.
+    held = {
+        segment.group
+        for position in kept
+        if isinstance(start.layers[position], PARAMETERISED)
+        for segment in channels.of(position)
+    }
     found = []
     for position, layer in enumerate(start.layers):
         group = groups.get(position)
         if "width" in variables and group is not None and not group.is_fixed:
-            is_free = kept.isdisjoint(group.producers)
+            is_free = kept.isdisjoint(group.producers) and position not in held
             if is_free and group.width > group.multiple:
                 multiple = lcm(group.multiple, block)
                 if group.width <= multiple:
                     multiple = group.multiple
                 found.append(Shrinkage("width", layer.name, group.producers, multiple))
         if isinstance(layer, (Conv, DepthwiseConv)) and position not in kept:
-            if "kernel" in variables and _has_free_kernel(layer):
+            if "kernel" in variables and has_free_kernel(layer):
                 one = (position,)
                 found.append(Shrinkage("kernel", layer.name, one, rule=kernels))
             if "padding" in variables and max(layer.padding) > 0:
@@ -184,7 +192,7 @@ def _convolution(start: Architecture, position: int) -> Conv | DepthwiseConv:
     return layer
 
 
-def _has_free_kernel(layer: Conv | DepthwiseConv) -> bool:
+def has_free_kernel(layer: Conv | DepthwiseConv) -> bool:
     """Whether a smaller kernel leaves the map's size as it is, padding following."""
     long = [axis for axis in (0, 1) if layer.kernel[axis] > 1]
     return bool(long) and all(
