@@ -21,7 +21,7 @@ from ray.tune import register_env
 from n2n_agents.adapters import MaskedObservation
 from tests.journal import Journal, check_episodes
 
-UPDATES = 5
+UPDATES = 10
 NET = {"fcnet_hiddens": [64], "head_fcnet_hiddens": []}
 
 
@@ -32,7 +32,7 @@ def ppo() -> PPOConfig:
             train_batch_size_per_learner=200,
             minibatch_size=100,
             num_epochs=8,
-            lr=3e-3,
+            lr=1e-3,
             gamma=1.0,
             grad_clip=0.5,
         )

@@ -119,7 +119,7 @@ class Settings:
 
 PAPER: Final = Settings()
 # Finds better students in as many episodes.
-MODERN: Final = Settings(learning_rate=1e-2, entropy_bonus=0.1, is_scaled=True)
+MODERN: Final = Settings(learning_rate=5e-3, entropy_bonus=0.1, is_scaled=True)
 # Plays as it is: a policy that was trained elsewhere, used without training.
 FROZEN: Final = replace(MODERN, learning_rate=0.0)
 
