@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import n2n_gym  # noqa: F401  registers the ids
+from n2n_agents.policies import PAPER_COLUMNS
 from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.checks import check_compression_env
-from n2n_gym.envs.columns import COLUMNS, KINDS, PAPER, PLACE, PLACES
+from n2n_gym.envs.columns import COLUMNS, KINDS, PLACE, PLACES
 from n2n_gym.limits.constraints import Limit
 from n2n_gym.networks import layers
 from n2n_gym.networks.architecture import Architecture
@@ -45,7 +46,7 @@ def play(env, rng, options=None) -> tuple[list[int], dict]:
 
 
 def test_the_table_of_columns_is_frozen():
-    assert COLUMNS[: len(PAPER)] == PAPER
+    assert COLUMNS[: len(PAPER_COLUMNS)] == PAPER_COLUMNS
     assert (PLACE["is_row"], PLACE["current"], PLACE["left"]) == (19, 20, 23)
     assert (PLACE["taken_params"], PLACE["least_params"]) == (24, 31)
     assert (PLACE["target_params"], PLACE["is_Conv"]) == (38, 45)

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-# x_t = (l, k, s, p, n, s_start, s_end) of the paper.
-PAPER: Final = (
-    *("type", "kernel", "stride", "padding", "outputs", "skip_start", "skip_end"),
-)
 DECIDES: Final = ("unit", "branch", "layer", "width", "kernel", "padding")
 # Where limits can be on; what is neither is "other".
 RESOURCES: Final = {
