@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import gymnasium as gym
 
+from envs_registry.bench import BENCH, ENTRY
 from envs_registry.presets import PRESETS
 
 
@@ -44,3 +45,6 @@ def register() -> None:
                 vector_entry_point=ENVIRONMENTS[env].vector,
                 kwargs=dict(arguments),
             )
+    for name in BENCH:
+        if name not in gym.registry:
+            gym.register(id=name, entry_point=ENTRY, kwargs={"task": name})

@@ -129,6 +129,19 @@ def test_rates_are_a_subset_of_the_ten(teacher):
         ShrinkEnv(teacher, evaluator="size", rates=(0.25,))
 
 
+@pytest.mark.parametrize("rate", [0, 2, 5, 8])
+@pytest.mark.parametrize("make", [ShrinkEnv, CompressEnv])
+def test_a_rate_that_is_not_offered_is_illegal(teacher, make, rate):
+    """So that no student is below what ``least_params`` says."""
+    env = make(teacher, evaluator="size", rates=(0.2, 0.5, 1.0))
+    _, info = env.reset()
+    while info["action_mask"][[0, 9]].all():  # removals
+        _, _, _, _, info = env.step(9)
+    _, _, _, _, info = env.step(rate)
+    assert info["illegal"]
+    assert env.student == env.start
+
+
 def test_stages_shrink_together():
     env = ShrinkEnv("resnet18", evaluator="size", granularity="stage")
     shown = [(each.variable, len(each.layers)) for each in env.decisions]

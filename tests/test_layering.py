@@ -27,13 +27,14 @@ ORDER = (
     "teachers",
     "evaluators",
     "envs",
+    "bench",
     "runs",
     "comparison",
     "report",
     "compression",
     "cli",
 )
-TORCH_FREE = ("common", "networks", "rewards", "scores", "cli")
+TORCH_FREE = ("common", "networks", "rewards", "scores", "bench", "cli")
 # Before them no room imports the agents.
 FIRST_WITH_AGENTS = ORDER.index("comparison")
 

@@ -16,6 +16,7 @@ from envs_registry import DEFAULTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import Device, Task, Teacher
 from n2n_gym.cli.output import AsJson, print_json
+from n2n_gym.common.plugins import refuse_unknown
 
 # What needs torch or scipy is imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def compare(
             "recurrent-ppo, qrdqn, or module:function."
         ),
     ] = "random,evolution,reinforce",
+    suite: Annotated[
+        str | None,
+        typer.Option(help="n2n-bench: all of its tasks by its protocol (--seeds 30)."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each agent.")] = 5,
     budget: Annotated[
         float | None, typer.Option(help="Nominal student-epochs of a run.")
@@ -71,6 +76,13 @@ def compare(
     are scored once for all runs: the store keeps them.
     """
     kept = "Stopped. What was scored is kept; go on with the same command and --resume."
+    if suite is not None:
+        others: dict[str, Any] = {"env": env, "teacher": teacher, "task": task}
+        others |= {"evaluator": evaluator, "budget": budget}
+        others |= {"evaluations": evaluations}
+        with plain_errors(), stoppable(lambda: kept):
+            _compare_on_suite(suite, agents, seeds, output, resume, others, as_json)
+        return
     with plain_errors(), stoppable(lambda: kept):
         from n2n_gym.comparison.runner import Results, plan
         from n2n_gym.comparison.runner import compare as perform
@@ -133,6 +145,54 @@ def compare(
     console.print(f"{output}: {made}", highlight=False)
 
 
+def _compare_on_suite(
+    suite: str,
+    agents: str,
+    seeds: int,
+    output: Path,
+    resume: bool,
+    others: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Every agent with every seed on every task; writes the leaderboard."""
+    from n2n_gym.comparison import suite as protocol
+
+    refuse_unknown("suite", suite, (protocol.SUITE,))
+    if given := [f"--{name}" for name, value in others.items() if value is not None]:
+        raise ValueError(f"--suite fixes what {', '.join(given)} would; leave it out")
+    path = output / "results.jsonl"
+    if path.exists() and not resume:
+        raise ValueError(f"{path} is there already; --resume goes on with it")
+    sys.path.append(str(Path.cwd()))  # own agents may be files there
+    runs = protocol.perform_suite(
+        [name.strip() for name in agents.split(",")],
+        range(seeds),
+        path,
+        command=shlex.join(["n2n-gym", *sys.argv[1:]]),
+    )
+    found = protocol.standings(runs)
+    (output / "leaderboard.md").write_text(protocol.as_markdown(found))
+    drawn = _draw(lambda rows, to, _: protocol.draw(rows, to), found, output, "")
+    if as_json:
+        agents_found = [
+            {"agent": one.agent, "seen": one.seen, "gap": one.gap._asdict()}
+            | {"at": {n: of._asdict() for n, of in one.at.items()}}
+            for one in found
+        ]
+        print_json({"output": str(output), "agents": agents_found})
+        return
+    table = Table("agent", title="Test regret: 0 the best student, 1 a random one")
+    for budget in protocol.BUDGETS:
+        table.add_column(f"{budget} students", justify="right")
+    for one in found:
+        cells = (f"{one.at[n].value:.3f}" for n in protocol.BUDGETS)
+        table.add_row(escape(one.agent), *cells)
+    console = Console()
+    console.print(table)
+    made = f"leaderboard.md, results.jsonl{drawn}"
+    console.print(f"{output}: {made}", highlight=False)
+
+
 def validate(
     path: Annotated[Path, typer.Argument(help="The results.jsonl of a comparison.")],
     rescore: Annotated[
@@ -147,7 +207,18 @@ def validate(
     it can name what comes with this package, and runs no code of its own.
     """
     with plain_errors(), stoppable(lambda: "Stopped."):
+        from n2n_gym.comparison.suite import is_suite, read_suite
         from n2n_gym.comparison.validation import validate as check
+
+        if is_suite(path):
+            runs = list(read_suite(path))
+            if as_json:
+                print_json(
+                    {"runs": len(runs), "students": sum(len(r.rows) for r in runs)}
+                )
+            else:
+                Console().print(f"{path} holds: {len(runs)} runs, by the tables.")
+            return
 
         found = check(path, rescore=rescore, device=device)
     if as_json:

@@ -146,6 +146,8 @@ class ShrinkageEpisode(Episode):
         return mask
 
     def is_legal(self, action: Any) -> bool:
+        if self.num_actions and not self._offered[action]:
+            return False
         if self.decisions[self.position].variable != "padding":
             return True
         try:

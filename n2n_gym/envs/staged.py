@@ -143,7 +143,9 @@ class StagedEpisode(Episode):
     def is_legal(self, action: Any) -> bool:
         if self._second is None:
             return action in _REMOVAL and self._first.is_legal(_REMOVAL[action])
-        return self._place in self._said or bool(action == UNCHANGED)
+        if self._place not in self._said:
+            return bool(action == UNCHANGED)
+        return self._second.is_legal(action)
 
     def least(self, action: Any) -> Least:
         twin = self.copy()

@@ -12,6 +12,7 @@ from n2n_gym.tasks.folders import caltech256, from_folder, imagenet
 from n2n_gym.tasks.npz import from_npz
 from n2n_gym.tasks.sets import (
     cifar10,
+    cifar10x16,
     cifar100,
     digits,
     emnist,
@@ -30,6 +31,7 @@ TASKS: Final[Mapping[str, Callable[[], Task]]] = {
     "digits": digits,
     "mnist": mnist,
     "cifar10": cifar10,
+    "cifar10x16": cifar10x16,
     "fashion_mnist": fashion_mnist,
     "kmnist": kmnist,
     "emnist": emnist,
@@ -44,6 +46,7 @@ _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "digits": (),  # comes with scikit-learn
     "mnist": ("MNIST/raw",),
     "cifar10": ("cifar10.npz", "cifar-10-batches-py"),
+    "cifar10x16": ("cifar10.npz", "cifar-10-batches-py"),
     "fashion_mnist": ("FashionMNIST/raw",),
     "kmnist": ("KMNIST/raw",),
     "emnist": ("EMNIST/raw",),

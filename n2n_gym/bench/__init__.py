@@ -1,0 +1,13 @@
+"""N2N-Bench: compression tasks whose every student is known. Imports no torch."""
+
+from n2n_gym.bench.env import BenchEnv
+from n2n_gym.bench.table import Table, find_task, load_table, read_table, write_table
+
+__all__ = [
+    "BenchEnv",
+    "Table",
+    "find_task",
+    "load_table",
+    "read_table",
+    "write_table",
+]

@@ -1,0 +1,309 @@
+"""A table of students: every one that legal play can reach, scored with several seeds.
+
+A file is plain arrays (``numpy.savez_compressed``), read without unpickling and checked
+against its own SHA-256. ``docs/n2n-bench.md`` says what each array is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs_registry.bench import BENCH, BenchTask
+from n2n_gym.common.files import write_whole
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.rewards import DEGENERATE, Score, load_reward
+
+FORMAT: Final = 1
+FOLDER: Final = Path(__file__).parent / "tables"
+MISSING, SCORED, FAILED = 0, 1, 2  # of ``status``
+SPLITS: Final = ("validation", "test")  # the last axis of ``correct``
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Every student of one teacher, and what each is worth.
+
+    N students, T decisions, S seeds, F fidelities, M machines.
+
+    Attributes:
+        header: What the table is about: see ``docs/n2n-bench.md``.
+        decisions: uint8 (N, T): the actions that lead to a student, of several ways the
+            first in lexicographic order. Rows ascend.
+        fingerprints: uint8 (N, 32): SHA-256 of the student.
+        num_params, num_macs, onnx_bytes, peak_bytes: uint32 (N,).
+        correct: uint16 (N, S, F, 2): right answers, on validation and on test images.
+        status: uint8 (N, S, F): 0 not scored yet, 1 scored, 2 failed. What is not 1 has
+            no count; none is ever filled in.
+        seconds: float32 (N, S, F): CPU time of a score.
+        block: uint8 (N,): which of ``header["blocks"]`` scored it; 255 for none.
+        latency_ms: float32 (N, M): predicted, by machine.
+    """
+
+    header: Mapping[str, Any]
+    decisions: NDArray[np.uint8]
+    fingerprints: NDArray[np.uint8]
+    num_params: NDArray[np.uint32]
+    num_macs: NDArray[np.uint32]
+    onnx_bytes: NDArray[np.uint32]
+    peak_bytes: NDArray[np.uint32]
+    correct: NDArray[np.uint16]
+    status: NDArray[np.uint8]
+    seconds: NDArray[np.float32]
+    block: NDArray[np.uint8]
+    latency_ms: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+    @property
+    def name(self) -> str:
+        return str(self.header["name"])
+
+    @property
+    def fidelities(self) -> tuple[str, ...]:
+        return tuple(self.header["fidelities"])
+
+    @property
+    def num_seeds(self) -> int:
+        return int(self.status.shape[1])
+
+    @property
+    def is_complete(self) -> bool:
+        return not (self.status == MISSING).any()
+
+    @cached_property
+    def start(self) -> Architecture:
+        """The teacher's architecture."""
+        return Architecture.from_json(self.header["architecture"])
+
+    @cached_property
+    def row_of(self) -> Mapping[str, int]:
+        """A student's row by its fingerprint."""
+        return {row.tobytes().hex(): i for i, row in enumerate(self.fingerprints)}
+
+    def accuracy(
+        self,
+        split: str = "validation",
+        *,
+        fidelity: str | None = None,
+        seed: int | None = None,
+    ) -> Values:
+        """Accuracy of each student, (N,); nan where a score is missing or failed.
+
+        Args:
+            split: "validation" or "test".
+            fidelity: By default the table's first, which its name stands for.
+            seed: One seed's score, counted from 0; by default the mean of all.
+
+        Raises:
+            ValueError: There is no such split, fidelity or seed.
+        """
+        place = self._place("split", split, SPLITS)
+        which = self._place("fidelity", fidelity or self.fidelities[0], self.fidelities)
+        if seed is not None:
+            self._place("seed", seed, range(self.num_seeds))
+        chosen = slice(None) if seed is None else slice(seed, seed + 1)
+        counts = self.correct[:, chosen, which, place].astype(float)
+        counts[self.status[:, chosen, which] != SCORED] = np.nan
+        found: Values = counts.mean(1) / self.header["num_images"][split]
+        return found
+
+    def _place(self, what: str, value: Any, known: Any) -> int:
+        if value not in known:
+            raise ValueError(
+                f"unknown {what} {value!r} of table {self.name}; known: "
+                f"{', '.join(map(str, known))}"
+            )
+        return list(known).index(value)
+
+    def score(
+        self, row: int, *, fidelity: str | None = None, seed: int | None = None
+    ) -> Score | None:
+        """What an evaluator says of a student; None where a score has failed."""
+        found = self._accuracy_by(fidelity, seed)[row]
+        if np.isnan(found):
+            return None
+        params, macs = int(self.num_params[row]), int(self.num_macs[row])
+        cost = self.header["cost"][fidelity or self.fidelities[0]]
+        return Score(float(found), params, macs, float(cost))
+
+    def _accuracy_by(self, fidelity: str | None, seed: int | None) -> Values:
+        key = fidelity, seed
+        if key not in self._known:
+            self._known[key] = self.accuracy(fidelity=fidelity, seed=seed)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str | None, int | None], Values]:
+        return {}
+
+    @property
+    def teacher_score(self) -> Score:
+        return self._teacher("validation")
+
+    def _teacher(self, split: str) -> Score:
+        accuracy = self.header["teacher"]["correct"][split]
+        accuracy /= self.header["num_images"][split]
+        return Score(accuracy, self.start.num_params, self.start.num_macs)
+
+    def values(
+        self,
+        task: BenchTask,
+        split: str = "validation",
+        *,
+        fidelity: str | None = None,
+        seed: int | None = None,
+    ) -> Values:
+        """The reward of each student, (N,); -1 where it breaks the limit or failed."""
+        reward, whole = load_reward(task.reward), self._teacher(split)
+        accuracy = self.accuracy(split, fidelity=fidelity, seed=seed)
+        found = np.full(len(self), DEGENERATE)
+        for row in np.flatnonzero(self.within(task) & ~np.isnan(accuracy)):
+            params, macs = int(self.num_params[row]), int(self.num_macs[row])
+            found[row] = reward(Score(float(accuracy[row]), params, macs), whole)
+        return found
+
+    def within(self, task: BenchTask) -> NDArray[np.bool_]:
+        """Which students keep the task's limit, (N,)."""
+        if task.limit is None:
+            return np.ones(len(self), bool)
+        name, bound = self.bound(task)
+        kept: NDArray[np.bool_] = getattr(self, name) <= bound
+        return kept
+
+    def bound(self, task: BenchTask) -> tuple[str, int]:
+        """The limit: which resource, and the most that a student may take of it."""
+        assert task.limit is not None
+        name, share = task.limit
+        return name, int(getattr(self.start, name) * share)
+
+    def pareto(self, cost: str = "num_params", split: str = "validation") -> Values:
+        """Rows of students that none beats in both, (P,) ascending in cost.
+
+        Args:
+            cost: An array's name: "num_params", "num_macs", "onnx_bytes" or
+                "peak_bytes".
+        """
+        accuracy, costs = self.accuracy(split), getattr(self, cost)
+        best, front = -np.inf, []
+        for row in np.lexsort((-accuracy, costs)):
+            if accuracy[row] > best:
+                best = accuracy[row]
+                front.append(row)
+        return np.array(front)
+
+    def standard_error(
+        self, split: str = "validation", fidelity: str | None = None
+    ) -> float:
+        """Of a student's mean accuracy over the seeds, pooled over all students."""
+        seeds = [
+            self.accuracy(split, fidelity=fidelity, seed=seed)
+            for seed in range(self.num_seeds)
+        ]
+        variance = np.nanmean(np.var(seeds, axis=0, ddof=1))
+        return float(np.sqrt(variance / self.num_seeds))
+
+
+class DamagedTable(ValueError):
+    """A file that is no table, or not the one that was written."""
+
+
+def find_task(name: str) -> BenchTask:
+    """A task by its id.
+
+    Raises:
+        ValueError: There is none; the nearest is named.
+    """
+    plain = name.rpartition(":")[2]
+    if plain not in BENCH:
+        near = difflib.get_close_matches(plain, BENCH, 1, 0.0)
+        raise ValueError(
+            f"unknown task {name!r}; the nearest is {near[0]!r}, and all are: "
+            f"{', '.join(BENCH)}"
+        )
+    return BENCH[plain]
+
+
+def load_table(name: str) -> Table:
+    """A table by its name, or that of a task by the task's id.
+
+    Raises:
+        ValueError: There is no such table; or it is damaged, which names its file.
+    """
+    known = sorted(path.stem for path in FOLDER.glob("*.npz"))
+    if name not in known:
+        if "/" not in name:
+            near = difflib.get_close_matches(name, (*known, *BENCH), 1, 0.0)
+            raise ValueError(
+                f"unknown table {name!r}; the nearest is {near[0]!r}, and all are: "
+                f"{', '.join(known)}"
+            )
+        name = find_task(name).table
+    return _load(FOLDER / f"{name}.npz")
+
+
+@lru_cache
+def _load(path: Path) -> Table:
+    return read_table(path)
+
+
+def read_table(path: Path) -> Table:
+    """A table from a file.
+
+    Raises:
+        DamagedTable: It is no table, or not as it was written.
+    """
+    try:
+        # Read whole: where NumPy fails half-way it leaves the file open.
+        arrays = dict(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
+        found = arrays.pop("sha256").tobytes().hex()
+        expected = _digest(arrays).hexdigest()
+        if found != expected:
+            raise ValueError(f"its SHA-256 is {expected}, expected {found}")
+        header = json.loads(arrays.pop("header").tobytes())
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']}, known is {FORMAT}")
+        return Table(header, **arrays)
+    except (
+        *(OSError, ValueError, KeyError, TypeError, EOFError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
+        raise DamagedTable(f"the table {path} cannot be read: {error}") from error
+
+
+def write_table(path: Path, table: Table) -> None:
+    """The file, whole or not at all."""
+    arrays = {
+        each.name: getattr(table, each.name)
+        for each in fields(table)
+        if each.name != "header"
+    }
+    header = json.dumps({**table.header, "format": FORMAT}, sort_keys=True)
+    arrays["header"] = np.frombuffer(header.encode(), np.uint8)
+    digest = np.frombuffer(_digest(arrays).digest(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, sha256=digest, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> Any:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest

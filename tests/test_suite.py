@@ -1,0 +1,141 @@
+"""N2N-Bench's protocol: runs, their file, and what they say."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from envs_registry import BENCH
+from n2n_gym.bench.env import regrets
+from n2n_gym.cli import app
+from n2n_gym.comparison import suite
+from n2n_gym.comparison.suite import (
+    BUDGETS,
+    perform_suite,
+    read_suite,
+    standings,
+)
+from tests.bench_tables import AIMS, installed, small_table
+
+AGENTS = ["random", "evolution", "regression"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    made = small_table("remove")
+    with installed(made, tmp_path_factory.mktemp("tables")):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def results(table, tmp_path_factory):
+    path = tmp_path_factory.mktemp("suite") / "results.jsonl"
+    perform_suite(AGENTS, range(4), path, tasks=list(AIMS))
+    return path
+
+
+def test_every_agent_runs_every_task_with_every_seed(results):
+    runs = list(read_suite(results))
+    assert len({(one.task, one.agent, one.seed) for one in runs}) == len(runs) == 24
+
+
+def test_a_stopped_suite_goes_on_with_the_same_runs(table, results, tmp_path):
+    lines = results.read_text().splitlines(keepends=True)
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(lines[:7]))
+    perform_suite(AGENTS, range(4), path, tasks=list(AIMS))
+    assert sorted(path.read_text().splitlines()) == sorted(map(str.strip, lines))
+
+
+def test_a_run_holds_the_best_of_its_rewards(table, results):
+    for one in read_suite(results):
+        rewards = table.values(BENCH[one.task])
+        for budget in BUDGETS:
+            rows = list(one.rows[:budget])
+            assert one.best[str(budget)] == max(rewards[rows])
+
+
+def test_regrets_are_normalised_by_those_of_a_random_student(table, results):
+    """A run that finds the best on validation at once, worked by hand."""
+    task = next(iter(AIMS))
+    what = BENCH[task]
+    best = int(table.values(what).argmax())
+    one = suite.SuiteRun(task, "own", 0, [best], {})
+    lost = regrets(what, "test")
+    expected = lost[best] / lost[table.within(what)].mean()
+    assert suite.normalised(task, [one], 5) == pytest.approx([expected])
+
+
+def test_the_leaderboard_has_agents_from_scratch_first(table, results):
+    runs = list(read_suite(results))
+    trained = [
+        suite.SuiteRun(one.task, "trained", one.seed, one.rows, one.best, ["small"])
+        for one in runs
+        if one.agent == "random"
+    ]
+    found = standings(runs + trained)
+    assert [bool(one.seen) for one in found] == [False, False, False, True]
+    random = next(one for one in found if one.agent == "random")
+    assert random.better is None
+    assert found[-1].better.value == pytest.approx(0.5)  # it is random search
+    board = suite.as_markdown(found)
+    assert board.splitlines()[-1].startswith("| trained (small) |")
+    for one in found:
+        values = [one.at[n].value for n in BUDGETS]
+        assert all(v >= 0 for v in values)
+
+
+def changed(line, **change):
+    return json.dumps(json.loads(line) | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"best": {str(n): 0.99 for n in BUDGETS}}, "best reward of 5 students"),
+        ({"rows": [1, 1]}, "there twice"),
+        ({"rows": [100_000]}, "rows must be from 0"),
+        ({"rows": list(range(400))}, "students of 300|rows must be"),
+        ({"rows": []}, "rows must be"),
+        ({"task": "N2NBench/Smal-v0"}, "unknown task"),
+        ({"version": 9}, "is of n2n-bench 9"),
+        ({"colour": "red"}, "is no run"),
+    ],
+)
+def test_a_run_that_is_not_so_is_refused(results, tmp_path, change, message):
+    lines = results.read_text().splitlines()
+    line = next(line for line in lines if '"random"' in line)
+    path = tmp_path / "results.jsonl"
+    path.write_text(changed(line, **change) + "\n")
+    with pytest.raises(ValueError, match=message):
+        list(read_suite(path))
+
+
+def test_the_command_writes_a_leaderboard_and_validates_it(table, tmp_path):
+    runner, output = CliRunner(), tmp_path / "bench"
+    arguments = ["compare", "--suite", "n2n-bench", "--agents", "random,regression"]
+    made = runner.invoke(app, [*arguments, "--seeds", "2", "--output", str(output)])
+    assert made.exit_code == 0, made.output
+    assert (output / "leaderboard.md").read_text().count("\n") == 4
+    again = runner.invoke(app, [*arguments, "--output", str(output)])
+    assert again.exit_code != 0
+    assert "--resume" in again.output
+    valid = runner.invoke(app, ["validate", str(output / "results.jsonl"), "--json"])
+    assert json.loads(valid.output)["runs"] == 2 * 2 * len(BENCH)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--suite", "nas-bench"], "n2n-bench"),
+        (["--suite", "n2n-bench", "--teacher", "resnet18"], "--teacher"),
+        (["--suite", "n2n-bench", "--budget", "3"], "--budget"),
+        (["--suite", "n2n-bench", "--agents", "nobody"], "nobody"),
+    ],
+)
+def test_bad_commands_are_named(table, tmp_path, options, message):
+    made = CliRunner().invoke(app, ["compare", *options, "--output", str(tmp_path)])
+    assert made.exit_code != 0
+    assert message in made.output
+    assert np.all([path.suffix != ".jsonl" for path in tmp_path.iterdir()])
