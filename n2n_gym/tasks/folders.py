@@ -15,7 +15,6 @@ import numpy as np
 from n2n_gym.common.files import data_folder
 from n2n_gym.tasks.arrays import (
     SPELLINGS,
-    SPLITS,
     Labelled,
     check_classes,
     three_ways,
@@ -163,7 +162,7 @@ def _find_parts(folder: Path) -> Mapping[str, Path]:
     # A folder named train alone holds images of trains.
     if "train" not in parts or len(parts) == 1:
         for part in parts.values():
-            if _class_names(part) and not any(entry.is_file() for entry in _in(part)):
+            if _class_names(part) and not any(map(os.path.isfile, _in(part))):
                 raise ValueError(
                     f"{folder} has {part.name} with subfolders, which looks like a "
                     f"split; train and test, or train and val, are needed beside it"
@@ -171,22 +170,22 @@ def _find_parts(folder: Path) -> Mapping[str, Path]:
         return {"all": folder}
     if "test" not in parts:
         return {"train": parts["train"], "test": parts["validation"]}
-    return {split: parts[split] for split in SPLITS if split in parts}
+    return parts
 
 
 def _splits_in(folder: Path) -> dict[str, Path]:
     """Subfolders with the name of a split."""
-    found: dict[str, Path] = {}
-    for name in _class_names(folder):
-        for split, spellings in SPELLINGS.items():
-            if name.lower() not in spellings:
-                continue
-            if split in found:
-                raise ValueError(
-                    f"{folder} has {found[split].name} and {name}; only one can be the "
-                    f"{split} split"
-                )
-            found[split] = folder / name
+    entries, found = _in(folder), {}
+    for split, spellings in SPELLINGS.items():
+        named = [entry for entry in entries if entry.name.lower() in spellings]
+        places = [folder / entry.name for entry in named if os.path.isdir(entry)]
+        if len(places) > 1:
+            raise ValueError(
+                f"{folder} has {' and '.join(sorted(p.name for p in places))}; only "
+                f"one can be the {split} split"
+            )
+        if places:
+            found[split] = places[0]
     return found
 
 
@@ -196,14 +195,15 @@ def _in(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in _in(folder) if entry.is_dir()))
+    # An entry's own is_dir() raises where a link leads to itself.
+    return tuple(sorted(entry.name for entry in _in(folder) if os.path.isdir(entry)))
 
 
 def _files(folder: Path, class_names: tuple[str, ...]) -> Labelled:
     """Paths of all images, with their labels."""
     images: list[str] = []
     labels: list[int] = []
-    others = [entry.name for entry in _in(folder) if not entry.is_dir()]
+    others = [entry.name for entry in _in(folder) if not os.path.isdir(entry)]
     for label, name in enumerate(class_names):
         _refuse_splits(folder / name)
         found = find_files(folder / name)
@@ -216,13 +216,14 @@ def _files(folder: Path, class_names: tuple[str, ...]) -> Labelled:
         labels += [label] * len(found.images)
         others += found.others
     if others:
-        counts = Counter(os.path.splitext(name)[1] or "without" for name in others)
+        counts = Counter(
+            os.path.splitext(name)[1] or "without suffix" for name in others
+        )
         named = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
         logger.warning(
-            "%s: %d files are passed over, by suffix: %s (%s for one); read are %s "
-            "files in a folder of their class",
+            "%s: files passed over: %s (%s for one); read are %s files in a folder of "
+            "their class",
             folder,
-            len(others),
             named,
             others[0],
             ", ".join(SUFFIXES),
@@ -246,10 +247,10 @@ def _warn_of_others(folder: Path, used: set[str]) -> None:
     others = sorted({entry.name for entry in _in(folder)} - used)
     if others:
         logger.warning(
-            "%s: beside %s, %d entries are passed over: %s",
+            "%s: %d passed over beside %s: %s",
             folder,
-            ", ".join(sorted(used)),
             len(others),
+            ", ".join(sorted(used)),
             ", ".join(others[:5]) + (", ..." if len(others) > 5 else ""),
         )
 
