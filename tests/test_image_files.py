@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -350,6 +351,43 @@ def test_lab_is_converted(tmp_path, lightness, expected):
     path = tmp_path / "image"
     Image.new("LAB", (1, 1), (lightness, 128, 128)).save(path, "TIFF")
     assert np.abs(np.array(pixels(path)) - expected).max() <= 1
+
+
+def test_where_zero_is_white_greys_are_turned_round(tmp_path):
+    path = tmp_path / "image"
+    write_tiff(path, bytes([0, 55, 255]), 3, bits=8, photometric=0)
+    assert pixels(path) == grey([255, 200, 0])
+
+
+# Damage
+
+
+def without_dimensions(path: Path) -> None:
+    write_tiff(path, bytes([7, 7]), 2, bits=8)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<H", 256), b"\0\0", 1))
+
+
+def of_no_bits(path: Path) -> None:
+    write_tiff(path, bytes([0, 1]), 2, bits=0)
+
+
+def cut(kind: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+        Image.fromarray(noise).save(path, kind)
+        path.write_bytes(path.read_bytes()[:-40])
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write",
+    [without_dimensions, of_no_bits, *map(cut, ("BMP", "PPM", "TIFF", "WEBP", "GIF"))],
+)
+def test_damaged_files_are_refused(tmp_path, write):
+    write(tmp_path / "image")
+    with pytest.raises(ValueError, match="/image cannot be read as an image: "):
+        read_image(str(tmp_path / "image"))
 
 
 # Orientation

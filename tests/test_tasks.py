@@ -472,6 +472,20 @@ def test_a_task_is_its_own_task():
     assert load_task(task) is task
 
 
+@pytest.mark.parametrize("name", ["digits", "mnist", "emnist", "caltech256"])
+def test_a_folder_with_the_name_of_a_published_set_is_told_of(
+    tmp_path, monkeypatch, caplog, name
+):
+    monkeypatch.chdir(tmp_path)
+    load_task(name)
+    assert not caplog.text
+    for label in "ab":
+        (tmp_path / name / label).mkdir(parents=True)
+    assert load_task(name).num_classes > 2
+    assert f"{name} is the published data set; the folder of that" in caplog.text
+    assert load_task(f"./{name}").class_names == ("a", "b")
+
+
 def test_an_unknown_task_is_answered_with_the_forms_and_the_nearest_name():
     with pytest.raises(ValueError, match="unknown task 'fashon_mnist'") as error:
         load_task("fashon_mnist")
