@@ -86,7 +86,8 @@ def check_classes(
     """
     if num_classes < 2:
         raise ValueError(
-            f"{where} has {num_classes} class; two or more are needed to tell apart"
+            f"{where} has {num_classes} class{'es' * (num_classes != 1)}; two or more "
+            f"are needed to tell apart"
         )
     for split in SPLITS:
         present = np.unique(labels[split])
