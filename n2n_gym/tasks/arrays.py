@@ -124,9 +124,9 @@ def find_oddities(
 
     found = []
     for split, (images, _) in arrays.items():
-        if len(images) > 1 and len(np.unique(hashes[split])) == 1:
+        if len(images) > 1 and (hashes[split] == hashes[split][0]).all():
             found.append(f"all {len(images)} {split} images are equal")
-        brightest = int(max(image.max() for image in images))
+        brightest = int(images.max())
         if brightest < _DARK:
             found.append(f"no pixel of {split} is brighter than {brightest} of 255")
         is_known = np.isin(hashes[split], hashes["train"])
@@ -135,11 +135,10 @@ def find_oddities(
                 f"{is_known.sum()} of {len(images)} {split} images are in train too, "
                 f"{first(split, is_known)} for one: accuracies on them flatter"
             )
-    pairs = [
-        np.stack([hashes[s], labels.astype(np.int64)], 1)
-        for s, (_, labels) in arrays.items()
-    ]
-    several = _of_several_classes(np.concatenate(pairs))
+    several = _of_several_classes(
+        np.concatenate([hashes[split] for split in arrays]),
+        np.concatenate([labels for _, labels in arrays.values()]),
+    )
     for split, is_so in ((s, np.isin(hashes[s], several)) for s in arrays):
         if is_so.any():
             found.append(
@@ -154,10 +153,14 @@ def _hashes(images: NDArray[Any]) -> NDArray[np.int64]:
     return np.array([hash(image.tobytes()) for image in images], np.int64)
 
 
-def _of_several_classes(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Hashes with more than one label; pairs of both are (N, 2)."""
-    values, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
-    return values[counts > 1]
+def _of_several_classes(
+    hashes: NDArray[np.int64], labels: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Hashes that come with more than one label."""
+    order = np.lexsort((labels, hashes))
+    ordered, classes = hashes[order], labels[order]
+    is_other = (ordered[1:] == ordered[:-1]) & (classes[1:] != classes[:-1])
+    return ordered[1:][is_other]
 
 
 def divide(images: NDArray[Any], labels: NDArray[Any], share: float) -> list[Labelled]:
