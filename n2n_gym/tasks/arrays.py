@@ -160,7 +160,7 @@ def _of_several_classes(
     order = np.lexsort((labels, hashes))
     ordered, classes = hashes[order], labels[order]
     is_other = (ordered[1:] == ordered[:-1]) & (classes[1:] != classes[:-1])
-    return ordered[1:][is_other]
+    return np.asarray(ordered[1:][is_other])
 
 
 def divide(images: NDArray[Any], labels: NDArray[Any], share: float) -> list[Labelled]:
