@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,44 @@ def test_of_two_parts_the_second_is_the_test_split(pets, other):
     assert together == pixels(pets / "train")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "TEST"),
+        ("training", "validation", "testing"),
+        ("TRAIN", "Valid", "test"),
+        ("train", "VALIDATION", "Testing"),
+    ],
+)
+def test_a_split_may_have_each_of_its_names_in_any_case(pets, names):
+    for name, count in zip(names, (5, 2, 3), strict=True):
+        fill(pets / name, count=count)
+    task = load(pets, side=12)
+    assert task.class_names == CLASSES
+    for split, name in zip(SPLITS, names, strict=True):
+        assert images_in(task, split) == pixels(pets / name)
+
+
+@pytest.mark.parametrize("name", ["train", "Test", "val", "testing"])
+def test_a_split_alone_is_no_class(pets, name):
+    fill(pets / name)
+    fill(pets / "more", classes=("cat",))
+    with pytest.raises(ValueError, match=f"has {name} with subfolders, which looks"):
+        load(pets)
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "test"), ("Train", "VAL"), ("training", "valid", "testing")]
+)
+@pytest.mark.parametrize("place", ["cat", "owl"])
+def test_splits_within_a_class_are_refused(pets, names, place):
+    fill(pets)
+    fill(pets / place, names)
+    message = rf"{place} has {names[0]} and .* within a class"
+    with pytest.raises(ValueError, match=message):
+        _ = load(pets).splits
+
+
 def test_a_class_may_be_that_of_trains(pets):
     task = load(fill(pets, classes=("car", "train")))
     assert task.class_names == ("car", "train")
@@ -137,6 +176,53 @@ def test_hidden_and_other_files_are_left_out(pets):
     task = load(pets)
     assert task.class_names == CLASSES
     assert sum(sizes(task)) == 30
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ("cat/a.gif", "dog/b.gif", "dog/c.txt"),
+            r": files passed over: 2 \.gif, 1 \.txt \(",
+        ),
+        (("loose.png",), r"passed over: 1 \.png \(loose\.png for one\)"),
+        (
+            ("owl/a/b/no_suffix",),
+            r"passed over: 1 without suffix \(.*no_suffix for one",
+        ),
+        (("cat/a.heic", "b.HEIC"), r"passed over: 1 \.HEIC, 1 \.heic \("),
+        (
+            ("cat/a.npy",),
+            r"pets: files passed.*; read are \.jpg, .* in a folder of their",
+        ),
+    ],
+)
+def test_what_is_passed_over_is_counted_and_named(pets, caplog, files, message):
+    fill(pets)
+    for file in files:
+        (pets / file).parent.mkdir(parents=True, exist_ok=True)
+        (pets / file).write_bytes(b"something")
+    assert sum(sizes(load(pets))) == 30
+    assert re.search(message, caplog.text)
+    caplog.clear()
+    assert sum(sizes(load(pets))) == 30  # from the cache
+    assert re.search(message, caplog.text)
+
+
+@pytest.mark.parametrize("other", ["extra", "unlabelled", "vals", "notes.txt"])
+def test_what_lies_beside_the_splits_is_named(pets, caplog, other):
+    for part in ("train", "test"):
+        fill(pets / part)
+    (pets / other).mkdir()
+    _ = load(pets).splits
+    assert f"pets: 1 passed over beside test, train: {other}" in caplog.text
+
+
+def test_nothing_is_said_of_a_folder_that_is_read_whole(pets, caplog):
+    fill(pets)
+    (pets / "cat" / ".DS_Store").touch()
+    _ = load(pets).splits
+    assert not caplog.text
 
 
 # What an image becomes
@@ -179,6 +265,94 @@ def test_images_become_rgb(pets, mode, suffix):
     assert torch.equal(
         split.images[split.labels == 0][0], torch.from_numpy(expected.copy())
     )
+
+
+def deeper(image: Image.Image, path: Path) -> None:
+    values = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(values).save(path, "PNG")
+
+
+def deeper_tiff(image: Image.Image, path: Path) -> None:
+    values = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(values).save(path, "TIFF")
+
+
+def opaque(image: Image.Image, path: Path) -> None:
+    image.convert("L").convert("LA").save(path, "PNG")
+
+
+def on_its_side(image: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 8  # to be turned by 90 degrees against the clock
+    turned = image.convert("L").transpose(Image.Transpose.ROTATE_270)
+    turned.save(path, "PNG", exif=exif)
+
+
+@pytest.mark.parametrize("write", [deeper, deeper_tiff, opaque, on_its_side])
+def test_the_same_pictures_are_the_same_data(tmp_path, write):
+    tasks = []
+    for name in ("plain", "other"):
+        for path in fill(tmp_path / name / "pets").rglob("*.png"):
+            image = Image.open(path).convert("L")
+            image.save(path) if name == "plain" else write(image, path)
+        tasks.append(load(tmp_path / name / "pets"))
+    assert tasks[0].fingerprint == tasks[1].fingerprint
+
+
+def test_the_preprocessing_says_what_is_done(pets):
+    assert load(fill(pets), side=20).preprocessing == (
+        "RGB, turned as EXIF says, transparency on white, 16 bits scaled to 8, shorter "
+        "side resized to 20 (bilinear, antialiased), centre crop 20x20, as by "
+        "torchvision's Resize and CenterCrop of a PIL image"
+    )
+
+
+# What is warned of
+
+
+def constant(folder: Path) -> None:
+    for path in folder.rglob("*.png"):
+        Image.new("RGB", (16, 12), "white").save(path)
+
+
+def dark(folder: Path) -> None:
+    for path in folder.rglob("*.png"):
+        image = np.asarray(Image.open(path).convert("L"))
+        # Twelve bits in files of sixteen.
+        Image.fromarray(image.astype(np.uint16) * 16).save(path)
+
+
+def leak(folder: Path) -> None:
+    shutil.copy(folder / "train" / "cat" / "2.png", folder / "test" / "cat" / "x.png")
+    shutil.copy(folder / "train" / "dog" / "3.png", folder / "test" / "dog" / "y.png")
+
+
+def confuse(folder: Path) -> None:
+    shutil.copy(folder / "train" / "cat" / "2.png", folder / "train" / "owl" / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (constant, ["all 27 train images are equal", "all 30 test images are equal"]),
+        # 255 * 16 / 257 is 15.9, 240 * 16 / 257 14.9; resizing takes some away.
+        (
+            dark,
+            ["no pixel of train is brighter than 1", "no pixel of test is brighter"],
+        ),
+        (leak, ["2 of 32 test images are in train too", "test/cat/x.png for one: acc"]),
+        (confuse, ["2 of 28 train images", "cat/2.png for one, are in another class"]),
+    ],
+)
+def test_odd_data_are_warned_of_at_each_use(pets, caplog, change, messages):
+    for part in ("train", "val", "test"):
+        fill(pets / part, count=9 if part == "train" else 10)
+    change(pets)
+    for _ in ("decoded", "from the cache"):
+        caplog.clear()
+        _ = load(pets, side=12).splits
+        assert all(message in caplog.text for message in messages)
+        assert caplog.text.count("pets@12: ") == len(caplog.records)
 
 
 # How it is kept
@@ -231,6 +405,18 @@ def test_a_changed_folder_is_read_again(pets, change):
     after = load(pets).fingerprint
     assert len(kept()) == 2
     assert (after == before) == (change is touch)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "ppm", "pgm", "tif"])
+def test_a_file_with_the_size_and_time_of_its_predecessor_is_read_again(pets, suffix):
+    path = fill(pets) / "cat" / f"3.{suffix}"
+    before = Image.fromarray(picture(1)).convert("L" if suffix == "pgm" else "RGB")
+    before.save(path)
+    first, found = load(pets).fingerprint, path.stat()
+    before.transpose(Image.Transpose.ROTATE_180).save(path)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert path.stat().st_size == found.st_size
+    assert load(pets).fingerprint != first
 
 
 def test_another_side_is_kept_by_itself(pets):
@@ -342,6 +528,28 @@ def test_a_damaged_image_is_named(pets, harm: Callable[[Path], None]):
     assert str(path) in str(error.value)
 
 
+def link_to_nowhere(path: Path) -> None:
+    path.symlink_to(path.parent / "gone.png")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize(
+    "make", [link_to_nowhere, link_to_itself, link_to_a_device, os.mkfifo]
+)
+def test_what_is_named_like_an_image_and_is_no_file_is_named(pets, make):
+    path = fill(pets) / "dog" / "x.png"
+    make(path)
+    with pytest.raises(ValueError, match=r"dog/x\.png (cannot be read|is no file)"):
+        _ = load(pets).splits
+
+
 def test_a_class_that_a_split_lacks_is_named(pets):
     fill(pets / "train")
     fill(pets / "test", classes=("cat", "dog"))
@@ -360,7 +568,7 @@ def test_a_class_that_training_lacks_is_named(pets):
 def test_a_class_without_images_is_named(pets):
     fill(pets)
     (pets / "eel").mkdir()
-    with pytest.raises(ValueError, match=r"no valid file for the classes eel") as error:
+    with pytest.raises(ValueError, match="the class eel has no images") as error:
         _ = load(pets).splits
     assert str(pets) in str(error.value)
 
@@ -397,7 +605,7 @@ def test_folders_without_classes_are_named(pets):
 def test_two_validation_folders_are_one_too_many(pets):
     for part in ("train", "val", "valid"):
         fill(pets / part, count=1)
-    with pytest.raises(ValueError, match="val and valid; only one can validate"):
+    with pytest.raises(ValueError, match="val and valid; only one can be the valid"):
         load(pets)
 
 

@@ -16,10 +16,11 @@ from torch import nn
 from torchvision import models
 
 from n2n_gym.common.files import data_folder
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.recipe import Recipe
-from n2n_gym.pytorch.trace import TraceError
+from n2n_gym.pytorch.trace import TraceError, trace
 from n2n_gym.tasks.loading import load_task
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers import learning
@@ -352,9 +353,55 @@ def test_a_network_by_name_without_weights_reads_grey_images_as_they_are(task):
     assert load_teacher("resnet18", task).architecture.input_shape == (1, 8, 8)
 
 
-def test_colour_images_do_not_become_grey():
-    with pytest.raises(ValueError, match=r"\(3, 8, 8\)"):
-        load_teacher(SmallResNet(channels=1), tiny_task((3, 8, 8)))
+def convolution(channels: int) -> nn.Module:
+    return SmallResNet(channels=channels)
+
+
+def perceptron(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 10))
+
+
+def normalised_first(channels: int) -> nn.Module:
+    return nn.Sequential(nn.BatchNorm2d(channels), SmallResNet(channels=channels))
+
+
+def architecture(channels: int) -> Architecture:
+    return trace(SmallResNet(channels=channels), (channels, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "make", [convolution, perceptron, normalised_first, architecture]
+)
+@pytest.mark.parametrize(
+    ("reads", "given", "layout"),
+    [
+        (1, 3, r"\(N, H, W\)"),
+        (3, 4, r"\(N, H, W, 3\)"),
+        (1, 2, r"\(N, H, W\)"),
+        (3, 2, r"\(N, H, W, 3\)"),
+    ],
+)
+def test_the_error_says_whether_to_change_the_network_or_the_images(
+    make, reads, given, layout
+):
+    message = (
+        f"the network reads {reads} channels?, the images of task noise have {given}: "
+        f"change its first layer to {given} input channels, or give the images as "
+        f"{layout} in an .npz file"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_teacher(make(reads), tiny_task((given, 8, 8)))
+
+
+@pytest.mark.parametrize("given", [2, 3, 4])
+def test_weights_for_other_channels_are_told_apart(given):
+    network = models.resnet18(num_classes=10)
+    network.conv1 = nn.Conv2d(1, 64, 3, bias=False)
+    task = tiny_task((given, 8, 8))
+    with pytest.raises(
+        ValueError, match=f"reads 1 channel, the images .* have {given}"
+    ):
+        load_teacher("resnet18", task, weights=network.state_dict())
 
 
 # Normalisation

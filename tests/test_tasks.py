@@ -224,7 +224,14 @@ IMAGES, LABELS = np.zeros((4, 2, 2), np.uint8), np.array([0, 1, 0, 1])
         (IMAGES.astype(float), LABELS, "test_images must be uint8"),
         (IMAGES[:3], LABELS, "test has 3 images and 4 labels"),
         (IMAGES[:, :1], LABELS, r"test_images are \(1, 1, 2\), its input_shape"),
+        (np.zeros((4, 3, 8, 8), np.uint8), LABELS, r"test_images .* looks like \(N, C"),
         (IMAGES, LABELS.astype(float), "test_labels must be integers"),
+        (
+            IMAGES,
+            LABELS[:, None],
+            r"test_labels must be integers, \(N,\), got int64 \(4",
+        ),
+        (IMAGES, LABELS * 0, "test lacks the class 1"),
     ],
 )
 def test_what_a_task_reads_is_checked(images, labels, message):
@@ -232,6 +239,15 @@ def test_what_a_task_reads_is_checked(images, labels, message):
     parts = {"train": good, "validation": good, "test": (images, labels)}
     with pytest.raises(ValueError, match=f"task mine: {message}"):
         _ = Task("mine", (1, 2, 2), 2, lambda: parts).splits
+
+
+@pytest.mark.parametrize("read", [{}, {"train": (IMAGES, LABELS * 0)}])
+@pytest.mark.parametrize("num_classes", [0, 1])
+def test_a_task_of_fewer_than_two_classes_is_refused(read, num_classes):
+    parts = dict.fromkeys(SPLITS, (IMAGES, LABELS * 0)) | read
+    message = f"task mine has {num_classes} class.*; two or more are needed"
+    with pytest.raises(ValueError, match=message):
+        _ = Task("mine", (1, 2, 2), num_classes, lambda: parts).splits
 
 
 def test_a_task_needs_all_splits():
@@ -350,8 +366,8 @@ FEW = np.zeros((3, 5, 4), np.uint8)
         ),
         ({"test_labels": np.zeros(20)}, r"test_labels must be integers.* got float64"),
         (
-            {"test_labels": np.zeros((20, 1), int)},
-            r"test_labels must be integers, \(N,\), got int64 \(20, 1\)",
+            {"test_labels": np.zeros((20, 10), int)},
+            r"test_labels must be integers, \(N,\), got int64 \(20, 10\); .*argmax",
         ),
         ({"test_labels": np.array(["cat"] * 20)}, r"test_labels must be integers"),
         ({"test_images": FEW}, "test has 3 images and 20 labels"),
@@ -470,6 +486,20 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_a_task_is_its_own_task():
     task = colours()
     assert load_task(task) is task
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "emnist", "caltech256"])
+def test_a_folder_with_the_name_of_a_published_set_is_told_of(
+    tmp_path, monkeypatch, caplog, name
+):
+    monkeypatch.chdir(tmp_path)
+    load_task(name)
+    assert not caplog.text
+    for label in "ab":
+        (tmp_path / name / label).mkdir(parents=True)
+    assert load_task(name).num_classes > 2
+    assert f"{name} is the published data set; the folder of that" in caplog.text
+    assert load_task(f"./{name}").class_names == ("a", "b")
 
 
 def test_an_unknown_task_is_answered_with_the_forms_and_the_nearest_name():

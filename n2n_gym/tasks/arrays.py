@@ -1,4 +1,4 @@
-"""Labelled images as arrays: what is refused, and how they are divided."""
+"""Labelled images as arrays: what is refused or odd, and how they are divided."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS: Final = ("train", "validation", "test")
+# How folders and arrays of a split may be called, in upper or lower case.
+SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+_DARK: Final = 16  # images no brighter than this of 255 were hardly scaled to it
 _SPLIT_SEED: Final = 0
 
 Labelled: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # images, labels
@@ -20,23 +27,41 @@ Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 def check_images(where: str, split: str, images: NDArray[Any]) -> None:
     """Refuse what is not uint8, (N, H, W) or (N, H, W, C)."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        advice = "; np.rint(255 * images).astype(np.uint8) converts values in [0, 1]"
         raise ValueError(
             f"{where}: {split}_images must be uint8, (N, H, W) or (N, H, W, C), got "
-            f"{images.dtype} {images.shape}"
+            f"{images.dtype} {images.shape}{advice if images.dtype != np.uint8 else ''}"
         )
-    if images.ndim == 4 and images.shape[1] in (1, 3, 4) and images.shape[3] > 4:
+    if 0 in images.shape[1:]:
+        raise ValueError(
+            f"{where}: {split}_images, {images.shape}, have no pixels; (N, H, W) or "
+            f"(N, H, W, C) is needed"
+        )
+
+
+def check_layout(where: str, split: str, images: NDArray[Any]) -> None:
+    """Refuse images whose channels seem to come first.
+
+    The last of their axes is then a width: more than channels mostly are, and more than
+    the first. (Hyperspectral images have as many channels, but are no less high.)
+    """
+    if images.ndim != 4:
+        return
+    height, width, channels = images.shape[1:]
+    if channels > 4 and (height in (1, 3, 4) or height < min(width, channels)):
         raise ValueError(
             f"{where}: {split}_images have the shape {images.shape}, which looks like "
-            f"(N, C, H, W); (N, H, W, C) is needed"
+            f"(N, C, H, W); (N, H, W, C) is needed: images.transpose(0, 2, 3, 1)"
         )
 
 
 def check_labels(where: str, split: str, labels: NDArray[Any], num_images: int) -> None:
     """Refuse what is not one integer from 0 for each image."""
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        advice = "; labels.argmax(1) gives the classes of one-hot labels"
         raise ValueError(
             f"{where}: {split}_labels must be integers, (N,), got {labels.dtype} "
-            f"{labels.shape}"
+            f"{labels.shape}{advice if labels.ndim == 2 else ''}"
         )
     if num_images != len(labels) or num_images == 0:
         raise ValueError(
@@ -54,11 +79,16 @@ def check_classes(
     num_classes: int,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Refuse splits that do not all have all classes.
+    """Refuse a single class, and splits that do not all have all classes.
 
     A student could forget a class that validation lacks and be none the worse, and
     the test split could not tell; one that training lacks, no network can learn.
     """
+    if num_classes < 2:
+        raise ValueError(
+            f"{where} has {num_classes} class{'es' * (num_classes != 1)}; two or more "
+            f"are needed to tell apart"
+        )
     for split in SPLITS:
         present = np.unique(labels[split])
         if present[-1] >= num_classes:
@@ -66,16 +96,71 @@ def check_classes(
                 f"{where}: {split} has the class {present[-1]}; the {num_classes} "
                 f"classes of training are 0 to {num_classes - 1}"
             )
-        missing = np.setdiff1d(np.arange(num_classes), present)
-        if missing.size:
-            named = f" ({class_names[missing[0]]})" if class_names else ""
-            if missing[0] == 0:
+        if len(present) < num_classes:
+            missing = next(i for i in range(num_classes) if i not in present[i : i + 1])
+            named = f" ({class_names[missing]})" if class_names else ""
+            if missing == 0:
                 named += " (labels count from 0)"
             raise ValueError(
-                f"{where}: {split} lacks the class {missing[0]}{named}; every split "
+                f"{where}: {split} lacks the class {missing}{named}; every split "
                 f"needs images of each of the {num_classes} classes, or a student "
                 f"could forget one unpunished"
             )
+
+
+def find_oddities(
+    arrays: Arrays, names: Mapping[str, NDArray[Any]] | None = None
+) -> list[str]:
+    """Sentences on data that can be learned from, but are hardly meant to be so.
+
+    Args:
+        names: Of the images in each split; their positions by default.
+    """
+    hashes = {split: _hashes(images) for split, (images, _) in arrays.items()}
+
+    def first(split: str, which: NDArray[Any]) -> str:
+        position = int(np.flatnonzero(which)[0])
+        return names[split][position] if names else f"number {position}"
+
+    found = []
+    for split, (images, _) in arrays.items():
+        if len(images) > 1 and (hashes[split] == hashes[split][0]).all():
+            found.append(f"all {len(images)} {split} images are equal")
+        brightest = int(images.max())
+        if brightest < _DARK:
+            found.append(f"no pixel of {split} is brighter than {brightest} of 255")
+        is_known = np.isin(hashes[split], hashes["train"])
+        if split != "train" and is_known.any():
+            found.append(
+                f"{is_known.sum()} of {len(images)} {split} images are in train too, "
+                f"{first(split, is_known)} for one: accuracies on them flatter"
+            )
+    several = _of_several_classes(
+        np.concatenate([hashes[split] for split in arrays]),
+        np.concatenate([labels for _, labels in arrays.values()]),
+    )
+    for split, is_so in ((s, np.isin(hashes[s], several)) for s in arrays):
+        if is_so.any():
+            found.append(
+                f"{is_so.sum()} of {len(is_so)} {split} images, "
+                f"{first(split, is_so)} for one, are in another class too"
+            )
+    return found
+
+
+def _hashes(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Of each image; 64 bits tell millions apart."""
+    return np.array([hash(image.tobytes()) for image in images], np.int64)
+
+
+def _of_several_classes(
+    hashes: NDArray[np.int64], labels: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Hashes that come with more than one label."""
+    order = np.lexsort((labels, hashes))
+    ordered, classes = hashes[order], labels[order]
+    is_other = (ordered[1:] == ordered[:-1]) & (classes[1:] != classes[:-1])
+    return np.asarray(ordered[1:][is_other])
 
 
 def divide(images: NDArray[Any], labels: NDArray[Any], share: float) -> list[Labelled]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 
 from n2n_gym.common.files import data_folder
 from n2n_gym.tasks.arrays import (
+    SPELLINGS,
     Labelled,
     check_classes,
     three_ways,
@@ -19,11 +22,13 @@ from n2n_gym.tasks.arrays import (
 )
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.image_cache import keep_images, load_summary, open_images
+from n2n_gym.tasks.image_files import AS_SHOWN, SUFFIXES, find_files
 from n2n_gym.tasks.sets import from_torchvision
 from n2n_gym.tasks.task import Task
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_SIDE: Final = 64
-_VALIDATION_NAMES: Final = ("val", "validation", "valid")
 
 
 def from_folder(
@@ -35,10 +40,11 @@ def from_folder(
     (or ``validation/``, ``valid/``). Without ``val/``, a tenth of ``train/``
     validates; without ``test/``, ``val/`` is the test split and a tenth of ``train/``
     validates. Folders of classes alone are split 60/20/20. All this is stratified,
-    with a fixed seed. Other subfolders beside ``train/`` are left out.
+    with a fixed seed. Other subfolders beside ``train/`` and files that are no images
+    are passed over, with a warning that counts them; hidden ones without.
 
-    Images become RGB squares, decoded once and kept in the cache; they may be far
-    larger than memory.
+    Images become RGB squares, as a viewer shows them, decoded once and kept in the
+    cache; they may be far larger than memory.
 
     Args:
         side: Of the images that networks see, in pixels.
@@ -46,7 +52,8 @@ def from_folder(
 
     Raises:
         ValueError: There is no such folder, or it has no splits of the same classes.
-            At the first use: a file is no image, or a class has too few of them.
+            At the first use: a file is no image, or one that cannot be shown rightly;
+            or a class has too few of them.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -68,6 +75,8 @@ def from_folder(
         )
 
     def find() -> Mapping[str, Labelled]:
+        if "all" not in parts:
+            _warn_of_others(folder, {place.name for place in parts.values()})
         found = {part: _files(place, class_names) for part, place in parts.items()}
         return _divided(folder, found)
 
@@ -139,8 +148,9 @@ def _folder_task(
         class_names=class_names,
         augmentation=Augmentation(padding=side // 8, flip=True),
         preprocessing=(
-            f"RGB, shorter side resized to {side} (bilinear, antialiased), centre crop "
-            f"{side}x{side}, as by torchvision's Resize and CenterCrop of a PIL image"
+            f"{AS_SHOWN}, shorter side resized to {side} (bilinear, antialiased), "
+            f"centre crop {side}x{side}, as by torchvision's Resize and CenterCrop of "
+            f"a PIL image"
         ),
         summary=lambda: load_summary(kept()),
     )
@@ -148,41 +158,101 @@ def _folder_task(
 
 def _find_parts(folder: Path) -> Mapping[str, Path]:
     """Where train, test and perhaps validation are, or all."""
-    names = [name for name in _VALIDATION_NAMES if (folder / name).is_dir()]
-    has_test = (folder / "test").is_dir()
+    parts = _splits_in(folder)
     # A folder named train alone holds images of trains.
-    if not (folder / "train").is_dir() or not (names or has_test):
+    if "train" not in parts or len(parts) == 1:
+        for part in parts.values():
+            if _class_names(part) and not any(map(os.path.isfile, _in(part))):
+                raise ValueError(
+                    f"{folder} has {part.name} with subfolders, which looks like a "
+                    f"split; train and test, or train and val, are needed beside it"
+                )
         return {"all": folder}
-    if len(names) > 1:
-        raise ValueError(f"{folder} has {' and '.join(names)}; only one can validate")
-    parts = {"train": folder / "train"}
-    if has_test and names:
-        parts["validation"] = folder / names[0]
-    parts["test"] = folder / ("test" if has_test else names[0])
+    if "test" not in parts:
+        return {"train": parts["train"], "test": parts["validation"]}
     return parts
 
 
+def _splits_in(folder: Path) -> dict[str, Path]:
+    """Subfolders with the name of a split."""
+    entries, found = _in(folder), {}
+    for split, spellings in SPELLINGS.items():
+        named = [entry for entry in entries if entry.name.lower() in spellings]
+        places = [folder / entry.name for entry in named if os.path.isdir(entry)]
+        if len(places) > 1:
+            raise ValueError(
+                f"{folder} has {' and '.join(sorted(p.name for p in places))}; only "
+                f"one can be the {split} split"
+            )
+        if places:
+            found[split] = places[0]
+    return found
+
+
+def _in(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder and is not hidden."""
+    return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+
+
 def _class_names(folder: Path) -> tuple[str, ...]:
-    subfolders = (entry.name for entry in os.scandir(folder) if entry.is_dir())
-    return tuple(sorted(name for name in subfolders if not name.startswith(".")))
+    # An entry's own is_dir() raises where a link leads to itself.
+    return tuple(sorted(entry.name for entry in _in(folder) if os.path.isdir(entry)))
 
 
 def _files(folder: Path, class_names: tuple[str, ...]) -> Labelled:
     """Paths of all images, with their labels."""
-    from torchvision.datasets import ImageFolder  # slow to import
-    from torchvision.datasets import folder as formats
+    images: list[str] = []
+    labels: list[int] = []
+    others = [entry.name for entry in _in(folder) if not os.path.isdir(entry)]
+    for label, name in enumerate(class_names):
+        _refuse_splits(folder / name)
+        found = find_files(folder / name)
+        if not found.images:
+            raise ValueError(
+                f"{folder}: the class {name} has no images; their names end in "
+                f"{', '.join(SUFFIXES)}"
+            )
+        images += found.images
+        labels += [label] * len(found.images)
+        others += found.others
+    if others:
+        counts = Counter(
+            os.path.splitext(name)[1] or "without suffix" for name in others
+        )
+        named = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+        logger.warning(
+            "%s: files passed over: %s (%s for one); read are %s files in a folder of "
+            "their class",
+            folder,
+            named,
+            others[0],
+            ", ".join(SUFFIXES),
+        )
+    return np.array(images, dtype=object), np.array(labels)
 
-    def is_image(path: str) -> bool:
-        is_hidden = os.path.basename(path).startswith(".")
-        return not is_hidden and path.lower().endswith(formats.IMG_EXTENSIONS)
 
-    label_of = {name: label for label, name in enumerate(class_names)}
-    try:
-        found = ImageFolder.make_dataset(str(folder), label_of, is_valid_file=is_image)
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    paths, labels = zip(*found, strict=True)
-    return np.array(paths, dtype=object), np.array(labels)
+def _refuse_splits(folder: Path) -> None:
+    """Refuse a class that is divided within: its splits would be mixed."""
+    splits = _splits_in(folder)
+    if "train" in splits and len(splits) > 1:
+        named = " and ".join(place.name for place in splits.values())
+        raise ValueError(
+            f"{folder} has {named} within a class; a split is a folder that has a "
+            f"subfolder for each class"
+        )
+
+
+def _warn_of_others(folder: Path, used: set[str]) -> None:
+    """Name what lies beside the splits."""
+    others = sorted({entry.name for entry in _in(folder)} - used)
+    if others:
+        logger.warning(
+            "%s: %d passed over beside %s: %s",
+            folder,
+            len(others),
+            ", ".join(sorted(used)),
+            ", ".join(others[:5]) + (", ..." if len(others) > 5 else ""),
+        )
 
 
 def _divided(where: Path, found: Mapping[str, Labelled]) -> Mapping[str, Labelled]:

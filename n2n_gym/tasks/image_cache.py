@@ -7,38 +7,29 @@ import json
 import logging
 import os
 import shutil
-import struct
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm.auto import tqdm
 
 from n2n_gym.common.files import cache_folder, to_disk
-from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled
+from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled, find_oddities
+from n2n_gym.tasks.image_files import read_image
 from n2n_gym.tasks.split import as_split
 from n2n_gym.tasks.summary import Summary, compute_fingerprint, compute_normalisation
 
 logger = logging.getLogger(__name__)
 
-_VERSION: Final = 1  # of what is kept; another one is made anew
+_VERSION: Final = 2  # of what is kept; another one is made anew
 _AT_ONCE: Final = 256  # images in memory while decoding
-# What Pillow raises for files that are no images, or damaged ones.
-_DAMAGES: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
 
 def keep_images(
@@ -66,6 +57,8 @@ def keep_images(
             part.mkdir()
             _write(part, name, files, side)
             os.replace(part, folder)
+    for oddity in _about(folder)["oddities"]:
+        logger.warning("%s: %s", name, oddity)
     return folder
 
 
@@ -83,21 +76,44 @@ def open_images(folder: Path) -> Arrays:
 
 def load_summary(folder: Path) -> Summary:
     """What was computed when the images were decoded: they do not change after that."""
-    about = json.loads((folder / "about.json").read_text())
+    about = _about(folder)
     mean, std = about["normalisation"]
     return Summary(about["fingerprint"], (tuple(mean), tuple(std)))
 
 
+def _about(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "about.json").read_text())
+    return found
+
+
 def _key(root: Path, files: Mapping[str, Labelled], side: int) -> str:
-    """SHA-256 of the files' names, sizes and times, as make and rsync tell changes."""
+    """SHA-256 of the files' names, sizes and times.
+
+    Archives and copies bring old times of modification with them, and many formats give
+    all images one size; nobody sets the time of the last change, ctime.
+
+    Raises:
+        ValueError: One is no file.
+    """
     digest = hashlib.sha256(f"{_VERSION} {side}".encode())
     for split in SPLITS:
         for path, label in zip(*files[split], strict=True):
-            found = os.stat(path)
+            found = _status(path)
             relative = str(path).removeprefix(str(root))
-            line = f"{split}\t{label}\t{relative}\t{found.st_size}\t{found.st_mtime_ns}"
+            times = f"{found.st_mtime_ns}\t{found.st_ctime_ns}"
+            line = f"{split}\t{label}\t{relative}\t{found.st_size}\t{times}"
             digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:12]
+
+
+def _status(path: str) -> os.stat_result:
+    try:
+        found = os.stat(path)
+    except OSError as error:  # a link to nowhere
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is no file; it is named like an image")
+    return found
 
 
 def _is_whole(folder: Path) -> bool:
@@ -105,6 +121,7 @@ def _is_whole(folder: Path) -> bool:
         return False
     try:
         load_summary(folder)
+        _about(folder)["oddities"]
         open_images(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is damaged (%s) and is made anew", folder, error)
@@ -128,11 +145,15 @@ def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) ->
             with open(folder / f"{split}-labels.npy", "wb") as file:
                 np.save(file, labels)
                 to_disk(file)
-    splits = {split: as_split(*part) for split, part in open_images(folder).items()}
+    arrays = open_images(folder)
+    splits = {split: as_split(*part) for split, part in arrays.items()}
     about = {
         "name": name,
         "fingerprint": compute_fingerprint(splits),
         "normalisation": compute_normalisation(splits["train"].images),
+        "oddities": find_oddities(
+            arrays, {s: paths for s, (paths, _) in files.items()}
+        ),
     }
     with open(folder / "about.json", "w") as text:
         json.dump(about, text, indent=1)
@@ -151,10 +172,5 @@ def _decode(path: str, side: int) -> NDArray[np.uint8]:
     """The middle of the image, (H, W, C)."""
     from torchvision.transforms import functional  # slow to import
 
-    try:
-        with Image.open(path) as image:
-            colours = image.convert("RGB")
-    except _DAMAGES as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    resized = functional.resize(colours, [side])  # of a PIL image, antialiased
+    resized = functional.resize(read_image(path), [side])  # antialiased
     return np.asarray(functional.center_crop(resized, [side]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ from n2n_gym.tasks.sets import (
     svhn,
 )
 from n2n_gym.tasks.task import Task
+
+logger = logging.getLogger(__name__)
 
 _OF_ANY_SIDE: Final[Mapping[str, Callable[[int], Task]]] = {
     "caltech256": caltech256,
@@ -78,12 +81,16 @@ def load_task(task: str | Task) -> Task:
         return task
     if not isinstance(task, str):
         raise ValueError(f"a task is a name, a path or a Task, got {task!r}")
-    if task.endswith(".npz"):
+    if task.lower().endswith(".npz"):
         return from_npz(task)
     if task not in TASKS and _is_folder(task):
         return from_folder(task)
     name, at, side = task.rpartition("@")
-    if at and name.endswith(".npz"):
+    published = name if at else task
+    if published in TASKS and _is_folder(published):
+        advice = "%s is the published data set; the folder of that name is ./%s"
+        logger.warning(advice, published, task)
+    if at and name.lower().endswith(".npz"):
         raise ValueError(
             f"the images of {name} have one size; a side, as in {task!r}, is for "
             f"{', '.join(_OF_ANY_SIDE)} and folders of images"

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from n2n_gym.tasks.arrays import (
+    SPELLINGS,
     SPLITS,
     Arrays,
     Labelled,
     check_classes,
     check_images,
     check_labels,
+    check_layout,
+    find_oddities,
     with_validation,
 )
 from n2n_gym.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+_IMAGES: Final = ("images", "x")
+_LABELS: Final = ("labels", "y")
+# Which array each accepted key is: train_images, x_train, Y_val, ...
+_KEYS: Final[Mapping[str, str]] = {
+    key: f"{split}_{kinds[0]}"
+    for split, spellings in SPELLINGS.items()
+    for spelling in spellings
+    for kinds in (_IMAGES, _LABELS)
+    for kind in kinds
+    for key in (f"{spelling}_{kind}", f"{kind}_{spelling}")
+}
 
 
 def from_npz(path: str | Path, name: str | None = None) -> Task:
@@ -28,15 +46,17 @@ def from_npz(path: str | Path, name: str | None = None) -> Task:
 
     It holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and
     perhaps ``validation_images``, ``validation_labels``: uint8 images, (N, H, W) or
-    (N, H, W, C), and integer labels from 0, (N,). Without a validation split, a tenth
-    of the training images becomes one. It is read whole: what does not fit in memory
-    belongs in a folder of images, which is streamed.
+    (N, H, W, C), and integer labels from 0, (N,) or (N, 1). A split may have another of
+    the names that folders have ("val_images"), and the arrays may be x and y
+    ("x_train", "y_train"). Without a validation split, a tenth of the training images
+    becomes one. It is read whole: what does not fit in memory belongs in a folder of
+    images, which is streamed.
 
     Raises:
-        ValueError: A key is missing, an array has the wrong type, shape or length, or
-            a split lacks a class.
+        ValueError: A key is missing or unknown, an array has the wrong type, shape or
+            length, or a split lacks a class.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"there is no file {path}; a task's .npz must exist")
     arrays = _checked_arrays(path)
@@ -67,6 +87,7 @@ def _checked_arrays(path: Path) -> Arrays:
         raise ValueError(
             f"{path} cannot be read as an .npz file of plain arrays"
         ) from error
+    data = _renamed(path, data)
     parts: dict[str, Labelled] = {}
     for split in SPLITS:
         keys = f"{split}_images", f"{split}_labels"
@@ -78,7 +99,10 @@ def _checked_arrays(path: Path) -> Arrays:
                     f"{path} lacks {key}; it has {', '.join(sorted(data))}"
                 )
         images, labels = data[keys[0]], data[keys[1]]
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
         check_images(str(path), split, images)
+        check_layout(str(path), split, images)
         check_labels(str(path), split, labels, len(images))
         parts[split] = images, labels
     shape = parts["train"][0].shape[1:]
@@ -94,4 +118,25 @@ def _checked_arrays(path: Path) -> Arrays:
             raise ValueError(f"{path} has no validation split, and {error}") from error
     labels_of = {split: labels for split, (_, labels) in parts.items()}
     check_classes(str(path), labels_of, int(labels_of["train"].max()) + 1)
+    for oddity in find_oddities(parts):
+        logger.warning("%s: %s", path, oddity)
     return parts
+
+
+def _renamed(path: Path, data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays under the first of the names that each may have."""
+    renamed: dict[str, str] = {}
+    for key in data:
+        name = _KEYS.get(key.lower())
+        if name is None:
+            splits = "; ".join(", ".join(names) for names in SPELLINGS.values())
+            raise ValueError(
+                f"{path} has the unknown key {key!r}; accepted are train_images or "
+                f"x_train, train_labels or y_train, and so on, of the splits {splits}"
+            )
+        if name in renamed:
+            raise ValueError(
+                f"{path} has {renamed[name]} and {key}; only one can be {name}"
+            )
+        renamed[name] = key
+    return {name: data[key] for name, key in renamed.items()}

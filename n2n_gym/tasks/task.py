@@ -18,6 +18,7 @@ from n2n_gym.tasks.arrays import (
     check_classes,
     check_images,
     check_labels,
+    check_layout,
 )
 from n2n_gym.tasks.augmentation import Augmentation
 
@@ -97,6 +98,7 @@ class Task:
             check_labels(where, split, labels, len(images))
             height, width, channels = (*images.shape[1:], 1)[:3]
             if (channels, height, width) != self.input_shape:
+                check_layout(where, split, images)
                 raise ValueError(
                     f"{where}: {split}_images are {(channels, height, width)}, its "
                     f"input_shape {self.input_shape}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -151,17 +152,25 @@ def _with_weights(
     try:
         architecture = trace(module, task.input_shape)
     except TraceError as error:
-        if task.input_shape[0] != 1:
+        other = _with_its_channels(module, task)
+        if other is None:
             raise TraceError(f"{name} cannot be a teacher: {error}") from error
-        task = task.in_colour()  # perhaps it is for colour
-        try:
-            architecture = trace(module, task.input_shape)
-        except TraceError:
-            raise TraceError(f"{name} cannot be a teacher: {error}") from error
+        architecture = other
+        task = _in_its_colours(architecture.input_shape[0], task)
     # A module may hold weights that the logits do not need: auxiliary heads.
     spare = module.state_dict().keys()
     checked = check_weights(weights, architecture, source, spare=spare)
     return UntrainedNetwork(name, task, architecture, checked)
+
+
+def _with_its_channels(module: nn.Module, task: Task) -> Architecture | None:
+    """The network for as many channels as it reads, if others than the task has."""
+    stems = [m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)][:1]
+    for channels in dict.fromkeys([3, 1, *stems]):
+        if channels != task.input_shape[0]:
+            with suppress(TraceError):
+                return trace(module, (channels, *task.input_shape[1:]))
+    return None
 
 
 def _read(weights: Weights) -> tuple[Mapping[str, Tensor], str]:
@@ -178,9 +187,22 @@ def _read(weights: Weights) -> tuple[Mapping[str, Tensor], str]:
 
 
 def _in_its_colours(channels: int, task: Task) -> Task:
-    """The task with as many channels as the first convolution reads."""
-    is_grey = task.input_shape[0] == 1
-    return task.in_colour() if channels == 3 and is_grey else task
+    """The task with as many channels as the network reads.
+
+    Raises:
+        ValueError: It cannot have so many.
+    """
+    given = task.input_shape[0]
+    if channels == given:
+        return task
+    if channels == 3 and given == 1:
+        return task.in_colour()
+    layout = "(N, H, W)" if channels == 1 else f"(N, H, W, {channels})"
+    raise ValueError(
+        f"the network reads {channels} channel{'s'[: channels != 1]}, the images of "
+        f"task {task.name} have {given}: change its first layer to {given} input "
+        f"channels, or give the images as {layout} in an .npz file"
+    )
 
 
 def _name_of(teacher: Callable[[Task], Any]) -> str:
