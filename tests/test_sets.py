@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -18,6 +19,7 @@ import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
+from n2n_gym.tasks import sets
 from n2n_gym.tasks.arrays import SPLITS
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.loading import TASKS, load_task
@@ -222,3 +224,41 @@ def test_the_fingerprints_of_tasks_do_not_change(data):
         "cifar10": "83fa6dd10c6ea744",
     }
     assert {name: load_task(name).fingerprint[:16] for name in expected} == expected
+
+
+def shuffled_cifar10(seed):
+    """The same 40 training and 20 test images in another order."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 32, 32, 3), np.uint8)
+    labels = np.arange(60) % 4
+    order = np.random.default_rng(seed).permutation(40)
+    images[:40], labels[:40] = images[order], labels[order]
+
+    def read():
+        return {
+            "train": (images[:30], labels[:30]),
+            "validation": (images[30:40], labels[30:40]),
+            "test": (images[40:], labels[40:]),
+        }
+
+    return lambda: replace(sets.cifar10x16(), name="cifar10", read=read)
+
+
+def test_cifar10x16_is_the_same_from_any_copy(monkeypatch):
+    monkeypatch.setattr(sets, "_VALIDATE", 3)
+    found = []
+    for seed in range(3):
+        monkeypatch.setattr(sets, "cifar10", shuffled_cifar10(seed))
+        found.append(sets.cifar10x16().read())
+    for one in found[1:]:
+        for split, (images, labels) in one.items():
+            assert (images == found[0][split][0]).all()
+            assert (labels == found[0][split][1]).all()
+    assert np.bincount(found[0]["validation"][1]).tolist() == [3, 3, 3, 3]
+    assert found[0]["train"][0].shape == (28, 16, 16, 3)
+
+
+def test_pixels_of_cifar10x16_are_means_of_four_halves_up():
+    image = np.zeros((1, 2, 4, 1), np.uint8)
+    image[0, :, :, 0] = [[1, 2, 255, 255], [2, 1, 255, 255]]  # 1.5, 255
+    assert sets._halved(image).tolist() == [[[[2], [255]]]]

@@ -43,6 +43,7 @@ _CIFAR100: Final = tuple(
     tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
     worm""".split()  # noqa: SIM905
 )
+_VALIDATE: Final = 500  # of each class of cifar10x16
 _NONE: Final = Augmentation()
 _OBJECTS: Final = Augmentation(padding=4, flip=True)
 _GREY: Final = "28x28 grey images, light on dark, as torchvision gives them"
@@ -131,7 +132,7 @@ def cifar10x16() -> Task:
         place = np.empty(len(labels), np.int64)  # of an image among those of its class
         for each in np.unique(labels):
             place[labels == each] = np.arange((labels == each).sum())
-        is_validation = place < 500
+        is_validation = place < _VALIDATE
         return {
             "train": (images[~is_validation], labels[~is_validation]),
             "validation": (images[is_validation], labels[is_validation]),
