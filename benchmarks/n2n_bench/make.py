@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from benchmarks.n2n_bench.subjects import (
@@ -173,6 +174,11 @@ def score(
     except Diverged:
         return None
     return count_correct(network, teacher)
+
+
+def scored_rows(table: Table) -> NDArray[np.int64]:
+    """Rows that all seeds have scored with all fidelities."""
+    return np.flatnonzero((table.status == SCORED).all((1, 2)))
 
 
 def student_of(table: Table, row: int, env: CompressionEnv) -> Architecture:

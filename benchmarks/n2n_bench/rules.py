@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from benchmarks.n2n_bench.make import scored_rows
 from envs_registry.bench import AIMS, BenchTask, tasks_of
 from n2n_gym.bench.rivals import PROBES, SAMPLE, random_search, regression_search
-from n2n_gym.bench.table import SCORED, Table
+from n2n_gym.bench.table import Table
 
 ALIKE: Final = 1.5  # times, in parameters
 FEWEST_TAU: Final = 0.6
@@ -53,11 +54,6 @@ class Verdict:
     def is_kept(self) -> bool:
         least = ERRORS * self.error
         return min(self.regression, self.random) > least and self.tied <= MOST_TIED
-
-
-def scored_part(table: Table) -> NDArray[np.int64]:
-    """Rows that all seeds have scored with all fidelities."""
-    return np.flatnonzero((table.status == SCORED).all((1, 2)))
 
 
 def part_of(table: Table, rows: NDArray[np.int64]) -> Table:
@@ -121,7 +117,7 @@ def judge(name: str, task: BenchTask, table: Table) -> Verdict:
 
 def report(table: Table) -> None:
     """What the rules say of every task of a table."""
-    part = part_of(table, scored_part(table))
+    part = part_of(table, scored_rows(table))
     seconds = part.seconds.sum(1).mean(0)
     print(f"{table.name}: {len(part)} of {len(table)} students scored")
     for which, fidelity in enumerate(table.fidelities):

@@ -1,0 +1,161 @@
+"""What is shown of a table: scores made again, convergence, speed.
+
+python -m benchmarks.n2n_bench again remove-residual
+python -m benchmarks.n2n_bench converge remove-residual --minutes 60
+python -m benchmarks.n2n_bench speed remove-residual
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from tqdm.auto import tqdm
+
+from benchmarks.n2n_bench.make import (
+    FIDELITIES,
+    open_table,
+    path_of,
+    score,
+    scored_rows,
+    student_of,
+)
+from benchmarks.n2n_bench.subjects import load_subject
+from benchmarks.results import Results
+from envs_registry.bench import BENCH, BenchTask
+from n2n_gym.bench.env import BenchEnv, real_env
+from n2n_gym.bench.table import SPLITS, write_table
+from n2n_gym.evaluators.rungs import BENCH_V1
+
+AGAIN: Final = 20  # students scored anew
+CONVERGED: Final = 40  # students distilled to convergence
+SEEDS: Final = 2  # of each of them
+EPOCHS: Final = 10.0  # of that: ten times the training images
+RATE: Final = 0.1
+FOLDER: Final = Path(__file__).parents[1] / "data" / "n2n_bench"
+LONGEST: Final = 20.0  # seconds that speed is measured for
+
+CONVERGENCE: Final = replace(
+    BENCH_V1,
+    name="converged",
+    recipe=replace(BENCH_V1.recipe, epochs=EPOCHS, learning_rate=RATE, batch_size=64),
+    is_augmented=True,
+)
+
+
+def again(name: str) -> None:
+    """Students drawn at random, scored once more: by how much counts differ."""
+    torch.set_num_threads(1)
+    table, teacher = open_table(name), load_subject(name)
+    env = real_env(table, BenchTask(name, "n2n"), "size")
+    rows = np.random.default_rng(1).permutation(scored_rows(table))[:AGAIN]
+    differences = []
+    for row in tqdm(rows):
+        student = student_of(table, row, env)
+        for which, rung in enumerate(FIDELITIES):
+            for seed in range(table.num_seeds):
+                found = score(student, teacher, rung, seed)
+                assert found is not None
+                for split, kept in zip(SPLITS, table.correct[row, seed, which]):
+                    differences.append(abs(found[split] - int(kept)))
+    equal = sum(difference == 0 for difference in differences)
+    print(
+        f"{name}: {len(rows)} students, {equal} of {len(differences)} counts equal, "
+        f"the largest difference {max(differences)} images"
+    )
+
+
+def by_size(sizes: NDArray[Any], count: int) -> list[int]:
+    """Places of so many, one of each equal part in order of size."""
+    order, rng = np.argsort(sizes, kind="stable"), np.random.default_rng(0)
+    parts = np.array_split(order, count)
+    return [int(rng.choice(part)) for part in parts]
+
+
+def converge(name: str, minutes: float) -> None:
+    """Forty students distilled long; goes on where it was. The header has the figures.
+
+    Kendall's tau of the table's mean accuracy with that of long distillation, and
+    between the two seeds of the latter: the most that a table could reach.
+    """
+    torch.set_num_threads(1)
+    table, teacher = open_table(name), load_subject(name)
+    env = real_env(table, BenchTask(name, "n2n"), "size")
+    results = Results(FOLDER / f"{name}-converged", "row", "seed")
+    results.path.parent.mkdir(parents=True, exist_ok=True)
+    done, rows = results.read(), by_size(table.num_params, CONVERGED)
+    ends = time.monotonic() + 60 * minutes
+    wanted = [(row, seed) for seed in range(SEEDS) for row in rows]
+    for row, seed in tqdm([one for one in wanted if one not in done], desc=name):
+        if time.monotonic() > ends:
+            return
+        started = time.process_time()
+        found = score(student_of(table, row, env), teacher, CONVERGENCE, seed)
+        assert found is not None
+        seconds = round(time.process_time() - started, 1)
+        results.add(row=row, seed=seed, seconds=seconds, **found)
+    done = results.read()
+    first, second = (
+        np.array([done[row, seed]["validation"] for row in rows])
+        for seed in range(SEEDS)
+    )
+    short = table.accuracy()[rows]
+    table.header["convergence"] = {
+        "students": CONVERGED,
+        "epochs": EPOCHS,
+        "tau": round(float(kendalltau(short, first + second).statistic), 3),
+        "ceiling": round(float(kendalltau(first, second).statistic), 3),
+    }
+    write_table(path_of(name), table)
+    print(json.dumps(table.header["convergence"]))
+
+
+def speed(name: str) -> None:
+    """Milliseconds to import and make, and steps a second, of a table's tasks."""
+    for task in (task for task, of in BENCH.items() if of.table == name):
+        program = (
+            "import time; a = time.perf_counter(); import gymnasium, n2n_gym; "
+            "b = time.perf_counter(); "
+            f"gymnasium.make({task!r}); c = time.perf_counter(); import sys; "
+            "print(1e3 * (b - a), 1e3 * (c - b), 'torch' in sys.modules)"
+        )
+        command = [sys.executable, "-c", program]
+        imports, makes, torch_there = subprocess.check_output(
+            command, text=True
+        ).split()
+        env = gym.make(task).unwrapped
+        assert isinstance(env, BenchEnv)
+        steps, episodes, seconds = _play(env)
+        print(
+            f"{task}: import {float(imports):.0f} ms, make {float(makes):.0f} ms, torch "
+            f"imported: {torch_there}, {steps / seconds:,.0f} steps a second over "
+            f"{episodes:,} random episodes, from the first on"
+        )
+
+
+def _play(env: BenchEnv) -> tuple[int, int, float]:
+    """Random episodes: their steps, how many, and seconds of CPU time."""
+    rng = np.random.default_rng(0)
+    steps = episodes = 0
+    started = time.process_time()
+    while time.process_time() - started < LONGEST:
+        _, info = env.reset()
+        is_over = False
+        draws = rng.random(64).tolist()
+        while not is_over:
+            legal = info["action_mask"].nonzero()[0]
+            action = int(legal[int(draws.pop() * len(legal))])
+            _, _, is_over, _, info = env.step(action)
+            steps += 1
+        episodes += 1
+    return steps, episodes, time.process_time() - started
