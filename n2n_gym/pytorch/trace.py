@@ -33,6 +33,7 @@ from n2n_gym.pytorch.functions import (
 )
 from n2n_gym.pytorch.graph import Recorder, Tracer
 from n2n_gym.pytorch.modules import MODULES
+from n2n_gym.pytorch.plain import encoding, plain, removal
 
 
 class TraceError(ValueError):
@@ -53,7 +54,9 @@ _FAILURES: Final = (
 def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     """The architecture of a module that torch.fx can trace, as it is in eval mode.
 
-    The module is left as it is; its weights may be on the meta device. Layers that the
+    The module is called with images alone: other arguments of its ``forward`` have
+    their defaults. Torch's wrappers are taken off, and it may have any precision. The
+    module is left as it is; its weights may be on the meta device. Layers that the
     logits do not need are left out.
 
     Args:
@@ -62,9 +65,10 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     Raises:
         TraceError: It uses an operation that is no kind of layer here, names the node.
     """
+    _refuse_encoded(module)
     _refuse_shared_tensors(module)
     _refuse_hooks(module)
-    module = copy.deepcopy(module).to("meta").eval()
+    module = copy.deepcopy(plain(module)).to("meta").float().eval()
     try:
         graph = fx.GraphModule(module, Tracer().trace(module))
     except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
@@ -92,6 +96,15 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     return whole.keep(whole.rewire(frozenset(), frozenset()))
 
 
+def _refuse_encoded(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if (how := encoding(parameter)) is not None:
+            raise TraceError(
+                f"{name} is {how}: weights of float32, float64, float16 and bfloat16 "
+                f"are supported"
+            )
+
+
 def _refuse_shared_tensors(module: nn.Module) -> None:
     owners: dict[int, str] = {}
     tensors = (
@@ -108,6 +121,8 @@ def _refuse_shared_tensors(module: nn.Module) -> None:
 
 def _refuse_hooks(module: nn.Module) -> None:
     for name, part in module.named_modules():
+        if (advice := removal(part, name)) is not None:
+            raise TraceError(advice)
         if part._forward_hooks or part._forward_pre_hooks:
             raise TraceError(
                 f"{name or 'the module'} has hooks: they are not supported"
@@ -154,8 +169,6 @@ class _Translation:
 
     def _add(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            if self.values:
-                raise Unsupported("a teacher takes one input, the image")
             self.values[node] = _Value(IMAGE, self._memory(node))
         elif node.op == "output":
             self.output = self._output(node)
