@@ -176,6 +176,11 @@ def _read(weights: Weights) -> tuple[Any, str]:
     """What a training script saved, and what it is called in errors."""
     if isinstance(weights, Mapping):
         return weights, "the state dict"
+    if not isinstance(weights, (str, Path)):
+        raise ValueError(
+            f"weights are a name, a path, a state dict or what a training script keeps "
+            f"one in, got {type(weights).__name__}"
+        )
     path = Path(weights).expanduser()
     if not path.suffix and not path.exists():
         raise ValueError(

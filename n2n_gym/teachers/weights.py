@@ -58,7 +58,7 @@ def read_weights(path: Path) -> Any:
             raise ValueError(f"{path} is no safetensors file: {error}") from error
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of how it reads old formats
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
