@@ -212,6 +212,29 @@ def inside(wrap: Any) -> Any:
     return change
 
 
+class CompiledForward(SmallResNet):
+    @torch.compile(backend="eager")
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class CompiledPart(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    @torch.compile(backend="eager")
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.part(x))
+
+
+def test_a_forward_that_is_compiled_is_traced_as_it_is_written():
+    assert_same(awake(CompiledForward(channels=3)))
+    parts = (CompiledPart(nn.Conv2d(3, 4, 3)), nn.Flatten(), nn.Linear(144, 10))
+    assert_same(nn.Sequential(*parts))
+    assert_same(compiled(nn.Sequential(*parts)), nn.Sequential(*parts))
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
