@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -683,6 +684,43 @@ def test_weights_that_mean_something_else_are_refused_by_name(name):
         trace(module, SHAPE)
 
 
+def statically(network: nn.Module) -> nn.Module:
+    network.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
+    prepared = torch.ao.quantization.prepare(network)
+    prepared(images())
+    return torch.ao.quantization.convert(prepared)
+
+
+def fused(network: nn.Module) -> nn.Module:
+    return torch.ao.quantization.fuse_modules(network, [["0", "1"]])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "sparse_coo"])
+def test_statistics_that_mean_something_else_are_refused_by_name(name):
+    module = small()
+    module.bn1.running_var = ENCODED[name](module.bn1.running_var)
+    with pytest.raises(TraceError, match=rf"bn1\.running_var is {name}: weights of"):
+        trace(module, SHAPE)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of what becomes of its quantisation
+@pytest.mark.parametrize(
+    ("quantise", "name"),
+    [
+        (partial(torch.ao.quantization.quantize_dynamic, qconfig_spec={nn.Linear}), 3),
+        (statically, 0),
+        (lambda network: statically(fused(network)), 0),
+        (lambda network: statically(network)[0], "the module"),
+    ],
+)
+def test_quantised_modules_are_refused_by_name(quantise, name):
+    parts = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    network = quantise(nn.Sequential(*parts).eval())
+    with pytest.raises(TraceError, match=f"^{name} is quantised: give the network bef"):
+        trace(network, SHAPE)
+
+
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 @pytest.mark.parametrize(
     "lazy",
@@ -690,12 +728,12 @@ def test_weights_that_mean_something_else_are_refused_by_name(name):
         lambda: [nn.LazyConv2d(4, 3)],
         lambda: [nn.LazyBatchNorm2d()],
         lambda: [nn.Flatten(), nn.LazyLinear(10)],
-        lambda: [nn.Flatten(), nn.LazyBatchNorm1d()],
+        lambda: [nn.Flatten(), nn.LazyBatchNorm1d(affine=False)],
     ],
 )
 def test_a_lazy_module_is_traced_once_it_has_been_called(lazy):
     network = nn.Sequential(*lazy(), nn.Flatten(), nn.LazyLinear(10))
-    with pytest.raises(TraceError, match=r"weight is not initialised; call the module"):
+    with pytest.raises(TraceError, match=r"(weight|running_mean) is not initialised"):
         trace(network, SHAPE)
     network(images())
     assert trace(network, SHAPE).num_outputs == 10

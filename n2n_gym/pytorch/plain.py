@@ -38,7 +38,7 @@ def plain(module: nn.Module) -> nn.Module:
     """
     module = unwrapped(module)
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    memo: dict[int, Any] = dict(tensors)  # `deepcopy` takes what it holds
+    memo: dict[int, Any] = dict(tensors)  # what `deepcopy` takes in place of a copy
     for part in reversed(list(module.modules())):  # what is inside comes first
         inner, layer = _wrapped(part), _layer_of(type(part))
         if inner is not None:
@@ -46,7 +46,7 @@ def plain(module: nn.Module) -> nn.Module:
         elif layer is FrozenBatchNorm2d:
             memo[id(part)] = _batch_norm(part)
         elif layer is not type(part):
-            copy.deepcopy(part, memo).__class__ = layer
+            copy.deepcopy(part, memo).__class__ = layer  # the copy is in the memo
     return module if len(memo) == len(tensors) else copy.deepcopy(module, memo)
 
 

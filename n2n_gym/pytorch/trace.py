@@ -49,6 +49,8 @@ _FAILURES: Final = (
     TypeError,
     AttributeError,
 )
+# Where torch has modules that hold their weights in some packed form.
+_QUANTISED: Final = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 def trace(module: nn.Module, input_shape: Shape) -> Architecture:
@@ -97,11 +99,17 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
 
 
 def _refuse_encoded(module: nn.Module) -> None:
-    for name, parameter in module.named_parameters():
-        if (how := encoding(parameter)) is not None:
+    buffers = (b for b in module.named_buffers() if b[1].is_floating_point())
+    for name, tensor in (*module.named_parameters(), *buffers):
+        if (how := encoding(tensor)) is not None:
             raise TraceError(
                 f"{name} is {how}: weights of float32, float64, float16 and bfloat16 "
                 f"are supported"
+            )
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith(_QUANTISED):
+            raise TraceError(
+                f"{name or 'the module'} is quantised: give the network before that"
             )
 
 
