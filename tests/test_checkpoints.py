@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -269,6 +271,55 @@ def test_extra_states_are_no_weights():
     state = {**wanted, "0._extra_state": {"version": 2}}
     for form in (state, under("module.", state), {"model": state}):
         assert_reads(form, wanted, module)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(
+    "value",
+    [
+        argparse.Namespace(lr=0.1, data="images", resume=None),
+        argparse.Namespace(best=np.float64(0.9), nested=argparse.Namespace(a=[1])),
+        np.float64(0.9),
+        np.float32(0.9),
+        np.int64(3),
+        [np.bool_(True), {"epochs": np.int32(90)}],
+    ],
+    ids=repr,
+)
+def test_plain_values_may_lie_beside_the_weights(value, is_zip, state, tmp_path):
+    path = tmp_path / "w.pth"
+    content = {"model": under("module.", state), "args": value}
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    assert_reads(path, state)
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda bomb: bomb,
+        lambda bomb: argparse.Namespace(data=bomb),
+        lambda bomb: [argparse.Namespace(nested=argparse.Namespace(data=[bomb]))],
+        lambda bomb: np.array([bomb], object),
+        lambda bomb: SmallResNet(),
+    ],
+    ids=["bare", "argument", "nested", "array", "module"],
+)
+def test_code_beside_the_weights_is_refused(hide, is_zip, state, tmp_path):
+    harm, path = tmp_path / "harm", tmp_path / "w.pth"
+    content = {"model": state, "args": hide(Bomb(harm))}
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(ValueError, match=r"w\.pth is refused: .*could run code"):
+        read_network(network(), TASK, path)
+    assert not harm.exists()
 
 
 # More than one that fits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import pickle
 import struct
@@ -10,10 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import build
@@ -40,6 +43,18 @@ _DAMAGES: Final = (
 )
 
 
+# Plain values that training scripts keep beside weights: their arguments, and numbers
+# of numpy's, whose maker has one name in numpy 1 and another in numpy 2.
+_MAKER: Final = np.float64().__reduce__()[0]
+_PLAIN_VALUES: Final[list[Any]] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?bBhHiIlLefd"),
+    (_MAKER, "numpy.core.multiarray.scalar"),
+    (_MAKER, "numpy._core.multiarray.scalar"),
+]
+
+
 def read_weights(path: Path) -> Any:
     """What is in a safetensors file, or in one that ``torch.save`` wrote.
 
@@ -57,7 +72,7 @@ def read_weights(path: Path) -> Any:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no safetensors file: {error}") from error
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), safe_globals(_PLAIN_VALUES):
             warnings.simplefilter("ignore", UserWarning)  # of how it reads old formats
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
