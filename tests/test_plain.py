@@ -275,6 +275,40 @@ def test_a_wrapped_module_is_called_by_its_own_name():
     assert read_network(nn.DataParallel(small()), TASK, None).name == "SmallResNet"
 
 
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, AveragedModel, compiled, inside(nn.DataParallel)]
+)
+def test_a_hook_of_a_wrapper_is_not_lost(wrap):
+    wrapped = wrap(small())
+    for part in list(wrapped.modules()):
+        if isinstance(part, (nn.DataParallel, AveragedModel)) or part is wrapped:
+            part.register_forward_hook(lambda module, inputs, output: output * 2)
+    with pytest.raises(TraceError, match="has hooks"):
+        trace(wrapped, SHAPE)
+
+
+class Stuck:
+    """An object of the user's that cannot be copied."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("a lock"), RuntimeError("a graph"), OSError("a file"), KeyError(3)],
+    ids=repr,
+)
+def test_wrapped_parts_of_what_cannot_be_copied_are_refused(error):
+    module = inside(nn.DataParallel)(small())
+    module.stuck = Stuck(error)
+    with pytest.raises(TraceError, match=r"SmallResNet cannot be copied, .*Error\("):
+        trace(module, SHAPE)
+
+
 class Doubled(nn.DataParallel):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.module(x)

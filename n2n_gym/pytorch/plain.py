@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.optim.swa_utils import AveragedModel
 from torchvision.ops import FrozenBatchNorm2d
 
+from n2n_gym.pytorch.arguments import TraceError
 from n2n_gym.pytorch.modules import MODULES
 
 _WRAPPERS: Final = (
@@ -27,6 +29,8 @@ _NUMBERS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # What a subclass may define anew without computing anything else.
 _HARMLESS: Final = ("extra_repr", "reset_parameters")
 _READ_AT_CALLS: Final = ("__call__", "__getattr__", "__getattribute__")
+# Where torch has modules that hold their weights in some packed form.
+_QUANTISED: Final = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -35,19 +39,50 @@ def plain(module: nn.Module) -> nn.Module:
     Frozen batch normalisation becomes batch normalisation, and a subclass that changes
     nothing of a layer becomes that layer. The module is left as it is; what is given
     shares its tensors.
+
+    Raises:
+        TraceError: It has hooks, weights of types that mean something else or weights
+            that are computed at each call; or wrapped parts, and cannot be copied.
     """
+    for name, tensor in _floats(module):
+        if (how := encoding(tensor)) is not None:
+            raise TraceError(
+                f"{name} is {how}: weights of float32, float64, float16 and bfloat16 "
+                f"are supported"
+            )
+    for name, part in module.named_modules():
+        if (why := _refusal(part, name)) is not None:
+            raise TraceError(why)
     module = unwrapped(module)
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
     memo: dict[int, Any] = dict(tensors)  # what `deepcopy` takes in place of a copy
     for part in reversed(list(module.modules())):  # what is inside comes first
         inner, layer = _wrapped(part), _layer_of(type(part))
         if inner is not None:
-            memo[id(part)] = copy.deepcopy(inner, memo)
+            memo[id(part)] = _copied(inner, memo)
         elif layer is FrozenBatchNorm2d:
             memo[id(part)] = _batch_norm(part)
         elif layer is not type(part):
-            copy.deepcopy(part, memo).__class__ = layer  # the copy is in the memo
-    return module if len(memo) == len(tensors) else copy.deepcopy(module, memo)
+            _copied(part, memo).__class__ = layer  # the copy is in the memo
+    return module if len(memo) == len(tensors) else _copied(module, memo)
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # an object of the user's may raise anything
+        raise TraceError(
+            f"{type(module).__name__} cannot be copied, and what is wrapped in it is "
+            f"unwrapped in a copy: {error!r}"
+        ) from error
+
+
+def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Its parameters, and those buffers that could be statistics."""
+    yield from module.named_parameters()
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point():
+            yield name, buffer
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -105,32 +140,38 @@ def encoding(tensor: Tensor) -> str | None:
     return None
 
 
-def removal(part: nn.Module, path: str) -> str | None:
-    """Which weight is computed anew at each call, and the one call that ends that."""
-    owner = f"network.get_submodule({path!r})" if path else "network"
-    utils = "torch.nn.utils"
-    if parametrize.is_parametrized(part):
-        name, steps = next(part.get_submodule("parametrizations").named_children())
-        what = f"parametrised by {type(next(steps.children())).__name__}"
-        call = f"{utils}.parametrize.remove_parametrizations({owner}, {name!r})"
-        return _advice(path, name, what, call)
-    for hook in part._forward_pre_hooks.values():
-        match hook:
-            case prune.BasePruningMethod():
-                name, what = hook._tensor_name, "under a pruning mask"
-                call = f"{utils}.prune.remove({owner}, {name!r})"
-            case WeightNorm():
-                name, what = hook.name, "under weight_norm"
-                call = f"{utils}.remove_weight_norm({owner}, {name!r})"
-            case SpectralNorm():
-                name, what = hook.name, "under spectral_norm"
-                call = f"{utils}.remove_spectral_norm({owner}, {name!r})"
-            case _:
-                continue
-        return _advice(path, name, what, call)
+def _refusal(part: nn.Module, path: str) -> str | None:
+    """Why a part cannot be traced, whatever its forward does."""
+    name = path or "the module"
+    if type(part).__module__.startswith(_QUANTISED):
+        return f"{name} is quantised: give the network before that"
+    if (advice := _ending(part, path)) is not None:
+        return advice
+    if part._forward_hooks or part._forward_pre_hooks:
+        return f"{name} has hooks: they are not supported"
     return None
 
 
-def _advice(path: str, name: str, what: str, call: str) -> str:
+def _ending(part: nn.Module, path: str) -> str | None:
+    """Which weight is computed anew at each call, and the one call that ends that."""
+    if parametrize.is_parametrized(part):
+        name, steps = next(part.get_submodule("parametrizations").named_children())
+        what = f"parametrised by {type(next(steps.children())).__name__}"
+        return _advice(path, name, what, "parametrize.remove_parametrizations")
+    for hook in part._forward_pre_hooks.values():
+        match hook:
+            case prune.BasePruningMethod(_tensor_name=name):
+                return _advice(path, name, "under a pruning mask", "prune.remove")
+            case WeightNorm(name=name):
+                return _advice(path, name, "under weight_norm", "remove_weight_norm")
+            case SpectralNorm(name=name):
+                what, function = "under spectral_norm", "remove_spectral_norm"
+                return _advice(path, name, what, function)
+    return None
+
+
+def _advice(path: str, name: str, what: str, function: str) -> str:
     weight = f"{path}.{name}" if path else name
+    owner = f"network.get_submodule({path!r})" if path else "network"
+    call = f"torch.nn.utils.{function}({owner}, {name!r})"
     return f"{weight} is {what}; {call} makes it a weight of its own"

@@ -18,6 +18,7 @@ from n2n_gym.pytorch.arguments import (
     PLAIN,
     Layout,
     Operand,
+    TraceError,
     Unsupported,
     Weight,
 )
@@ -33,11 +34,9 @@ from n2n_gym.pytorch.functions import (
 )
 from n2n_gym.pytorch.graph import Recorder, Tracer
 from n2n_gym.pytorch.modules import MODULES
-from n2n_gym.pytorch.plain import encoding, plain, removal
+from n2n_gym.pytorch.plain import plain
 
-
-class TraceError(ValueError):
-    """A module uses an operation that is no kind of layer here."""
+__all__ = ["TraceError", "trace"]
 
 
 # What torch raises for shapes, types and values that an operation cannot take.
@@ -49,8 +48,6 @@ _FAILURES: Final = (
     TypeError,
     AttributeError,
 )
-# Where torch has modules that hold their weights in some packed form.
-_QUANTISED: Final = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
 def trace(module: nn.Module, input_shape: Shape) -> Architecture:
@@ -67,10 +64,9 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     Raises:
         TraceError: It uses an operation that is no kind of layer here, names the node.
     """
-    _refuse_encoded(module)
+    module = plain(module)
     _refuse_shared_tensors(module)
-    _refuse_hooks(module)
-    module = copy.deepcopy(plain(module)).to("meta").float().eval()
+    module = copy.deepcopy(module).to("meta").float().eval()
     try:
         graph = fx.GraphModule(module, Tracer().trace(module))
     except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
@@ -98,21 +94,6 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     return whole.keep(whole.rewire(frozenset(), frozenset()))
 
 
-def _refuse_encoded(module: nn.Module) -> None:
-    buffers = (b for b in module.named_buffers() if b[1].is_floating_point())
-    for name, tensor in (*module.named_parameters(), *buffers):
-        if (how := encoding(tensor)) is not None:
-            raise TraceError(
-                f"{name} is {how}: weights of float32, float64, float16 and bfloat16 "
-                f"are supported"
-            )
-    for name, part in module.named_modules():
-        if type(part).__module__.startswith(_QUANTISED):
-            raise TraceError(
-                f"{name or 'the module'} is quantised: give the network before that"
-            )
-
-
 def _refuse_shared_tensors(module: nn.Module) -> None:
     owners: dict[int, str] = {}
     tensors = (
@@ -124,16 +105,6 @@ def _refuse_shared_tensors(module: nn.Module) -> None:
         if other != name:
             raise TraceError(
                 f"{other} and {name} are one tensor: sharing is not supported"
-            )
-
-
-def _refuse_hooks(module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        if (advice := removal(part, name)) is not None:
-            raise TraceError(advice)
-        if part._forward_hooks or part._forward_pre_hooks:
-            raise TraceError(
-                f"{name or 'the module'} has hooks: they are not supported"
             )
 
 
