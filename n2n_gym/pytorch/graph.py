@@ -49,7 +49,9 @@ class Tracer(fx.Tracer):
         needed = [p.name for p in parameters[1:] if _is_required(p)]
         if not parameters or needed:
             what = f"also needs {', '.join(needed)}" if needed else "takes none"
-            raise TypeError(f"a teacher takes one input, the image; its forward {what}")
+            raise fx.proxy.TraceError(
+                f"a teacher takes one input, the image; its forward {what}"
+            )
         image = self.create_proxy("placeholder", "images", (), {})
         return root_fn, [self.root, image]
 
