@@ -229,7 +229,16 @@ class CompiledPart(nn.Module):
         return F.relu(self.part(x))
 
 
+def with_compiled_forwards(module: nn.Module, *parts: str) -> nn.Module:
+    for part in map(module.get_submodule, parts):
+        part.forward = torch.compile(part.forward, backend="eager")
+    return module
+
+
 def test_a_forward_that_is_compiled_is_traced_as_it_is_written():
+    assert_same(with_compiled_forwards(small(), ""), small())
+    assert_same(with_compiled_forwards(small(), "block1", "conv1"), small())
+    assert_same(with_compiled_forwards(small(), "", "block2", "block2.bn1"), small())
     assert_same(awake(CompiledForward(channels=3)))
     parts = (CompiledPart(nn.Conv2d(3, 4, 3)), nn.Flatten(), nn.Linear(144, 10))
     assert_same(nn.Sequential(*parts))

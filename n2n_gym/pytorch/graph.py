@@ -5,11 +5,25 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torchvision.ops import StochasticDepth
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """What ``torch.compile`` is put around runs, and is traced, as it is written."""
+    dynamo = sys.modules.get("torch._dynamo")  # slow to import, and there if need be
+    if dynamo is None:
+        yield
+        return
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with uncompiled, dynamo.config.patch(error_on_nested_fx_trace=False):
+        yield
 
 
 class _Proxy(fx.Proxy):
@@ -32,14 +46,6 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         is_layer = isinstance(m, StochasticDepth)
         return is_layer or super().is_leaf_module(m, module_qualified_name)
-
-    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
-        """Functions that ``torch.compile`` decorates are traced as they are written."""
-        dynamo = sys.modules.get("torch._dynamo")  # slow to import, and there if so
-        if dynamo is None:
-            return super().trace(root, concrete_args)
-        with dynamo.config.patch(error_on_nested_fx_trace=False):
-            return super().trace(root, concrete_args)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

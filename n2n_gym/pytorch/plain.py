@@ -62,6 +62,8 @@ def plain(module: nn.Module) -> nn.Module:
             memo[id(part)] = _copied(inner, memo)
         elif layer is FrozenBatchNorm2d:
             memo[id(part)] = _batch_norm(part)
+        elif _has_compiled_forward(part):
+            del _copied(part, memo).__dict__["forward"]
         elif layer is not type(part):
             _copied(part, memo).__class__ = layer  # the copy is in the memo
     return module if len(memo) == len(tensors) else _copied(module, memo)
@@ -100,6 +102,13 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
         if isinstance(module, wrapper) and type(module).forward is wrapper.forward:
             return module._modules["module"]
     return None
+
+
+def _has_compiled_forward(module: nn.Module) -> bool:
+    """Whether its ``forward`` was replaced by ``torch.compile`` of the same."""
+    replaced = vars(module).get("forward")
+    written = getattr(replaced, "_torchdynamo_orig_callable", None)
+    return getattr(written, "__func__", written) is type(module).forward
 
 
 def _layer_of(kind: type[nn.Module]) -> type[nn.Module]:

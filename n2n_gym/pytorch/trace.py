@@ -32,7 +32,7 @@ from n2n_gym.pytorch.functions import (
     chunk,
     reshape,
 )
-from n2n_gym.pytorch.graph import Recorder, Tracer
+from n2n_gym.pytorch.graph import Recorder, Tracer, as_written
 from n2n_gym.pytorch.modules import MODULES
 from n2n_gym.pytorch.plain import plain
 
@@ -50,6 +50,7 @@ _FAILURES: Final = (
 )
 
 
+@as_written()
 def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     """The architecture of a module that torch.fx can trace, as it is in eval mode.
 
