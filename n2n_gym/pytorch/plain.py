@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -106,9 +107,10 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
 
 def _has_compiled_forward(module: nn.Module) -> bool:
     """Whether its ``forward`` was replaced by ``torch.compile`` of the same."""
-    replaced = vars(module).get("forward")
-    written = getattr(replaced, "_torchdynamo_orig_callable", None)
-    return getattr(written, "__func__", written) is type(module).forward
+    replaced: Any = vars(module).get("forward")
+    compiled: Any = getattr(replaced, "_torchdynamo_orig_callable", None)
+    written = getattr(inspect.unwrap(compiled), "__func__", None)
+    return written is type(module).forward
 
 
 def _layer_of(kind: type[nn.Module]) -> type[nn.Module]:
