@@ -318,6 +318,22 @@ def test_wrapped_parts_of_what_cannot_be_copied_are_refused(error):
         trace(module, SHAPE)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3))),
+        lambda: torch.jit.trace(nn.Conv2d(3, 4, 3), images()),
+        lambda: nn.Sequential(torch.jit.script(nn.Conv2d(3, 4, 3))),
+        lambda: torch.fx.symbolic_trace(small()),
+    ],
+)
+def test_what_is_no_wrapper_is_left_alone(make):
+    module = make()
+    assert plain(module) is module
+
+
 class Doubled(nn.DataParallel):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.module(x)

@@ -110,7 +110,7 @@ def _has_compiled_forward(module: nn.Module) -> bool:
     replaced: Any = vars(module).get("forward")
     compiled: Any = getattr(replaced, "_torchdynamo_orig_callable", None)
     written = getattr(inspect.unwrap(compiled), "__func__", None)
-    return written is type(module).forward
+    return written is not None and written is type(module).forward
 
 
 def _layer_of(kind: type[nn.Module]) -> type[nn.Module]:
