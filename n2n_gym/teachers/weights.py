@@ -232,7 +232,8 @@ def _checked(
             raise ValueError(
                 f"{source}: {name!r} is not finite: these weights are of no use"
             )
-        rounded += not torch.equal(single.to(tensor.dtype), tensor.detach().cpu())
+        if tensor.dtype == torch.float64:
+            rounded += not torch.equal(single.double(), tensor.detach().cpu())
         checked[name] = single.contiguous().clone()
     others = weights.keys() - checked.keys() - spare
     if others:
