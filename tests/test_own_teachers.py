@@ -140,6 +140,105 @@ def test_a_function_must_take_the_task():
         load_task(SMALL)
 
 
+class Plain(SmallResNet):
+    """Takes nothing that it needs."""
+
+
+class OfTask(SmallResNet):
+    def __init__(self, task: Task) -> None:
+        super().__init__(task.input_shape[0], task.num_classes)
+
+
+class OfTaskPerhaps(SmallResNet):
+    def __init__(self, width: int = 1, *, task: Task | None = None) -> None:
+        assert width == 1
+        assert task is not None
+        super().__init__(task.input_shape[0], task.num_classes)
+
+
+class OfAnything(SmallResNet):
+    def __init__(self, *args: int, **options: int) -> None:
+        assert not args
+        super().__init__(**options)
+
+
+@pytest.mark.parametrize(
+    "network", [SmallResNet, Plain, OfTask, OfTaskPerhaps, OfAnything]
+)
+@pytest.mark.parametrize("as_name", [True, False])
+def test_a_class_of_modules_is_made_with_the_task_if_it_wants_it(
+    network, as_name, task
+):
+    name = f"{network.__module__}:{network.__name__}"
+    teacher = load_teacher(name if as_name else network, task, weights="own")
+    assert teacher.name == (name if as_name else network.__name__)
+    assert teacher.fingerprint == load_teacher(SMALL, task, weights="own").fingerprint
+
+
+class NeedsClasses(SmallResNet):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(classes=num_classes)
+
+
+class NeedsMore(SmallResNet):
+    def __init__(self, task: Task, depth: int) -> None:
+        super().__init__(classes=depth)
+
+
+class NeedsKeyword(SmallResNet):
+    def __init__(self, *, width: int) -> None:
+        super().__init__(classes=width)
+
+
+@pytest.mark.parametrize(
+    ("network", "what"),
+    [
+        (NeedsClasses, "missing a required argument: 'num_classes'"),
+        (NeedsMore, "missing a required argument: 'depth'"),
+        (NeedsKeyword, "missing a required .*argument: 'width'"),
+        (nn.Linear, "missing a required argument: 'in_features'"),
+    ],
+)
+def test_a_class_that_needs_more_than_the_task_is_refused(network, what, task):
+    message = (
+        rf"{what}\); give a function, `def make\(task\): return {network.__name__}"
+    )
+    for teacher in (network, f"{network.__module__}:{network.__name__}"):
+        with pytest.raises(ValueError, match=message):
+            load_teacher(teacher, task)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, nn.Sequential])
+def test_an_instance_may_be_named(wrap, module, task, monkeypatch):
+    from tests import networks
+
+    instance = wrap(module)
+    monkeypatch.setattr(networks, "instance", instance, raising=False)
+    monkeypatch.setattr(learning, "train_network", None)  # its weights are its own
+    teacher = load_teacher("tests.networks:instance", task)
+    assert teacher.name == "tests.networks:instance"
+    assert teacher.fingerprint == load_teacher(instance, task).fingerprint
+
+
+def test_a_teacher_or_an_architecture_may_be_named(teacher, task, monkeypatch):
+    from tests import networks
+
+    monkeypatch.setattr(networks, "known", teacher, raising=False)
+    assert load_teacher("tests.networks:known") is teacher
+    layers = teacher.architecture
+    monkeypatch.setattr(networks, "known", layers, raising=False)
+    assert load_teacher("tests.networks:known", task).architecture == layers
+
+
+@pytest.mark.parametrize("value", [3, None, "resnet18", {"teacher": 1}])
+def test_what_is_named_and_is_no_teacher_is_refused(value, monkeypatch, task):
+    from tests import networks
+
+    monkeypatch.setattr(networks, "value", value, raising=False)
+    with pytest.raises(ValueError, match=r"'tests.networks:value' must be a function"):
+        load_teacher("tests.networks:value", task)
+
+
 def test_a_file_is_answered_with_how_to_write_it():
     with pytest.raises(ValueError, match="names a file; write 'my_nets:make'"):
         load_teacher("my_nets.py:make")

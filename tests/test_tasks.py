@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -272,6 +273,96 @@ def test_grey_images_become_three_equal_channels_of_the_same_data(task):
     assert coloured.fingerprint != task.fingerprint
     batch = next(coloured.split("test", CPU).batches(5, torch.tensor([3, 1])))
     assert torch.equal(batch.images[:, 2:], task.splits["test"].images[[3, 1]])
+
+
+def read_as(change: Callable[[dict[str, object]], object]) -> Task:
+    """A task whose data are changed before they are given."""
+    images = np.zeros((4, 2, 2), np.uint8)
+    parts = {name: (images, np.arange(4) % 2) for name in SPLITS}
+    return Task("mine", (1, 2, 2), 2, lambda: change(parts))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda parts: None, r"numpy arrays; read\(\) gives NoneType"),
+        (lambda parts: list(parts.values()), r"numpy arrays; read\(\) gives list"),
+        (lambda parts: tuple(parts.values()), r"numpy arrays; read\(\) gives tuple"),
+        (lambda parts: parts["train"][0], r"numpy arrays; read\(\) gives ndarray"),
+        (lambda parts: iter(parts), r"numpy arrays; read\(\) gives dict_keyiterator"),
+        (lambda parts: {}, "lacks train; it has nothing"),
+        (lambda parts: dict(enumerate(parts.values())), "lacks train; it has 0, 1, 2"),
+    ],
+)
+def test_a_read_that_gives_no_splits_is_refused(change, message):
+    with pytest.raises(ValueError, match=f"task mine.*{message}"):
+        _ = read_as(change).splits
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda images, labels: None, "NoneType"),
+        (lambda images, labels: images, "ndarray"),
+        (lambda images, labels: (images,), "tuple of 1"),
+        (lambda images, labels: (images, labels, labels), "tuple of 3"),
+        (lambda images, labels: [], "list of 0"),
+        (lambda images, labels: {"images": images, "labels": labels}, "dict"),
+        (lambda images, labels: zip(images, labels, strict=True), "zip"),
+        (lambda images, labels: "ab", "str"),
+    ],
+)
+def test_a_split_that_is_no_pair_is_refused(change, kind, split):
+    task = read_as(lambda parts: {**parts, split: change(*parts[split])})
+    message = (
+        rf"task mine: {split} is a pair, \(images, labels\); read\(\) gives {kind}$"
+    )
+    with pytest.raises(ValueError, match=message):
+        _ = task.splits
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda array: array.tolist(), "list"),
+        (torch.from_numpy, "Tensor"),
+        (lambda array: None, "NoneType"),
+        (lambda array: tuple(array), "tuple"),
+        (lambda array: "images.npy", "str"),
+    ],
+)
+def test_images_and_labels_that_are_no_arrays_are_refused(change, kind, place, split):
+    def changed(parts):
+        pair = list(parts[split])
+        pair[place] = change(pair[place])
+        return {**parts, split: pair}
+
+    name = ("images", "labels")[place]
+    message = f"task mine: {split}_{name} must be a numpy array, got {kind}"
+    with pytest.raises(ValueError, match=message):
+        _ = read_as(changed).splits
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda parts: {name: list(pair) for name, pair in parts.items()},
+        lambda parts: {**parts, "extra": None},
+        lambda parts: {"unused": 3, **parts},
+        MappingProxyType,
+    ],
+)
+def test_every_mapping_of_pairs_is_read(change):
+    assert sizes(read_as(change)) == (4, 4, 4)
+
+
+@pytest.mark.parametrize("read", [{}, None, [], np.zeros(3)])
+def test_read_must_be_a_function(read):
+    with pytest.raises(ValueError, match="task mine: read is a function without argu"):
+        Task("mine", (1, 2, 2), 2, read)
 
 
 def test_colouring_reads_nothing():

@@ -569,11 +569,6 @@ class Shifted(nn.Module):
         return (x - self.mean).flatten(1)
 
 
-class TwoInputs(nn.Module):
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return x.flatten(1)
-
-
 def attention(net: nn.Module, x: Tensor) -> Tensor:
     row = torch.flatten(x, 1)
     return net.part(row, row, row)[0]
@@ -585,7 +580,6 @@ def attention(net: nn.Module, x: Tensor) -> Tensor:
         (Twice(), r"'conv' of type Conv2d: .* called only once"),
         (Scaled(), r"'mul' .*a factor of the shape \(1,\)"),
         (Shifted(), r"'mean' .*buffers and constants"),
-        (TwoInputs(), r"'y' .*one input"),
     ],
 )
 def test_an_unsupported_network_is_refused_with_the_node(module, message):

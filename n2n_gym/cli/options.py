@@ -10,8 +10,8 @@ Teacher = Annotated[
     str,
     typer.Option(
         help="The network to start from: one of torchvision's by name (`n2n-gym "
-        "teachers` lists them), module:function, which is given the task, or the path "
-        "of an architecture's .json file."
+        "teachers` lists them), module:function, which is given the task, module:Class "
+        "or module:instance, or the path of an architecture's .json file."
     ),
 ]
 Task = Annotated[

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torchvision.ops import StochasticDepth
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """What ``torch.compile`` is put around runs, and is traced, as it is written."""
+    dynamo = sys.modules.get("torch._dynamo")  # slow to import, and there if need be
+    if dynamo is None:
+        yield
+        return
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with uncompiled, dynamo.config.patch(error_on_nested_fx_trace=False):
+        yield
 
 
 class _Proxy(fx.Proxy):
@@ -30,8 +47,28 @@ class Tracer(fx.Tracer):
         is_layer = isinstance(m, StochasticDepth)
         return is_layer or super().is_leaf_module(m, module_qualified_name)
 
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The image is the one argument: Python gives the others their defaults."""
+        _, *parameters = inspect.signature(root_fn).parameters.values()
+        needed = [p.name for p in parameters[1:] if _is_required(p)]
+        if not parameters or needed:
+            what = f"also needs {', '.join(needed)}" if needed else "takes none"
+            raise fx.proxy.TraceError(
+                f"a teacher takes one input, the image; its forward {what}"
+            )
+        image = self.create_proxy("placeholder", "images", (), {})
+        return root_fn, [self.root, image]
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    is_optional = parameter.default is not parameter.empty
+    is_rest = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return not (is_optional or is_rest)
 
 
 class Recorder(fx.Interpreter):

@@ -72,7 +72,9 @@ def _linear(name: str, x: Operand, module: nn.Linear) -> Layer:
 
 
 def _batch_norm(
-    name: str, x: Operand, module: nn.BatchNorm1d | nn.BatchNorm2d
+    name: str,
+    x: Operand,
+    module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm,
 ) -> Layer:
     require(module.track_running_stats, "track_running_stats=False")
     require(module.momentum is not None, "momentum=None")
@@ -156,6 +158,7 @@ MODULES: Final[Mapping[type[nn.Module], Translation]] = {
     nn.Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
+    nn.SyncBatchNorm: _batch_norm,
     nn.LayerNorm: _layer_norm_module,
     nn.ChannelShuffle: _shuffle_module,
     torchvision.ops.StochasticDepth: _stochastic_depth_module,

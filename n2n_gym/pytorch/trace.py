@@ -18,6 +18,7 @@ from n2n_gym.pytorch.arguments import (
     PLAIN,
     Layout,
     Operand,
+    TraceError,
     Unsupported,
     Weight,
 )
@@ -31,12 +32,11 @@ from n2n_gym.pytorch.functions import (
     chunk,
     reshape,
 )
-from n2n_gym.pytorch.graph import Recorder, Tracer
+from n2n_gym.pytorch.graph import Recorder, Tracer, as_written
 from n2n_gym.pytorch.modules import MODULES
+from n2n_gym.pytorch.plain import plain
 
-
-class TraceError(ValueError):
-    """A module uses an operation that is no kind of layer here."""
+__all__ = ["TraceError", "trace"]
 
 
 # What torch raises for shapes, types and values that an operation cannot take.
@@ -50,10 +50,13 @@ _FAILURES: Final = (
 )
 
 
+@as_written()
 def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     """The architecture of a module that torch.fx can trace, as it is in eval mode.
 
-    The module is left as it is; its weights may be on the meta device. Layers that the
+    The module is called with images alone: other arguments of its ``forward`` have
+    their defaults. Torch's wrappers are taken off, and it may have any precision. The
+    module is left as it is; its weights may be on the meta device. Layers that the
     logits do not need are left out.
 
     Args:
@@ -62,9 +65,9 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     Raises:
         TraceError: It uses an operation that is no kind of layer here, names the node.
     """
+    module = plain(module)
     _refuse_shared_tensors(module)
-    _refuse_hooks(module)
-    module = copy.deepcopy(module).to("meta").eval()
+    module = copy.deepcopy(module).to("meta").float().eval()
     try:
         graph = fx.GraphModule(module, Tracer().trace(module))
     except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
@@ -103,14 +106,6 @@ def _refuse_shared_tensors(module: nn.Module) -> None:
         if other != name:
             raise TraceError(
                 f"{other} and {name} are one tensor: sharing is not supported"
-            )
-
-
-def _refuse_hooks(module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        if part._forward_hooks or part._forward_pre_hooks:
-            raise TraceError(
-                f"{name or 'the module'} has hooks: they are not supported"
             )
 
 
@@ -154,8 +149,6 @@ class _Translation:
 
     def _add(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            if self.values:
-                raise Unsupported("a teacher takes one input, the image")
             self.values[node] = _Value(IMAGE, self._memory(node))
         elif node.op == "output":
             self.output = self._output(node)

@@ -24,6 +24,31 @@ Arrays: TypeAlias = Mapping[str, Labelled]
 Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 
 
+def check_splits(where: str, arrays: object) -> None:
+    """Refuse what is no mapping of the splits to pairs of arrays, images and labels."""
+    form = "{'train': (images, labels), 'validation': ..., 'test': ...}, numpy arrays"
+    if not isinstance(arrays, Mapping):
+        kind = type(arrays).__name__
+        raise ValueError(f"{where}: its images are {form}; read() gives {kind}")
+    for split in SPLITS:
+        if split not in arrays:
+            there = ", ".join(map(str, arrays))
+            raise ValueError(f"{where} lacks {split}; it has {there or 'nothing'}")
+        pair = arrays[split]
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            kind = type(pair).__name__
+            of = f" of {len(pair)}" if isinstance(pair, (tuple, list)) else ""
+            raise ValueError(
+                f"{where}: {split} is a pair, (images, labels); read() gives {kind}{of}"
+            )
+        for name, array in zip(("images", "labels"), pair, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise ValueError(
+                    f"{where}: {split}_{name} must be a numpy array, got "
+                    f"{type(array).__name__}"
+                )
+
+
 def check_images(where: str, split: str, images: NDArray[Any]) -> None:
     """Refuse what is not uint8, (N, H, W) or (N, H, W, C)."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4):

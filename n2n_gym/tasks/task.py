@@ -19,6 +19,7 @@ from n2n_gym.tasks.arrays import (
     check_images,
     check_labels,
     check_layout,
+    check_splits,
 )
 from n2n_gym.tasks.augmentation import Augmentation
 
@@ -52,8 +53,9 @@ class Task:
         grey: The task whose images these are, each repeated to three channels.
 
     Raises:
-        ValueError: There are more or fewer class names than classes. At the first use:
-            the data are not as described, or a class is missing from a split.
+        ValueError: There are more or fewer class names than classes, or ``read`` is no
+            function. At the first use: the data are not as described, or a class is
+            missing from a split.
     """
 
     name: str
@@ -68,6 +70,11 @@ class Task:
     grey: Task | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if not callable(self.read):
+            raise ValueError(
+                f"task {self.name}: read is a function without arguments that gives "
+                f"the images, got {type(self.read).__name__}"
+            )
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"task {self.name} has {self.num_classes} classes and "
@@ -90,9 +97,8 @@ class Task:
 
     def _check(self, arrays: Arrays) -> None:
         where = f"task {self.name}"
+        check_splits(where, arrays)
         for split in SPLITS:
-            if split not in arrays:
-                raise ValueError(f"{where} lacks {split}; it has {', '.join(arrays)}")
             images, labels = arrays[split]
             check_images(where, split, images)
             check_labels(where, split, labels, len(images))
@@ -103,7 +109,7 @@ class Task:
                     f"{where}: {split}_images are {(channels, height, width)}, its "
                     f"input_shape {self.input_shape}"
                 )
-        labels_of = {split: labels for split, (_, labels) in arrays.items()}
+        labels_of = {split: arrays[split][1] for split in SPLITS}
         check_classes(where, labels_of, self.num_classes, self.class_names)
 
     @cached_property

@@ -41,18 +41,21 @@ def load_teacher(
     Args:
         teacher: The name of one of torchvision's classification networks;
             ``"module:function"`` or the function, called with the task, gives a module
-            or a ``Teacher``; or a module, whose weights are its own. Networks by name
-            are fitted to small images, modules are taken as they are. Or an
-            ``Architecture``, its JSON, or the path of its .json file.
+            or a ``Teacher``; or a module, whose weights are its own. A class of modules
+            is made without arguments, or with the task if it has a parameter ``task``.
+            Networks by name are fitted to small images, modules are taken as they are,
+            without torch's wrappers. Or an ``Architecture``, its JSON, or the path of
+            its .json file. All of them may be named as ``"module:attribute"``.
         task: ``"digits"`` by default, or the task that the teacher given comes with.
             An architecture without a task has no images: its students can be scored by
             size alone.
             Grey images become three equal channels for networks with weights for
             colour.
-        weights: A safetensors file, or a state dict that ``torch.save`` wrote; a state
-            dict; ``"own"`` for those that a function's module comes with; or what
-            torchvision calls the ones it publishes ("IMAGENET1K_V1"), which belong to
-            the network as it is for large images.
+        weights: A safetensors file, or what a training script saved with
+            ``torch.save``; a state dict, or a mapping that one lies in; ``"own"`` for
+            those that a function's module comes with; or what torchvision calls the
+            ones it publishes ("IMAGENET1K_V1"), which belong to the network as it is
+            for large images.
         normalisation: Mean and deviation of each channel, of pixels in [0, 1], which
             inputs are normalised with; by default those of published weights or else
             of the task's training images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,11 +17,12 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.reading import is_architecture, read_architecture
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.plain import plain, unwrapped
 from n2n_gym.pytorch.trace import TraceError, trace
 from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import Teacher, TeacherLike, Weights, name_of_architecture
-from n2n_gym.teachers.weights import check_weights, read_weights, state_dict_in
+from n2n_gym.teachers.weights import check_weights, read_weights, state_dicts_for
 from n2n_gym.teachers.zoo import (
     as_made,
     download,
@@ -60,21 +62,26 @@ def read_network(
     """
     if isinstance(teacher, Architecture) or is_architecture(teacher):
         return _given(read_architecture("teacher", teacher), task, weights)
-    if not isinstance(teacher, (str, nn.Module)) and not callable(teacher):
+    found: Any = teacher
+    if isinstance(teacher, str):
+        if is_name(teacher):
+            return _by_name(teacher, task, weights)
+        found = lookup("teacher", teacher, {})
+    elif not callable(teacher):
         raise ValueError(
             f"a teacher is a name, 'module:function', a function of the task, a "
             f"module, an Architecture or a Teacher, got {teacher!r}"
         )
-    if isinstance(teacher, str) and is_name(teacher):
-        return _by_name(teacher, task, weights)
-    if isinstance(teacher, nn.Module):
-        own = OWN if weights is None else weights
-        return _as_it_is(type(teacher).__name__, teacher, task, own)
-    made = _call(teacher, task)
-    if isinstance(made, Teacher):
-        return made
+    if isinstance(found, nn.Module):
+        weights = OWN if weights is None else weights
+    elif not isinstance(found, (Teacher, Architecture)):
+        found = _call(teacher, found, task)
+    if isinstance(found, Teacher):
+        return found
+    if isinstance(found, Architecture):
+        return _given(found, task, weights)
     name = teacher if isinstance(teacher, str) else _name_of(teacher)
-    return _as_it_is(name, made, task, weights)
+    return _as_it_is(name, found, task, weights)
 
 
 def _given(
@@ -85,8 +92,8 @@ def _given(
     name = name_of_architecture(architecture)
     if weights is None:
         return UntrainedNetwork(name, task, architecture)
-    state, source = _read(weights)
-    checked = check_weights(state, architecture, source)
+    saved, source = _read(weights)
+    checked = check_weights(saved, architecture, source)
     return UntrainedNetwork(name, task, architecture, checked)
 
 
@@ -106,19 +113,20 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork
             f"{', '.join(published(name))}, the path of a safetensors file or of what "
             f"torch.save wrote, and a state dict"
         )
-    state, source = _read(weights)
+    saved, source = _read(weights)
     whole = as_made(name, task.num_classes)
+    module = torchvision_network(name, task.num_classes)
+    spare = module.state_dict().keys()
+    state, *_ = state_dicts_for(whole, saved, source, spare).values()
     stem = state.get(f"{whole.layers[whole.first].name}.weight")
     if stem is not None and stem.dim() == 4:
         task = _in_its_colours(stem.shape[1], task)
-    module = torchvision_network(name, task.num_classes)
     fitted = teacher_architecture(name, task)
-    spare = module.state_dict().keys()
     try:
-        checked = check_weights(state, fitted, source, spare=spare)
+        checked = check_weights(saved, fitted, source, spare=spare)
     except ValueError as error:
         try:  # perhaps it was trained as it is for large images
-            return _with_weights(name, module, task, state, source)
+            return _with_weights(name, module, task, saved, source)
         except ValueError as other:
             raise ValueError(f"{error}. Nor as torchvision makes it: {other}") from None
     if fitted.layers != whole.layers:
@@ -136,19 +144,18 @@ def _as_it_is(
     name: str, module: nn.Module, task: Task, weights: Weights | None
 ) -> UntrainedNetwork:
     """A module of the user's."""
-    own = module.state_dict()
-    if weights is None:
-        network = _with_weights(name, module, task, own, name)
-        return network._replace(weights=None, initial=network.weights)
-    is_own = isinstance(weights, str) and weights == OWN
-    state, source = (own, name) if is_own else _read(weights)
-    return _with_weights(name, module, task, state, source)
+    if weights is not None and weights != OWN:
+        return _with_weights(name, module, task, *_read(weights))
+    network = _with_weights(name, module, task, None, name)
+    if weights == OWN:
+        return network
+    return network._replace(weights=None, initial=network.weights)
 
 
 def _with_weights(
-    name: str, module: nn.Module, task: Task, weights: Mapping[str, Tensor], source: str
+    name: str, module: nn.Module, task: Task, weights: Any, source: str
 ) -> UntrainedNetwork:
-    """A module as it is, with trained weights."""
+    """A module as it is, with trained weights: its own if none are given."""
     try:
         architecture = trace(module, task.input_shape)
     except TraceError as error:
@@ -157,9 +164,10 @@ def _with_weights(
             raise TraceError(f"{name} cannot be a teacher: {error}") from error
         architecture = other
         task = _in_its_colours(architecture.input_shape[0], task)
+    own = plain(module).state_dict()
+    given = own if weights is None else weights
     # A module may hold weights that the logits do not need: auxiliary heads.
-    spare = module.state_dict().keys()
-    checked = check_weights(weights, architecture, source, spare=spare)
+    checked = check_weights(given, architecture, source, spare=own)
     return UntrainedNetwork(name, task, architecture, checked)
 
 
@@ -173,9 +181,15 @@ def _with_its_channels(module: nn.Module, task: Task) -> Architecture | None:
     return None
 
 
-def _read(weights: Weights) -> tuple[Mapping[str, Tensor], str]:
+def _read(weights: Weights) -> tuple[Any, str]:
+    """What a training script saved, and what it is called in errors."""
     if isinstance(weights, Mapping):
-        return state_dict_in(weights, "the state dict"), "the state dict"
+        return weights, "the state dict"
+    if not isinstance(weights, (str, Path)):
+        raise ValueError(
+            f"weights are a name, a path, a state dict or what a training script keeps "
+            f"one in, got {type(weights).__name__}"
+        )
     path = Path(weights).expanduser()
     if not path.suffix and not path.exists():
         raise ValueError(
@@ -205,7 +219,10 @@ def _in_its_colours(channels: int, task: Task) -> Task:
     )
 
 
-def _name_of(teacher: Callable[[Task], Any]) -> str:
+def _name_of(teacher: Any) -> str:
+    """What a module or a function of the task is called."""
+    if isinstance(teacher, nn.Module):
+        return type(unwrapped(teacher)).__name__
     return getattr(teacher, "__name__", type(teacher).__name__)
 
 
@@ -221,11 +238,10 @@ def read_normalisation(statistics: Statistics) -> Normalisation:
     return Normalisation(mean, std)
 
 
-def _call(teacher: str | Callable[[Task], Any], task: Task) -> nn.Module | Teacher:
-    """What a function of the task makes, always the same."""
-    make: Callable[[Task], Any] = (
-        lookup("teacher", teacher, {}) if isinstance(teacher, str) else teacher
-    )
+def _call(teacher: object, make: Any, task: Task) -> nn.Module | Teacher:
+    """What a function of the task, or a class of modules, makes: always the same."""
+    if isinstance(make, type) and issubclass(make, nn.Module):
+        make = _of_class(teacher, make)
     check_call("teacher", teacher, make, task)
     with seeded(0, torch.device("cpu")):
         made = make(task)
@@ -235,3 +251,21 @@ def _call(teacher: str | Callable[[Task], Any], task: Task) -> nn.Module | Teach
             f"Teacher"
         )
     return made
+
+
+def _of_class(teacher: object, network: type[nn.Module]) -> Callable[[Task], nn.Module]:
+    """A function of the task that makes a network of this class.
+
+    The class gets the task if it has a parameter called that, and nothing else.
+    """
+    signature = inspect.signature(network)
+    takes_task = "task" in signature.parameters
+    try:
+        signature.bind(**dict.fromkeys(["task"] * takes_task))
+    except TypeError as error:
+        raise ValueError(
+            f"teacher {teacher!r} is a class that cannot be made of a task alone "
+            f"({error}); give a function, `def make(task): return "
+            f"{network.__name__}(...)`"
+        ) from None
+    return lambda task: network(task=task) if takes_task else network()

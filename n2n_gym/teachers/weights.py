@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
 import pickle
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import safe_globals
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.plain import encoding
 
-# Where training scripts put the state dict in what they save.
-_USUAL_PLACES: Final = ("state_dict", "model_state_dict", "model")
+logger = logging.getLogger(__name__)
+
+# No weights, by the last part of their names: what thop's profile and torch's
+# AveragedModel count, and what modules keep by ``get_extra_state``.
+_IGNORED: Final = ("total_ops", "total_params", "n_averaged", "_extra_state")
+_BATCHES: Final = "num_batches_tracked"  # of a batch norm; nothing depends on it
+_WRAPPERS: Final = ("module", "_orig_mod")  # what torch's wrappers put into names
 # What torch's reader raises for bytes that it did not write.
 _DAMAGES: Final = (
     RuntimeError,
@@ -31,15 +41,26 @@ _DAMAGES: Final = (
     AssertionError,
     struct.error,
 )
-_PARALLEL: Final = "module."  # what DataParallel puts before each name
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """A state dict from a safetensors file, or from what ``torch.save`` wrote.
+# Plain values that training scripts keep beside weights: their arguments, and numbers
+# of numpy's, whose maker has one name in numpy 1 and another in numpy 2.
+_MAKER: Final = np.float64().__reduce__()[0]
+_PLAIN_VALUES: Final[list[Any]] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?bBhHiIlLefd"),
+    (_MAKER, "numpy.core.multiarray.scalar"),
+    (_MAKER, "numpy._core.multiarray.scalar"),
+]
+
+
+def read_weights(path: Path) -> Any:
+    """What is in a safetensors file, or in one that ``torch.save`` wrote.
 
     Raises:
-        ValueError: There is no such file, it holds no state dict, or it is a pickle
-            with anything but tensors and plain values in it.
+        ValueError: There is no such file, or it is a pickle with anything but tensors
+            and plain values in it.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a file with weights")
@@ -51,9 +72,9 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} is no safetensors file: {error}") from error
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), safe_globals(_PLAIN_VALUES):
+            warnings.simplefilter("ignore", UserWarning)  # of how it reads old formats
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is refused: it is no state dict, or a pickle that could run code "
@@ -63,51 +84,133 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         raise ValueError(
             f"{path} is neither a safetensors file nor what torch.save wrote"
         ) from error
-    return state_dict_in(saved, path)
 
 
-def state_dict_in(saved: Any, source: object) -> Mapping[str, Tensor]:
-    """The state dict in what a training script saved: itself, or under a usual name.
+def state_dicts_for(
+    architecture: Architecture, saved: Any, source: str, spare: Iterable[str] = ()
+) -> dict[str, Mapping[str, Tensor]]:
+    """The state dicts in what a training script saved that have a network's names.
+
+    A state dict is what was saved or lies in it, by any name. Its own names are tried
+    as they are, then without a prefix that all of them share, then without the names
+    of torch's wrappers.
+
+    Args:
+        spare: Other names that they may hold: of auxiliary heads, for one.
+
+    Returns:
+        Each with the network's names, by its place: ``"['model']"``. If there is none,
+        the one that has most of them; those of the right shapes if there are any.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no state dict at all.
     """
-    for place in _USUAL_PLACES:
-        if isinstance(saved, Mapping) and isinstance(saved.get(place), Mapping):
-            saved = saved[place]
+    wanted = build(architecture, "meta").state_dict()
+    needed = {name for name in wanted if not name.endswith(_BATCHES)}
+    allowed = {*wanted, *spare}
+    fitting, closest, most = {}, {}, -1
+    for place, state in _state_dicts(saved, source):
+        for renamed in _renamings(state, wanted):
+            if len(needed & renamed.keys()) > most:
+                closest, most = {place: renamed}, len(needed & renamed.keys())
+            if needed <= renamed.keys() <= allowed:
+                fitting[place] = renamed
+                break
+    alike = {
+        place: state
+        for place, state in fitting.items()
+        if all(state[name].shape == wanted[name].shape for name in needed)
+    }
+    return alike or fitting or closest
+
+
+def _state_dicts(saved: Any, source: str) -> list[tuple[str, Mapping[str, Tensor]]]:
+    """Each mapping of names to tensors, with its place in what was saved."""
     if not isinstance(saved, Mapping) or not saved:
         raise ValueError(f"{source} holds no state dict but {type(saved).__name__}")
-    for name, tensor in saved.items():
-        if not isinstance(tensor, Tensor):
-            raise ValueError(
-                f"{source} holds no state dict: its {name!r} is {type(tensor).__name__}"
-            )
-    if all(name.startswith(_PARALLEL) for name in saved):
-        return {name.removeprefix(_PARALLEL): t for name, t in saved.items()}
-    return saved
+    found, waiting = [], [("", saved)]
+    for place, inside in waiting:
+        stranger = next((k for k in inside if not _is_entry(k, inside[k])), None)
+        if stranger is None:
+            found.append((place, inside))
+        for key, value in inside.items():
+            if isinstance(key, str) and isinstance(value, Mapping) and value:
+                waiting.append((f"{place}[{key!r}]", value))
+    if not found:
+        kind = type(inside[stranger]).__name__
+        raise ValueError(f"{source} holds no state dict: its {stranger!r} is {kind}")
+    return found
+
+
+def _is_entry(name: object, value: object) -> bool:
+    is_weight = isinstance(value, Tensor)
+    return isinstance(name, str) and (is_weight or name.endswith(_IGNORED))
+
+
+def _renamings(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> Iterator[Mapping[str, Tensor]]:
+    """A state dict under the names that its network may know."""
+    tensors = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in wanted or name.rpartition(".")[2] not in _IGNORED
+    }
+    unwrapped = {_unwrapped(name): tensor for name, tensor in tensors.items()}
+    for named in (tensors, unwrapped):
+        if len(named) < len(tensors):  # two names have become one
+            return
+        first = next(iter(named), "")
+        ends = [0, *(i + 1 for i, letter in enumerate(first) if letter == ".")]
+        for end in ends:
+            if all(name.startswith(first[:end]) for name in named):
+                yield {name[end:]: tensor for name, tensor in named.items()}
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def check_weights(
-    weights: Mapping[str, Tensor],
-    architecture: Architecture,
-    source: str,
-    *,
-    spare: Iterable[str] = (),
+    saved: Any, architecture: Architecture, source: str, *, spare: Iterable[str] = ()
 ) -> Mapping[str, Tensor]:
     """The weights of this architecture, as float32 on the CPU.
 
     Args:
+        saved: What a training script saved, or a state dict: see `state_dicts_for`.
         source: Where they come from, for errors.
-        spare: Other names that they may hold: of auxiliary heads, for one.
+        spare: Other names that they may hold.
 
     Raises:
-        ValueError: They belong to another architecture, or are no numbers.
+        ValueError: They belong to another architecture, are no plain numbers, or two
+            state dicts of this architecture differ.
     """
-    checked = {}
+    spare = set(spare)
+    found = state_dicts_for(architecture, saved, source, spare)
+    (place, first), *others = [
+        (place, _checked(state, architecture, source, spare))
+        for place, state in found.items()
+    ]
+    for other, weights in others:
+        if not all(torch.equal(first[name], weights[name]) for name in first):
+            raise ValueError(
+                f"{source} holds two state dicts of this network, {place} and {other}: "
+                f"give the one that is meant, torch.load(path){place}, or save it alone"
+            )
+    return first
+
+
+def _checked(
+    weights: Mapping[str, Tensor],
+    architecture: Architecture,
+    source: str,
+    spare: Set[str],
+) -> Mapping[str, Tensor]:
+    checked, rounded = {}, 0
     for name, wanted in build(architecture, "meta").state_dict().items():
         tensor = weights.get(name)
-        if tensor is None and name.endswith("num_batches_tracked"):
-            tensor = torch.zeros((), dtype=torch.long)  # nothing depends on it
+        if name.endswith(_BATCHES) and not _is_count(tensor):
+            tensor = torch.zeros((), dtype=torch.long)
         if tensor is None:
             raise ValueError(
                 f"{source} has no {name!r}: these are weights of another architecture; "
@@ -115,17 +218,43 @@ def check_weights(
             )
         if tensor.shape != wanted.shape:
             _refuse_shape(architecture, source, name, tensor, wanted)
-        if tensor.is_meta or not bool(tensor.isfinite().all()):
-            what = "is on the meta device" if tensor.is_meta else "is not finite"
-            raise ValueError(f"{source}: {name!r} {what}: these weights are of no use")
-        checked[name] = tensor.detach().to("cpu", wanted.dtype).contiguous().clone()
-    others = weights.keys() - checked.keys() - set(spare)
+        if wanted.is_floating_point() and (how := encoding(tensor)) is not None:
+            raise ValueError(
+                f"{source}: {name!r} is {how}; weights are float32, float64, float16 "
+                f"or bfloat16"
+            )
+        if tensor.is_meta:
+            raise ValueError(
+                f"{source}: {name!r} is on the meta device: these weights are of no use"
+            )
+        single = tensor.detach().to("cpu", wanted.dtype)
+        if not bool(single.isfinite().all()):
+            raise ValueError(
+                f"{source}: {name!r} is not finite: these weights are of no use"
+            )
+        if tensor.dtype == torch.float64:
+            rounded += not torch.equal(single.double(), tensor.detach().cpu())
+        checked[name] = single.contiguous().clone()
+    others = weights.keys() - checked.keys() - spare
     if others:
         raise ValueError(
             f"{source} also has {', '.join(sorted(others)[:3])}: these are weights of "
             f"another architecture"
         )
+    if rounded:
+        logger.warning(
+            "%s: %d of its %d weights are float64 and were rounded to float32",
+            source,
+            rounded,
+            len(checked),
+        )
     return checked
+
+
+def _is_count(tensor: Tensor | None) -> bool:
+    if tensor is None or tensor.layout is not torch.strided or tensor.is_complex():
+        return False
+    return not tensor.is_meta and bool(tensor.isfinite().all())
 
 
 def _refuse_shape(

@@ -1,0 +1,188 @@
+"""A user's module in the form that tracing knows: torch's own layers, unwrapped."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim.swa_utils import AveragedModel
+from torchvision.ops import FrozenBatchNorm2d
+
+from n2n_gym.pytorch.arguments import TraceError
+from n2n_gym.pytorch.modules import MODULES
+
+_WRAPPERS: Final = (
+    nn.DataParallel,
+    nn.parallel.DistributedDataParallel,
+    AveragedModel,
+)
+_LAYERS: Final = (*MODULES, nn.Flatten, FrozenBatchNorm2d)
+# What keeps one number for each number of a weight.
+_NUMBERS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# What a subclass may define anew without computing anything else.
+_HARMLESS: Final = ("extra_repr", "reset_parameters")
+_READ_AT_CALLS: Final = ("__call__", "__getattr__", "__getattribute__")
+# Where torch has modules that hold their weights in some packed form.
+_QUANTISED: Final = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """The same network without wrappers, made of torch's own layers where it can be.
+
+    Frozen batch normalisation becomes batch normalisation, and a subclass that changes
+    nothing of a layer becomes that layer. The module is left as it is; what is given
+    shares its tensors.
+
+    Raises:
+        TraceError: It has hooks, weights of types that mean something else or weights
+            that are computed at each call; or wrapped parts, and cannot be copied.
+    """
+    for name, tensor in _floats(module):
+        if (how := encoding(tensor)) is not None:
+            raise TraceError(
+                f"{name} is {how}: weights of float32, float64, float16 and bfloat16 "
+                f"are supported"
+            )
+    for name, part in module.named_modules():
+        if (why := _refusal(part, name)) is not None:
+            raise TraceError(why)
+    module = unwrapped(module)
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    memo: dict[int, Any] = dict(tensors)  # what `deepcopy` takes in place of a copy
+    for part in reversed(list(module.modules())):  # what is inside comes first
+        inner, layer = _wrapped(part), _layer_of(type(part))
+        if inner is not None:
+            memo[id(part)] = _copied(inner, memo)
+        elif layer is FrozenBatchNorm2d:
+            memo[id(part)] = _batch_norm(part)
+        elif _has_compiled_forward(part):
+            del _copied(part, memo).__dict__["forward"]
+        elif layer is not type(part):
+            _copied(part, memo).__class__ = layer  # the copy is in the memo
+    return module if len(memo) == len(tensors) else _copied(module, memo)
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # an object of the user's may raise anything
+        raise TraceError(
+            f"{type(module).__name__} cannot be copied, and what is wrapped in it is "
+            f"unwrapped in a copy: {error!r}"
+        ) from error
+
+
+def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Its parameters, and those buffers that could be statistics."""
+    yield from module.named_parameters()
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point():
+            yield name, buffer
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module that torch's wrappers around it call, one in another perhaps."""
+    while (inner := _wrapped(module)) is not None:
+        module = inner
+    return module
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """The module that one of torch's wrappers only calls."""
+    if type(module).__module__.startswith("torch._dynamo"):  # is imported if so
+        return module._modules.get("_orig_mod")
+    for wrapper in _WRAPPERS:
+        if isinstance(module, wrapper) and type(module).forward is wrapper.forward:
+            return module._modules["module"]
+    return None
+
+
+def _has_compiled_forward(module: nn.Module) -> bool:
+    """Whether its ``forward`` was replaced by ``torch.compile`` of the same."""
+    replaced: Any = vars(module).get("forward")
+    compiled: Any = getattr(replaced, "_torchdynamo_orig_callable", None)
+    written = getattr(inspect.unwrap(compiled), "__func__", None)
+    return written is not None and written is type(module).forward
+
+
+def _layer_of(kind: type[nn.Module]) -> type[nn.Module]:
+    """The layer that a class is or inherits everything from, or else the class."""
+    line = kind.__mro__
+    layer = next((each for each in line if each in _LAYERS), kind)
+    for each in line[: line.index(layer)]:
+        for name, value in vars(each).items():
+            if name.startswith("__"):
+                is_changed = name in _READ_AT_CALLS
+            else:
+                is_property = hasattr(type(value), "__set__")
+                is_new = not hasattr(layer, name) or name in _HARMLESS
+                is_changed = is_property or not is_new
+            if is_changed:
+                return kind
+    return layer
+
+
+def _batch_norm(frozen: Any) -> nn.BatchNorm2d:
+    weight = frozen.weight
+    norm = nn.BatchNorm2d(len(weight), frozen.eps, device=weight.device)
+    norm.weight, norm.bias = nn.Parameter(weight), nn.Parameter(frozen.bias)
+    norm.running_mean, norm.running_var = frozen.running_mean, frozen.running_var
+    return norm.train(frozen.training)
+
+
+def encoding(tensor: Tensor) -> str | None:
+    """How a weight is kept, where that is not one float for each of its numbers."""
+    if is_lazy(tensor):
+        return "not initialised; call the module once with images"
+    if tensor.is_quantized or tensor.dtype not in _NUMBERS:
+        return str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return type(tensor).__name__  # a subclass that computes in its own way
+    return None
+
+
+def _refusal(part: nn.Module, path: str) -> str | None:
+    """Why a part cannot be traced, whatever its forward does."""
+    name = path or "the module"
+    if type(part).__module__.startswith(_QUANTISED):
+        return f"{name} is quantised: give the network before that"
+    if (advice := _ending(part, path)) is not None:
+        return advice
+    if part._forward_hooks or part._forward_pre_hooks:
+        return f"{name} has hooks: they are not supported"
+    return None
+
+
+def _ending(part: nn.Module, path: str) -> str | None:
+    """Which weight is computed anew at each call, and the one call that ends that."""
+    if parametrize.is_parametrized(part):
+        name, steps = next(part.get_submodule("parametrizations").named_children())
+        what = f"parametrised by {type(next(steps.children())).__name__}"
+        return _advice(path, name, what, "parametrize.remove_parametrizations")
+    for hook in part._forward_pre_hooks.values():
+        match hook:
+            case prune.BasePruningMethod(_tensor_name=name):
+                return _advice(path, name, "under a pruning mask", "prune.remove")
+            case WeightNorm(name=name):
+                return _advice(path, name, "under weight_norm", "remove_weight_norm")
+            case SpectralNorm(name=name):
+                what, function = "under spectral_norm", "remove_spectral_norm"
+                return _advice(path, name, what, function)
+    return None
+
+
+def _advice(path: str, name: str, what: str, function: str) -> str:
+    weight = f"{path}.{name}" if path else name
+    owner = f"network.get_submodule({path!r})" if path else "network"
+    call = f"torch.nn.utils.{function}({owner}, {name!r})"
+    return f"{weight} is {what}; {call} makes it a weight of its own"
