@@ -148,8 +148,8 @@ class Options:
         """What ``keep`` names."""
         return None if self.keep is None else self.keep.split(",")
 
-    def load_teacher(self, device: torch.device) -> Teacher:
-        """The one asked for."""
+    def load_teacher(self, device: torch.device | None = None) -> Teacher:
+        """The one asked for, to be trained on this device if it has to be."""
         return load_teacher(
             self.teacher,
             self.task,
