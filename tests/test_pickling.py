@@ -210,5 +210,5 @@ def test_stable_baselines_workers_give_their_teachers():
         assert teacher.architecture == wanted.architecture
         if "task" in each:
             assert teacher.task.fingerprint == wanted.task.fingerprint
-    assert found[-1].trained.accuracy == 0.5
+    assert found[-1].identity == wanted.identity  # weights and logits too
     assert not multiprocessing.active_children()
