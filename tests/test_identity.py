@@ -424,6 +424,16 @@ def test_a_finished_run_has_one_document_and_the_note_beside_it(finished_run):
     assert "Nothing was done" in result.stderr
 
 
+def test_a_file_that_is_missing_is_one_line(finished_run):
+    folder = begun(finished_run, safetensors()).output
+    (folder / "student.onnx").unlink()
+    for arguments in (("compress", "--resume"), ("export",), ("evaluate",)):
+        result = invoke(*arguments, folder)
+        assert result.exit_code == 1
+        assert "student.onnx" in result.stderr
+        assert isinstance(result.exception, SystemExit)
+
+
 def test_a_run_of_an_earlier_version_is_read_with_a_warning(finished_run, caplog):
     folder = begun(finished_run, safetensors()).output
     (folder / IDENTITY).unlink()

@@ -109,9 +109,15 @@ def test_a_task_is_pickled_with_its_images(make, is_read, tmp_path):
         assert torch.equal(split.labels, twin.splits[name].labels)
 
 
-def test_images_that_can_be_read_there_do_not_travel():
-    task = Task("by name", SHAPE, 10, read_by_name)
-    assert len(pickle.dumps(task)) < 2_000 < 3 * 40 * 64
+@pytest.mark.parametrize(
+    ("name", "is_read"),
+    [("a folder", False), ("a folder", True), ("of a function", False)],
+)
+def test_images_that_can_be_read_there_do_not_travel(name, is_read, tmp_path):
+    task = TASKS[name](tmp_path)
+    if is_read:
+        _ = task.splits
+    assert len(pickle.dumps(task)) < 2_000 < 20 * 8 * 8 * 3
 
 
 def own_teacher(task: Task) -> Teacher:

@@ -222,13 +222,13 @@ def compress(
         else:
             _run(options)
         summary = json.loads((folder / SUMMARY).read_text())
-    if was_finished:
-        note = f"Nothing was done: {folder} holds this run, and it is finished."
-        Console(stderr=as_json).print(note, highlight=False, markup=False)
-    if as_json:
-        print_json({**summary, "output": str(folder)})
-    else:
-        _show(summary, options)
+        if was_finished:
+            note = f"Nothing was done: {folder} holds this run, and it is finished."
+            Console(stderr=as_json).print(note, highlight=False, markup=False)
+        if as_json:
+            print_json({**summary, "output": str(folder)})
+        else:
+            _show(summary, options)
 
 
 def _table(summary: dict[str, Any], title: str, *, is_narrow: bool) -> Table:

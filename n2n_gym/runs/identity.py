@@ -92,13 +92,17 @@ def warn_of_changes(options: Options) -> None:
         )
     else:
         if found:
-            logger.warning("%s; it says what it found then", say(options.output, found))
+            logger.warning(
+                "%s; its student and its numbers are of what it began with",
+                say(options.output, found),
+            )
 
 
 def say(folder: Path, found: list[str]) -> str:
     """That a run began with something else, and what that is."""
+    named = "; ".join(found[:AT_MOST])
     more = f"; {len(found) - AT_MOST} more" if len(found) > AT_MOST else ""
-    return f"{folder} began with other inputs: {'; '.join(found[:AT_MOST])}{more}"
+    return f"the run in {folder} began with other inputs: {named}{more}"
 
 
 def changes(folder: Path, facts: Facts, task: Task) -> list[str]:
@@ -117,6 +121,7 @@ def changes(folder: Path, facts: Facts, task: Task) -> list[str]:
     found: list[str] = []
     if before.get(DATA) != facts[DATA]:
         found += _differences(splits, _of_splits(task))
+        found = found or list(_differences(before, {DATA: facts[DATA]}))
     plain = facts.keys() - {DATA, TRAINED}
     found += _differences(before, {k: v for k, v in facts.items() if k in plain})
     if not found and None not in (before.get(TRAINED), facts.get(TRAINED)):
@@ -148,11 +153,13 @@ def of_task(options: Options, task: Task) -> Facts:
 def _of_teacher(options: Options, teacher: Teacher) -> Facts:
     """A teacher, and the files beside it that a search starts from."""
     name, architecture = options.teacher, teacher.architecture
-    normalisation = teacher.normalisation
+    normalised = None if teacher.normalisation is None else repr(teacher.normalisation)
     source = teacher.provide
     given = start = trained = None
     if not isinstance(source, Provider):  # whole, perhaps with logits of its own
-        given = _weights({**teacher.weights, "(logits)": teacher.trained.logits})
+        ranked = {f"(ranked) {k}": v for k, v in (teacher.ranked_by or {}).items()}
+        own = {**teacher.weights, **ranked, "(logits)": teacher.trained.logits}
+        given = _weights(own)
     elif source.network.weights is not None:
         given = _weights(source.network.weights)
     else:
@@ -167,9 +174,7 @@ def _of_teacher(options: Options, teacher: Teacher) -> Facts:
         f"the weights {f'of {name}' if is_own else f'in {options.weights}'}": given,
         f"the weights that {name} is trained from": start,
         TRAINED: trained,
-        f"the normalisation of {name}": None
-        if normalisation is None
-        else repr(normalisation),
+        f"the normalisation of {name}": normalised,
         **{f"the file {path}": _digest(path.read_bytes()) for path in _files(options)},
     }
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.image_cache import keep_images, load_summary, open_images
 from n2n_gym.tasks.sets import from_torchvision
 from n2n_gym.tasks.task import Task
+
+T = TypeVar("T")
 
 DEFAULT_SIDE: Final = 64
 _VALIDATION_NAMES: Final = ("val", "validation", "valid")
@@ -135,15 +138,29 @@ def _folder_task(
         name,
         (3, side, side),
         num_classes,
-        lambda: open_images(kept()),
+        _OfFolder(open_images, kept),
         class_names=class_names,
         augmentation=Augmentation(padding=side // 8, flip=True),
         preprocessing=(
             f"RGB, shorter side resized to {side} (bilinear, antialiased), centre crop "
             f"{side}x{side}, as by torchvision's Resize and CenterCrop of a PIL image"
         ),
-        summary=lambda: load_summary(kept()),
+        summary=_OfFolder(load_summary, kept),
     )
+
+
+@dataclass(frozen=True)
+class _OfFolder(Generic[T]):
+    """What is read from decoded images; another process is sent where they are."""
+
+    read: Callable[[Path], T]
+    kept: Callable[[], Path]  # decodes them first, if need be
+
+    def __call__(self) -> T:
+        return self.read(self.kept())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (self.read, self.kept())
 
 
 def _find_parts(folder: Path) -> Mapping[str, Path]:
