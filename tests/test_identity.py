@@ -201,7 +201,7 @@ def image_changed() -> Member:
     def change() -> None:
         Image.new("RGB", (8, 8), "red").save("pets/val/dog/3.png")
 
-    return of_folder(change, f"the images in validation: {OTHERS}$")
+    return of_folder(change, f"inputs: the images in validation: {OTHERS};")
 
 
 def of_npz(change: Callable[[dict], None], said: str) -> Member:
@@ -424,13 +424,22 @@ def test_a_finished_run_has_one_document_and_the_note_beside_it(finished_run):
     assert "Nothing was done" in result.stderr
 
 
-def test_a_file_that_is_missing_is_one_line(finished_run):
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("student.onnx", ["compress --resume", "export", "evaluate"]),
+        ("student.safetensors", ["export"]),
+        ("architecture.json", ["export", "report"]),
+        ("run.json", ["compress --resume", "export", "evaluate", "report"]),
+    ],
+)
+def test_a_file_that_is_missing_is_named_in_one_line(name, commands, finished_run):
     folder = begun(finished_run, safetensors()).output
-    (folder / "student.onnx").unlink()
-    for arguments in (("compress", "--resume"), ("export",), ("evaluate",)):
-        result = invoke(*arguments, folder)
+    (folder / name).unlink()
+    for command in commands:
+        result = invoke(*command.split(), folder)
         assert result.exit_code == 1
-        assert "student.onnx" in result.stderr
+        assert name in result.stderr
         assert isinstance(result.exception, SystemExit)
 
 

@@ -103,7 +103,7 @@ class Revisited:
         """The student that the run wrote.
 
         Raises:
-            ValueError: It has not come to its end.
+            ValueError: It has not come to its end, or a file of it is missing.
         """
         folder = self.options.output
         if not is_finished(folder):
@@ -111,6 +111,9 @@ class Revisited:
                 f"{folder} holds no finished run: there is no {SUMMARY}; name one of "
                 f"the students that were scored"
             )
+        for name in (STUDENT, WEIGHTS, ONNX):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} has lost its {name}; the run is damaged")
         network = build(Architecture.from_json((folder / STUDENT).read_text()))
         network.load_state_dict(load_file(folder / WEIGHTS))
         return network
