@@ -452,6 +452,35 @@ def test_a_run_of_an_earlier_version_is_read_with_a_warning(finished_run, caplog
     assert line.startswith("run has no identity.json: an earlier version began this")
 
 
+def test_a_stopped_run_of_an_earlier_version_goes_on_and_is_not_vouched_for(
+    finished_run, caplog
+):
+    options = begun(finished_run, safetensors())
+    for name in (IDENTITY, "summary.json"):
+        (options.output / name).unlink()
+    options = replace(options, output=options.output.rename("stopped"))
+    keep_identity(options, options.load_teacher())
+    assert "stopped has no identity.json" in caplog.text
+    assert not (options.output / IDENTITY).exists()
+
+
+def test_no_other_student_is_distilled_from_a_teacher_that_was_trained_otherwise(
+    finished_run, monkeypatch
+):
+    member = trained_again()
+    folder = begun(finished_run, member).output
+    shutil.rmtree("cache")
+    # The inputs are what they were, so the run's own student can be exported; the
+    # teacher is trained to other weights as that needs it.
+    recipe = Recipe(epochs=2, batch_size=32, learning_rate=0.05, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    line = (folder / "history.jsonl").read_text().splitlines()[0]
+    result = invoke("export", folder, "--student", json.loads(line)["fingerprint"])
+    assert result.exit_code == 1
+    assert re.search(member.said, result.stderr)
+    assert not list(folder.glob("exports/*/*"))
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"facts": 3, "splits": {}}'])
 def test_a_damaged_record_is_named(content, finished_run):
     folder = begun(finished_run, safetensors()).output
