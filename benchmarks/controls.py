@@ -180,9 +180,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device = pick_device(options.device)
     options.output.mkdir(parents=True, exist_ok=True)
-    teacher = load_teacher(
-        options.teacher, options.task, device=device, train_teacher=True
-    )
+    teacher = load_teacher(options.teacher, options.task, device=device)
     controls = make_controls(teacher, options.epochs)
     settings = DistillationEvaluator(FULL, device=device).settings(teacher)
     results = Results(options.output, *KEY)

@@ -85,7 +85,6 @@ def main() -> None:
         weights=chosen.weights,
         normalisation=STATISTICS if chosen.weights else None,
         device="cpu",
-        train_teacher=True,
     )
     bound = {"num_params": SHARE * teacher.architecture.num_params}
 

@@ -43,7 +43,7 @@ class Row(NamedTuple):
         return (
             f"n2n-gym compress --teacher {self.teacher} --task {task} "
             f"--removal-updates 100 --shrinkage-updates {shrinkage} "
-            f"--train-teacher --output {runs / self.folder}"
+            f"--output {runs / self.folder}"
         )
 
 

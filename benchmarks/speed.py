@@ -69,7 +69,7 @@ def make_teacher() -> Teacher:
     if weights.exists():
         norms = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
         return load_teacher("resnet18", task, weights=weights, normalisation=norms)
-    return load_teacher("resnet18", task, train_teacher=True, epochs=1)
+    return load_teacher("resnet18", task, epochs=1)
 
 
 # The reference: what a researcher writes first, on a good day.
@@ -302,7 +302,7 @@ def measure_on_cpu(repeats: int, folder: Path, report: Report) -> None:
 
 def measure_on_accelerator(device: torch.device, report: Report) -> None:
     """Students a minute on all of CIFAR-10, several processes sharing the device."""
-    teacher = load_teacher("resnet18", "cifar10", device=device, train_teacher=True)
+    teacher = load_teacher("resnet18", "cifar10", device=device)
     whole = teacher.architecture
     precision = faster_precision(teacher, device, 64, 1)
     settings = Settings(SHORT, device, precision, None)

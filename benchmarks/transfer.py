@@ -47,7 +47,7 @@ def train(
 
 
 def make_env(stage: str, name: str) -> CompressionEnv:
-    teacher = load_teacher(name, "digits", train_teacher=True)
+    teacher = load_teacher(name, "digits")
     return STAGES[stage](teacher, evaluator="inherit")
 
 

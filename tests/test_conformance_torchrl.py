@@ -15,12 +15,13 @@ from torchrl.envs import (
     InitTracker,
     TransformedEnv,
 )
+from torchrl.envs.gym_like import default_info_dict_reader
 from torchrl.envs.utils import check_env_specs
 from torchrl.modules import MLP, MaskedCategorical, ProbabilisticActor, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
-from n2n_agents.adapters import MaskedObservation
+from n2n_agents.adapters import MaskedObservation, NumericInfo
 from tests.journal import Journal, check_episodes, make
 
 STEPS, UPDATES, EPOCHS = 100, 8, 8
@@ -119,3 +120,43 @@ def test_rows_of_our_vector_are_the_environment_itself(mode):
             assert seen["terminated"].item() is terminated
             if terminated:
                 one.reset()
+
+
+ALWAYS = ["illegal"]
+LAST = ["num_params", "compression", "accuracy", "is_success", "cost"]
+READERS = {
+    "all that a step has": None,
+    "what every step has": ALWAYS,
+    "what the last step has": LAST,
+    "both": ALWAYS + LAST,
+}
+
+
+@pytest.mark.parametrize("keys", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("N2NRemove-v0", {}),
+        ("N2NRemove-v0", {"constraints": {"num_params": 1e6}, "strict": True}),
+        ("N2NShrink-v0", {"action": "continuous"}),
+        ("N2NCompress-v0", {}),
+    ],
+)
+def test_its_reader_takes_the_numbers_of_infos(name, settings, keys):
+    settings = {"teacher": "vgg11_bn", "evaluator": "size", **settings}
+    journal = Journal(make(name, **settings))
+    env = GymWrapper(NumericInfo(journal, dtype="float32"))
+    reader = None if keys is None else default_info_dict_reader(keys)
+    env = env.auto_register_info_dict(info_dict_reader=reader)
+    check_env_specs(env)
+    torch.manual_seed(0)
+    played = env.rollout(1_000)["next"]  # it stops at the end of the episode
+    info = journal.episodes[-1].info
+    if keys is None:
+        reward = torch.tensor(info["reward_vector"])
+        assert torch.equal(played["reward_vector"][-1], reward)
+    for key in keys or ALWAYS:
+        assert played[key].dtype == torch.float32
+        assert played[key][-1].item() == np.float32(info[key])
+        if key in LAST:  # nothing is known before
+            assert played[key][:-1].count_nonzero() == 0

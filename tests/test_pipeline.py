@@ -84,6 +84,7 @@ def test_all_its_files_are_there(run):
         ".lock",
         "architecture.json",
         "history.jsonl",
+        "identity.json",
         "options.toml",
         "reinforce-remove.policy.pt",
         "reinforce-shrink.policy.pt",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -152,14 +153,68 @@ def test_a_teacher_of_another_task_is_refused(teacher, task):
         load_teacher(teacher, other)
 
 
-def test_a_training_of_more_than_ten_minutes_is_refused_with_what_to_do(
-    cache, monkeypatch
+class BusyClock:
+    """On a machine so busy that a minute passes between two looks at the clock."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def perf_counter(self) -> float:
+        self.seconds += 60
+        return self.seconds
+
+
+def score_of_a_student(task) -> float:
+    env = RemoveEnv(small_of(task), evaluator="inherit", device="cpu")
+    env.reset()
+    info = {}
+    while not env.is_complete:
+        *_, info = env.step(0)
+    return info["teacher_accuracy"]
+
+
+def small_of(task, **arguments) -> Teacher:
+    return load_teacher(
+        "tests.networks:make_small", task, device="cpu", epochs=1, **arguments
+    )
+
+
+LONG_TRAININGS = {
+    "a function's": lambda task: small_of(task).score.accuracy,
+    "asked for": lambda task: small_of(task, train_teacher=True).score.accuracy,
+    "again": lambda task: small_of(task, again=True).score.accuracy,
+    "an architecture's": lambda task: (
+        load_teacher(
+            trace(SmallResNet(), task.input_shape), task, device="cpu", epochs=1
+        ).score.accuracy
+    ),
+    "in a step": score_of_a_student,
+}
+
+
+@pytest.mark.parametrize("use", LONG_TRAININGS.values(), ids=LONG_TRAININGS)
+def test_a_long_training_is_announced_with_its_end_and_done(
+    use, task, cache, monkeypatch, caplog
 ):
-    monkeypatch.setattr(learning, "LONGEST_UNASKED", 1e-3)
-    with pytest.raises(TimeoutError, match=r"n2n-gym teachers train squeezenet1_1.*"):
-        small_teacher().score  # noqa: B018
-    patient = load_teacher("squeezenet1_1", train_teacher=True, device="cpu")
-    assert patient.score.accuracy > 0
+    monkeypatch.setattr(learning, "time", BusyClock())
+    before = datetime.now()
+    assert 0 < use(task) <= 1
+    # 1,077 images are 33 steps of 32. Four of them took a minute, 27 are left: 405 s.
+    (line,) = [r.getMessage() for r in caplog.records if "training" in r.getMessage()]
+    assert "takes about 7 more minutes" in line
+    ends = {f"until {before + timedelta(seconds=405 + x):%H:%M}" for x in (0, 60, 120)}
+    assert any(end in line for end in ends)
+
+
+def test_a_short_training_is_not_announced(task, cache, caplog):
+    small_of(task).score  # noqa: B018
+    assert "more minutes" not in caplog.text
+
+
+def test_whether_it_may_take_long_makes_no_other_teacher(task, cache):
+    one, two = small_of(task), small_of(task, train_teacher=True)
+    assert one.identity == two.identity
+    assert len(kept_teachers()) == 1
 
 
 def test_recipes_are_longer_in_epochs_on_small_data(task):

@@ -73,24 +73,39 @@ class NumericInfo(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorAr
     """Infos without their strings, such as the student's architecture.
 
     Tianshou keeps infos in its buffers, with None where a step has no such string,
-    and then refuses to train: it takes None for a broken number.
+    and then refuses to train: it takes None for a broken number. TorchRL's reader of
+    infos takes arrays alone, which have ``dtype="float32"`` in its default specs.
+
+    Args:
+        env: One whose infos have numbers and strings.
+        dtype: Of arrays, (), that numbers become, (N,) for tuples of them; by default
+            they stay Python's.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self)
+    def __init__(self, env: gym.Env[Any, Any], *, dtype: str | None = None) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, dtype=dtype)
         super().__init__(env)
+        self._dtype = None if dtype is None else np.dtype(dtype)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Info]:
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, _numbers(info)
+        return observation, self._numbers(info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, _numbers(info)
+        return observation, reward, terminated, truncated, self._numbers(info)
 
-
-def _numbers(info: Info) -> Info:
-    kinds = Number, np.ndarray
-    return {key: value for key, value in info.items() if isinstance(value, kinds)}
+    def _numbers(self, info: Info) -> Info:
+        if self._dtype is None:
+            return {
+                k: v for k, v in info.items() if isinstance(v, (Number, np.ndarray))
+            }
+        return {
+            key: value
+            if isinstance(value, np.ndarray)
+            else np.array(value, self._dtype)
+            for key, value in info.items()
+            if isinstance(value, (Number, np.ndarray, tuple))
+        }

@@ -211,18 +211,24 @@ def compress(
             is_finished,
             resumed,
         )
+        from n2n_gym.runs.identity import check_unchanged
 
         options = Options(**given) if resume is None else resumed(resume, given)
         folder = options.output
-        if is_finished(folder):
+        was_finished = is_finished(folder)
+        if was_finished:
             check_same(options)
+            check_unchanged(options, options.load_teacher())
         else:
             _run(options)
         summary = json.loads((folder / SUMMARY).read_text())
-    if as_json:
-        print_json({**summary, "output": str(folder)})
-    else:
-        _show(summary, options)
+        if was_finished:
+            note = f"Nothing was done: {folder} holds this run, and it is finished."
+            Console(stderr=as_json).print(note, highlight=False, markup=False)
+        if as_json:
+            print_json({**summary, "output": str(folder)})
+        else:
+            _show(summary, options)
 
 
 def _table(summary: dict[str, Any], title: str, *, is_narrow: bool) -> Table:

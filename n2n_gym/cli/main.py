@@ -163,7 +163,6 @@ def train_teacher(
             task,
             device=device,
             normalisation=statistics(mean, std),
-            train_teacher=True,
             epochs=epochs,
             again=again,
         )

@@ -40,5 +40,6 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, ...; the accelerator by default if there is one."),
 ]
 TrainTeacher = Annotated[
-    bool, typer.Option(help="Train the teacher even if it takes over ten minutes.")
+    bool,
+    typer.Option(help="Does nothing: a teacher that has to be trained is trained."),
 ]

@@ -80,7 +80,6 @@ def play(
             weights=weights,
             normalisation=statistics(mean, std),
             device=device,
-            train_teacher=train_teacher,
         )
         console = Console(stderr=as_json)
         remove = RemoveEnv(loaded, granularity=granularity, evaluator=evaluator)

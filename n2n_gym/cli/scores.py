@@ -205,7 +205,6 @@ def calibrate(
             weights=weights,
             normalisation=statistics(mean, std),
             device=device,
-            train_teacher=train_teacher,
         )
         _ = loaded.score  # trained now: its bar comes first
         with closing(runner), tqdm(total=2 * students, desc="Calibrating") as bar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
@@ -13,6 +13,9 @@ from rich.table import Table
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.output import AsJson, print_json, say
 
+if TYPE_CHECKING:
+    from n2n_gym.tasks.task import Task as Images
+
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
@@ -20,8 +23,11 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
     """Write the report of a finished run again, report.html in its folder."""
     with plain_errors():
         from n2n_gym.report import write_report
+        from n2n_gym.runs.folder import resumed
+        from n2n_gym.runs.identity import warn_of_changes
 
         path = write_report(folder)
+        warn_of_changes(resumed(folder, {}))
     if as_json:
         print_json({"path": str(path)})
     else:
@@ -111,16 +117,15 @@ def evaluate(
     """Run an exported student in ONNX Runtime: its accuracy, its size, its latency."""
     with plain_errors():
         from n2n_gym.compression.assessment import evaluate_onnx
-        from n2n_gym.runs.folder import ONNX, OPTIONS, Options
+        from n2n_gym.runs.folder import ONNX
         from n2n_gym.tasks.loading import load_task
 
-        if path.is_dir():
-            if task is None and (path / OPTIONS).is_file():
-                task = Options.read(path / OPTIONS).task
-            path = path / ONNX
+        folder = path if path.is_dir() else path.parent
+        path = path / ONNX if path.is_dir() else path
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
-        found = evaluate_onnx(path, None if task is None else load_task(task), split)
+        images = _task_of(folder) if task is None else load_task(task)
+        found = evaluate_onnx(path, images, split)
     if as_json:
         print_json({"path": str(path), **found._asdict()})
         return
@@ -131,3 +136,26 @@ def evaluate(
         f"thread",
         highlight=False,
     )
+
+
+def _task_of(folder: Path) -> Images | None:
+    """The images of the run in a folder, if there is one.
+
+    Raises:
+        ValueError: They are others than when the run began.
+    """
+    from n2n_gym.runs.folder import OPTIONS, resumed
+    from n2n_gym.runs.identity import changes, of_task, say, warn_of_changes
+    from n2n_gym.tasks.loading import load_task
+
+    if not (folder / OPTIONS).is_file():
+        return None
+    options = resumed(folder, {})
+    task = load_task(options.task)
+    if found := changes(folder, of_task(options, task), task):
+        raise ValueError(
+            f"{say(folder, found)}; name the images with --task to have the student "
+            f"evaluated on those"
+        )
+    warn_of_changes(options)
+    return task

@@ -82,7 +82,6 @@ def train(
             task=task,
             evaluator=evaluator,
             device=device,
-            train_teacher=train_teacher,
             **given,
         )
         is_paper = settings == "paper"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, TypeVar
@@ -70,6 +71,18 @@ def checked_share(what: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{what} must be from 0 to 1, got {value!r}")
     return value
+
+
+def is_picklable(function: Callable[..., Any] | None) -> bool:
+    """Whether a function, with what it holds, can go to another process.
+
+    Functions that are made inside of others cannot.
+    """
+    try:
+        pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError, RuntimeError):
+        return False
+    return True
 
 
 def check_call(what: str, name: object, function: Any, *arguments: Any) -> None:

@@ -52,6 +52,7 @@ from n2n_gym.runs.folder import (
     open_run,
 )
 from n2n_gym.runs.history import Remembering
+from n2n_gym.runs.identity import IDENTITY, check_unchanged, keep_identity
 from n2n_gym.teachers.teacher import Teacher
 
 STAGES: Final = ("remove", "shrink")
@@ -100,7 +101,8 @@ def compress(options: Options) -> Summary:
     """Find a small student of a teacher and write it to the output folder.
 
     Raises:
-        ValueError: An option is not what is accepted, or every finalist diverged.
+        ValueError: An option is not what is accepted, every finalist diverged, or the
+            run began with another teacher or other images.
         FileExistsError: The output folder holds another run.
     """
     started = time.perf_counter()
@@ -139,8 +141,11 @@ def compress(options: Options) -> Summary:
             raise FileExistsError(f"{run.folder} holds a finished run")
         if requirements.is_of_machine:
             check_machine(run.folder)
+        if (run.folder / IDENTITY).exists():  # before a teacher is trained in vain
+            check_unchanged(options, teacher)
         requirements.keep_in(run.folder)
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
+        keep_identity(options, teacher)
         report = run.history.add
         final = Finalists(
             teacher,

@@ -32,6 +32,7 @@ from n2n_gym.runs.folder import (
     resumed,
 )
 from n2n_gym.runs.history import read_history
+from n2n_gym.runs.identity import check_unchanged
 from n2n_gym.teachers.teacher import Teacher
 
 
@@ -52,7 +53,14 @@ class Revisited:
 
     @cached_property
     def teacher(self) -> Teacher:
-        return self.options.load_teacher(self.device)
+        """The one that the run began with.
+
+        Raises:
+            ValueError: The options give another one by now, or other images.
+        """
+        teacher = self.options.load_teacher(self.device)
+        check_unchanged(self.options, teacher)
+        return teacher
 
     def student(self, prefix: str) -> Architecture:
         """The one that was scored whose fingerprint begins so.
@@ -76,6 +84,8 @@ class Revisited:
     def finish(self, student: Architecture) -> Finished:
         """The student as the run would have distilled it in the end."""
         epochs, store = self.options.final_epochs, self.options.open_store()
+        _ = self.teacher.trained
+        check_unchanged(self.options, self.teacher)  # it may have been trained again
         # Whatever is asked for by name is wanted, with or without the run's limits.
         requirements = Requirements.read(self.teacher.architecture, {})
         final = Finalists(
@@ -93,7 +103,7 @@ class Revisited:
         """The student that the run wrote.
 
         Raises:
-            ValueError: It has not come to its end.
+            ValueError: It has not come to its end, or a file of it is missing.
         """
         folder = self.options.output
         if not is_finished(folder):
@@ -101,6 +111,9 @@ class Revisited:
                 f"{folder} holds no finished run: there is no {SUMMARY}; name one of "
                 f"the students that were scored"
             )
+        for name in (STUDENT, WEIGHTS, ONNX):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} has lost its {name}; the run is damaged")
         network = build(Architecture.from_json((folder / STUDENT).read_text()))
         network.load_state_dict(load_file(folder / WEIGHTS))
         return network

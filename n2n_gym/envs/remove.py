@@ -133,7 +133,7 @@ class RemoveEnv(CompressionEnv):
         max_rows: Pads the observation to as many rows, for policies that serve
             several teachers.
         device: Where to train and score; the accelerator if there is one by default.
-        train_teacher: Whether training the teacher may take more than ten minutes.
+        train_teacher: Does nothing: see ``load_teacher``.
         render_mode: "ansi", "rgb_array", or "human": a window that shows each step.
 
     ## References

@@ -52,7 +52,7 @@ ONNX: Final = "student.onnx"
 POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 LOCK: Final = ".lock"
 # Options that a run may change when it goes on: they change nothing that it finds.
-INCIDENTAL: Final = frozenset({"output", "workers", "store"})
+INCIDENTAL: Final = frozenset({"output", "workers", "store", "train_teacher"})
 
 
 # Options that are a limit, and of what.
@@ -84,6 +84,7 @@ class Options:
             that of one image in ONNX Runtime on one thread.
         min_accuracy: The least on validation, "0.95" or "95%".
         limits: Of any other resources: "peak_bytes=64KB,module:function=3".
+        train_teacher: Does nothing; it is accepted because it used to be needed.
         precision: Of students' arithmetic: "float32" or "bfloat16"; by default the one
             that is faster here.
         workers: Processes that students are distilled in; by default as many as there
@@ -147,15 +148,14 @@ class Options:
         """What ``keep`` names."""
         return None if self.keep is None else self.keep.split(",")
 
-    def load_teacher(self, device: torch.device) -> Teacher:
-        """The one asked for."""
+    def load_teacher(self, device: torch.device | None = None) -> Teacher:
+        """The one asked for, to be trained on this device if it has to be."""
         return load_teacher(
             self.teacher,
             self.task,
             weights=self.weights,
             normalisation=statistics(self.mean, self.std),
             device=device,
-            train_teacher=self.train_teacher,
         )
 
     def open_store(self) -> ScoreStore | None:

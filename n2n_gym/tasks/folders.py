@@ -6,9 +6,10 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from n2n_gym.tasks.sets import from_torchvision
 from n2n_gym.tasks.task import Task
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DEFAULT_SIDE: Final = 64
 
@@ -144,7 +146,7 @@ def _folder_task(
         name,
         (3, side, side),
         num_classes,
-        lambda: open_images(kept()),
+        _OfFolder(open_images, kept),
         class_names=class_names,
         augmentation=Augmentation(padding=side // 8, flip=True),
         preprocessing=(
@@ -152,8 +154,22 @@ def _folder_task(
             f"centre crop {side}x{side}, as by torchvision's Resize and CenterCrop of "
             f"a PIL image"
         ),
-        summary=lambda: load_summary(kept()),
+        summary=_OfFolder(load_summary, kept),
     )
+
+
+@dataclass(frozen=True)
+class _OfFolder(Generic[T]):
+    """What is read from decoded images; another process is sent where they are."""
+
+    read: Callable[[Path], T]
+    kept: Callable[[], Path]  # decodes them first, if need be
+
+    def __call__(self) -> T:
+        return self.read(self.kept())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (self.read, self.kept())
 
 
 def _find_parts(folder: Path) -> Mapping[str, Path]:

@@ -43,6 +43,10 @@ class Split:
     def device(self) -> torch.device:
         return self.labels.device
 
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images, (N, H, W, C), and labels, as `Task.read` gives them."""
+        return self.images.permute(0, 2, 3, 1).cpu().numpy(), self.labels.cpu().numpy()
+
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
         """Batches of at most this size on the device, the same however they get there.
 

@@ -7,10 +7,11 @@ never does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from n2n_gym.common.plugins import is_picklable
 from n2n_gym.networks.layers import Shape
 from n2n_gym.tasks.arrays import (
     SPLITS,
@@ -185,3 +186,24 @@ class Task:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Task:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: the attributes, and images that are in memory.
+
+        Images are read now, and all go there, where `read` cannot.
+        """
+        from n2n_gym.tasks.summary import Summary
+
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        if self.grey is not None:  # it has the images
+            return state | {"read": dict}
+        splits = self.__dict__.get("splits", {})
+        is_in_memory = any(not split.is_streamed for split in splits.values())
+        can_go = is_picklable(self.read) and is_picklable(self.summary)
+        if is_in_memory or not can_go:
+            arrays = {name: split.arrays() for name, split in self.splits.items()}
+            state["read"] = partial(dict, arrays)
+            if self.summary is not None:
+                found = Summary(self.fingerprint, self.normalisation)
+                state["summary"] = partial(Summary, *found)
+        return state

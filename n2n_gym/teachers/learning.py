@@ -10,6 +10,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,8 @@ from n2n_gym.teachers.teacher import Trained
 
 logger = logging.getLogger(__name__)
 
-LONGEST_UNASKED: Final = 600.0  # seconds of training that nobody asked for
+LONG: Final = 60.0  # seconds of training from which on its end is announced
+DAY: Final = 86_400.0  # seconds
 STEPS_TO_JUDGE: Final = 6  # how long it takes; the first two are not timed
 FEWEST_STEPS: Final = 300  # however few images there are
 ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
@@ -79,21 +81,19 @@ def train_network(
     initial: Mapping[str, Tensor] | None = None,
     normalisation: Normalisation | None = None,
     checkpoint: Path | None = None,
-    advice: str | None = None,
 ) -> Trained:
     """Train a teacher from scratch, with a progress bar.
 
-    Where the loss diverges, or the network learns nothing, it starts again with a third
-    of the learning rate and with small gradients.
+    A training of more than a minute is announced with its expected end. Where the loss
+    diverges, or the network learns nothing, it starts again with a third of the
+    learning rate and with small gradients.
 
     Args:
         initial: The weights to start from; drawn by default.
         checkpoint: Where to keep the training after its epochs, so that the same call
             goes on after a kill. It stays there: it is the caller's to remove.
-        advice: What to do instead of waiting for more than ten minutes; None: wait.
 
     Raises:
-        TimeoutError: It would take longer, and there is advice.
         Diverged: It diverges at the lowest learning rate too.
     """
     split, title = task.split("train", device), f"{name} on {task.name}"
@@ -111,7 +111,6 @@ def train_network(
             checkpoint=checkpoint,
             attempt=attempt,
             kept=kept,
-            advice=advice,
         )
         with seeded(0, device) as generator:
             network = build(architecture).to(device)
@@ -171,7 +170,6 @@ class _Lesson:
     checkpoint: Path | None
     attempt: int
     kept: Mapping[str, Any] | None  # a checkpoint to go on from
-    advice: str | None
     num_steps: int = 0  # a bar that is switched off does not count
     started: float = 0.0
     kept_at: float = field(default_factory=time.perf_counter)
@@ -221,17 +219,25 @@ class _Lesson:
             )
 
     def _judge(self, total: int) -> None:
-        """Stop a training early that would take too long."""
+        """Announce the end of a training that takes long, once a few steps are timed.
+
+        Args:
+            total: Steps that this process trains for.
+        """
         self.num_steps += 1
         if self.num_steps == 2:
             self.started = time.perf_counter()
-        if self.num_steps == STEPS_TO_JUDGE and self.advice is not None:
+        if self.num_steps == STEPS_TO_JUDGE:
             each = (time.perf_counter() - self.started) / (STEPS_TO_JUDGE - 2)
-            expected = each * total
-            if expected > LONGEST_UNASKED:
-                raise TimeoutError(
-                    f"training this teacher would take about {expected / 60:.0f} "
-                    f"minutes; {self.advice}"
+            left = each * (total - STEPS_TO_JUDGE)
+            if left > LONG:
+                end = datetime.now() + timedelta(seconds=left)
+                logger.warning(
+                    "training teacher %s takes about %d more minutes, until %s; it is "
+                    "kept for later runs",
+                    self.title,
+                    math.ceil(left / 60),
+                    f"{end:%H:%M}" if left < DAY else f"{end:%d %B, %H:%M}",
                 )
 
     def _keep(

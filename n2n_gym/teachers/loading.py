@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from n2n_gym.tasks.arrays import Statistics
-    from n2n_gym.teachers.network import UntrainedNetwork
 
 
 def load_teacher(
@@ -60,7 +59,8 @@ def load_teacher(
             inputs are normalised with; by default those of published weights or else
             of the task's training images.
         device: To train on; the accelerator if there is one by default.
-        train_teacher: Whether training may take longer than ten minutes.
+        train_teacher: Does nothing; it is accepted because it used to be needed. A
+            teacher that has to be trained is trained, however long that takes.
         epochs: Of training, if it has to be trained; by default by the size of the
             data.
         again: Whether to train it even if it is in the cache.
@@ -70,7 +70,6 @@ def load_teacher(
             weights are of another architecture.
         TraceError: The network uses an operation that is no kind of layer here.
         OSError: Published weights are not there and cannot be downloaded.
-        TimeoutError: At the first use, not here: training it would take too long.
     """
     if isinstance(teacher, Teacher):
         return _checked(teacher, task, weights, normalisation)
@@ -87,7 +86,7 @@ def load_teacher(
     from n2n_gym.pytorch.devices import pick_device
     from n2n_gym.tasks.loading import load_task
     from n2n_gym.teachers.network import read_network, read_normalisation
-    from n2n_gym.teachers.providing import provide
+    from n2n_gym.teachers.providing import Provider
 
     data = load_task("digits" if task is None else task)
     place = pick_device(device)
@@ -97,17 +96,11 @@ def load_teacher(
     network = found
     if normalisation is not None:
         network = network._replace(normalisation=read_normalisation(normalisation))
-    asked = task if isinstance(task, str) else data.name
-    advice = None
-    if not train_teacher:
-        name = str(teacher) if is_given else network.name
-        is_path = not is_given or name.endswith(".json")
-        advice = _advice(name if is_path else None, network, asked)
     return Teacher(
         network.name,
         network.task,
         network.architecture,
-        lambda: provide(network, place, advice, epochs, again=again),
+        Provider(network, place, epochs, again),
         network.normalisation,
     )
 
@@ -139,20 +132,3 @@ def _checked(
             f"{wanted.name}"
         )
     return teacher
-
-
-def _advice(name: str | None, network: UntrainedNetwork, task: str) -> str:
-    """What to do where training would take long.
-
-    Args:
-        name: What a command line can say for the teacher, if anything.
-    """
-    if name is None:
-        return "ask for it with train_teacher=True"
-    command = f"n2n-gym teachers train {name} --task {task}"
-    if network.normalisation is not None:
-        mean, std = network.normalisation.mean, network.normalisation.std
-        command += f" --mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
-    return (
-        f"run `{command}` once, or ask for it with train_teacher=True (--train-teacher)"
-    )

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,65 +25,83 @@ from n2n_gym.teachers.teacher import Trained
 logger = logging.getLogger(__name__)
 
 
-def provide(
-    network: UntrainedNetwork,
-    device: torch.device,
-    advice: str | None,
-    epochs: int | None,
-    *,
-    again: bool,
-) -> Trained:
-    """Load the teacher from the cache, or train or score it and keep it there.
+@dataclass(frozen=True)
+class Provider:
+    """Loads a teacher from the cache, or trains or scores it and keeps it there.
 
-    Raises:
-        TimeoutError: Training it would take more than ten minutes, and there is advice.
-        Diverged: It learns nothing.
+    Attributes:
+        device: To train on.
+        epochs: Of training, if it has to be trained; by default by the size of the
+            data.
+        again: Whether to train it even if it is in the cache.
     """
-    task, architecture = network.task, network.architecture
-    start = network.weights or network.initial or {}
-    made_of = [
-        architecture.fingerprint,
-        task.fingerprint,
-        repr(network.normalisation),
-        repr(task.augmentation),
-        _digest(start),
-        "trained" if network.weights is None else "given",
-    ]
-    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    path = teacher_path(network.name, task.name, key)
-    checkpoint = path.with_suffix(".checkpoint")
-    # Whoever comes second waits, then finds what the first has made.
-    with alone_with(path):
-        trained = None if again else load_trained(path)
-        if trained is None:
-            about: dict[str, Any] = {
-                "teacher": network.name,
-                "task": task.name,
-                "num_params": architecture.num_params,
-                "torch": torch.__version__,
-            }
-            if network.weights is None:
-                recipe = learning.teacher_recipe(task, architecture)
-                recipe = replace(recipe, epochs=epochs or recipe.epochs)
-                about["recipe"] = asdict(recipe)
-                trained = learning.train_network(
-                    network.name,
-                    task,
-                    architecture,
-                    recipe,
-                    device,
-                    initial=network.initial,
-                    normalisation=network.normalisation,
-                    checkpoint=checkpoint,
-                    advice=advice,
-                )
-            else:
-                trained = _score(network, network.weights, device)
-            _warn_of_chance(network, trained.accuracy)
-            with kept_if_possible(path):
-                save_trained(path, trained, about)
-                checkpoint.unlink(missing_ok=True)
-    return trained
+
+    network: UntrainedNetwork
+    device: torch.device
+    epochs: int | None = None
+    again: bool = False
+
+    def __call__(self) -> Trained:
+        """The trained teacher.
+
+        Raises:
+            Diverged: It learns nothing.
+        """
+        path = self._path
+        # Whoever comes second waits, then finds what the first has made.
+        with alone_with(path):
+            trained = None if self.again else load_trained(path)
+            if trained is None:
+                trained, about = self._make(path.with_suffix(".checkpoint"))
+                _warn_of_chance(self.network, trained.accuracy)
+                with kept_if_possible(path):
+                    save_trained(path, trained, about)
+                    path.with_suffix(".checkpoint").unlink(missing_ok=True)
+        return trained
+
+    def kept(self) -> Trained | None:
+        """What the cache has of it, without training."""
+        return load_trained(self._path)
+
+    @property
+    def _path(self) -> Path:
+        """Where it is kept, by all that it is made of."""
+        network, task = self.network, self.network.task
+        made_of = [
+            network.architecture.fingerprint,
+            task.fingerprint,
+            repr(network.normalisation),
+            repr(task.augmentation),
+            digest_of(network.weights or network.initial or {}),
+            "trained" if network.weights is None else "given",
+        ]
+        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        return teacher_path(network.name, task.name, key)
+
+    def _make(self, checkpoint: Path) -> tuple[Trained, dict[str, Any]]:
+        """The teacher, trained or scored, and what is kept about it."""
+        network, task = self.network, self.network.task
+        about: dict[str, Any] = {
+            "teacher": network.name,
+            "task": task.name,
+            "num_params": network.architecture.num_params,
+            "torch": torch.__version__,
+        }
+        if network.weights is not None:
+            return _score(network, network.weights, self.device), about
+        recipe = learning.teacher_recipe(task, network.architecture)
+        recipe = replace(recipe, epochs=self.epochs or recipe.epochs)
+        trained = learning.train_network(
+            network.name,
+            task,
+            network.architecture,
+            recipe,
+            self.device,
+            initial=network.initial,
+            normalisation=network.normalisation,
+            checkpoint=checkpoint,
+        )
+        return trained, {**about, "recipe": asdict(recipe)}
 
 
 def _warn_of_chance(network: UntrainedNetwork, accuracy: float) -> None:
@@ -115,9 +134,10 @@ def _score(
     return Trained(weights, accuracy, logits)
 
 
-def _digest(weights: Mapping[str, Tensor]) -> str:
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights under their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(tensor.numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()

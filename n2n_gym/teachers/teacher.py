@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from n2n_gym.common.plugins import is_picklable
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Score
 from n2n_gym.tasks.task import Task
@@ -187,6 +188,16 @@ class Teacher:
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: the attributes, and what has been trained.
+
+        It is trained now where `provide` cannot go there.
+        """
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        if "trained" in self.__dict__ or not is_picklable(self.provide):
+            state["provide"] = partial(Trained, *self.trained)
+        return state
+
 
 def untrained_teacher(architecture: Architecture) -> Teacher:
     """A network in a teacher's place, without images or weights.
@@ -195,15 +206,16 @@ def untrained_teacher(architecture: Architecture) -> Teacher:
     raises a ValueError when it asks for images or weights.
     """
     name = name_of_architecture(architecture)
-
-    def refuse() -> Any:
-        raise ValueError(
-            f"teacher {name} is an architecture alone, without images or weights: its "
-            f"students can be scored with evaluator='size'; give task= to train it"
-        )
-
+    refuse = partial(_refuse, name)
     task = Task(name, architecture.input_shape, architecture.num_outputs, read=refuse)
     return Teacher(name, task, architecture, provide=refuse)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(
+        f"teacher {name} is an architecture alone, without images or weights: its "
+        f"students can be scored with evaluator='size'; give task= to train it"
+    )
 
 
 def is_untrained(teacher: Teacher) -> bool:

@@ -1,0 +1,238 @@
+"""What a run is made from, so that no other teacher and no other images pass for it.
+
+A run's options are names and paths. What lies under them may change: a file of weights,
+a folder of images, what a function of the user's gives. So a run keeps fingerprints,
+and whatever goes on from it compares them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from n2n_gym.common.files import write_whole
+from n2n_gym.runs.folder import HISTORY, Options
+from n2n_gym.runs.history import read_history
+from n2n_gym.tasks.arrays import SPLITS
+from n2n_gym.tasks.loading import TASKS, is_here
+from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.providing import Provider, digest_of
+from n2n_gym.teachers.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+IDENTITY: Final = "identity.json"  # in the folder of a run
+DATA: Final = "the images"
+TRAINED: Final = "the weights from training"
+AT_MOST: Final = 5  # changes that an error names
+DIGITS: Final = 16  # of a SHA-256
+
+_said: Final[set[Path]] = set()  # folders that a warning was given of
+
+# By what it is about, in the words of an error. None: there is none of it.
+Facts: TypeAlias = Mapping[str, str | None]
+
+
+def keep_identity(options: Options, teacher: Teacher) -> None:
+    """Write what a new run is made from; check that of one that goes on.
+
+    The teacher is trained now, if it has to be.
+
+    Raises:
+        ValueError: The run began with another teacher, or with other images.
+    """
+    path = options.output / IDENTITY
+    _ = teacher.trained
+    if path.exists() or read_history(options.output / HISTORY):
+        check_unchanged(options, teacher)
+        return
+    content = {"facts": _facts(options, teacher), "splits": _of_splits(teacher.task)}
+    write_whole(path, json.dumps(content, indent=1).encode())
+
+
+def check_unchanged(options: Options, teacher: Teacher) -> None:
+    """Refuse to go on from a run that began with another teacher or other images.
+
+    Nothing is trained for it. Weights that a training gave are compared if they are in
+    the cache, or were trained by this process.
+
+    Args:
+        teacher: The one that the run's options give now.
+
+    Raises:
+        ValueError: Something has changed.
+    """
+    if found := changes(options.output, _facts(options, teacher), teacher.task):
+        raise ValueError(f"{say(options.output, found)}; give another output folder")
+
+
+def warn_of_changes(options: Options) -> None:
+    """Say what has changed since a run began: what it found then is still true of it.
+
+    The teacher need not be there any more. No images are downloaded for it.
+    """
+    name = options.task.partition("@")[0]
+    try:
+        if name in TASKS and not is_here(name):
+            raise ValueError(f"the images of {name} are not here")
+        teacher = options.load_teacher()
+        found = changes(options.output, _facts(options, teacher), teacher.task)
+    except (ValueError, OSError) as error:
+        logger.warning(
+            "whether the teacher and the images of %s have changed is not known: %s",
+            options.output,
+            error,
+        )
+    else:
+        if found:
+            logger.warning(
+                "%s; its student and its numbers are of what it began with",
+                say(options.output, found),
+            )
+
+
+def say(folder: Path, found: list[str]) -> str:
+    """That a run began with something else, and what that is."""
+    named = "; ".join(found[:AT_MOST])
+    more = f"; {len(found) - AT_MOST} more" if len(found) > AT_MOST else ""
+    return f"the run in {folder} began with other inputs: {named}{more}"
+
+
+def changes(folder: Path, facts: Facts, task: Task) -> list[str]:
+    """What has changed since a folder's run began, a clause each.
+
+    Args:
+        facts: What there is to compare, as it is now.
+
+    Raises:
+        ValueError: The folder's own record is damaged.
+    """
+    kept = _read(folder)
+    if kept is None:
+        return []
+    before, splits = kept
+    found: list[str] = []
+    if before.get(DATA) != facts[DATA]:
+        found += _differences(splits, _of_splits(task))
+        found = found or list(_differences(before, {DATA: facts[DATA]}))
+    plain = facts.keys() - {DATA, TRAINED}
+    found += _differences(before, {k: v for k, v in facts.items() if k in plain})
+    if not found and None not in (before.get(TRAINED), facts.get(TRAINED)):
+        found += _differences(before, {TRAINED: facts[TRAINED]})
+    return found
+
+
+def _differences(before: Facts, now: Facts) -> Iterator[str]:
+    for what, value in now.items():
+        if before.get(what) != value:
+            yield f"{what}: {before.get(what) or 'none'} before, {value or 'none'} now"
+
+
+def _facts(options: Options, teacher: Teacher) -> Facts:
+    return {**_of_teacher(options, teacher), **of_task(options, teacher.task)}
+
+
+def of_task(options: Options, task: Task) -> Facts:
+    """A task, whatever colours its images were given."""
+    task = task.grey or task
+    names = ", ".join(task.class_names or ()) or f"{task.num_classes} without names"
+    return {
+        f"the classes of {options.task}": names,
+        f"the augmentation of {options.task}": repr(task.augmentation),
+        DATA: task.fingerprint[:DIGITS],
+    }
+
+
+def _of_teacher(options: Options, teacher: Teacher) -> Facts:
+    """A teacher, and the files beside it that a search starts from."""
+    name, architecture = options.teacher, teacher.architecture
+    normalised = None if teacher.normalisation is None else repr(teacher.normalisation)
+    source = teacher.provide
+    given = start = trained = None
+    if not isinstance(source, Provider):  # whole, perhaps with logits of its own
+        ranked = {f"(ranked) {k}": v for k, v in (teacher.ranked_by or {}).items()}
+        own = {**teacher.weights, **ranked, "(logits)": teacher.trained.logits}
+        given = _weights(own)
+    elif source.network.weights is not None:
+        given = _weights(source.network.weights)
+    else:
+        initial = source.network.initial
+        start = None if initial is None else _weights(initial)
+        known = teacher.trained if "trained" in vars(teacher) else source.kept()
+        trained = None if known is None else _weights(known.weights)
+    is_own = options.weights in (None, "own")
+    return {
+        f"the network {name}": f"{architecture.num_params:,} parameters, fingerprint "
+        f"{architecture.fingerprint[:DIGITS]}",
+        f"the weights {f'of {name}' if is_own else f'in {options.weights}'}": given,
+        f"the weights that {name} is trained from": start,
+        TRAINED: trained,
+        f"the normalisation of {name}": normalised,
+        **{f"the file {path}": _digest(path.read_bytes()) for path in _files(options)},
+    }
+
+
+def _weights(weights: Mapping[str, Tensor]) -> str:
+    return digest_of(weights)[:DIGITS]
+
+
+def _files(options: Options) -> Iterator[Path]:
+    """Those that options name beside the teacher and the task, if they are there."""
+    if options.init_policy is not None:
+        yield from sorted(options.init_policy.glob("*.policy.pt"))
+    if options.evaluator.endswith(".json"):
+        yield from filter(Path.exists, [Path(options.evaluator)])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGITS]
+
+
+def _of_splits(task: Task) -> Facts:
+    """What tells the images of each split from others, the plainest first."""
+    task = task.grey or task
+    counts: dict[str, str | None] = {}
+    digests: dict[str, str | None] = {}
+    names = task.class_names or tuple(map(str, range(task.num_classes)))
+    for name in SPLITS:
+        split = task.splits[name]
+        labels = split.labels.cpu()
+        for label, count in zip(names, labels.bincount().tolist(), strict=True):
+            counts[f"images of class {label} in {name}"] = str(count)
+        digest = hashlib.sha256()
+        for batch in torch.split(split.images, 1024):  # perhaps of a memory map
+            digest.update(batch.contiguous().cpu().numpy().data)
+        digests[f"the images in {name}"] = digest.hexdigest()[:DIGITS]
+        digests[f"the labels in {name}"] = _digest(labels.numpy().tobytes())
+    return counts | digests
+
+
+def _read(folder: Path) -> tuple[Facts, Facts] | None:
+    """What a folder's run began with; None, and a warning, where it was not kept.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = folder / IDENTITY
+    if not path.exists():
+        if folder not in _said:
+            _said.add(folder)
+            logger.warning(
+                "%s has no %s: an earlier version began this run, and whether its "
+                "teacher and its images have changed since is not known",
+                folder,
+                IDENTITY,
+            )
+        return None
+    try:
+        found = json.loads(path.read_text())
+        return dict(found["facts"]), dict(found["splits"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
