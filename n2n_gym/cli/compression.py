@@ -17,6 +17,7 @@ from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import (
     Channels,
     Device,
+    Precision,
     Task,
     Teacher,
     TrainTeacher,
@@ -114,13 +115,7 @@ def compress(
             help="What one removal is about: unit, block (branches alone) or layer."
         ),
     ] = "unit",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="Of students' arithmetic: float32 or bfloat16. By default the faster "
-            "one on this machine; scores depend on it."
-        ),
-    ] = None,
+    precision: Precision = None,
     keep: Annotated[
         str | None,
         typer.Option(

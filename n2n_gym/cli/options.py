@@ -42,3 +42,10 @@ Device = Annotated[
 TrainTeacher = Annotated[
     bool, typer.Option(help="Train the teacher even if it takes over ten minutes.")
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="In which students are trained, and the teacher if it has to be: float32 "
+        "or bfloat16. By default the faster one on this machine; scores depend on it."
+    ),
+]

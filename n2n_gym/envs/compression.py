@@ -23,12 +23,7 @@ from n2n_gym.envs.limits import (
     takes_of,
     targets,
 )
-from n2n_gym.envs.observation import (
-    CHOICE,
-    CURRENT,
-    DECIDED,
-    Layout,
-)
+from n2n_gym.envs.observation import CHOICE, CURRENT, DECIDED, Layout
 from n2n_gym.envs.outcome import Worth, conclude, describe_student, failed
 from n2n_gym.envs.render import Scene, draw_ansi, draw_rgb
 from n2n_gym.envs.window import Window
@@ -104,6 +99,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
             normalisation=normalisation,
             device=device,
             train_teacher=train_teacher,
+            precision=precision,
         )
         refuse_without_images(evaluator, self.teacher)
         self.evaluator = load_evaluator(

@@ -107,9 +107,9 @@ class RemoveEnv(CompressionEnv):
             are the same.
         store: Where they are kept: in the user's cache folder (True), nowhere (False),
             in a file or a database by its URL.
-        precision: Of students' arithmetic, "float32" or "bfloat16". By default the one
-            that is faster on this machine, measured once: elsewhere it may be the
-            other, and scores differ.
+        precision: In which students are trained, and the teacher if it has to be:
+            "float32" or "bfloat16". By default the one that is faster on this machine,
+            measured once: elsewhere it may be the other, and scores differ.
         reward: "n2n", "accuracy" (for a search within limits), "log_size" (goes on
             rewarding size above 10x), "latency", "module:attribute" or a function of
             the student's and the teacher's `Score`.

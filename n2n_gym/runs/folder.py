@@ -84,8 +84,8 @@ class Options:
             that of one image in ONNX Runtime on one thread.
         min_accuracy: The least on validation, "0.95" or "95%".
         limits: Of any other resources: "peak_bytes=64KB,module:function=3".
-        precision: Of students' arithmetic: "float32" or "bfloat16"; by default the one
-            that is faster here.
+        precision: In which students are trained, and the teacher if it has to be:
+            "float32" or "bfloat16"; by default the one that is faster here.
         workers: Processes that students are distilled in; by default as many as there
             are cores, and students in a batch.
         store: Path or URL of the scores' database; in the cache folder by default.
@@ -156,6 +156,7 @@ class Options:
             normalisation=statistics(self.mean, self.std),
             device=device,
             train_teacher=self.train_teacher,
+            precision=self.precision,
         )
 
     def open_store(self) -> ScoreStore | None:

@@ -80,6 +80,7 @@ def train_network(
     normalisation: Normalisation | None = None,
     checkpoint: Path | None = None,
     advice: str | None = None,
+    precision: Precision | None = None,
 ) -> Trained:
     """Train a teacher from scratch, with a progress bar.
 
@@ -91,6 +92,7 @@ def train_network(
         checkpoint: Where to keep the training after its epochs, so that the same call
             goes on after a kill. It stays there: it is the caller's to remove.
         advice: What to do instead of waiting for more than ten minutes; None: wait.
+        precision: Of the arithmetic; the faster one by default.
 
     Raises:
         TimeoutError: It would take longer, and there is advice.
@@ -112,6 +114,7 @@ def train_network(
             attempt=attempt,
             kept=kept,
             advice=advice,
+            precision=precision,
         )
         with seeded(0, device) as generator:
             network = build(architecture).to(device)
@@ -172,6 +175,7 @@ class _Lesson:
     attempt: int
     kept: Mapping[str, Any] | None  # a checkpoint to go on from
     advice: str | None
+    precision: Precision | None
     num_steps: int = 0  # a bar that is switched off does not count
     started: float = 0.0
     kept_at: float = field(default_factory=time.perf_counter)
@@ -256,7 +260,9 @@ class _Lesson:
     def _precision(
         self, network: Network, split: Split, size: int, steps: int
     ) -> Precision:
-        """The faster one for this network on this device, where that is worth it."""
+        """The one asked for, or the faster one here, where that is worth it."""
+        if self.precision is not None:
+            return self.precision
         if steps * self.recipe.epochs < WORTH_MEASURING:
             return "float32"
         twin = copy.deepcopy(network).train()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.reading import is_architecture, read_architecture
+from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import (
     Teacher,
@@ -30,6 +31,7 @@ def load_teacher(
     normalisation: Statistics | None = None,
     device: str | torch.device | None = None,
     train_teacher: bool = False,
+    precision: str | None = None,
     epochs: int | None = None,
     again: bool = False,
 ) -> Teacher:
@@ -58,6 +60,8 @@ def load_teacher(
             of the task's training images.
         device: To train on; the accelerator if there is one by default.
         train_teacher: Whether training may take longer than ten minutes.
+        precision: Of the training's arithmetic, "float32" or "bfloat16"; by default the
+            faster one on this machine. With another one it is another teacher.
         epochs: Of training, if it has to be trained; by default by the size of the
             data.
         again: Whether to train it even if it is in the cache.
@@ -69,6 +73,7 @@ def load_teacher(
         OSError: Published weights are not there and cannot be downloaded.
         TimeoutError: At the first use, not here: training it would take too long.
     """
+    kind = read_precision(precision)
     if isinstance(teacher, Teacher):
         return _checked(teacher, task, weights, normalisation)
     if epochs is not None and epochs < 1:
@@ -99,12 +104,12 @@ def load_teacher(
     if not train_teacher:
         name = str(teacher) if is_given else network.name
         is_path = not is_given or name.endswith(".json")
-        advice = _advice(name if is_path else None, network, asked)
+        advice = _advice(name if is_path else None, network, asked, kind)
     return Teacher(
         network.name,
         network.task,
         network.architecture,
-        lambda: provide(network, place, advice, epochs, again=again),
+        lambda: provide(network, place, advice, epochs, kind, again=again),
         network.normalisation,
     )
 
@@ -138,7 +143,9 @@ def _checked(
     return teacher
 
 
-def _advice(name: str | None, network: UntrainedNetwork, task: str) -> str:
+def _advice(
+    name: str | None, network: UntrainedNetwork, task: str, precision: str | None
+) -> str:
     """What to do where training would take long.
 
     Args:
@@ -150,6 +157,8 @@ def _advice(name: str | None, network: UntrainedNetwork, task: str) -> str:
     if network.normalisation is not None:
         mean, std = network.normalisation.mean, network.normalisation.std
         command += f" --mean {','.join(map(str, mean))} --std {','.join(map(str, std))}"
+    if precision is not None:
+        command += f" --precision {precision}"
     return (
         f"run `{command}` once, or ask for it with train_teacher=True (--train-teacher)"
     )

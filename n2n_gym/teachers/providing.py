@@ -16,6 +16,7 @@ from n2n_gym.common.files import alone_with, kept_if_possible
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inference import compute_accuracy, compute_logits
 from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.network import UntrainedNetwork
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
@@ -29,6 +30,7 @@ def provide(
     device: torch.device,
     advice: str | None,
     epochs: int | None,
+    precision: Precision | None,
     *,
     again: bool,
 ) -> Trained:
@@ -48,6 +50,8 @@ def provide(
         _digest(start),
         "trained" if network.weights is None else "given",
     ]
+    if precision is not None and network.weights is None:
+        made_of.append(precision)
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     path = teacher_path(network.name, task.name, key)
     checkpoint = path.with_suffix(".checkpoint")
@@ -75,6 +79,7 @@ def provide(
                     normalisation=network.normalisation,
                     checkpoint=checkpoint,
                     advice=advice,
+                    precision=precision,
                 )
             else:
                 trained = _score(network, network.weights, device)
