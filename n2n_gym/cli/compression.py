@@ -17,6 +17,7 @@ from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import (
     Channels,
     Device,
+    Keep,
     Precision,
     Task,
     Teacher,
@@ -116,13 +117,7 @@ def compress(
         ),
     ] = "unit",
     precision: Precision = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            help="Layers that stay as they are, or patterns, with commas between: "
-            "layer4.*,conv1. Their inputs may become fewer."
-        ),
-    ] = None,
+    keep: Keep = None,
     controls: Annotated[
         bool,
         typer.Option(

@@ -49,3 +49,10 @@ Precision = Annotated[
         "or bfloat16. By default the faster one on this machine; scores depend on it."
     ),
 ]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers that stay as they are, or patterns, with commas between: "
+        "layer4.*,conv1. Their inputs may become fewer."
+    ),
+]

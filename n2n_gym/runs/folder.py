@@ -143,10 +143,6 @@ class Options:
             given[name] = value
         return {name: read_quantity(name, value) for name, value in given.items()}
 
-    def keep_patterns(self) -> list[str] | None:
-        """What ``keep`` names."""
-        return None if self.keep is None else self.keep.split(",")
-
     def load_teacher(self, device: torch.device) -> Teacher:
         """The one asked for."""
         return load_teacher(
