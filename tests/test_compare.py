@@ -279,19 +279,17 @@ def test_a_rule_that_was_given_stays_and_tasks_have_their_own():
 
 
 def test_what_is_kept_is_an_argument_of_every_run(tmp_path):
-    folder = tmp_path / "compare"
-    result = invoke(
-        "--evaluations", 2, "--output", folder, "--keep", "features.4,features.0"
-    )
+    folder, keep = tmp_path / "compare", "features.4,features.0"
+    options = ["--evaluations", 2, "--seeds", 1, "--workers", 1]
+    result = invoke(*options, "--output", folder, "--keep", keep)
     assert result.exit_code == 0, result.stderr
     lines = list(Results(folder / "results.jsonl").lines())
-    assert {line["arguments"]["keep"] for line in lines} == {"features.4,features.0"}
-    for line in lines:
-        if line["kind"] == "evaluation":
-            assert "features.4" in line["info"]["student"]
-    result = invoke("--evaluations", 2, "--output", folder, "--resume")
+    assert {line["arguments"]["keep"] for line in lines} == {keep}
+    asked = RemoveEnv(**ENV[1], keep=["features.4", "features.0"]).decisions
+    assert len(asked) < len(RemoveEnv(**ENV[1]).decisions)
+    played = [line["actions"] for line in lines if line["kind"] == "evaluation"]
+    assert {len(actions) for actions in played} == {len(asked)}
+    result = invoke(*options, "--output", folder, "--resume")
     assert "holds runs with arguments" in " ".join(result.stderr.split())
-    result = invoke(
-        "--evaluations", 2, "--output", tmp_path / "no", "--keep", "featurs"
-    )
+    result = invoke(*options, "--output", tmp_path / "no", "--keep", "featurs")
     assert "names no layer" in " ".join(result.stderr.split())
