@@ -1,18 +1,21 @@
 """Do fitted students keep their limits, and leave no more than a step of a channel?
 
-    python -m benchmarks.fitted
+    python -m benchmarks.fitted --output fitted.jsonl
 
 Random play of all three environments with ``fit=True`` on six teachers, limits drawn
 anew for each episode: on parameters, on MACs, and on both. Each student is built again
-from its limits and actions, and compared by its fingerprint. Some ten minutes.
+from its limits and actions, and compared by its fingerprint. What is judged is kept by
+teacher, environment and kind of limits, so that the same command goes on after a stop.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -69,26 +72,45 @@ def judge(env: CompressionEnv, student: Architecture, bounds: Mapping[str, float
     return "on the surface"
 
 
+def judged(
+    teacher: str, kind: type[CompressionEnv], which: int, count: int
+) -> Counter[str]:
+    """What is said of so many students, each built and then replayed."""
+    found: Counter[str] = Counter()
+    whole = RemoveEnv(teacher, evaluator="size").teacher.architecture
+    env, again = make(kind, whole, which), make(kind, whole, which)
+    rng = np.random.default_rng(which)
+    for _ in range(count):
+        actions, info = play(env, rng)
+        bounds = {limit.name: limit.bound for limit in env.limits}
+        student = Architecture.from_json(info["student"])
+        found[judge(env, student, bounds)] += 1
+        again.reset(options={"limits": bounds, "decisions": actions[:-1]})
+        *_, replayed = again.step(actions[-1])
+        found["REPLAYS TO ANOTHER"] += replayed["fingerprint"] != info["fingerprint"]
+    return +found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--students", type=int, default=10_000)
+    parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args()
-    cells = [(t, e, w) for t in TEACHERS for e in ENVIRONMENTS for w in range(3)]
+    # By teacher last: what is there after a stop is of all six.
+    cells = [(t, e, w) for w in range(3) for e in ENVIRONMENTS for t in TEACHERS]
     each = -(-chosen.students // len(cells))
-    found: Counter[str] = Counter()
+    kept: dict[str, dict[str, int]] = {}
+    if chosen.output.exists():
+        kept = dict(map(json.loads, chosen.output.read_text().splitlines()))
     for teacher, kind, which in tqdm(cells):
-        whole = RemoveEnv(teacher, evaluator="size").teacher.architecture
-        env, again = make(kind, whole, which), make(kind, whole, which)
-        rng = np.random.default_rng(which)
-        for _ in range(each):
-            actions, info = play(env, rng)
-            bounds = {limit.name: limit.bound for limit in env.limits}
-            student = Architecture.from_json(info["student"])
-            found[judge(env, student, bounds)] += 1
-            again.reset(options={"limits": bounds, "decisions": actions[:-1]})
-            *_, replayed = again.step(actions[-1])
-            if replayed["fingerprint"] != info["fingerprint"]:
-                found["REPLAYS TO ANOTHER"] += 1
+        cell = f"{teacher} {kind.__name__} {which} {each}"
+        if cell not in kept:
+            kept[cell] = judged(teacher, kind, which, each)
+            with chosen.output.open("a") as file:
+                file.write(json.dumps([cell, kept[cell]]) + "\n")
+    found: Counter[str] = Counter()
+    for counts in kept.values():
+        found.update(counts)
     for what, count in found.most_common():
         print(f"{what:20} {count:6,}")
     if any(what.isupper() for what in found):

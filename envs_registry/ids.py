@@ -19,6 +19,8 @@ class EntryPoints(NamedTuple):
 MODULE: Final = "n2n_gym:"  # before an id, makes gymnasium import what registers it
 # Of the environments' arguments; said outright where results are kept.
 DEFAULTS: Final = {"teacher": "resnet18", "task": "digits", "evaluator": "inherit"}
+# Likewise of those in which kernels shrink; until this was said, the rule was another.
+KERNELS: Final = {"kernels": "nearest"}
 ENVIRONMENTS: Final = {
     "N2NRemove-v0": EntryPoints(
         "n2n_gym.envs:RemoveEnv", "n2n_gym.envs:make_remove_vector"

@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 from n2n_gym.limits.bounds import Least, least_removed, least_shrunk
+from n2n_gym.limits.floor import Floor
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
     RATES,
@@ -19,6 +20,7 @@ from n2n_gym.networks.decisions import (
     shrink,
     shrinkages,
 )
+from n2n_gym.networks.layers import Add, Conv, Linear, SpatialMean
 from n2n_gym.pytorch.trace import trace
 from tests.networks import NETWORKS
 from tests.test_edits import STARTS, start_of
@@ -158,3 +160,25 @@ def test_a_bound_of_shrinkage_is_reached(name):
     student = shrink(start, {**half, **dict.fromkeys(rest, RATES[0])})
     least = least_shrunk(start, half, rest)
     assert least == Least(student.num_params, student.num_macs)
+
+
+@pytest.mark.parametrize("joins", [10, 500, 1_500])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_floor_is_told_of_any_number_of_joins_in_a_row(joins, narrow):
+    layers = [Conv("stem", (-1,), width=8, kernel=(3, 3), padding=(1, 1))]
+    for number in range(joins):
+        last = len(layers) - 1
+        layers.append(Conv(f"conv{number}", (last,), width=8, kernel=(1, 1)))
+        layers.append(Add(f"add{number}", (last, last + 1)))
+    layers.append(SpatialMean("mean", (len(layers) - 1,)))
+    layers.append(Linear("head", (len(layers) - 1,), width=10))
+    start = Architecture((1, 4, 4), tuple(layers))
+    decisions = [
+        Removal("branch", f"conv{number}", (2 * number + 1,)) for number in range(joins)
+    ]
+    floor = Floor(start, decisions, narrow=narrow)
+    stem, head, each = 9 * 8 + 8, 8 * 10 + 10, 8 * 8 + 8
+    if narrow:
+        stem, head, each = 1 + 1, 1 * 10 + 10, 1 + 1
+    assert floor.without((1 << len(decisions)) - 1).num_params == stem + head
+    assert floor.without(0).num_params == stem + head + joins * each

@@ -246,3 +246,15 @@ def test_the_version_is_said():
     result = invoke("--version")
     assert result.exit_code == 0
     assert re.fullmatch(r"n2n-gym \d+\.\d+.*", result.stdout.strip())
+
+
+@pytest.mark.parametrize("stage", ["remove", "shrink"])
+def test_a_training_keeps_what_it_is_told_to_and_goes_on_with_no_other(stage, tmp_path):
+    arguments = ["train", stage, *SMALL, "--evaluator", "size", "--output", tmp_path]
+    found = invoke(*arguments, "--updates", 1, "--keep", "block2,conv1")
+    assert found.exit_code == 0, found.output
+    other = invoke(*arguments, "--updates", 2, "--keep", "block2")
+    assert other.exit_code == 1
+    assert "keeping block2,conv1" in " ".join(other.stderr.split())
+    unknown = invoke(*arguments, "--updates", 2, "--keep", "blok2")
+    assert "names no layer" in " ".join(unknown.stderr.split())

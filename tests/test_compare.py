@@ -1,12 +1,14 @@
 import importlib.util
 import json
 import sys
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from envs_registry import MODULE
 from n2n_agents import reinforce
 from n2n_agents.library import find_agent
 from n2n_gym.cli import app
@@ -248,3 +250,46 @@ def test_arguments_that_json_writes_otherwise_are_the_same_when_it_goes_on(tmp_p
     before = path.read_text()
     compare(runs, path)
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize("agent", ["random", "uniform"])
+@pytest.mark.parametrize("name", ["N2NShrink-v0", "N2NCompress-v0"])
+def test_runs_from_before_kernels_had_the_nearest_length_are_not_gone_on_with(
+    name, agent, tmp_path
+):
+    path = tmp_path / "results.jsonl"
+    arguments = dict(ENV[1])
+    old = Run(MODULE + name, agent, 0, arguments, evaluations=3)
+    Results(path).add([{"version": 1, "run": old.key, **asdict(old), "kind": "end"}])
+    before = path.read_text()
+    new = plan([(old.env, arguments)], [agent], range(2), evaluations=3)
+    assert {one.arguments["kernels"] for one in new} == {"nearest"}
+    with pytest.raises(ValueError, match=r"holds runs with arguments .*'kernels'"):
+        compare(new, path)
+    assert path.read_text() == before
+
+
+def test_a_rule_that_was_given_stays_and_tasks_have_their_own():
+    given = {**ENV[1], "kernels": "floor"}
+    (one,) = plan([("n2n_gym:N2NShrink-v0", given)], ["random"], [0], evaluations=1)
+    assert one.arguments == given
+    for env in ("n2n_gym:N2NRemove-v0", "n2n_gym:N2N/Shrink-Digits-ResNet18-v0"):
+        (one,) = plan([(env, {})], ["random"], [0], evaluations=1)
+        assert one.arguments == {}
+
+
+def test_what_is_kept_is_an_argument_of_every_run(tmp_path):
+    folder, keep = tmp_path / "compare", "features.4,features.0"
+    options = ["--evaluations", 2, "--seeds", 1, "--workers", 1]
+    result = invoke(*options, "--output", folder, "--keep", keep)
+    assert result.exit_code == 0, result.stderr
+    lines = list(Results(folder / "results.jsonl").lines())
+    assert {line["arguments"]["keep"] for line in lines} == {keep}
+    asked = RemoveEnv(**ENV[1], keep=["features.4", "features.0"]).decisions
+    assert len(asked) < len(RemoveEnv(**ENV[1]).decisions)
+    played = [line["actions"] for line in lines if line["kind"] == "evaluation"]
+    assert {len(actions) for actions in played} == {len(asked)}
+    result = invoke(*options, "--output", folder, "--resume")
+    assert "holds runs with arguments" in " ".join(result.stderr.split())
+    result = invoke(*options, "--output", tmp_path / "no", "--keep", "featurs")
+    assert "names no layer" in " ".join(result.stderr.split())

@@ -1,7 +1,9 @@
 """What a row, an action and a student mean: frozen, in all three environments."""
 
 import copy
+import inspect
 import math
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -13,8 +15,10 @@ from torch import nn
 import n2n_gym  # noqa: F401  registers the ids
 from n2n_agents.policies import PAPER_COLUMNS
 from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.checks import check_compression_env
 from n2n_gym.envs.columns import COLUMNS, KINDS, PLACE, PLACES
+from n2n_gym.envs.compression import CompressionEnv
 from n2n_gym.limits.constraints import Limit
 from n2n_gym.networks import layers
 from n2n_gym.networks.architecture import Architecture
@@ -23,6 +27,8 @@ from n2n_gym.networks.scaling import widest_in_proportion
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.resources import predicted
+from n2n_gym.resources.computed import peak_bytes
+from n2n_gym.resources.latency_table import LatencyTable, PredictedLatency
 from tests.networks import DenseNet, GatedNet, PlainNet, ShuffledNet, SmallResNet
 
 ENVS = {"remove": RemoveEnv, "shrink": ShrinkEnv, "compress": CompressEnv}
@@ -630,3 +636,166 @@ def test_new_ties_have_the_rate_of_a_decision_about_any_of_them():
                 assert each.name in said
         assert said <= free
         assert info["fingerprint"] == env.student.fingerprint
+
+
+# What limits show of an episode.
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("stage", ENVS)
+def test_limits_on_what_is_computed_show_what_is_taken_and_the_least(
+    stage, fit, network
+):
+    whole = NETWORKS[network]
+    most = peak_bytes(whole, whole)
+    bound = {"peak_bytes": most / 2}
+    env = ENVS[stage](whole, evaluator="size", constraints=bound, fit=fit)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        observation, info = env.reset()
+        assert observation[0, PLACE["target_peak"]] == 0.5
+        least, is_over = [], False
+        while not is_over:
+            taken, floor = (
+                observation[0, PLACE[f"{a}_peak"]] for a in ("taken", "least")
+            )
+            left = env.episode.student
+            assert taken == np.float32(min(1, peak_bytes(left, whole) / most))
+            least.append(floor)
+            action = int(rng.choice(np.flatnonzero(info["action_mask"])))
+            observation, _, is_over, _, info = env.step(action)
+        assert least == sorted(least)
+        assert max(least) <= np.float32(info["peak_bytes"] / most)
+        if stage == "shrink":
+            assert least[0] > 0
+        last = observation[0]
+        if not fit:
+            # Without a branch more may be alive together than in the teacher.
+            taken = np.float32(min(1, info["peak_bytes"] / most))
+            assert last[PLACE["taken_peak"]] == taken
+            assert last[PLACE["least_peak"]] == last[PLACE["taken_peak"]]
+        assert np.array_equal(
+            observation[0, PLACE["left"] : PLACE["target_params"]],
+            observation[-1, PLACE["left"] : PLACE["target_params"]],
+        )
+
+
+def test_what_has_to_be_measured_is_not_shown(teacher):
+    env = ShrinkEnv(teacher, evaluator="size", constraints={"onnx_bytes": 9_000})
+    observation, info = env.reset()
+    assert observation[0, PLACE["target_bytes"]] < 1
+    assert observation[0, PLACE["taken_bytes"]] == 0
+    assert not any(name.startswith("table_") for name in info)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (2.0, 3.0), (1e-3, 5.0)])
+def test_a_weighted_sum_is_shown_as_other(weights, teacher):
+    whole = teacher.architecture
+    sums = dict(zip(("num_params", "num_macs"), weights, strict=True))
+
+    def of(student: Architecture) -> float:
+        return sum(weight * getattr(student, name) for name, weight in sums.items())
+
+    env = ShrinkEnv(
+        teacher, evaluator="size", constraints=[Limit("sum", sums, of(whole) / 4)]
+    )
+    observation, _ = env.reset()
+    assert observation[0, PLACE["taken_other"]] == 1
+    for _ in range(3):
+        observation, *_ = env.step(2)
+        shown = observation[0, PLACE["taken_other"]]
+        assert shown == np.float32(of(env.student) / of(whole))
+        assert 0 < observation[0, PLACE["least_other"]] < shown
+
+
+def test_a_resource_that_fails_on_the_way_is_shown_as_too_much(teacher):
+    def moody(student, whole) -> float:
+        if student.num_params < whole.num_params:
+            raise RuntimeError("the board did not answer")
+        return student.num_params
+
+    moody.is_computed = True
+    env = ShrinkEnv(
+        teacher,
+        evaluator="size",
+        resources={"moody": moody},
+        constraints={"moody": 1e9},
+    )
+    env.reset()
+    observation, *_ = env.step(2)
+    assert observation[0, PLACE["taken_other"]] == 1
+    assert observation[0, PLACE["least_other"]] == 0
+
+
+COSTS = {"Conv 8": 2e-6, "Gemm": 1e-6}
+
+
+@pytest.mark.parametrize("stage", ENVS)
+@pytest.mark.parametrize(
+    ("costs", "batch", "threads", "whole"),
+    [
+        ({**COSTS, "Gemm": 2e-6}, 1, 1, 3.0),
+        (COSTS, 2, 1, 3.0),
+        (COSTS, 1, 2, 3.0),
+        (COSTS, 1, 1, 3.5),
+    ],
+    ids=["costs", "batch", "threads", "whole"],
+)
+def test_predicted_latency_names_its_table(
+    costs, batch, threads, whole, stage, teacher
+):
+    def infos(latency: PredictedLatency) -> list[dict]:
+        env = ENVS[stage](
+            teacher,
+            evaluator="size",
+            resources={"latency_ms": latency},
+            constraints={"latency_ms": 2.0},
+            fit=True,
+        )
+        _, first = env.reset()
+        return [first, play(env, np.random.default_rng(0))[1]]
+
+    usual = PredictedLatency(LatencyTable(COSTS, 1, 1), 3.0)
+    same = PredictedLatency(LatencyTable(dict(reversed(COSTS.items())), 1, 1), 3.0)
+    other = PredictedLatency(LatencyTable(costs, batch, threads), whole)
+    for info in infos(usual):
+        assert info["table_latency_ms"] == usual.fingerprint == same.fingerprint
+    for info in infos(other):
+        assert info["table_latency_ms"] == other.fingerprint != usual.fingerprint
+
+
+def test_predicted_sizes_name_what_they_were_fitted_to(teacher):
+    size = predicted(teacher.architecture, {"onnx_bytes": 1.0})
+    env = ShrinkEnv(
+        teacher, evaluator="size", constraints={"onnx_bytes": 9_000}, resources=size
+    )
+    observation, info = env.reset()
+    assert len(info["table_onnx_bytes"]) == 64
+    taken, least = (observation[0, PLACE[f"{a}_bytes"]] for a in ("taken", "least"))
+    assert 0 < least < taken == 1
+
+
+# Arguments.
+
+
+def test_the_arguments_that_all_take_are_written_alike():
+    given = inspect.signature(CompressionEnv.__init__).parameters
+    named = {
+        name: each.annotation
+        for name, each in given.items()
+        if each.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    hints = {
+        name: hint.__forward_arg__ for name, hint in Arguments.__annotations__.items()
+    }
+    assert named == hints
+    for name in hints:
+        assert re.search(rf"\b{name}\b", RemoveEnv.__doc__.split("Args:")[1])
+
+
+@pytest.mark.parametrize("stage", ENVS)
+@pytest.mark.parametrize("name", ["granularty", "max_row", "storage", "kept"])
+def test_an_argument_that_there_is_none_of_is_refused(stage, name, teacher):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        ENVS[stage](teacher, **{name: None})

@@ -143,3 +143,24 @@ def test_a_terminal_of_forty_columns_is_enough(counts, tmp_path):
             pass
     assert process.wait(timeout=60) == 130
     os.close(ours)
+
+
+@pytest.mark.parametrize(
+    "keep", ["block2", "block2.*,block1", "*.conv2", "block1,*.bn1"]
+)
+def test_neither_stage_asks_about_what_is_kept(keep, network, counts, tmp_path):
+    path = tmp_path / "student.json"
+    remove = RemoveEnv(network, evaluator="size", keep=keep)
+    shrink = ShrinkEnv(network, evaluator="size", keep=keep)
+    asked = len(remove.decisions), len(shrink.decisions)
+    assert sum(asked) < sum(counts)
+    keys = "k\n" * asked[0] + "1\n" * asked[1]
+    arguments = [*ARGUMENTS, "--keep", keep, "--output", str(path)]
+    result = CliRunner().invoke(app, arguments, input=keys)
+    assert result.exit_code == 0, result.output
+    student = Architecture.from_json(path.read_text())
+    for name in remove.kept:
+        layer = network.architecture.layers[network.architecture.positions[name]]
+        left = student.layers[student.positions[name]]
+        for field in ("width", "kernel", "padding"):
+            assert getattr(left, field, 0) == getattr(layer, field, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -19,14 +20,17 @@ from sqlalchemy import Engine, event
 
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import (
+    UNKNOWN,
     Entry,
     Key,
     Merged,
+    Provenance,
     ScoreStore,
     canonical,
     read_scores,
     write_scores,
 )
+from n2n_gym.scores.entry import COLUMNS, as_row
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = canonical({"device": "cpu", "precision": "float32", "threads": 1})
@@ -732,3 +736,139 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'pip install "n2n-gym\[parquet\]"'):
         write_scores(tmp_path / "scores.parquet", [])
     assert list(tmp_path.iterdir()) == []
+
+
+# Where scores came from
+
+HERE = Provenance("2.14", "x86_64 AVX512")
+ELSEWHERE = [
+    Provenance("2.13", "x86_64 AVX512"),
+    Provenance("2.14", "x86_64 AVX2"),
+    Provenance("2.14", "aarch64 SVE256"),
+    Provenance("2.14", "sm_90"),
+]
+# The table as it was before provenance was kept.
+OLD_TABLE = """CREATE TABLE scores (
+    key VARCHAR(64) NOT NULL PRIMARY KEY, fingerprint TEXT NOT NULL,
+    teacher TEXT NOT NULL, teacher_name TEXT NOT NULL, task TEXT NOT NULL,
+    task_name TEXT NOT NULL, split TEXT NOT NULL, rung TEXT NOT NULL,
+    settings TEXT NOT NULL, version BIGINT NOT NULL, accuracy DOUBLE,
+    num_params BIGINT, num_macs BIGINT, cost DOUBLE, error TEXT,
+    seconds DOUBLE NOT NULL, created TEXT NOT NULL)"""
+OLD_COLUMNS = [name for name in COLUMNS if name not in Provenance._fields]
+
+
+def old_rows(count: int) -> list[dict]:
+    created = "2025-01-01T00:00:00+00:00"
+    rows = [
+        as_row(Entry(key(i), SCORE, *NAMES.values(), 1.5, created))
+        for i in range(count)
+    ]
+    return [{name: row[name] for name in OLD_COLUMNS} for row in rows]
+
+
+def make_old(path: Path, count: int = 3) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(OLD_TABLE)
+        for row in old_rows(count):
+            places = ", ".join(f":{name}" for name in row)
+            question = f"INSERT INTO scores ({', '.join(row)}) VALUES ({places})"
+            connection.execute(question, row)
+
+
+@pytest.mark.parametrize("where", [HERE, *ELSEWHERE, UNKNOWN])
+@pytest.mark.parametrize("result", [SCORE, DIVERGED], ids=["score", "failure"])
+def test_where_a_score_came_from_is_kept(where, result, store, tmp_path):
+    put(store, key(1), result, provenance=where)
+    assert [entry.provenance for entry in store] == [where]
+    for suffix in SUFFIXES:
+        write_scores(tmp_path / f"scores{suffix}", store)
+        read = read_scores(tmp_path / f"scores{suffix}")
+        assert [entry.provenance for entry in read] == [where]
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_a_score_of_another_machine_is_found_and_the_mixture_is_said_once(
+    where, store, path, caplog
+):
+    put(store, key(1), provenance=where)
+    with ScoreStore(path) as other:
+        put(other, key(2), provenance=HERE)
+        assert not caplog.text
+        assert other.get([key(1)]) == {key(1).digest: SCORE}
+        said = sorted(map(str, (HERE, where)))
+        assert f"scores of {said[0]} and of {said[1]} are mixed" in caplog.text
+        caplog.clear()
+        other.get([key(1)])
+        assert not caplog.text
+
+
+def test_scores_of_one_machine_or_of_nobody_knows_which_are_no_mixture(store, caplog):
+    put(store, key(1), provenance=HERE)
+    put(store, key(2), provenance=HERE)
+    put(store, key(3))
+    store.get([key(1), key(2), key(3)])
+    assert not caplog.text
+
+
+def test_an_old_store_is_read_and_written_with_nothing_lost(path):
+    make_old(path)
+    with ScoreStore(path) as store:
+        assert store.get([key(0)]) == {key(0).digest: SCORE}
+        put(store, key(7), provenance=HERE)
+        assert store.count_by_machine() == {UNKNOWN: 3, HERE: 1}
+    with ScoreStore(path) as again:
+        assert again.count() == 4
+
+
+def test_an_old_store_that_may_only_be_read_stays_as_it_is(path):
+    make_old(path)
+    before = path.read_bytes()
+    with ScoreStore(f"sqlite:///{path.as_uri()}?mode=ro&uri=true") as store:
+        assert store.get([key(0)]) == {key(0).digest: SCORE}
+        assert [entry.provenance for entry in store] == [UNKNOWN] * 3
+        assert store.count_by_rung() == {"short": 3}
+        assert store.count_by_machine() == {UNKNOWN: 3}
+    assert path.read_bytes() == before
+
+
+def test_two_processes_may_open_an_old_store_at_once(path):
+    make_old(path, 200)
+    program = "put(store, int(sys.argv[2])); print(store.count() > 200)"
+    processes = [start(program, path, 1_000 + number) for number in range(4)]
+    answers = [process.communicate(timeout=60)[0] for process in processes]
+    assert answers == ["True\n"] * 4
+    with ScoreStore(path) as store:
+        assert store.count() == 204
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_old_files_are_read(suffix, tmp_path):
+    path, rows = tmp_path / f"scores{suffix}", old_rows(3)
+    if suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            table = csv.DictWriter(file, OLD_COLUMNS)
+            table.writeheader()
+            table.writerows(rows)
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pa = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(
+            pa.Table.from_pylist(rows), path
+        )
+    read = list(read_scores(path))
+    assert [entry.key for entry in read] == [key(i) for i in range(3)]
+    assert {entry.provenance for entry in read} == {UNKNOWN}
+
+
+def test_a_csv_row_that_is_cut_off_is_refused_still(tmp_path):
+    path = tmp_path / "scores.csv"
+    created = "2025-01-01T00:00:00+00:00"
+    entry = Entry(key(1), SCORE, *NAMES.values(), 1.5, created, HERE)
+    write_scores(path, [entry])
+    whole = path.read_text()
+    for cells in range(1, len(COLUMNS)):
+        path.write_text(whole.rsplit(",", cells)[0])
+        with pytest.raises(ValueError, match="row 1"):
+            list(read_scores(path))

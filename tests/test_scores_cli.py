@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from n2n_gym.cli import app
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.scores import Key, ScoreStore, read_scores
+from n2n_gym.scores import UNKNOWN, Key, Provenance, ScoreStore, read_scores
 
 
 def run(*arguments: object) -> Result:
@@ -20,11 +20,18 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["scores", *map(str, arguments)], env=environment)
 
 
-def put(path: Path, number: int, accuracy: float = 0.875, **about: str) -> Key:
+def put(
+    path: Path,
+    number: int,
+    accuracy: float = 0.875,
+    provenance: Provenance = UNKNOWN,
+    **about: str,
+) -> Key:
     key = Key(f"{number:064x}", "f" * 64, "d" * 64, "validation", "short", "{}", 1)
     names = {"teacher_name": "resnet18", "task_name": "digits", **about}
     with ScoreStore(path) as store:
-        store.put(key, Score(accuracy, 12_345, 67_890, 2.0), **names, seconds=1.5)
+        score = Score(accuracy, 12_345, 67_890, 2.0)
+        store.put(key, score, **names, seconds=1.5, provenance=provenance)
     return key
 
 
@@ -107,7 +114,10 @@ def test_machines_read_documents(path, tmp_path):
     (row,) = listed["newest"]
     assert (row["fingerprint"], row["accuracy"]) == (key.fingerprint, 0.875)
     written = run("export", file, "--store", path, "--json")
-    assert json.loads(written.stdout) == {"path": str(file), "count": 1}
+    machines = [{"torch": None, "instructions": None, "count": 1}]
+    assert listed["machines"] == machines
+    expected = {"path": str(file), "count": 1, "machines": machines}
+    assert json.loads(written.stdout) == expected
     merged = run("merge", file, "--store", path, "--json")
     expected = {str(file): {"added": 0, "known": 1, "different": 0}}
     assert json.loads(merged.stdout) == expected
@@ -175,3 +185,49 @@ def test_what_is_slow_to_import_waits_until_it_is_needed(
         f"assert not {slow} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("machines", "said"),
+    [
+        ([UNKNOWN, UNKNOWN], None),
+        ([Provenance("2.14", "x86_64 AVX2")] * 2, None),
+        (
+            [Provenance("2.14", "x86_64 AVX2"), Provenance("2.14", "x86_64 AVX512")],
+            "2 kinds of machine: 1 of torch 2.14 on x86_64 AVX2; "
+            "1 of torch 2.14 on x86_64 AVX512",
+        ),
+        (
+            [UNKNOWN, Provenance("2.13", "aarch64 SVE256")],
+            "2 kinds of machine: 1 of an unknown kind; "
+            "1 of torch 2.13 on aarch64 SVE256",
+        ),
+        (
+            [UNKNOWN, Provenance("2.14", "sm_90"), Provenance("2.13", "sm_90")],
+            "3 kinds of machine: 1 of an unknown kind; 1 of torch 2.13 on sm_90; "
+            "1 of torch 2.14 on sm_90",
+        ),
+    ],
+)
+def test_scores_of_several_kinds_of_machine_are_said_to_be(
+    machines, said, path, tmp_path
+):
+    for number, machine in enumerate(machines):
+        put(path, number, provenance=machine)
+    merged = tmp_path / "merged.sqlite"
+    for result in (
+        run("--store", path),
+        run("export", tmp_path / "all.csv", "--store", path),
+        run("merge", path, "--store", merged),
+        run("merge", tmp_path / "all.csv", "--store", tmp_path / "third.sqlite"),
+    ):
+        assert result.exit_code == 0
+        output = " ".join(result.stdout.split())
+        if said is None:
+            assert "of machine" not in output
+        else:
+            kinds, each = said.split(": ")
+            assert f"scores of {kinds}: " in output
+            assert set(output.split(f"{kinds}: ")[1].split("; ")) == set(
+                each.split("; ")
+            )

@@ -510,3 +510,34 @@ def test_a_network_that_is_no_classifier_is_refused(teacher, task):
     for more in ({}, {"task": task}):
         with pytest.raises(ValueError, match=r"emits \(8, 8, 8\); a classifier's"):
             load_teacher(maps, **more)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_teacher_is_trained_in_the_precision_that_is_asked_for(
+    precision, cache, monkeypatch
+):
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[precision]
+    monkeypatch.setattr(learning, "pick_precision", lambda *_: other)
+    monkeypatch.setattr(learning, "WORTH_MEASURING", 0)
+
+    def made(asked: str | None = None) -> str:
+        return load_teacher("squeezenet1_1", device="cpu", precision=asked).fingerprint
+
+    chosen, fixed = made(), made(precision)
+    assert fixed != chosen
+    assert made(other) == chosen
+    monkeypatch.setattr(learning, "train_network", None)  # all three are kept
+    assert [made(), made(precision), made(other)] == [chosen, fixed, chosen]
+
+
+def test_the_advice_names_the_precision_that_was_asked_for(cache, monkeypatch):
+    monkeypatch.setattr(learning, "LONGEST_UNASKED", 1e-3)
+    env = RemoveEnv("squeezenet1_1", precision="bfloat16", device="cpu")
+    with pytest.raises(TimeoutError, match="--task digits --precision bfloat16`"):
+        env.teacher.score  # noqa: B018
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16", "", "fp32"])
+def test_a_precision_that_there_is_none_of_is_refused(precision):
+    with pytest.raises(ValueError, match=f"unknown precision='{precision}'; known: N"):
+        load_teacher("resnet18", "digits", precision=precision)

@@ -1,6 +1,7 @@
 import copy
 import os
 import pickle
+import platform
 import re
 import resource
 import signal
@@ -32,6 +33,7 @@ from n2n_gym.networks.decisions import RATES, removals, remove, shrink, shrinkag
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.rewards import Failure, Score
+from n2n_gym.scores import ScoreStore
 from n2n_gym.tasks.arrays import Arrays
 from n2n_gym.tasks.split import Split
 from n2n_gym.tasks.task import Task
@@ -442,3 +444,21 @@ def test_one_pool_keeps_two_tasks_apart(teacher, students, workers):
 def test_a_wrong_number_of_workers_is_refused(workers):
     with pytest.raises(ValueError, match=re.escape(str(workers))):
         load_evaluator("short", "cpu", workers=workers)
+
+
+@pytest.mark.parametrize(
+    "place", [InProcess, lambda: Workers(1)], ids=["here", "there"]
+)
+def test_a_score_is_kept_with_the_machine_it_was_measured_on(place, teacher, tmp_path):
+    runner = place()
+    major, minor, *_ = torch.__version__.split(".")
+    instructions = torch.backends.cpu.get_cpu_capability()
+    with ScoreStore(tmp_path / "scores.sqlite") as store:
+        scores = DistillationEvaluator(
+            QUICK, device="cpu", precision="float32", runner=runner, store=store
+        )
+        scores([teacher.architecture], teacher)
+        (entry,) = store
+    runner.close()
+    assert entry.provenance.torch == f"{major}.{minor}"
+    assert entry.provenance.instructions == f"{platform.machine()} {instructions}"

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from envs_registry import DEFAULTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Device, Task, Teacher
+from n2n_gym.cli.options import Device, Keep, Task, Teacher
 from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.common.plugins import refuse_unknown
 
@@ -58,6 +58,7 @@ def compare(
         str | None,
         typer.Option(help="How students are scored: size, inherit (default), ..."),
     ] = None,
+    keep: Keep = None,
     output: Annotated[
         Path, typer.Option(help="A folder for results.jsonl, report.html, curves.png.")
     ] = Path("runs/compare"),
@@ -100,6 +101,7 @@ def compare(
             raise ValueError(f"{path} is there already; --resume goes on with it")
         sys.path.append(str(Path.cwd()))  # own agents may be files there
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
+        given["keep"] = keep
         envs = [_resolve(name, given, device) for name in env or STAGES]
         runs = plan(
             envs,

@@ -17,6 +17,8 @@ from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import (
     Channels,
     Device,
+    Keep,
+    Precision,
     Task,
     Teacher,
     TrainTeacher,
@@ -114,20 +116,8 @@ def compress(
             help="What one removal is about: unit, block (branches alone) or layer."
         ),
     ] = "unit",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help="Of students' arithmetic: float32 or bfloat16. By default the faster "
-            "one on this machine; scores depend on it."
-        ),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            help="Layers that stay as they are, or patterns, with commas between: "
-            "layer4.*,conv1. Their inputs may become fewer."
-        ),
-    ] = None,
+    precision: Precision = None,
+    keep: Keep = None,
     controls: Annotated[
         bool,
         typer.Option(

@@ -18,7 +18,7 @@ from n2n_gym.cli import errors
 from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.compression import compress
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Channels, Device, Task
+from n2n_gym.cli.options import Channels, Device, Precision, Task
 from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
@@ -146,6 +146,7 @@ def train_teacher(
         bool, typer.Option("--again", help="Train it even if it is kept already.")
     ] = False,
     device: Device = None,
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a teacher, however long it takes, and keep it for later runs.
@@ -163,6 +164,7 @@ def train_teacher(
             task,
             device=device,
             normalisation=statistics(mean, std),
+            precision=precision,
             epochs=epochs,
             again=again,
         )

@@ -43,3 +43,17 @@ TrainTeacher = Annotated[
     bool,
     typer.Option(help="Does nothing: a teacher that has to be trained is trained."),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="In which students are trained, and the teacher if it has to be: float32 "
+        "or bfloat16. By default the faster one on this machine; scores depend on it."
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers that stay as they are, or patterns, with commas between: "
+        "layer4.*,conv1. Their inputs may become fewer."
+    ),
+]

@@ -15,7 +15,15 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Channels, Device, Task, Teacher, TrainTeacher, Weights
+from n2n_gym.cli.options import (
+    Channels,
+    Device,
+    Keep,
+    Task,
+    Teacher,
+    TrainTeacher,
+    Weights,
+)
 from n2n_gym.cli.output import AsJson, print_json
 
 # torch and what needs it are imported in the command, so that --help is quick.
@@ -51,6 +59,7 @@ def play(
     granularity: Annotated[
         str, typer.Option(help="What one removal is about: unit, block or layer.")
     ] = "unit",
+    keep: Keep = None,
     output: Annotated[
         Path | None,
         typer.Option(help="A file for the student's architecture, as JSON."),
@@ -69,6 +78,7 @@ def play(
     with plain_errors(), stoppable(lambda: "Stopped."):
         from n2n_gym.common.files import write_whole
         from n2n_gym.envs import RemoveEnv, ShrinkEnv
+        from n2n_gym.envs.arguments import Arguments
         from n2n_gym.runs.folder import statistics
         from n2n_gym.teachers.loading import load_teacher
 
@@ -82,7 +92,8 @@ def play(
             device=device,
         )
         console = Console(stderr=as_json)
-        remove = RemoveEnv(loaded, granularity=granularity, evaluator=evaluator)
+        alike: Arguments = {"evaluator": evaluator, "keep": keep}
+        remove = RemoveEnv(loaded, granularity=granularity, **alike)
         removals: list[int] = []
         shrunk = None
         with _keys_alone() as is_alone:
@@ -91,7 +102,7 @@ def play(
                 removed = decide(remove, REMOVE, removals)
                 if removed is None:
                     continue  # there was nothing to undo
-                shrink = ShrinkEnv(loaded, start=remove.student, evaluator=evaluator)
+                shrink = ShrinkEnv(loaded, start=remove.student, **alike)
                 shrunk = decide(shrink, SHRINK, [], note=f"{_worth(removed)}\n")
                 if shrunk is None:  # undone beyond its beginning
                     removals.pop()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -21,7 +22,7 @@ from n2n_gym.rewards import Failure
 
 # SQLAlchemy is imported in the commands, so that --help is quick.
 if TYPE_CHECKING:
-    from n2n_gym.scores import Entry, Merged, ScoreStore
+    from n2n_gym.scores import Entry, Merged, Provenance, ScoreStore
 
 scores = typer.Typer(help="Scores: what was measured of students, kept for all runs.")
 
@@ -67,6 +68,9 @@ def list_scores(
         counts = opened.count_by_rung(
             teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
         )
+        machines = opened.count_by_machine(
+            teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
+        )
         newest = opened.rows(
             teacher_name=teacher,
             task_name=task,
@@ -80,7 +84,8 @@ def list_scores(
             from n2n_gym.scores.entry import as_row
 
             rows = list(map(as_row, entries))
-            print_json({"store": str(opened), "counts": counts, "newest": rows})
+            about = {"store": str(opened), "counts": counts}
+            print_json({**about, "machines": _plain(machines), "newest": rows})
             return
         if entries:
             Console().print(_table(entries, f"The newest in {opened}"))
@@ -89,6 +94,7 @@ def list_scores(
                 say(f"{entry.key.fingerprint[:12]} failed: {entry.result.reason}")
         each = ", ".join(f"{name}: {count:,}" for name, count in counts.items())
         say(f"{sum(counts.values()):,} scores in {opened}{each and f' ({each})'}")
+        _say_if_mixed(machines)
 
 
 @scores.command()
@@ -107,14 +113,22 @@ def export(
     with plain_errors(), _opened(store, is_read_only=True) as opened:
         from n2n_gym.scores import write_scores
 
-        entries = opened.rows(
-            teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
-        )
-        count = write_scores(file, entries)
+        machines: Counter[Provenance] = Counter()
+
+        def entries() -> Iterator[Entry]:
+            for entry in opened.rows(
+                teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
+            ):
+                machines[entry.provenance] += 1
+                yield entry
+
+        count = write_scores(file, entries())
     if as_json:
-        print_json({"path": str(file), "count": count})
+        found = {"path": str(file), "count": count}
+        print_json({**found, "machines": _plain(machines)})
     else:
         say(f"{count:,} scores written to {file}")
+        _say_if_mixed(machines)
 
 
 @scores.command()
@@ -144,6 +158,8 @@ def merge(
                     f"{other}: {merged.added:,} added, {merged.known:,} here already, "
                     f"{merged.different:,} here with another accuracy, which stays"
                 )
+        if not as_json:
+            _say_if_mixed(opened.count_by_machine())
     if as_json:
         print_json({other: merged._asdict() for other, merged in found.items()})
 
@@ -219,6 +235,16 @@ def calibrate(
         f"{found.num_students} students, {found.cost:,.0f} student-epochs. Use it with "
         f'evaluator="{file}".'
     )
+
+
+def _plain(machines: Mapping[Provenance, int]) -> list[dict[str, Any]]:
+    return [{**each._asdict(), "count": count} for each, count in machines.items()]
+
+
+def _say_if_mixed(machines: Mapping[Provenance, int]) -> None:
+    if len(machines) > 1:
+        each = "; ".join(f"{count:,} of {kind}" for kind, count in machines.items())
+        say(f"scores of {len(machines)} kinds of machine: {each}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Device, Task, Teacher, TrainTeacher
+from n2n_gym.cli.options import Device, Keep, Task, Teacher, TrainTeacher
 from n2n_gym.cli.output import AsJson, print_json
 
 # torch and what needs it are imported in the command, so that --help is quick.
@@ -31,6 +31,7 @@ def train(
         Path | None,
         typer.Option(help="An architecture.json that shrinkage starts from."),
     ] = None,
+    keep: Keep = None,
     evaluator: Annotated[
         str, typer.Option(help="How students are scored: inherit, short, size, ...")
     ] = "inherit",
@@ -81,6 +82,7 @@ def train(
             teacher=teacher,
             task=task,
             evaluator=evaluator,
+            keep=keep,
             device=device,
             **given,
         )
@@ -117,7 +119,8 @@ def train(
                 reinforce.PAPER if is_paper else reinforce.MODERN,
                 updates=updates,
                 seed=seed,
-                subject=f"{stage}, {teacher}, {task}, {evaluator}, from {start}",
+                subject=f"{stage}, {teacher}, {task}, {evaluator}, from {start}"
+                + (f", keeping {keep}" if keep else ""),
                 checkpoint=path,
                 on_episode=None if log is None else log.episode,
                 on_update=show,

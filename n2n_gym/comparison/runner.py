@@ -23,6 +23,7 @@ import gymnasium as gym
 import torch
 from tqdm.auto import tqdm
 
+from envs_registry import KERNELS, MODULE
 from n2n_agents.library import CONTINUOUS, find_agent
 from n2n_gym.comparison.budget import Evaluation, Ledger, run
 from n2n_gym.comparison.statistics import label
@@ -79,9 +80,15 @@ def plan(
                     f"N2NShrink-v0 has both, with the argument action='continuous'"
                 )
     return [
-        Run(env, agent, seed, dict(arguments), epochs, evaluations)
+        Run(env, agent, seed, {**_said(env), **arguments}, epochs, evaluations)
         for seed, (env, arguments), agent in product(seeds, envs, agents)
     ]
+
+
+def _said(env: str) -> Mapping[str, str]:
+    """Of an environment's arguments, what results say even where nobody gave it."""
+    shrinks = ("N2NShrink-v0", "N2NCompress-v0")
+    return KERNELS if env.removeprefix(MODULE) in shrinks else {}
 
 
 class Results:

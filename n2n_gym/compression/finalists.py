@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from n2n_gym.compression.student_files import Finished
 from n2n_gym.evaluators.evaluator import evaluate
-from n2n_gym.evaluators.loading import read_precision
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import Runner
 from n2n_gym.evaluators.scoring import DistillationEvaluator
@@ -25,6 +24,7 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.scaling import OutOfReach
 from n2n_gym.pytorch.build import Network
 from n2n_gym.pytorch.inference import compute_accuracy
+from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.resources import ResourceError
 from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.runs.history import FINAL

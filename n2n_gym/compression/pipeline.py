@@ -125,7 +125,7 @@ def compress(options: Options) -> Summary:
     constraints = options.constraints()
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
-    kept = kept_names(teacher.architecture, options.keep_patterns())
+    kept = kept_names(teacher.architecture, options.keep)
     requirements = Requirements.read(
         teacher.architecture, constraints, metadata_of(teacher), kept
     )

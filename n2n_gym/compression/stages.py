@@ -59,7 +59,7 @@ class Search:
         remove = RemoveEnv(
             self.teacher,
             granularity=options.granularity,
-            keep=options.keep_patterns(),
+            keep=options.keep,
             evaluator=self.evaluator,
             reward=self.requirements.reward,
             resources=self._resources,
@@ -86,7 +86,7 @@ class Search:
         shrink = ShrinkEnv(
             self.teacher,
             start=best.student,
-            keep=options.keep_patterns(),
+            keep=options.keep,
             evaluator=self.evaluator,
             reward=self.requirements.reward,
             resources=self._resources,

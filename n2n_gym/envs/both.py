@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
+from typing_extensions import Unpack
+
+from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.compression import CompressionEnv
 from n2n_gym.envs.episode import UNCHANGED, all_widths
-from n2n_gym.envs.limits import Mode, Ranges
 from n2n_gym.envs.shrinking import check_rates
 from n2n_gym.envs.staged import StagedEpisode
-from n2n_gym.evaluators.evaluator import Evaluator
-from n2n_gym.evaluators.loading import Place, Store
-from n2n_gym.limits.constraints import Constraints
-from n2n_gym.networks.decisions import RATES, kept_names, removals, shrinkages
-from n2n_gym.resources import Resource
-from n2n_gym.rewards import Reward
-from n2n_gym.tasks.arrays import Statistics
+from n2n_gym.networks.decisions import RATES, removals, shrinkages
 from n2n_gym.tasks.task import Task
-from n2n_gym.teachers.teacher import TeacherLike, Weights
+from n2n_gym.teachers.teacher import TeacherLike
 
 
 class CompressEnv(CompressionEnv):
@@ -85,68 +80,33 @@ class CompressEnv(CompressionEnv):
         teacher: TeacherLike = "resnet18",
         task: str | Task | None = None,
         *,
-        weights: Weights | None = None,
-        normalisation: Statistics | None = None,
         granularity: str = "unit",
         shrink_granularity: str = "group",
         variables: Sequence[str] = ("width", "kernel"),
         kernels: str = "nearest",
         rates: Sequence[float] = RATES,
-        keep: str | Sequence[str] | None = None,
-        evaluator: str | Evaluator = "inherit",
-        evaluator_workers: Place = None,
-        store: Store = True,
-        precision: str | None = None,
-        reward: str | Reward = "n2n",
-        constraints: Constraints | Ranges | None = None,
-        limits: Mode = "fixed",
-        fit: bool = False,
-        resources: Mapping[str, Resource] | None = None,
-        epsilon: float = 0.0,
-        strict: bool = False,
-        illegal: Literal["keep", "end"] = "keep",
-        max_rows: int | None = None,
-        device: str | None = None,
-        train_teacher: bool = False,
-        render_mode: str | None = None,
+        **arguments: Unpack[Arguments],
     ) -> None:
         if "padding" in variables:
             raise ValueError(
                 "variables of N2NCompress are width and kernel; N2NShrink has paddings"
             )
         check_rates(rates)
-        super().__init__(
-            teacher,
-            task,
-            weights=weights,
-            normalisation=normalisation,
-            evaluator=evaluator,
-            evaluator_workers=evaluator_workers,
-            store=store,
-            precision=precision,
-            reward=reward,
-            constraints=constraints,
-            limits=limits,
-            fit=fit,
-            resources=resources,
-            epsilon=epsilon,
-            strict=strict,
-            illegal=illegal,
-            device=device,
-            train_teacher=train_teacher,
-            render_mode=render_mode,
-        )
+        super().__init__(teacher, task, **arguments)
         start = self.teacher.architecture
-        kept = kept_names(start, keep)
         episode = StagedEpisode(
             start,
-            removals(start, granularity, keep=kept),
+            removals(start, granularity, keep=self.kept),
             shrinkages(
-                start, variables, kernels=kernels, scope=shrink_granularity, keep=kept
+                start,
+                variables,
+                kernels=kernels,
+                scope=shrink_granularity,
+                keep=self.kept,
             ),
-            kept=kept,
+            kept=self.kept,
             rates=rates,
-            fit=fit,
-            widths=all_widths(kept),
+            fit=self.fit,
+            widths=all_widths(self.kept),
         )
-        self._begin(episode, max_rows)
+        self._begin(episode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,23 +14,11 @@ from numpy.typing import NDArray
 from n2n_gym.common.plugins import checked_share, refuse_unknown
 from n2n_gym.envs.columns import COLUMNS
 from n2n_gym.envs.episode import Decision, Episode, Mask, read_action
-from n2n_gym.envs.limits import (
-    LimitSettings,
-    Mode,
-    Ranges,
-    check_fits,
-    fitted,
-    takes_of,
-    targets,
-)
-from n2n_gym.envs.observation import (
-    CHOICE,
-    CURRENT,
-    DECIDED,
-    Layout,
-)
+from n2n_gym.envs.limits import LimitSettings, Mode, Ranges, check_fits, fitted
+from n2n_gym.envs.observation import CHOICE, CURRENT, DECIDED, Layout
 from n2n_gym.envs.outcome import Worth, conclude, describe_student, failed
 from n2n_gym.envs.render import Scene, draw_ansi, draw_rgb
+from n2n_gym.envs.shares import Amount, shares, tables, targets, told
 from n2n_gym.envs.window import Window
 from n2n_gym.evaluators.evaluator import Evaluator, evaluate
 from n2n_gym.evaluators.loading import (
@@ -43,6 +31,7 @@ from n2n_gym.evaluators.runner import Runner
 from n2n_gym.limits.bounds import Least
 from n2n_gym.limits.constraints import ACCURACY, Constraints, Limit
 from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.decisions import kept_names
 from n2n_gym.networks.tally import Counts
 from n2n_gym.resources import Meter, Resource, load_meter
 from n2n_gym.rewards import DEGENERATE, Failure, Reward, Score, load_reward, needed
@@ -70,26 +59,28 @@ class CompressionEnv(gym.Env[Observation, Any]):
 
     def __init__(
         self,
-        teacher: TeacherLike,
-        task: str | Task | None,
+        teacher: TeacherLike = "resnet18",
+        task: str | Task | None = None,
         *,
-        weights: Weights | None,
-        normalisation: Statistics | None,
-        evaluator: str | Evaluator,
-        evaluator_workers: Place,
-        store: Store,
-        precision: str | None,
-        reward: str | Reward,
-        constraints: Constraints | Ranges | None,
-        limits: Mode,
-        fit: bool,
-        resources: Mapping[str, Resource] | None,
-        epsilon: float,
-        strict: bool,
-        illegal: Literal["keep", "end"],
-        device: str | None,
-        train_teacher: bool,
-        render_mode: str | None,
+        weights: Weights | None = None,
+        normalisation: Statistics | None = None,
+        keep: str | Sequence[str] | None = None,
+        evaluator: str | Evaluator = "inherit",
+        evaluator_workers: Place = None,
+        store: Store = True,
+        precision: str | None = None,
+        reward: str | Reward = "n2n",
+        constraints: Constraints | Ranges | None = None,
+        limits: Mode = "fixed",
+        fit: bool = False,
+        resources: Mapping[str, Resource] | None = None,
+        epsilon: float = 0.0,
+        strict: bool = False,
+        illegal: Literal["keep", "end"] = "keep",
+        max_rows: int | None = None,
+        device: str | None = None,
+        train_teacher: bool = False,
+        render_mode: str | None = None,
     ) -> None:
         refuse_unknown("illegal", illegal, ("keep", "end"))
         modes = self.metadata["render_modes"]
@@ -104,7 +95,9 @@ class CompressionEnv(gym.Env[Observation, Any]):
             normalisation=normalisation,
             device=device,
             train_teacher=train_teacher,
+            precision=precision,
         )
+        self.kept = kept_names(self.teacher.architecture, keep)
         refuse_without_images(evaluator, self.teacher)
         self.evaluator = load_evaluator(
             evaluator,
@@ -122,14 +115,15 @@ class CompressionEnv(gym.Env[Observation, Any]):
         self._limited = self._settings.names
         names = (*needed(self.reward), *self._limited)
         self.meter: Meter = load_meter(names, resources)
-        self.fit = fit
+        self._tables = tables(self.meter, self._limited)
+        self.fit, self._max_rows = fit, max_rows
         if fit:
             check_fits(self.limits, self.meter, self._limited)
         self.epsilon, self.strict = checked_share("epsilon", epsilon), strict
         # Of ``info["reward_vector"]``: all are to be large.
         self.objectives: tuple[str, ...] = (ACCURACY, *self.meter.names)
 
-    def _begin(self, episode: Episode, max_rows: int | None) -> None:
+    def _begin(self, episode: Episode) -> None:
         """Fix what the episodes are about, and the spaces with it."""
         if not episode.decisions:
             raise ValueError(
@@ -138,7 +132,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
             )
         self.episode = episode
         name = self.teacher.name
-        self._layout = Layout(name, episode.start, episode.decisions, max_rows)
+        self._layout = Layout(name, episode.start, episode.decisions, self._max_rows)
         self._observation = self._layout.static.copy()
         shape = self._observation.shape
         self.observation_space = gym.spaces.Box(0.0, 1.0, shape, np.float32)
@@ -185,8 +179,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
 
     def _fitted(self) -> Architecture:
         start, rates = self.episode.rates_of_widths()
-        takes = takes_of(self.meter, self._limited, self.teacher.architecture)
-        return fitted(start, rates, self.limits, takes)
+        return fitted(start, rates, self.limits, self.meter, self.teacher.architecture)
 
     def _checked(self, action: Any) -> Any:
         """The action as a plain value; ValueError if it is not in the space."""
@@ -225,8 +218,9 @@ class CompressionEnv(gym.Env[Observation, Any]):
         self._is_over, self._feasible, self._student = False, None, None
         self.episode.restart()
         whole = self.teacher.architecture
-        asked = targets(self.limits, self.meter(whole, whole)) if self.limits else {}
-        self._observation = self._layout.fresh(asked)
+        takes = self.meter(whole, whole) if self.limits else {}
+        self._told: tuple[Amount, ...] = told(self.limits, self.meter, takes)
+        self._observation = self._layout.fresh(targets(self.limits, takes))
         self._observation[self._layout.row_of[0], CURRENT] = 1
         for action in map(self._checked, prefix):
             if not self.episode.is_legal(action):
@@ -234,12 +228,10 @@ class CompressionEnv(gym.Env[Observation, Any]):
                     f"decision {self.position} ({self.current.name}) cannot be {action}"
                 )
             self._record(action)
-        self._layout.show(self._observation, self.episode, whole)
+        self._show()
         if self.render_mode == "human":
             self.render()
-        return self._observation.copy(), self._mask_info() | self._settings.info(
-            self.limits
-        )
+        return self._observation.copy(), self._mask_info() | self._limits_info()
 
     def step(
         self, action: Any
@@ -272,11 +264,10 @@ class CompressionEnv(gym.Env[Observation, Any]):
             self._is_over = True
             reward = DEGENERATE
             info |= describe_student(self.teacher, self.student)
-            info |= failed("illegal action") | self._settings.info(self.limits)
+            info |= failed("illegal action") | self._limits_info()
         else:
             self._record(self.episode.keep() if is_illegal else action)
-            whole = self.teacher.architecture
-            self._layout.show(self._observation, self.episode, whole)
+            self._show()
         return reward, info | {"illegal": is_illegal} | self._mask_info()
 
     def _record(self, action: Any) -> None:
@@ -290,6 +281,16 @@ class CompressionEnv(gym.Env[Observation, Any]):
             self._is_over = True
         else:
             self._observation[rows[self.position], CURRENT] = 1
+
+    def _show(self) -> None:
+        """Write the state of the episode into the observation."""
+        whole, more = self.teacher.architecture, {}
+        if self._told:
+            more = shares(self._told, self.meter, self.episode, whole)
+        self._layout.show(self._observation, self.episode, whole, more)
+
+    def _limits_info(self) -> dict[str, Any]:
+        return self._settings.info(self.limits) | self._tables
 
     def _mask_info(self) -> dict[str, Any]:
         if not self.episode.num_actions:
@@ -341,7 +342,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         reward, info = conclude(worth, student, result)
         if self.fit and self.is_complete:
             info["start"] = self.episode.student.to_json()
-        return reward, info | self._settings.info(self.limits)
+        return reward, info | self._limits_info()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """``info["action_mask"]`` as sb3-contrib asks for it."""
@@ -379,8 +380,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
     def close(self) -> None:
         """End the workers, if this environment started them; a later step starts more.
 
-        The window closes likewise.
-        Copies share them.
+        The window closes likewise. Copies share them.
         """
         close = getattr(self.evaluator, "close", None)
         if self._owns_evaluator and close is not None:

@@ -88,6 +88,11 @@ class Episode(ABC):
     def floor(self) -> Counts:
         """A lower bound for every student that can still be reached."""
 
+    @property
+    @abstractmethod
+    def narrowest(self) -> Architecture | None:
+        """A student that takes no more than any in reach, if there is one to name."""
+
     @abstractmethod
     def mask(self) -> Mask:
         """1 for each action that is offered, a fresh (A,) array.
@@ -194,6 +199,11 @@ class RemovalEpisode(Episode):
         if self.is_complete and not self._fit:
             return self.taken
         return self._floor.without(self._removable)
+
+    @property
+    def narrowest(self) -> Architecture | None:
+        """What is least of one resource may not be of another, while layers can go."""
+        return self.student if self.is_complete and not self._fit else None
 
     def mask(self) -> Mask:
         return np.array([1, self.is_complete or self._without is not None], np.int8)

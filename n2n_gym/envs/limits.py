@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from n2n_gym.envs.columns import OTHER, RESOURCES
 from n2n_gym.limits.constraints import (
     ACCURACY,
     Constraints,
@@ -24,7 +23,6 @@ from n2n_gym.resources import Meter, ResourceError
 from n2n_gym.resources.resource import is_computed, measure
 
 MODES: Final = ("fixed", "sample")
-_COUNTED: Final = ("num_params", "num_macs")
 
 # Of a resource: the least and the most that a limit on it may be drawn as.
 Ranges = Mapping[str, tuple[float, float]]
@@ -121,20 +119,6 @@ class LimitSettings:
         }
 
 
-def targets(limits: Sequence[Limit], whole: Mapping[str, float]) -> dict[str, float]:
-    """Each limit as a share of what the teacher takes, by the columns' names."""
-    found: dict[str, float] = {}
-    for limit in limits:
-        names = [name for name in limit.weights if name != ACCURACY]
-        if not names:
-            continue
-        amount = sum(limit.weights[name] * whole[name] for name in names)
-        share = RESOURCES.get(names[0], OTHER) if len(names) == 1 else OTHER
-        target = min(1.0, max(0.0, limit.bound / amount)) if amount > 0 else 1.0
-        found[share] = min(found.get(share, 1.0), target)
-    return found
-
-
 def check_fits(limits: Sequence[Limit], meter: Meter, names: Sequence[str]) -> None:
     """Refuse limits that students cannot be fitted to.
 
@@ -168,13 +152,15 @@ def fitted(
     start: Architecture,
     rates: Mapping[Shrinkage, float],
     limits: Sequence[Limit],
-    takes: Callable[[Architecture], Mapping[str, float]],
+    meter: Meter,
+    teacher: Architecture,
 ) -> Architecture:
     """All widths times the largest factor with which the limits are kept.
 
     With the lowest factor where they never are.
     """
     binding = [limit for limit in limits if ACCURACY not in limit.weights]
+    takes = takes_of(meter, limited_resources(binding), teacher)
 
     def keeps(student: Architecture) -> bool:
         try:

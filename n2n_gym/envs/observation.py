@@ -61,12 +61,17 @@ class Layout:
         return observation
 
     def show(
-        self, observation: NDArray[np.float32], episode: Episode, whole: Architecture
+        self,
+        observation: NDArray[np.float32],
+        episode: Episode,
+        whole: Architecture,
+        shares: Mapping[str, tuple[float, float]],
     ) -> None:
         """Write the state of an episode into every row.
 
         Args:
             whole: The teacher, of which amounts are shares.
+            shares: What is taken, and the least, of other resources.
         """
         taken, floor = episode.taken, episode.floor
         num_params, num_macs = whole.num_params, whole.num_macs
@@ -80,3 +85,6 @@ class Layout:
             min(1.0, floor.num_params / num_params),
             min(1.0, floor.num_macs / num_macs),
         )
+        for share, (now, least) in shares.items():
+            place = SHARES.index(share)
+            real[:, TAKEN + place], real[:, LEAST + place] = now, least

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing_extensions import Unpack
 
+from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.compression import CompressionEnv
 from n2n_gym.envs.episode import KEEP, REMOVE, RemovalEpisode, all_widths
-from n2n_gym.envs.limits import Mode, Ranges
-from n2n_gym.evaluators.evaluator import Evaluator
-from n2n_gym.evaluators.loading import Place, Store
-from n2n_gym.limits.constraints import Constraints
-from n2n_gym.networks.decisions import kept_names, removals
-from n2n_gym.resources import Resource
-from n2n_gym.rewards import Reward
-from n2n_gym.tasks.arrays import Statistics
+from n2n_gym.networks.decisions import removals
 from n2n_gym.tasks.task import Task
-from n2n_gym.teachers.teacher import TeacherLike, Weights
+from n2n_gym.teachers.teacher import TeacherLike
 
 __all__ = ["KEEP", "REMOVE", "RemoveEnv"]
 
@@ -62,14 +55,15 @@ class RemoveEnv(CompressionEnv):
     ## Information
     From `reset` and every `step`: `action_mask`, int8, all ones at the end, and with
     `strict=True` `infeasible`: whether no action can lead to a student that keeps the
-    limits, so that the mask is of what is legal. From every `step`: `illegal`, and
+    limits, so that the mask is of what is legal. From `reset` and at the end:
+    `limit_<name>` of each limit that was drawn or given, and `table_<resource>`, the
+    hash of what a limited resource is predicted by. From every `step`: `illegal`, and
     `reward_vector`, a tuple of floats: accuracy against the teacher's and the share
     saved of each resource, as the attribute `objectives` names them; zeros before the
     end. At the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]),
     `num_params`, `num_macs` and every other resource that was measured, by its name,
     `compression`, `excess_<limit>` of each limit (how much too large; at most 0 where
-    it is kept),
-    `violated` (the names of those that are broken, with commas between), `cost`
+    it is kept), `violated` (names of those that are broken, between commas), `cost`
     (nominal student-epochs), `cost_once` (spent once for all students), `is_success`
     (at most 0.01 less accurate than the teacher, and no limit broken), `fingerprint`,
     `student` (the architecture as JSON), and `error` in place of the accuracy where
@@ -95,7 +89,8 @@ class RemoveEnv(CompressionEnv):
             teacher's inputs are normalised with; the training images' by default.
         granularity: What one decision is about: "unit" (units and branches), "block"
             (branches alone), or "layer" (the paper's: every single layer).
-        keep: Names of layers that stay as they are, or patterns: "layer4", "*.conv1".
+        keep: Names of layers that stay as they are, or patterns: "layer4", "*.conv1";
+            a list of them, or one text with commas between.
         evaluator: How much is spent on a student's accuracy: "size" (nothing),
             "inherit" (the teacher's weights, no training), "elastic" (those of a
             teacher trained once to be cut), "short" (those, and some distillation),
@@ -107,9 +102,9 @@ class RemoveEnv(CompressionEnv):
             are the same.
         store: Where they are kept: in the user's cache folder (True), nowhere (False),
             in a file or a database by its URL.
-        precision: Of students' arithmetic, "float32" or "bfloat16". By default the one
-            that is faster on this machine, measured once: elsewhere it may be the
-            other, and scores differ.
+        precision: In which students are trained, and the teacher if it has to be:
+            "float32" or "bfloat16". By default the one that is faster on this machine,
+            measured once: elsewhere it may be the other, and scores differ.
         reward: "n2n", "accuracy" (for a search within limits), "log_size" (goes on
             rewarding size above 10x), "latency", "module:attribute" or a function of
             the student's and the teacher's `Score`.
@@ -151,51 +146,14 @@ class RemoveEnv(CompressionEnv):
         teacher: TeacherLike = "resnet18",
         task: str | Task | None = None,
         *,
-        weights: Weights | None = None,
-        normalisation: Statistics | None = None,
         granularity: str = "unit",
-        keep: str | Sequence[str] | None = None,
-        evaluator: str | Evaluator = "inherit",
-        evaluator_workers: Place = None,
-        store: Store = True,
-        precision: str | None = None,
-        reward: str | Reward = "n2n",
-        constraints: Constraints | Ranges | None = None,
-        limits: Mode = "fixed",
-        fit: bool = False,
-        resources: Mapping[str, Resource] | None = None,
-        epsilon: float = 0.0,
-        strict: bool = False,
-        illegal: Literal["keep", "end"] = "keep",
-        max_rows: int | None = None,
-        device: str | None = None,
-        train_teacher: bool = False,
-        render_mode: str | None = None,
+        **arguments: Unpack[Arguments],
     ) -> None:
-        super().__init__(
-            teacher,
-            task,
-            weights=weights,
-            normalisation=normalisation,
-            evaluator=evaluator,
-            evaluator_workers=evaluator_workers,
-            store=store,
-            precision=precision,
-            reward=reward,
-            constraints=constraints,
-            limits=limits,
-            fit=fit,
-            resources=resources,
-            epsilon=epsilon,
-            strict=strict,
-            illegal=illegal,
-            device=device,
-            train_teacher=train_teacher,
-            render_mode=render_mode,
-        )
+        super().__init__(teacher, task, **arguments)
         start = self.teacher.architecture
-        kept = kept_names(start, keep)
-        decisions = removals(start, granularity, keep=kept)
-        widths = all_widths(kept)
-        episode = RemovalEpisode(start, decisions, kept=kept, fit=fit, widths=widths)
-        self._begin(episode, max_rows)
+        decisions = removals(start, granularity, keep=self.kept)
+        widths = all_widths(self.kept)
+        episode = RemovalEpisode(
+            start, decisions, kept=self.kept, fit=self.fit, widths=widths
+        )
+        self._begin(episode)

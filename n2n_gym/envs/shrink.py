@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+from typing_extensions import Unpack
+
+from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.compression import CompressionEnv
 from n2n_gym.envs.episode import UNCHANGED, all_widths
-from n2n_gym.envs.limits import Mode, Ranges
 from n2n_gym.envs.shrinking import ShrinkageEpisode, check_rates
-from n2n_gym.evaluators.evaluator import Evaluator
-from n2n_gym.evaluators.loading import Place, Store
-from n2n_gym.limits.constraints import Constraints
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.decisions import RATES, kept_names, shrinkages
+from n2n_gym.networks.decisions import RATES, shrinkages
 from n2n_gym.networks.descent import refuse_stranger
 from n2n_gym.networks.reading import read_architecture
-from n2n_gym.resources import Resource
-from n2n_gym.rewards import Reward
-from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
-from n2n_gym.teachers.teacher import TeacherLike, Weights
+from n2n_gym.teachers.teacher import TeacherLike
 
 ACTIONS: Final = ("discrete", "continuous")
 
@@ -102,34 +98,16 @@ class ShrinkEnv(CompressionEnv):
         task: str | Task | None = None,
         *,
         start: Architecture | str | Path | None = None,
-        weights: Weights | None = None,
-        normalisation: Statistics | None = None,
         variables: Sequence[str] = ("width", "kernel"),
         granularity: str = "group",
         kernels: str = "nearest",
         rates: Sequence[float] = RATES,
         action: Literal["discrete", "continuous"] = "discrete",
-        keep: str | Sequence[str] | None = None,
-        evaluator: str | Evaluator = "inherit",
-        evaluator_workers: Place = None,
-        store: Store = True,
-        precision: str | None = None,
-        reward: str | Reward = "n2n",
-        constraints: Constraints | Ranges | None = None,
-        limits: Mode = "fixed",
-        fit: bool = False,
-        resources: Mapping[str, Resource] | None = None,
-        epsilon: float = 0.0,
-        strict: bool = False,
-        illegal: Literal["keep", "end"] = "keep",
-        max_rows: int | None = None,
-        device: str | None = None,
-        train_teacher: bool = False,
-        render_mode: str | None = None,
+        **arguments: Unpack[Arguments],
     ) -> None:
         if action not in ACTIONS:
             raise ValueError(f"unknown action={action!r}; known: {', '.join(ACTIONS)}")
-        if strict and action == "continuous":
+        if arguments.get("strict") and action == "continuous":
             raise ValueError(
                 "strict=True masks actions, and action='continuous' has no mask"
             )
@@ -138,46 +116,25 @@ class ShrinkEnv(CompressionEnv):
             raise ValueError(
                 "rates= are of discrete actions; action='continuous' has all"
             )
-        super().__init__(
-            teacher,
-            task,
-            weights=weights,
-            normalisation=normalisation,
-            evaluator=evaluator,
-            evaluator_workers=evaluator_workers,
-            store=store,
-            precision=precision,
-            reward=reward,
-            constraints=constraints,
-            limits=limits,
-            fit=fit,
-            resources=resources,
-            epsilon=epsilon,
-            strict=strict,
-            illegal=illegal,
-            device=device,
-            train_teacher=train_teacher,
-            render_mode=render_mode,
-        )
+        super().__init__(teacher, task, **arguments)
         whole = self.teacher.architecture
         begin = load_start(start, whole)
-        kept = kept_names(whole, keep)
         decisions = shrinkages(
             begin,
             variables,
             kernels=kernels,
             scope=granularity,
-            keep=kept,
+            keep=self.kept,
         )
         episode = ShrinkageEpisode(
             begin,
             decisions,
             is_discrete=action == "discrete",
             rates=rates,
-            fit=fit,
-            widths=all_widths(kept),
+            fit=self.fit,
+            widths=all_widths(self.kept),
         )
-        self._begin(episode, max_rows)
+        self._begin(episode)
 
 
 def load_start(

@@ -128,6 +128,17 @@ class ShrinkageEpisode(Episode):
         ]
         return Counts(*least_shrunk(self.start, made, left, self._lowest))
 
+    @property
+    def narrowest(self) -> Architecture | None:
+        if not self._is_tallied:  # smaller paddings and kernels have opposite effects
+            return None
+        rates = dict.fromkeys(self.decisions, self._lowest)
+        rates |= zip(self.decisions, self.choices, strict=False)
+        if self._fit:
+            rates = {each: r for each, r in rates.items() if each.variable != "width"}
+            rates |= dict.fromkeys(self._scaled, 0.0)
+        return shrink(self.start, rates)
+
     def rate_of(self, action: Any) -> float:
         """The rate that an action stands for."""
         if self.num_actions:

@@ -124,6 +124,10 @@ class StagedEpisode(Episode):
         return (self._second or self._first).floor
 
     @property
+    def narrowest(self) -> Architecture | None:
+        return self._second.narrowest if self._second else None
+
+    @property
     def _place(self) -> int:
         """Of the shrinkage at hand, among the teacher's."""
         return self.position - self._num_removals

@@ -134,4 +134,4 @@ def _result(number: int, future: Any) -> Result:
         return Result(number, Failure(f"it was lost: {error}", retryable=True), 0.0)
     if isinstance(answer.result, Broken):
         raise RuntimeError(f"in a worker:\n{answer.result.traceback}")
-    return Result(number, answer.result, answer.seconds)
+    return Result(number, answer.result, answer.seconds, answer.provenance)

@@ -16,11 +16,13 @@ from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
 from n2n_gym.pytorch.determinism import alone, seeded
+from n2n_gym.pytorch.devices import instruction_set
 from n2n_gym.pytorch.inference import compute_accuracy, recompute_statistics
 from n2n_gym.pytorch.inputs import Views
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.pytorch.training import Classify, Diverged, initialise, train
 from n2n_gym.rewards import Failure, Score
+from n2n_gym.scores import Provenance
 from n2n_gym.tasks.split import Split
 from n2n_gym.teachers.augmented_logits import teacher_views
 from n2n_gym.teachers.teacher import Teacher
@@ -168,6 +170,12 @@ def is_out_of_memory(error: Exception) -> bool:
 def out_of_memory(error: Exception) -> Failure:
     """What a student is that could not be measured for it."""
     return Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True, needs_memory=True)
+
+
+def provenance(device: torch.device) -> Provenance:
+    """Of what is measured here, on this device."""
+    major, minor = torch.__version__.split(".")[:2]
+    return Provenance(f"{major}.{minor}", instruction_set(device))
 
 
 def measure(

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from n2n_gym.common.plugins import lookup, refuse_unknown
+from n2n_gym.common.plugins import lookup
 from n2n_gym.evaluators.evaluator import Evaluator, SizeEvaluator
 from n2n_gym.evaluators.rungs import (
     ELASTIC,
@@ -22,7 +22,7 @@ from n2n_gym.evaluators.rungs import (
     Rung,
 )
 from n2n_gym.evaluators.runner import InProcess, Runner
-from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.teachers.teacher import Teacher, is_untrained
 
 if TYPE_CHECKING:
@@ -123,16 +123,6 @@ def load_evaluator(
     if evaluator not in EVALUATORS:
         return make(device=device)
     return make(device=device, workers=workers, store=store, precision=precision)
-
-
-def read_precision(name: str | None) -> Precision | None:
-    """A precision by its name; None where it may depend on the machine.
-
-    Raises:
-        ValueError: There is no such precision.
-    """
-    refuse_unknown("precision", name, (None, *get_args(Precision)))
-    return cast("Precision | None", name)
 
 
 def refuse_without_images(evaluator: str | Path | Evaluator, teacher: Teacher) -> None:

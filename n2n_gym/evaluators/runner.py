@@ -12,6 +12,7 @@ from n2n_gym.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
     from n2n_gym.evaluators.distillation import Settings
+    from n2n_gym.scores import Provenance
 
 
 class Trial(NamedTuple):
@@ -22,11 +23,12 @@ class Trial(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was found of the trial with this number."""
+    """What was found of the trial with this number, and where."""
 
     number: int
     result: Score | Failure
     seconds: float
+    provenance: Provenance | None = None
 
 
 @runtime_checkable
@@ -48,12 +50,13 @@ class InProcess:
     def run(
         self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
-        from n2n_gym.evaluators.distillation import measure
+        from n2n_gym.evaluators.distillation import measure, provenance
 
+        here = provenance(settings.device)
         for number, trial in enumerate(trials):
             started = time.perf_counter()
             result = measure(trial.student, teacher, settings, seed=trial.seed)
-            yield Result(number, result, time.perf_counter() - started)
+            yield Result(number, result, time.perf_counter() - started, here)
 
     def close(self) -> None:
         """Nothing is held."""

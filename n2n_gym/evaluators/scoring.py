@@ -24,7 +24,7 @@ from n2n_gym.pytorch.determinism import alone, seeded
 from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.scores import Key, ScoreStore, canonical
+from n2n_gym.scores import UNKNOWN, Key, ScoreStore, canonical
 from n2n_gym.teachers.precision import pick_precision, training_step
 from n2n_gym.teachers.teacher import Teacher
 
@@ -203,6 +203,7 @@ class DistillationEvaluator:
                     teacher_name=teacher.name,
                     task_name=teacher.task.name,
                     seconds=done.seconds,
+                    provenance=done.provenance or UNKNOWN,
                 )
         return found
 

@@ -25,10 +25,12 @@ from n2n_gym.evaluators.distillation import (
     is_out_of_memory,
     measure,
     out_of_memory,
+    provenance,
 )
 from n2n_gym.evaluators.packed_teacher import unpack
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
+from n2n_gym.scores import Provenance
 from n2n_gym.teachers.teacher import Teacher
 
 
@@ -56,6 +58,7 @@ class Measured(NamedTuple):
 
     result: Score | Failure | Broken
     seconds: float
+    provenance: Provenance
 
 
 def perform(
@@ -87,7 +90,8 @@ def perform(
             result = out_of_memory(error)
         else:
             result = Broken(traceback.format_exc())
-    return Measured(result, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Measured(result, seconds, provenance(job.settings.device))
 
 
 def _exit_with(parent: int) -> None:

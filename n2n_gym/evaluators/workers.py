@@ -114,7 +114,9 @@ class Workers:
                         # Its heap is in pieces: a small student might find no room.
                         self._workers.remove(worker)
                         worker.end()
-                    yield Result(doing, answer.result, answer.seconds)
+                    yield Result(
+                        doing, answer.result, answer.seconds, answer.provenance
+                    )
                 elif answer is None:  # it is ready
                     self._false_starts = 0
                 else:  # why the worker is of no use any more

@@ -64,33 +64,29 @@ class Floor:
                 bypassed |= bypass
                 dropped |= self._drops[place]
         wiring = self._start.wiring
-        known: dict[int, int] = {IMAGE: IMAGE}
+        source = [IMAGE] * len(wiring)  # what a reader of each layer reads then
 
-        def source(read: int) -> int:
-            """What a reader of this layer reads then."""
-            position = read
-            while position >= 0 and bypassed >> position & 1:
-                position = wiring[position][0][0]
-            if position in known:
-                return known[position]
-            inputs, is_join, adds_several = wiring[position]
-            stands_for = position
-            if is_join:
-                reads = operands(inputs)
-                if not reads:
-                    stands_for = _NOTHING
-                elif len(reads) == 1 or (adds_several and len(set(reads)) == 1):
-                    stands_for = reads[0]
-            known[position] = stands_for
-            return stands_for
-
-        def operands(inputs: Sequence[int]) -> list[int]:
+        def operands(position: int) -> list[int]:
+            """What a layer reads of what joins go on with."""
             return [
-                source(read) for read in inputs if read < 0 or not dropped >> read & 1
+                source[read] if read >= 0 else IMAGE
+                for read in wiring[position][0]
+                if read < 0 or not dropped >> read & 1
             ]
 
+        for position, (inputs, is_join, adds_several) in enumerate(wiring):
+            source[position] = position
+            if bypassed >> position & 1:
+                source[position] = source[inputs[0]] if inputs[0] >= 0 else IMAGE
+            elif is_join:
+                reads = operands(position)
+                if not reads:
+                    source[position] = _NOTHING
+                elif len(reads) == 1 or (adds_several and len(set(reads)) == 1):
+                    source[position] = reads[0]
+
         num_params = num_macs = seen = 0
-        waiting = [source(len(wiring) - 1)]
+        waiting = [source[-1]]
         while waiting:
             position = waiting.pop()
             if position < 0 or seen >> position & 1:
@@ -100,7 +96,10 @@ class Floor:
             num_params += params
             num_macs += macs
             inputs, is_join, _ = wiring[position]
-            waiting += operands(inputs) if is_join else [source(inputs[0])]
+            if is_join:
+                waiting += operands(position)
+            elif inputs[0] >= 0:
+                waiting.append(source[inputs[0]])
         return Counts(num_params, num_macs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 
@@ -26,6 +28,18 @@ def pick_device(name: str | torch.device | None) -> torch.device:
             f"unknown device {str(name)!r}; available: {', '.join(available)}"
         )
     return device
+
+
+def instruction_set(device: torch.device) -> str:
+    """The instructions that torch computes with there: "x86_64 AVX512", "sm_90"."""
+    if device.type == "cuda":
+        if torch.version.hip:
+            return torch.cuda.get_device_properties(device).gcnArchName
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"sm_{major}{minor}"
+    if device.type == "cpu":
+        return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{platform.machine()} {device.type}"
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast, get_args
+
+from n2n_gym.common.plugins import refuse_unknown
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
+def read_precision(name: str | None) -> Precision | None:
+    """A precision by its name; None where it may depend on the machine.
+
+    Raises:
+        ValueError: There is no such precision.
+    """
+    refuse_unknown("precision", name, (None, *get_args(Precision)))
+    return cast("Precision | None", name)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Final
@@ -53,6 +53,12 @@ class LatencyTable:
     batch: int
     threads: int
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that a prediction depends on beside the student."""
+        content = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
     def ratio(self, student: Architecture) -> float:
         """The student's latency as a multiple of the teacher's."""
         return total(self.costs, work(nodes(student, self.batch, self.threads)))
@@ -74,6 +80,12 @@ class PredictedLatency:
     table: LatencyTable
     whole: float
     is_computed: ClassVar[bool] = True
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the table and of what its shares are of."""
+        content = f"{self.table.fingerprint} {self.whole!r}"
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def __call__(self, student: Architecture, teacher: Architecture) -> float:
         return self.whole * (1.0 if student == teacher else self.table.ratio(student))

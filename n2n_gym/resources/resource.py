@@ -111,12 +111,12 @@ def measure(
     name: str, function: Resource, student: Architecture, teacher: Architecture
 ) -> float:
     """What one resource says of a student; ResourceError where it says nothing."""
-    what = "the teacher" if student is teacher else f"student {student.fingerprint[:8]}"
     try:
         value: Any = function(student, teacher)
     except Exception as error:
         raise ResourceError(
-            f"{name} of {what} could not be measured: {type(error).__name__}: {error}"
+            f"{name} of {_called(student, teacher)} could not be measured: "
+            f"{type(error).__name__}: {error}"
         ) from error
     try:
         number = float(value)
@@ -124,6 +124,13 @@ def measure(
         number = math.nan
     if not math.isfinite(number) or number < 0:
         raise ResourceError(
-            f"{name} of {what} must be a finite number from 0 on, got {value!r}"
+            f"{name} of {_called(student, teacher)} must be a finite number from 0 on, "
+            f"got {value!r}"
         )
     return number
+
+
+def _called(student: Architecture, teacher: Architecture) -> str:
+    if student is teacher:
+        return "the teacher"
+    return f"student {student.fingerprint[:8]}"

@@ -85,8 +85,8 @@ class Options:
         min_accuracy: The least on validation, "0.95" or "95%".
         limits: Of any other resources: "peak_bytes=64KB,module:function=3".
         train_teacher: Does nothing; it is accepted because it used to be needed.
-        precision: Of students' arithmetic: "float32" or "bfloat16"; by default the one
-            that is faster here.
+        precision: In which students are trained, and the teacher if it has to be:
+            "float32" or "bfloat16"; by default the one that is faster here.
         workers: Processes that students are distilled in; by default as many as there
             are cores, and students in a batch.
         store: Path or URL of the scores' database; in the cache folder by default.
@@ -144,10 +144,6 @@ class Options:
             given[name] = value
         return {name: read_quantity(name, value) for name, value in given.items()}
 
-    def keep_patterns(self) -> list[str] | None:
-        """What ``keep`` names."""
-        return None if self.keep is None else self.keep.split(",")
-
     def load_teacher(self, device: torch.device | None = None) -> Teacher:
         """The one asked for, to be trained on this device if it has to be."""
         return load_teacher(
@@ -156,6 +152,7 @@ class Options:
             weights=self.weights,
             normalisation=statistics(self.mean, self.std),
             device=device,
+            precision=self.precision,
         )
 
     def open_store(self) -> ScoreStore | None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,14 +20,19 @@ from sqlalchemy import (
     Connection,
     Double,
     Engine,
+    FromClause,
     MetaData,
     RowMapping,
     Select,
     String,
     Table,
     Text,
+    cast,
     inspect,
+    null,
+    select,
 )
+from sqlalchemy import text as sql
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -39,7 +44,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from n2n_gym.scores.addresses import PATIENCE, make_engine, sqlite_path
-from n2n_gym.scores.entry import COLUMNS, OPTIONAL
+from n2n_gym.scores.entry import ADDED, COLUMNS, OPTIONAL
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,6 +79,8 @@ class Database:
         self.url = url
         self._path = sqlite_path(url)
         self._is_read_only = url.query.get("mode") == "ro"
+        # What to read from; of an old one that cannot be changed, as a new one is.
+        self.table: FromClause = SCORES
         self._start()
 
     def __str__(self) -> str:
@@ -101,15 +108,17 @@ class Database:
         except Damaged:
             return self._use(action, is_writing)
 
-    def stream(self, query: Select[tuple[object, ...]]) -> Iterator[RowMapping]:
-        """Rows as they are read.
+    def stream(
+        self, ask: Callable[[FromClause], Select[tuple[object, ...]]]
+    ) -> Iterator[RowMapping]:
+        """Rows as they are read: what a question to the table gives.
 
         Raises:
             OSError: The database is out of reach, or damaged, perhaps half way.
         """
         with self._reached(), self._ready().connect() as connection:
             lazy = connection.execution_options(yield_per=_READ_AT_ONCE)
-            yield from lazy.execute(query).mappings()
+            yield from lazy.execute(ask(self.table)).mappings()
 
     def _use(self, action: Callable[[Connection], T], is_writing: bool) -> T:
         with self._reached(), self._ready().begin() as connection:
@@ -174,13 +183,31 @@ class Database:
             self._check()
 
     def _check(self) -> None:
-        """Make the table, if there is none."""
+        """Make the table, if there is none, or add to it what older ones lack."""
         columns = self._columns()
         if not columns:
             self._make()
-        elif columns != set(COLUMNS):
-            odd = ", ".join(sorted(columns ^ set(COLUMNS)))
-            raise OSError(f"its table scores is another's: it has other columns, {odd}")
+            return
+        lacking = [name for name in ADDED if name not in columns]
+        if odd := columns ^ set(COLUMNS) - set(lacking):
+            odd_ones = ", ".join(sorted(odd))
+            raise OSError(
+                f"its table scores is another's: it has other columns, {odd_ones}"
+            )
+        self.table = _with_nulls(lacking) if self._is_read_only and lacking else SCORES
+        if lacking and not self._is_read_only:
+            self._add_columns(lacking)
+
+    def _add_columns(self, names: Sequence[str]) -> None:
+        try:
+            with self._engine.begin() as connection:
+                for name in names:
+                    kind = SCORES.c[name].type.compile(self._engine.dialect)
+                    change = f"ALTER TABLE {SCORES.name} ADD COLUMN {name} {kind}"
+                    connection.execute(sql(change))
+        except ProgrammingError:
+            if self._columns() != set(COLUMNS):  # else another process was quicker
+                raise
 
     def _columns(self) -> set[str]:
         with self._engine.connect() as connection:
@@ -222,6 +249,15 @@ class Database:
         message = f"{path} is damaged ({reason}) and was renamed to {aside}"
         logger.warning("%s; a new one is started", message)
         return Damaged(message)
+
+
+def _with_nulls(names: Sequence[str]) -> FromClause:
+    """The table, with columns that are not in it."""
+    columns = (
+        cast(null(), column.type).label(column.name) if column.name in names else column
+        for column in SCORES.c
+    )
+    return select(*columns).subquery(SCORES.name)
 
 
 _NO_FILE: Final = "no file"

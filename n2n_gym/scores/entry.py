@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from n2n_gym.rewards import Failure, Score
 
@@ -29,11 +29,15 @@ COLUMNS: Final[Mapping[str, type[str] | type[int] | type[float]]] = {
     "num_macs": int,
     "cost": float,
     "error": str,
+    "torch": str,
+    "instructions": str,
     "seconds": float,
     "created": str,
 }
+# Older files and databases lack these.
+ADDED: Final = ("torch", "instructions")
 # A score has all but the error, a failure the error alone.
-OPTIONAL: Final = ("accuracy", "num_params", "num_macs", "cost", "error")
+OPTIONAL: Final = ("accuracy", "num_params", "num_macs", "cost", "error", *ADDED)
 _LARGEST: Final = 2**63 - 1  # whole number that databases keep
 
 
@@ -91,6 +95,25 @@ class Key:
         return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
 
 
+class Provenance(NamedTuple):
+    """The kind of machine that a score was measured on; None where nobody knows.
+
+    Kinds differ in a score's last digits, so it is no part of the key. What else the
+    arithmetic depends on is: precision, device and threads are among the settings.
+    """
+
+    torch: str | None = None  # "2.14": patches compute alike
+    instructions: str | None = None  # "x86_64 AVX512", "sm_90"
+
+    def __str__(self) -> str:
+        if self == UNKNOWN:
+            return "an unknown kind"
+        return f"torch {self.torch or '?'} on {self.instructions or '?'}"
+
+
+UNKNOWN: Final = Provenance()
+
+
 @dataclass(frozen=True)
 class Entry:
     """A student's score, or why it cannot have one.
@@ -98,6 +121,7 @@ class Entry:
     Attributes:
         seconds: What measuring took.
         created: When, in ISO 8601, UTC.
+        provenance: Where.
 
     Raises:
         ValueError: A number is out of its range, or the failure might not last.
@@ -109,6 +133,7 @@ class Entry:
     task_name: str
     seconds: float
     created: str
+    provenance: Provenance = UNKNOWN
 
     def __post_init__(self) -> None:
         if isinstance(self.result, Failure):
@@ -148,17 +173,19 @@ def as_row(entry: Entry) -> dict[str, Any]:
         task_name=_plain(entry.task_name),
         seconds=float(entry.seconds),
         created=entry.created,
+        **entry.provenance._asdict(),
     )
     return row
 
 
 def from_row(row: Mapping[str, Any]) -> Entry:
-    """What ``as_row`` wrote, from wherever it was since.
+    """What ``as_row`` wrote, from wherever it was since; older rows lack ``ADDED``.
 
     Raises:
         ValueError: It is not: a column lacks, has another type or is out of range, or
             the key is not that of the other columns.
     """
+    row = {**dict.fromkeys(ADDED), **row}
     if row.keys() != COLUMNS.keys():
         raise ValueError(
             f"the columns must be {', '.join(COLUMNS)}; these are missing or too many: "
@@ -184,7 +211,8 @@ def from_row(row: Mapping[str, Any]) -> Entry:
     else:
         raise ValueError("it must have a score or an error, and not both")
     names = row["teacher_name"], row["task_name"]
-    return Entry(key, result, *names, row["seconds"], row["created"])
+    where = Provenance(*(row[name] for name in Provenance._fields))
+    return Entry(key, result, *names, row["seconds"], row["created"], where)
 
 
 def now() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from n2n_gym.common.files import written_whole
-from n2n_gym.scores.entry import COLUMNS, Entry, as_row, from_row
+from n2n_gym.scores.entry import ADDED, COLUMNS, Entry, as_row, from_row
 
 _AT_ONCE: Final = 10_000  # rows of a group in a Parquet file
 
@@ -90,6 +90,8 @@ def _from_csv(name: str, cell: str | None, row: Mapping[str, str | None]) -> obj
     if name == "error":
         # A failure has no accuracy, and perhaps an empty reason.
         return cell if cell or not row.get("accuracy") else None
+    if name in ADDED and not cell:
+        return None
     if cell is None or kind is str:
         return cell
     if not cell:

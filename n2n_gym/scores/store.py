@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     RowMapping,
+    Select,
     delete,
     func,
     insert,
@@ -24,10 +26,22 @@ from sqlalchemy.exc import IntegrityError
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores.addresses import as_url
 from n2n_gym.scores.database import SCORES, Database
-from n2n_gym.scores.entry import COLUMNS, Entry, Key, as_row, from_row, now
+from n2n_gym.scores.entry import (
+    COLUMNS,
+    UNKNOWN,
+    Entry,
+    Key,
+    Provenance,
+    as_row,
+    from_row,
+    now,
+)
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+# Conditions of a question to the table.
+_Where: TypeAlias = Callable[[FromClause], list[ColumnElement[bool]]]
 
 _PAUSE: Final = 300.0  # seconds until a database out of reach is tried again
 _AT_ONCE: Final = 500  # keys; some builds of SQLite take no more than 999 parameters
@@ -48,7 +62,8 @@ class ScoreStore:
     database, also over a fork, and a store can be pickled. Where the database is out of
     reach, ``get`` and ``put`` say so once, in a warning and as ``trouble``, and do
     without it; what was to be kept is written when it is back, or at last in ``close``.
-    A damaged SQLite file is renamed, and a new one started.
+    A damaged SQLite file is renamed, and a new one started. Where one process has to do
+    with scores of two kinds of machine, it says so once, in a warning.
 
     Args:
         url: A path, or any database's URL as SQLAlchemy takes it; by default
@@ -65,6 +80,7 @@ class ScoreStore:
         self._unwritten: deque[dict[str, Any]] = deque()
         self._troubles: dict[str, tuple[str, float]] = {}  # reason, until when
         self._has_warned = False
+        self._machines: set[Provenance] = set()  # that scores here have come from
 
     def __repr__(self) -> str:
         return f"ScoreStore({str(self._database)!r})"
@@ -104,6 +120,7 @@ class ScoreStore:
         wanted = {key.digest: key for key in keys}
         rows = self._attempt("looked up", lambda: self._fetch(list(wanted))) or []
         entries = [entry for row in rows if (entry := self._checked(row))]
+        self._note(entry.provenance for entry in entries)
         return {
             entry.key.digest: entry.result
             for entry in entries
@@ -118,18 +135,22 @@ class ScoreStore:
         teacher_name: str,
         task_name: str,
         seconds: float,
+        provenance: Provenance = UNKNOWN,
     ) -> None:
         """Keep a result, unless there is one: the first stays.
 
         Args:
             seconds: What measuring took.
+            provenance: Where that was.
 
         Raises:
             ValueError: Accuracy is not in [0, 1], a count or an amount is negative, or
                 the failure is one that may pass.
         """
-        row = as_row(Entry(key, result, teacher_name, task_name, seconds, now()))
-        self._unwritten.append(row)
+        names = teacher_name, task_name
+        entry = Entry(key, result, *names, seconds, now(), provenance)
+        self._note([provenance])
+        self._unwritten.append(as_row(entry))
         self._attempt("kept", self._write)
 
     def rows(
@@ -152,17 +173,21 @@ class ScoreStore:
         """
         if self._database.is_missing():
             return
-        columns = SCORES.c
-        by_name = (
-            columns.teacher_name,
-            columns.task_name,
-            columns.rung,
-            columns.accuracy.desc().nulls_last(),
-        )
-        order = (columns.created.desc(),) if newest_first else by_name
         where = _conditions(teacher_name, task_name, rung, fingerprint)
-        query = select(SCORES).where(*where).order_by(*order, columns.key).limit(limit)
-        for row in self._database.stream(query):
+
+        def ask(table: FromClause) -> Select[tuple[object, ...]]:
+            columns = table.c
+            by_name = (
+                columns.teacher_name,
+                columns.task_name,
+                columns.rung,
+                columns.accuracy.desc().nulls_last(),
+            )
+            order = (columns.created.desc(),) if newest_first else by_name
+            query = select(table).where(*where(table))
+            return query.order_by(*order, columns.key).limit(limit)
+
+        for row in self._database.stream(ask):
             if entry := self._checked(row):
                 yield entry
 
@@ -179,13 +204,25 @@ class ScoreStore:
         Raises:
             OSError: The database is out of reach.
         """
-        if self._database.is_missing():
-            return {}
         where = _conditions(teacher_name, task_name, rung, fingerprint)
-        query = select(SCORES.c.rung, func.count()).where(*where)
-        query = query.group_by(SCORES.c.rung).order_by(SCORES.c.rung)
-        pairs = self._database.use(lambda connection: connection.execute(query).all())
-        return dict(pairs)
+        return {row[0]: row[1] for row in self._count_by(["rung"], where)}
+
+    def count_by_machine(
+        self,
+        *,
+        teacher_name: str | None = None,
+        task_name: str | None = None,
+        rung: str | None = None,
+        fingerprint: str | None = None,
+    ) -> dict[Provenance, int]:
+        """How many entries there are from each kind of machine.
+
+        Raises:
+            OSError: The database is out of reach.
+        """
+        where = _conditions(teacher_name, task_name, rung, fingerprint)
+        found = self._count_by(Provenance._fields, where)
+        return {Provenance(*row[:-1]): row[-1] for row in found}
 
     def count(self) -> int:
         """How many entries there are.
@@ -219,12 +256,26 @@ class ScoreStore:
             added += len(rows)
         return Merged(added, known, different)
 
+    def _count_by(self, names: Sequence[str], where: _Where) -> list[tuple[Any, ...]]:
+        """How many entries there are for each value of some columns, after these."""
+        if self._database.is_missing():
+            return []
+
+        def read(connection: Connection) -> list[tuple[Any, ...]]:
+            table = self._database.table
+            columns = [table.c[name] for name in names]
+            query = select(*columns, func.count()).where(*where(table))
+            query = query.group_by(*columns).order_by(*columns)
+            return [tuple(row) for row in connection.execute(query)]
+
+        return self._database.use(read)
+
     def _fetch(self, digests: Sequence[str]) -> list[RowMapping]:
         def read(connection: Connection) -> list[RowMapping]:
-            found: list[RowMapping] = []
+            table, found = self._database.table, list[RowMapping]()
             for start in range(0, len(digests), _AT_ONCE):
-                some = SCORES.c.key.in_(digests[start : start + _AT_ONCE])
-                found += connection.execute(select(SCORES).where(some)).mappings()
+                some = table.c.key.in_(digests[start : start + _AT_ONCE])
+                found += connection.execute(select(table).where(some)).mappings()
             return found
 
         return self._database.use(read)
@@ -272,6 +323,17 @@ class ScoreStore:
             self._unsound.add(row["key"])
             return None
 
+    def _note(self, provenances: Iterable[Provenance]) -> None:
+        """Say so, the first time that scores of different machines come together."""
+        before = len(self._machines)
+        self._machines.update(each for each in provenances if each != UNKNOWN)
+        if before < 2 <= len(self._machines):
+            logger.warning(
+                "%s: scores of %s are mixed; they may differ in their last digits",
+                self,
+                " and of ".join(sorted(map(str, self._machines))),
+            )
+
     def _attempt(
         self, what: Literal["looked up", "kept"], action: Callable[[], T]
     ) -> T | None:
@@ -298,14 +360,17 @@ def _conditions(
     task_name: str | None,
     rung: str | None,
     fingerprint: str | None,
-) -> list[ColumnElement[bool]]:
-    columns = SCORES.c
-    asked = (
-        (columns.teacher_name, teacher_name),
-        (columns.task_name, task_name),
-        (columns.rung, rung),
-    )
-    found = [column == value for column, value in asked if value is not None]
-    if fingerprint is not None:
-        found.append(columns.fingerprint.startswith(fingerprint, autoescape=True))
-    return found
+) -> _Where:
+    def where(table: FromClause) -> list[ColumnElement[bool]]:
+        columns = table.c
+        asked = (
+            (columns.teacher_name, teacher_name),
+            (columns.task_name, task_name),
+            (columns.rung, rung),
+        )
+        found = [column == value for column, value in asked if value is not None]
+        if fingerprint is not None:
+            found.append(columns.fingerprint.startswith(fingerprint, autoescape=True))
+        return found
+
+    return where

@@ -81,6 +81,7 @@ def train_network(
     initial: Mapping[str, Tensor] | None = None,
     normalisation: Normalisation | None = None,
     checkpoint: Path | None = None,
+    precision: Precision | None = None,
 ) -> Trained:
     """Train a teacher from scratch, with a progress bar.
 
@@ -92,6 +93,7 @@ def train_network(
         initial: The weights to start from; drawn by default.
         checkpoint: Where to keep the training after its epochs, so that the same call
             goes on after a kill. It stays there: it is the caller's to remove.
+        precision: Of the arithmetic; the faster one by default.
 
     Raises:
         Diverged: It diverges at the lowest learning rate too.
@@ -111,6 +113,7 @@ def train_network(
             checkpoint=checkpoint,
             attempt=attempt,
             kept=kept,
+            precision=precision,
         )
         with seeded(0, device) as generator:
             network = build(architecture).to(device)
@@ -170,6 +173,7 @@ class _Lesson:
     checkpoint: Path | None
     attempt: int
     kept: Mapping[str, Any] | None  # a checkpoint to go on from
+    precision: Precision | None
     num_steps: int = 0  # a bar that is switched off does not count
     started: float = 0.0
     kept_at: float = field(default_factory=time.perf_counter)
@@ -262,7 +266,9 @@ class _Lesson:
     def _precision(
         self, network: Network, split: Split, size: int, steps: int
     ) -> Precision:
-        """The faster one for this network on this device, where that is worth it."""
+        """The one asked for, or the faster one here, where that is worth it."""
+        if self.precision is not None:
+            return self.precision
         if steps * self.recipe.epochs < WORTH_MEASURING:
             return "float32"
         twin = copy.deepcopy(network).train()

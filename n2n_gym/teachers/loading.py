@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.reading import is_architecture, read_architecture
+from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import (
     Teacher,
@@ -29,6 +30,7 @@ def load_teacher(
     normalisation: Statistics | None = None,
     device: str | torch.device | None = None,
     train_teacher: bool = False,
+    precision: str | None = None,
     epochs: int | None = None,
     again: bool = False,
 ) -> Teacher:
@@ -61,6 +63,8 @@ def load_teacher(
         device: To train on; the accelerator if there is one by default.
         train_teacher: Does nothing; it is accepted because it used to be needed. A
             teacher that has to be trained is trained, however long that takes.
+        precision: Of the training's arithmetic, "float32" or "bfloat16"; by default the
+            faster one on this machine. With another one it is another teacher.
         epochs: Of training, if it has to be trained; by default by the size of the
             data.
         again: Whether to train it even if it is in the cache.
@@ -71,6 +75,7 @@ def load_teacher(
         TraceError: The network uses an operation that is no kind of layer here.
         OSError: Published weights are not there and cannot be downloaded.
     """
+    kind = read_precision(precision)
     if isinstance(teacher, Teacher):
         return _checked(teacher, task, weights, normalisation)
     if epochs is not None and epochs < 1:
@@ -100,7 +105,7 @@ def load_teacher(
         network.name,
         network.task,
         network.architecture,
-        Provider(network, place, epochs, again),
+        Provider(network, place, epochs, again, kind),
         network.normalisation,
     )
 

@@ -17,6 +17,7 @@ from n2n_gym.common.files import alone_with, kept_if_possible
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inference import compute_accuracy, compute_logits
 from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.network import UntrainedNetwork
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
@@ -34,12 +35,14 @@ class Provider:
         epochs: Of training, if it has to be trained; by default by the size of the
             data.
         again: Whether to train it even if it is in the cache.
+        precision: Of the training; the faster one on the machine by default.
     """
 
     network: UntrainedNetwork
     device: torch.device
     epochs: int | None = None
     again: bool = False
+    precision: Precision | None = None
 
     def __call__(self) -> Trained:
         """The trained teacher.
@@ -75,6 +78,8 @@ class Provider:
             digest_of(network.weights or network.initial or {}),
             "trained" if network.weights is None else "given",
         ]
+        if self.precision is not None and network.weights is None:
+            made_of.append(self.precision)
         key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
         return teacher_path(network.name, task.name, key)
 
@@ -100,6 +105,7 @@ class Provider:
             initial=network.initial,
             normalisation=network.normalisation,
             checkpoint=checkpoint,
+            precision=self.precision,
         )
         return trained, {**about, "recipe": asdict(recipe)}
 

@@ -16,7 +16,8 @@ def kept_names(
 
     Args:
         patterns: ``"layer4.*"``: shell patterns of layers' names. The name of a module
-            stands for all layers in it: ``"layer4"``.
+            stands for all layers in it: ``"layer4"``. One text may hold several, with
+            commas between.
 
     Raises:
         ValueError: A pattern names no layer.
@@ -25,7 +26,7 @@ def kept_names(
         return frozenset()
     names = [layer.name for layer in start.layers]
     found: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in patterns.split(",") if isinstance(patterns, str) else patterns:
         named = {
             name
             for name in names
