@@ -530,13 +530,6 @@ def test_a_teacher_is_trained_in_the_precision_that_is_asked_for(
     assert [made(), made(precision), made(other)] == [chosen, fixed, chosen]
 
 
-def test_the_advice_names_the_precision_that_was_asked_for(cache, monkeypatch):
-    monkeypatch.setattr(learning, "LONGEST_UNASKED", 1e-3)
-    env = RemoveEnv("squeezenet1_1", precision="bfloat16", device="cpu")
-    with pytest.raises(TimeoutError, match="--task digits --precision bfloat16`"):
-        env.teacher.score  # noqa: B018
-
-
 @pytest.mark.parametrize("precision", ["int8", "float16", "", "fp32"])
 def test_a_precision_that_there_is_none_of_is_refused(precision):
     with pytest.raises(ValueError, match=f"unknown precision='{precision}'; known: N"):
