@@ -8,6 +8,10 @@ from typing import Any, Final, NamedTuple
 from n2n_gym.networks.layers import Layer, Pair, Shape
 
 
+class TraceError(ValueError):
+    """A module cannot be translated to layers; the message says why and where."""
+
+
 class Unsupported(Exception):
     """An operation cannot be translated; the message says why."""
 

@@ -1,0 +1,91 @@
+"""What it costs to check a trace, and whether torchvision's networks all pass.
+
+    python benchmarks/trace_check.py --repeats 5
+
+Traces the ten networks by name with the most parameters as a user would give them, with
+weights and for 224x224 images, with the comparison of logits and without. Prints the
+median times of both, in seconds of one CPU thread. Then checks all that can be teachers
+and prints what is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from n2n_gym.pytorch.trace import TraceError, trace, translate
+from n2n_gym.teachers.zoo import MADE_FOR, torchvision_network, traceable_names
+
+LARGEST = 10
+
+
+def network(name: str) -> nn.Module:
+    """With weights in memory; what they are makes no difference."""
+    return torchvision_network(name, 10).to_empty(device="cpu")
+
+
+def seconds(trace_it: Callable[[], object], repeats: int) -> float:
+    """The median of its times, in seconds of this process."""
+    times = []
+    for _ in range(repeats):
+        gc.collect()
+        start = time.process_time()
+        trace_it()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def compare(name: str, repeats: int) -> tuple[float, float]:
+    """The time of a trace without and with its check."""
+    module = network(name)
+    trace(module, MADE_FOR)  # the first call loads what the others find loaded
+    without = seconds(lambda: translate(module, MADE_FOR), repeats)
+    return without, seconds(lambda: trace(module, MADE_FOR), repeats)
+
+
+def refusal(name: str) -> str:
+    """Why a trace is refused, empty where it passes."""
+    try:
+        trace(torchvision_network(name, 10), MADE_FOR)
+    except TraceError as error:
+        return str(error)
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # auxiliary heads are left out, as ever
+
+    names = traceable_names()
+    sizes = {
+        name: sum(p.numel() for p in torchvision_network(name, 10).parameters())
+        for name in names
+    }
+    largest = sorted(names, key=sizes.__getitem__, reverse=True)[:LARGEST]
+    print("| name | parameters | trace | trace and check | check / trace |")
+    print("|---|---:|---:|---:|---:|")
+    for name in largest:
+        without, both = compare(name, repeats)
+        print(
+            f"| `{name}` | {sizes[name] / 1e6:.1f} M | {without:.2f} s | {both:.2f} s "
+            f"| {both / without - 1:.2f} |",
+            flush=True,
+        )
+    refused = {name: why for name in names if (why := refusal(name))}
+    print(f"{len(names) - len(refused)} of {len(names)} pass the check")
+    for name, why in refused.items():
+        print(f"{name}: {why}")
+
+
+if __name__ == "__main__":
+    main()
