@@ -153,6 +153,8 @@ class _Comparison:
             found = self._run(self.module, is_training=is_training)
         except Exception as error:  # the user's own code, which may raise anything
             return f"it fails: {describe(error)}"
+        if not is_training:
+            self.calls = found.calls
         if not isinstance(found.logits, Tensor):
             return f"it gives a {type(found.logits).__name__} instead of logits"
         if found.logits.shape != expected.logits.shape:
@@ -172,29 +174,31 @@ class _Comparison:
 
     def calls_alike(self, images: Shape) -> bool:
         """Whether the module calls the same functions of images of another size."""
-        tensors = self.module.state_dict(keep_vars=True)
-        on_meta = {n: torch.empty_like(t, device="meta") for n, t in tensors.items()}
+        if not self.calls.tell_size:
+            return True
+        on_meta = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            for name, tensor in self.module.state_dict(keep_vars=True).items()
+        }
         larger = torch.empty(NUM_IMAGES, *images, dtype=torch.float64, device="meta")
-        small, whole = _Calls(), _Calls()
-        with torch.no_grad():
-            with small:
-                self.module.eval()(self.images.clone())
-            try:
-                with whole:
-                    functional_call(self.module, on_meta, (larger,))
-            except Exception:  # the user's own code, which may need real numbers
-                return False
-        return small.names == whole.names
+        calls = _Calls()
+        try:
+            with torch.no_grad(), calls:
+                functional_call(self.module.eval(), on_meta, (larger,))
+        except Exception:  # the user's own code, which may need real numbers
+            return False
+        return calls.names == self.calls.names
 
     def _run(self, part: nn.Module, *, is_training: bool) -> _Run:
         part = part.train() if is_training else part.eval()
-        calls = _Calls()
-        with _seeded(), torch.set_grad_enabled(is_training), calls:
-            logits = part(self.images.clone())
-            return _Run(logits, _draws())
+        images, calls = self.images.clone(), _Calls()
+        with _seeded(), torch.set_grad_enabled(is_training):
+            with calls:
+                logits = part(images)
+            return _Run(logits, _draws(), calls)
 
     def _first_layer(self, *, is_training: bool) -> str:
-        """Which layer of the trace is the first with other values, in words."""
+        """Which layer is the first with other values, in words."""
         seen: list[dict[str, Any]] = []
         for part in (self.module, self.network):
             with _recording(part) as values:
@@ -204,27 +208,31 @@ class _Comparison:
                     assert part is self.module
             seen.append(values)
         theirs, ours = seen
-        for name, (value, draws) in ours.items():
-            if name not in theirs:
-                return f"it never calls {name!r}"
-            other, its_draws = theirs[name]
-            if not _are_alike(other, value) or (is_training and its_draws != draws):
-                return f"the first layer where they part is {name!r}"
-        return "all layers before the logits agree"
-
-
-class _Run(NamedTuple):
-    """What a module gives for images, and what it has drawn from the generators."""
-
-    logits: Any
-    draws: tuple[object, ...]
+        weighted = {
+            name.rpartition(".")[0] for name, _ in self.module.named_parameters()
+        }
+        before = ""
+        for name, (value, draws) in theirs.items():
+            if name not in ours:
+                if name in weighted:
+                    return f"it calls {name!r}, which its trace does not{before}"
+                continue
+            other, other_draws = ours[name]
+            if not _are_alike(value, other) or (is_training and draws != other_draws):
+                return f"the first layer where they part is {name!r}{before}"
+            before = f", after {name!r}"
+        return f"no layer is the first where they part{before}"
 
 
 class _Calls(TorchFunctionMode):
-    """Keeps the names of torch's functions that are called, and all in float64."""
+    """Keeps the names of torch's functions that are called, and all in float64.
+
+    Whatever gives no tensor may tell Python how large the images are.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.tell_size = False
 
     def __torch_function__(
         self,
@@ -235,9 +243,19 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         self.names.append(getattr(func, "__name__", ""))
         result = func(*args, **kwargs or {})
-        if isinstance(result, Tensor) and result.is_floating_point():
+        if not isinstance(result, Tensor):
+            self.tell_size |= self.names[-1] != "dim"
+        elif result.is_floating_point():
             return result.double()
         return result
+
+
+class _Run(NamedTuple):
+    """What a module gives for images, what it has drawn, and torch's functions."""
+
+    logits: Any
+    draws: tuple[object, ...]
+    calls: _Calls
 
 
 @contextmanager
@@ -281,7 +299,7 @@ def _recording(part: nn.Module) -> Iterator[dict[str, Any]]:
 
 def _are_alike(values: Tensor, expected: Tensor) -> bool:
     if values.shape != expected.shape:  # a map may be held with its channels last
-        expected = expected.movedim(-1, 1)
+        values = values.movedim(-1, 1) if values.dim() == 4 else values
     if values.shape != expected.shape:
         return False
     far = (values - expected).abs().max()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
+from torchvision.ops import StochasticDepth, stochastic_depth
 
 # Frames of these are not the user's code, nor is the code that torch.fx generates.
 _NOT_THE_USERS: Final = (
@@ -20,6 +20,8 @@ _NOT_THE_USERS: Final = (
     os.path.dirname(__file__) + os.sep,
     "<eval_with_key>",
 )
+
+_SPEAK_FOR_THEMSELVES: Final = (fx.proxy.TraceError, RuntimeError, ValueError)
 
 
 class _Proxy(fx.Proxy):
@@ -42,6 +44,9 @@ class Tracer(fx.Tracer):
     Each node remembers the line that made it, and modules made in a forward are traced.
     """
 
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=(stochastic_depth,))
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         is_layer = isinstance(m, StochasticDepth)
         return is_layer or super().is_leaf_module(m, module_qualified_name)
@@ -54,6 +59,8 @@ class Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         if m not in (self.submodule_paths or {}):
+            if next(m.parameters(), None) is not None:
+                raise fx.proxy.TraceError("a module with weights is made in a forward")
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
@@ -97,9 +104,9 @@ def written_at(node: fx.Node | None) -> str:
 
 def describe(error: Exception) -> str:
     """What a user's code raised, and its line."""
-    text = str(error) or repr(error)
-    if not isinstance(error, (fx.proxy.TraceError, RuntimeError, ValueError)):
-        text = repr(error)
+    text = next(iter(str(error).splitlines()), "")
+    if not text or not isinstance(error, _SPEAK_FOR_THEMSELVES):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
     found = ""
     step = error.__traceback__
     while step is not None:
@@ -107,7 +114,7 @@ def describe(error: Exception) -> str:
         if not file.startswith(_NOT_THE_USERS):
             found = _shown(file, step.tb_lineno)
         step = step.tb_next
-    return text.splitlines()[0] + found
+    return text + found
 
 
 def _shown(file: str, line: int) -> str:

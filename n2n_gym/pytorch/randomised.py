@@ -1,7 +1,8 @@
 """Copies of modules with random weights in float64, quick to compute with.
 
 A large weight is a product of one factor an axis, so that a convolution is a few
-products of small matrices, and takes next to no memory however wide it is.
+products of small matrices, and takes next to no memory however wide it is. Kernels of
+one length have the same factors: random, and other ones backwards.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import torch
@@ -91,7 +93,8 @@ class _Product(nn.Parameter):
     def __new__(cls, shape: torch.Size, generator: torch.Generator) -> _Product:
         empty = torch.zeros((), dtype=torch.float64).expand(shape)
         self: _Product = Tensor._make_subclass(cls, empty, False)
-        self.factors = [_uniform((length,), generator) for length in shape]
+        self.factors = [_uniform((length,), generator) for length in shape[:2]]
+        self.factors += [_kernel(length) for length in shape[2:]]
         self.factors[0] *= _gain(shape)
         return self
 
@@ -139,8 +142,10 @@ def _conv2d(
     x = inputs @ input.reshape(batch, groups, -1, height * width)
     x = x.reshape(batch, groups, height, width)
     settings = (stride, padding, dilation)
-    x = _along(height, vertical, *[_of_axis(s, 0) for s in settings]).T @ x
-    x = x @ _along(width, horizontal, *[_of_axis(s, -1) for s in settings])
+    down = _along(height, len(vertical), *[_of_axis(s, 0) for s in settings])
+    across = _along(width, len(horizontal), *[_of_axis(s, -1) for s in settings])
+    x = x if down is None else down.T @ x
+    x = x if across is None else x @ across
     result = (x.unsqueeze(2) * outputs.reshape(groups, -1, 1, 1)).flatten(1, 2)
     return result if bias is None else result + bias.reshape(-1, 1, 1)
 
@@ -149,12 +154,23 @@ def _of_axis(setting: Any, axis: int) -> Any:
     return setting if isinstance(setting, int | str) else setting[axis]
 
 
+@cache
+def _kernel(length: int) -> Tensor:
+    """One axis of a kernel; of length 1 it is 1."""
+    drawn = _uniform((length,), torch.Generator().manual_seed(length))
+    return drawn if length > 1 else torch.ones(1, dtype=torch.float64)
+
+
+@lru_cache(1000)
 def _along(
-    length: int, kernel: Tensor, stride: int, padding: int | str, dilation: int
-) -> Tensor:
-    """The matrix (length, positions) of a convolution along one axis."""
+    length: int, kernel: int, stride: int, padding: int | str, dilation: int
+) -> Tensor | None:
+    """The matrix (length, positions) of a convolution along one axis, None for 1."""
+    if (kernel, stride, padding) == (1, 1, 0):
+        return None
     ones = torch.eye(length, dtype=torch.float64).unsqueeze(1)
-    return F.conv1d(ones, kernel[None, None], None, stride, padding, dilation)[:, 0]
+    weight = _kernel(kernel)[None, None]
+    return F.conv1d(ones, weight, None, stride, padding, dilation)[:, 0]
 
 
 _QUICKLY: Final = {F.conv2d: _conv2d, F.linear: _linear}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -71,6 +72,7 @@ def translate(
     _refuse_scripts(module)
     _refuse_shared_tensors(module)
     _refuse_hooks(module)
+    _refuse_stars(module)
     kind = type(module).__name__
     module = copy_of(module)
     try:
@@ -105,6 +107,15 @@ def _refuse_scripts(module: nn.Module) -> None:
             raise TraceError(
                 f"{name or 'the module'} is TorchScript, which torch.fx cannot trace: "
                 f"give the module that it was made from"
+            )
+
+
+def _refuse_stars(module: nn.Module) -> None:
+    for each in inspect.signature(type(module).forward).parameters.values():
+        if each.kind is each.VAR_POSITIONAL:
+            raise TraceError(
+                f"{type(module).__name__}.forward takes {each}: a teacher takes one "
+                f"input by name, the image"
             )
 
 
@@ -172,8 +183,8 @@ class _Translation:
 
     def _add(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            if self.values or str(node.target).startswith("*"):
-                raise Unsupported("a teacher takes one input by name, the image")
+            if self.values:
+                raise Unsupported("a teacher takes one input, the image")
             self.values[node] = _Value(IMAGE, self._memory(node))
         elif node.op == "output":
             self.output = self._output(node)
