@@ -500,7 +500,7 @@ class WantsLabels(Net):
 def test_what_training_mode_alone_computes_is_warned_of(net, message, caplog):
     trace(net, SHAPE)
     (said,) = warnings(caplog)
-    assert re.search(f"in training mode {message}.*; students train without it", said)
+    assert re.search(f"in training mode {message}.*; students train without that", said)
 
 
 def test_a_plain_network_is_traced_without_a_word(caplog):
@@ -673,6 +673,58 @@ def test_a_module_that_cannot_be_copied_is_refused(thing):
     net.thing = thing
     with pytest.raises(TraceError, match="Net cannot be copied, and tracing needs"):
         trace(net, SHAPE)
+
+
+class Single(Net):
+    def __deepcopy__(self, memo: object) -> Single:
+        return self
+
+
+def test_a_module_that_copies_to_itself_is_refused_and_left_alone():
+    net = Single()
+    with pytest.raises(TraceError, match="gives the module itself"):
+        trace(net, SHAPE)
+    assert not net.conv.weight.is_meta
+
+
+def cut_convolution() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
+    net[0].weight = nn.Parameter(net[0].weight[:3].detach())
+    net[0].bias = nn.Parameter(net[0].bias[:3].detach())
+    return net
+
+
+def cut_linear() -> nn.Module:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    net[1].weight = nn.Parameter(net[1].weight[:5].detach())
+    net[1].bias = nn.Parameter(net[1].bias[:5].detach())
+    return net
+
+
+def cut_kernel() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten())
+    net[0].weight = nn.Parameter(net[0].weight[..., :1, :1].detach())
+    return net
+
+
+def norm_without_its_scale() -> nn.Module:
+    net = Net()
+    net.bn.weight = net.bn.bias = None
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (cut_convolution, r"0\.weight"),
+        (cut_linear, r"1\.weight"),
+        (cut_kernel, r"0\.weight"),
+        (norm_without_its_scale, r"bn\.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_their_layer_are_refused_by_name(make, name):
+    with pytest.raises(TraceError, match=f"'{name}' has the shape .* as if it had"):
+        trace(make(), SHAPE)
 
 
 def test_the_module_and_all_generators_are_left_as_they_were():

@@ -62,7 +62,7 @@ def build(architecture: Architecture, device: torch.device | str = "cpu") -> Net
 class Network(nn.Module):
     """What an architecture computes: (B, C, H, W) images to (B, classes) logits.
 
-    All it has are the teacher's modules, by the teacher's names, which may be any.
+    It has the teacher's modules by the teacher's names, which may be any.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -93,6 +93,8 @@ class Network(nn.Module):
             # What nobody reads later need not be kept.
             spent = [r for r in set(layer.inputs) if last_reader[r] == position]
             self.__steps.append((operation, layer.inputs, spent))
+        if "input_shape" not in self._modules:  # a teacher's module comes first
+            self.input_shape = architecture.input_shape  # of an image, (C, H, W)
 
     def forward(self, images: Tensor) -> Tensor:
         values = {-1: images}

@@ -62,12 +62,10 @@ def as_it_computes(
     comparison = _compared(module, architecture)
     difference = comparison.difference(is_training=True)
     if difference is not None:
-        architecture, difference = _with_regularisation(
-            with_known_parts(module), input_shape, translate
-        )
+        architecture, difference = _regularised(module, architecture, translate)
     if difference is not None:
         logger.warning(
-            "%s: in training mode %s; students train without it", kind, difference
+            "%s: in training mode %s; students train without that", kind, difference
         )
     unused = comparison.unused_parameters()
     if unused:
@@ -82,16 +80,21 @@ def as_it_computes(
     return architecture
 
 
-def _with_regularisation(
-    module: nn.Module, input_shape: Shape, translate: Translate
+def _regularised(
+    module: nn.Module, architecture: Architecture, translate: Translate
 ) -> tuple[Architecture, str | None]:
-    """As traced in training mode if that is possible, and what still differs."""
-    try:
-        architecture = translate(module, input_shape, is_training=True)
-        comparison = _compared(module, architecture)
-    except TraceError:
-        architecture = translate(module, input_shape)
-        comparison = _compared(module, architecture)
+    """With what training mode adds, if there is a layer for it; what still differs."""
+    known = with_known_parts(module)
+    whole = architecture.input_shape
+    for is_training in (True, False):
+        try:
+            found = translate(known, whole, is_training=is_training)
+            _compared(module, found)
+        except TraceError:
+            continue
+        architecture = found
+        break
+    comparison = _Comparison(known, architecture, whole)
     return architecture, comparison.difference(is_training=True)
 
 
@@ -125,9 +128,16 @@ class _Comparison:
             generator = torch.Generator().manual_seed(seed)
             self.module = randomised(module, generator)
             self.network = build(architecture, "meta")
-            tensors = self.module.state_dict(keep_vars=True)
-            state = {name: tensors[name] for name in self.network.state_dict()}
-            self.network.load_state_dict(state, assign=True)
+            self.tensors = _tensors(self.module)
+            for name, wanted in self.network.state_dict().items():
+                found = self.tensors.get(name, torch.empty(0)).shape
+                if found != wanted.shape:
+                    raise TraceError(
+                        f"{type(module).__name__}: {name!r} has the shape "
+                        f"{tuple(found)}, but its layer is written as if it had "
+                        f"{tuple(wanted.shape)}"
+                    )
+            self.network.load_state_dict(self.tensors, strict=False, assign=True)
             self.images = torch.randn(
                 NUM_IMAGES, *images, generator=generator, dtype=torch.float64
             )
@@ -178,7 +188,7 @@ class _Comparison:
             return True
         on_meta = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-            for name, tensor in self.module.state_dict(keep_vars=True).items()
+            for name, tensor in self.tensors.items()
         }
         larger = torch.empty(NUM_IMAGES, *images, dtype=torch.float64, device="meta")
         calls = _Calls()
@@ -295,6 +305,13 @@ def _recording(part: nn.Module) -> Iterator[dict[str, Any]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict[str, Tensor](module.named_parameters()),
+        **dict(module.named_buffers()),
+    }
 
 
 def _are_alike(values: Tensor, expected: Tensor) -> bool:

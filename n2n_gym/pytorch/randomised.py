@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from n2n_gym.pytorch.arguments import TraceError
+from n2n_gym.pytorch.graph import describe
 
 _LARGEST: Final = 1024  # numbers in a weight that is drawn one by one
 # What may be asked of a weight that is not there in full; "__get__" is its attributes.
@@ -44,13 +45,14 @@ def copy_of(
     if replace is not None:
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             memo[id(tensor)] = replace(name, tensor)
+    what = f"{type(module).__name__} cannot be copied, and tracing needs a copy"
     try:
-        return copy.deepcopy(module, memo)
+        copied = copy.deepcopy(module, memo)
     except Exception as error:  # an object of the user's may raise anything
-        raise TraceError(
-            f"{type(module).__name__} cannot be copied, and tracing needs a copy: "
-            f"{error!r}"
-        ) from error
+        raise TraceError(f"{what}: {describe(error)}") from error
+    if copied is module:
+        raise TraceError(f"{what}: its __deepcopy__ gives the module itself")
+    return copied
 
 
 def randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:

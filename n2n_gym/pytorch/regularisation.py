@@ -15,7 +15,7 @@ from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.randomised import copy_of
 
 _FUNCTIONS: Final = (F.dropout, F.dropout2d, torchvision.ops.stochastic_depth)
-_ROWS: Final = (2048, 2, 8, 8)  # enough to see a rate of 1 %, and blocks of 7x7
+_MAPS: Final = (2048, 2, 8, 8)  # enough to see a rate of 1 %, and blocks of 7x7
 
 
 def as_in_eval_mode(graph: fx.GraphModule) -> None:
@@ -52,26 +52,26 @@ def with_known_parts(module: nn.Module) -> nn.Module:
 
 
 def _acts_as(part: nn.Module) -> nn.Module | None:
-    """The layer that does the same, seen from what becomes of ones."""
-    ones = torch.ones(_ROWS, dtype=torch.float64)
-    with torch.no_grad(), seeded(0, torch.device("cpu")):
+    """The layer that does the same, seen from what becomes of random maps."""
+    with torch.no_grad(), seeded(0, torch.device("cpu")) as generator:
+        maps = 1 + torch.rand(_MAPS, generator=generator, dtype=torch.float64)
         try:
-            off, on = part.eval()(ones.clone()), part.train()(ones.clone())
+            off, on = part.eval()(maps.clone()), part.train()(maps.clone())
         except Exception:  # the user's own code, which may want anything else
             return None
     if not isinstance(off, Tensor) or not isinstance(on, Tensor):
         return None
-    if on.shape != ones.shape or not torch.equal(off, ones):
+    if on.shape != maps.shape or not torch.equal(off, maps):
         return None
     kept = on != 0
     if kept.all() or not kept.any():
         return None
-    scale = on.max().item()
+    scale = (on / maps).max().item()
     rate = round(1 - 1 / scale, 9)
+    if not torch.allclose(on, kept * maps * scale) or not 0 < rate < 1:
+        return None
     by_channel = kept.double().flatten(2).mean(2)
     by_row = by_channel.mean(1)
-    if not torch.allclose(on[kept], ones[kept] * scale) or not 0 < rate < 1:
-        return None
     if _is_drawn(by_row, rate):
         depth: nn.Module = torchvision.ops.StochasticDepth(rate, "row")
         return depth

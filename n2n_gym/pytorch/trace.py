@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -72,7 +71,6 @@ def translate(
     _refuse_scripts(module)
     _refuse_shared_tensors(module)
     _refuse_hooks(module)
-    _refuse_stars(module)
     kind = type(module).__name__
     module = copy_of(module)
     try:
@@ -80,6 +78,12 @@ def translate(
         graph = fx.GraphModule(module, Tracer().trace(module))
     except Exception as error:  # the user's own code runs, and may raise anything
         raise TraceError(f"torch.fx cannot trace {kind}: {describe(error)}") from error
+    for node in graph.graph.find_nodes(op="placeholder"):
+        if str(node.target).startswith("*"):
+            raise TraceError(
+                f"the forward of {kind} takes {node.target}: a teacher takes one input "
+                f"by name, the image"
+            )
     if is_training:
         as_in_eval_mode(graph)
     recorder = Recorder(graph.eval())
@@ -107,15 +111,6 @@ def _refuse_scripts(module: nn.Module) -> None:
             raise TraceError(
                 f"{name or 'the module'} is TorchScript, which torch.fx cannot trace: "
                 f"give the module that it was made from"
-            )
-
-
-def _refuse_stars(module: nn.Module) -> None:
-    for each in inspect.signature(type(module).forward).parameters.values():
-        if each.kind is each.VAR_POSITIONAL:
-            raise TraceError(
-                f"{type(module).__name__}.forward takes {each}: a teacher takes one "
-                f"input by name, the image"
             )
 
 
