@@ -37,23 +37,22 @@ def network(name: str) -> nn.Module:
     return torchvision_network(name, 10).to_empty(device="cpu")
 
 
-def seconds(trace_it: Callable[[], object], repeats: int) -> float:
-    """The median of its times, in seconds of this process."""
-    times = []
-    for _ in range(repeats):
-        gc.collect()
-        start = time.process_time()
-        trace_it()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
+def seconds(trace_it: Callable[..., object], module: nn.Module) -> float:
+    gc.collect()
+    start = time.process_time()
+    trace_it(module, MADE_FOR)
+    return time.process_time() - start
 
 
 def compare(name: str, repeats: int) -> tuple[float, float]:
-    """The time of a trace without and with its check."""
+    """The median time of a trace without and with its check."""
     module = network(name)
     trace(module, MADE_FOR)  # the first call loads what the others find loaded
-    without = seconds(lambda: translate(module, MADE_FOR), repeats)
-    return without, seconds(lambda: trace(module, MADE_FOR), repeats)
+    times = [
+        (seconds(translate, module), seconds(trace, module)) for _ in range(repeats)
+    ]
+    without, both = zip(*times, strict=True)
+    return statistics.median(without), statistics.median(both)
 
 
 def outcome(name: str) -> str:

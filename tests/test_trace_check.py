@@ -811,7 +811,7 @@ def test_a_copy_is_deep():
 @pytest.mark.parametrize("name", ["regnet_y_400mf", "convnext_tiny", "googlenet"])
 def test_small_images_stand_for_large_ones(name):
     module = torchvision_network(name, 10)
-    small = check._small_images(translate(module, (3, 224, 224)))
+    small = check._small_images(translate(module, (3, 224, 224)), 2)
     assert small[1] < 100
     comparison = check._compared(module, translate(module, (3, 224, 224)))
     assert comparison.images.shape == (2, *small)

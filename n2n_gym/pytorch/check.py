@@ -11,7 +11,7 @@ import inspect
 import logging
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE: Final = 1e-9  # of the largest value; equal operations differ by none
 NUM_IMAGES: Final = 2  # batch norm in training mode needs two
-SIDES: Final = (48, 64, 96, 128, 192)  # of images that stand for larger ones
+SIDES: Final = (32, 48, 64, 96, 128, 192)  # of images that stand for larger ones
 _SEEDS: Final = range(5)  # for weights that let the images through
 
 
@@ -104,7 +104,7 @@ def _compared(module: nn.Module, architecture: Architecture) -> _Comparison:
     Small images stand for large ones where the module calls the same functions of both.
     """
     whole = architecture.input_shape
-    small = _small_images(architecture)
+    small = _small_images(architecture, 2)
     comparison = _Comparison(module, architecture, small)
     difference = comparison.difference(is_training=False)
     if small != whole and (difference or not comparison.calls_alike(whole)):
@@ -141,6 +141,10 @@ class _Comparison:
             self.images = torch.randn(
                 NUM_IMAGES, *images, generator=generator, dtype=torch.float64
             )
+            self.training_images = self.images
+            if images != architecture.input_shape:
+                _, height, width = _small_images(architecture, 1)
+                self.training_images = self.images[..., :height, :width]
             self.expected = self._run(self.network, is_training=False)
             if not torch.equal(*self.expected.logits):
                 break
@@ -201,10 +205,11 @@ class _Comparison:
 
     def _run(self, part: nn.Module, *, is_training: bool) -> _Run:
         part = part.train() if is_training else part.eval()
-        images, calls = self.images.clone(), _Calls()
+        images = self.training_images if is_training else self.images
+        calls = _Calls()
         with _seeded(), torch.set_grad_enabled(is_training):
-            with calls:
-                logits = part(images)
+            with calls if part is self.module else nullcontext():
+                logits = part(images.clone())
             return _Run(logits, _draws(), calls)
 
     def _first_layer(self, *, is_training: bool) -> str:
@@ -323,11 +328,11 @@ def _are_alike(values: Tensor, expected: Tensor) -> bool:
     return bool(far <= TOLERANCE * expected.abs().max())
 
 
-def _small_images(architecture: Architecture) -> Shape:
-    """The smallest images that are enough to tell networks apart.
+def _small_images(architecture: Architecture, least: int) -> Shape:
+    """The smallest images of which no map is less than so many places wide or high.
 
-    No map comes to one place unless it has no more for the whole images: there a pool
-    or the rim of a kernel would make no difference.
+    A map of one place would hide a pool that is not in the trace, or the rim of a
+    kernel. What has no more places for whole images has no more here.
     """
     channels, *size = whole = architecture.input_shape
     for side in SIDES:
@@ -344,7 +349,7 @@ def _small_images(architecture: Architecture) -> Shape:
             (other.shape_of(position), architecture.shape_of(position))
             for position in range(len(architecture.layers))
         )
-        if all(min((2, *o[1:])) >= min((2, *w[1:])) for o, w in pairs):
+        if all(min((least, *o[1:])) >= min((least, *w[1:])) for o, w in pairs):
             return small
     return whole
 
