@@ -740,6 +740,12 @@ def test_the_module_and_all_generators_are_left_as_they_were():
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
+def test_tracing_leaves_nothing_on_that_slows_torch_down():
+    before = torch._C._len_torch_function_stack()
+    trace(Net(), SHAPE)
+    assert torch._C._len_torch_function_stack() == before == 0
+
+
 # Names
 
 

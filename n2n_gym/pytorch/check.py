@@ -313,10 +313,10 @@ def _recording(part: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict[str, Tensor](module.named_parameters()),
-        **dict(module.named_buffers()),
-    }
+    """Its parameters and buffers by name."""
+    tensors: dict[str, Tensor] = dict(module.named_buffers())
+    tensors.update(module.named_parameters())
+    return tensors
 
 
 def _are_alike(values: Tensor, expected: Tensor) -> bool:

@@ -146,8 +146,8 @@ def _conv2d(
     settings = (stride, padding, dilation)
     down = _along(height, len(vertical), *[_of_axis(s, 0) for s in settings])
     across = _along(width, len(horizontal), *[_of_axis(s, -1) for s in settings])
-    x = x if down is None else down.T @ x
     x = x if across is None else x @ across
+    x = x if down is None else (x.mT @ down).mT  # quicker than down.T @ x
     result = (x.unsqueeze(2) * outputs.reshape(groups, -1, 1, 1)).flatten(1, 2)
     return result if bias is None else result + bias.reshape(-1, 1, 1)
 
