@@ -60,21 +60,25 @@ def build(architecture: Architecture, device: torch.device | str = "cpu") -> Net
 
 
 class Network(nn.Module):
-    """What an architecture computes: (B, C, H, W) images to (B, classes) logits."""
+    """What an architecture computes: (B, C, H, W) images to (B, classes) logits.
+
+    It has the teacher's modules by the teacher's names, which may be any.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.input_shape = architecture.input_shape  # of an image, (C, H, W)
         last_reader = {
             read: position
             for position, layer in enumerate(architecture.layers)
             for read in layer.inputs
         }
-        self._steps: list[tuple[Callable[..., Tensor], tuple[int, ...], list[int]]] = []
+        self.__steps: list[
+            tuple[Callable[..., Tensor], tuple[int, ...], list[int]]
+        ] = []
         lie_last: set[int] = set()  # maps held with their channels last
         for position, layer in enumerate(architecture.layers):
             shapes = [architecture.shape_of(read) for read in layer.inputs]
-            operation = self._registered(layer.name, _operation(layer, *shapes))
+            operation = _registered(self, layer.name, _operation(layer, *shapes))
             are_last = [read in lie_last for read in layer.inputs]
             if isinstance(layer, (Linear, LayerNorm)) and len(shapes[0]) == 3:
                 lie_last.add(position)
@@ -88,47 +92,51 @@ class Network(nn.Module):
                 operation = partial(_as_map, operation)
             # What nobody reads later need not be kept.
             spent = [r for r in set(layer.inputs) if last_reader[r] == position]
-            self._steps.append((operation, layer.inputs, spent))
-
-    def _registered(
-        self, name: str, operation: nn.Parameter | Callable[..., Tensor]
-    ) -> Callable[..., Tensor]:
-        """The operation; what has weights is at home under its dotted name.
-
-        So the state dict has the teacher's keys.
-        """
-        if not isinstance(operation, (nn.Module, nn.Parameter)):
-            return operation
-        *path, leaf = name.split(".")
-        container: nn.Module = self
-        for part in path:
-            if part not in container._modules:
-                container.add_module(part, nn.Module())
-            container = container.get_submodule(part)
-        if isinstance(operation, nn.Module):
-            container.add_module(leaf, operation)
-            return operation
-        container.register_parameter(leaf, operation)
-        # A parameter is looked up at each call: loading weights may replace it.
-        return partial(_scale, container, leaf)
-
-    def weights_of(self, layer: Layer) -> dict[str, Tensor]:
-        """The layer's entries of the state dict, to be written to in place."""
-        *path, leaf = layer.name.split(".")
-        container = self.get_submodule(".".join(path))
-        if isinstance(layer, Scale):
-            return {layer.name: container.get_parameter(leaf)}
-        module = container.get_submodule(leaf)
-        tensors = (*module.named_parameters(), *module.named_buffers())
-        return {f"{layer.name}.{key}": tensor for key, tensor in tensors}
+            self.__steps.append((operation, layer.inputs, spent))
+        if "input_shape" not in self._modules:  # a teacher's module comes first
+            self.input_shape = architecture.input_shape  # of an image, (C, H, W)
 
     def forward(self, images: Tensor) -> Tensor:
         values = {-1: images}
-        for position, (operation, inputs, spent) in enumerate(self._steps):
+        for position, (operation, inputs, spent) in enumerate(self.__steps):
             values[position] = operation(*[values[read] for read in inputs])
             for read in spent:
                 del values[read]
         return values[position]
+
+
+def weights_of(network: Network, layer: Layer) -> dict[str, Tensor]:
+    """A layer's entries of the state dict, to be written to in place."""
+    *path, leaf = layer.name.split(".")
+    container = network.get_submodule(".".join(path))
+    if isinstance(layer, Scale):
+        return {layer.name: container.get_parameter(leaf)}
+    module = container.get_submodule(leaf)
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return {f"{layer.name}.{key}": tensor for key, tensor in tensors}
+
+
+def _registered(
+    network: Network, name: str, operation: nn.Parameter | Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """The operation; what has weights is at home under its dotted name.
+
+    So the state dict has the teacher's keys.
+    """
+    if not isinstance(operation, (nn.Module, nn.Parameter)):
+        return operation
+    *path, leaf = name.split(".")
+    container: nn.Module = network
+    for part in path:
+        if part not in container._modules:
+            container.add_module(part, nn.Module())
+        container = container.get_submodule(part)
+    if isinstance(operation, nn.Module):
+        container.add_module(leaf, operation)
+        return operation
+    container.register_parameter(leaf, operation)
+    # A parameter is looked up at each call: loading weights may replace it.
+    return partial(_scale, container, leaf)
 
 
 def _operation(layer: Layer, *inputs: Shape) -> nn.Parameter | Callable[..., Tensor]:

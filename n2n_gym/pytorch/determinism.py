@@ -35,16 +35,20 @@ def alone(threads: int | None) -> Iterator[None]:
 def _defaults() -> Iterator[None]:
     """Torch's own, of what has no context manager."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    # Once a default device is set, even to the CPU, each call of torch's is slower.
+    is_elsewhere = device.type != "cpu"
     is_deterministic = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_default_dtype(torch.float32)
-    torch.set_default_device(None)
+    if is_elsewhere:
+        torch.set_default_device(None)
     torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
-        torch.set_default_device(device)
+        if is_elsewhere:
+            torch.set_default_device(device)
         torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
 
 

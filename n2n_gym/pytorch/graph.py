@@ -1,17 +1,29 @@
-"""Graphs of modules, by torch.fx, with what every node gives."""
+"""Graphs of modules, by torch.fx: what every node gives, and where it was written."""
 
 from __future__ import annotations
 
 import inspect
+import linecache
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 import torch
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
+from torchvision.ops import StochasticDepth, stochastic_depth
+
+# Frames of these are not the user's code, nor is the code that torch.fx generates.
+_NOT_THE_USERS: Final = (
+    os.path.dirname(torch.__file__) + os.sep,
+    os.path.dirname(__file__) + os.sep,
+    "<eval_with_key>",
+)
+
+_SPEAK_FOR_THEMSELVES: Final = (fx.proxy.TraceError, RuntimeError, ValueError)
 
 
 @contextmanager
@@ -41,7 +53,13 @@ class _Proxy(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """fx's own, with these proxies, and with torchvision's layers as layers."""
+    """fx's own, with these proxies, and with torchvision's layers as layers.
+
+    Each node remembers the line that made it, and modules made in a forward are traced.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=(stochastic_depth,))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         is_layer = isinstance(m, StochasticDepth)
@@ -61,6 +79,24 @@ class Tracer(fx.Tracer):
         image = self.create_proxy("placeholder", "images", (), {})
         return root_fn, [self.root, image]
 
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if m not in (self.submodule_paths or {}):
+            if next(m.parameters(), None) is not None:
+                raise fx.proxy.TraceError("a module with weights is made in a forward")
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["line"] = _line_above(sys._getframe(1))
+        return node
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
@@ -77,7 +113,44 @@ class Recorder(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph, garbage_collect_values=False)
         self.results: dict[fx.Node, Any] = {}
+        self.node: fx.Node | None = None  # what runs at present
 
     def run_node(self, n: fx.Node) -> Any:
+        self.node = n
         self.results[n] = result = super().run_node(n)
         return result
+
+
+def _line_above(frame: FrameType | None) -> tuple[str, int] | None:
+    """The nearest line of the user's among those that wait for this frame."""
+    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
+        if not frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def written_at(node: fx.Node | None) -> str:
+    """Where a node was written, for the end of a sentence; nothing where unknown."""
+    line = None if node is None else node.meta.get("line")
+    return _shown(*line) if line else ""
+
+
+def describe(error: Exception) -> str:
+    """What a user's code raised, and its line."""
+    text = next(iter(str(error).splitlines()), "")
+    if not text or not isinstance(error, _SPEAK_FOR_THEMSELVES):
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
+    found = ""
+    step = error.__traceback__
+    while step is not None:
+        file = step.tb_frame.f_code.co_filename
+        if not file.startswith(_NOT_THE_USERS):
+            found = _shown(file, step.tb_lineno)
+        step = step.tb_next
+    return text + found
+
+
+def _shown(file: str, line: int) -> str:
+    source = linecache.getline(file, line).strip()
+    return f", at {file}:{line}" + (f" ({source})" if source else "")

@@ -28,7 +28,7 @@ from n2n_gym.networks.layers import (
     Layer,
     Scale,
 )
-from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.build import Network, build, weights_of
 
 Weights = Mapping[str, Tensor]
 Indices = NDArray[np.int64]
@@ -77,7 +77,7 @@ class Inheritance:
             if (read == FRESH).all():
                 continue
             with torch.no_grad():
-                for key, new in network.weights_of(layer).items():
+                for key, new in weights_of(network, layer).items():
                     new.copy_(_slice(layer, new, self.weights[key], written, read))
         return network
 
@@ -115,7 +115,7 @@ class Inheritance:
         """
         found = {}
         for layer, written, read in self._counterparts(student):
-            for key, own in network.weights_of(layer).items():
+            for key, own in weights_of(network, layer).items():
                 if isinstance(own, nn.Parameter):
                     if (read == FRESH).all():
                         found[key] = own.detach()
@@ -151,7 +151,7 @@ class Inheritance:
 def _reset(network: Network, layer: Layer) -> None:
     """Torch's own fresh weights; a factor starts at one."""
     if isinstance(layer, Scale):
-        nn.init.ones_(network.weights_of(layer)[layer.name])
+        nn.init.ones_(weights_of(network, layer)[layer.name])
     else:
         network.get_submodule(layer.name).reset_parameters()  # type: ignore[operator]
 

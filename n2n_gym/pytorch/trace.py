@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import re
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +21,8 @@ from n2n_gym.pytorch.arguments import (
     Unsupported,
     Weight,
 )
+from n2n_gym.pytorch.check import as_it_computes
+from n2n_gym.pytorch.determinism import alone
 from n2n_gym.pytorch.functions import (
     CHUNKS,
     FUNCTIONS,
@@ -32,22 +33,13 @@ from n2n_gym.pytorch.functions import (
     chunk,
     reshape,
 )
-from n2n_gym.pytorch.graph import Recorder, Tracer, as_written
+from n2n_gym.pytorch.graph import Recorder, Tracer, as_written, describe, written_at
 from n2n_gym.pytorch.modules import MODULES
 from n2n_gym.pytorch.plain import plain
+from n2n_gym.pytorch.randomised import copy_of
+from n2n_gym.pytorch.regularisation import as_in_eval_mode
 
-__all__ = ["TraceError", "trace"]
-
-
-# What torch raises for shapes, types and values that an operation cannot take.
-_FAILURES: Final = (
-    RuntimeError,
-    ValueError,
-    IndexError,
-    AssertionError,
-    TypeError,
-    AttributeError,
-)
+__all__ = ["TraceError", "trace", "translate"]
 
 
 @as_written()
@@ -55,33 +47,51 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     """The architecture of a module that torch.fx can trace, as it is in eval mode.
 
     The module is called with images alone: other arguments of its ``forward`` have
-    their defaults. Torch's wrappers are taken off, and it may have any precision. The
+    their defaults. Torch's wrappers are taken off, and it may have any precision. What
+    the architecture builds is compared with it, by the logits of random images. The
     module is left as it is; its weights may be on the meta device. Layers that the
-    logits do not need are left out.
+    logits do not need are left out. A warning says which parameters those have, and
+    where training mode computes something that no layer here stands for.
 
     Args:
         input_shape: Of one image, (C, H, W).
 
     Raises:
-        TraceError: It uses an operation that is no kind of layer here, names the node.
+        TraceError: It uses an operation that is no kind of layer here, or its trace
+            computes other logits; names the node or layer, and the line.
     """
     module = plain(module)
+    with alone(None):
+        return as_it_computes(module, input_shape, translate)
+
+
+def translate(
+    module: nn.Module, input_shape: Shape, *, is_training: bool = False
+) -> Architecture:
+    """The architecture that torch.fx sees, unchecked.
+
+    Args:
+        is_training: Whether to follow what the module does in training mode.
+    """
+    _refuse_scripts(module)
     _refuse_shared_tensors(module)
-    module = copy.deepcopy(module).to("meta").float().eval()
+    kind = type(module).__name__
+    module = copy_of(module)
     try:
+        module = module.to("meta").float().train(is_training)
         graph = fx.GraphModule(module, Tracer().trace(module))
-    except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError) as error:
-        raise TraceError(
-            f"torch.fx cannot trace {type(module).__name__}: {error}"
-        ) from error
-    recorder = Recorder(graph)
+    except Exception as error:  # the user's own code runs, and may raise anything
+        raise TraceError(f"torch.fx cannot trace {kind}: {describe(error)}") from error
+    if is_training:
+        as_in_eval_mode(graph)
+    recorder = Recorder(graph.eval())
     try:
         with torch.no_grad():
             recorder.run(torch.empty(2, *input_shape, device="meta"))
-    except _FAILURES as error:
+    except Exception as error:  # whatever torch raises for shapes, types and values
         raise TraceError(
-            f"{type(module).__name__} cannot take images of the shape {input_shape}: "
-            f"{(str(error) or repr(error)).splitlines()[0]}"
+            f"{kind} cannot take images of the shape {input_shape}: {describe(error)}"
+            f"{written_at(recorder.node)}"
         ) from error
     translation = _Translation(graph, recorder.results)
     for node in graph.graph.nodes:
@@ -89,10 +99,17 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
     try:
         whole = Architecture(tuple(input_shape), translation.upto_output())
     except ValueError as error:
-        raise TraceError(
-            f"{type(module).__name__} does not translate: {error}"
-        ) from error
+        raise TraceError(f"{kind} does not translate: {error}") from error
     return whole.keep(whole.rewire(frozenset(), frozenset()))
+
+
+def _refuse_scripts(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{name or 'the module'} is TorchScript, which torch.fx cannot trace: "
+                f"give the module that it was made from"
+            )
 
 
 def _refuse_shared_tensors(module: nn.Module) -> None:
@@ -145,7 +162,9 @@ class _Translation:
         try:
             self._add(node)
         except Unsupported as error:
-            raise TraceError(f"{_describe(node, self.graph)}: {error}") from None
+            raise TraceError(
+                f"{_describe(node, self.graph)}: {error}{written_at(node)}"
+            ) from None
 
     def _add(self, node: fx.Node) -> None:
         if node.op == "placeholder":

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.small_images import fit
 from n2n_gym.pytorch.inputs import Normalisation
-from n2n_gym.pytorch.trace import TraceError, trace
+from n2n_gym.pytorch.trace import TraceError, translate
 from n2n_gym.tasks.task import Task
 
 MADE_FOR: Final = (3, 224, 224)  # the images that torchvision's networks are made for
@@ -71,8 +71,11 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
 
 @cache
 def as_made(name: str, num_classes: int) -> Architecture:
-    """One of torchvision's networks as it is for large images."""
-    return trace(torchvision_network(name, num_classes), MADE_FOR)
+    """One of torchvision's networks as it is for large images.
+
+    Its trace is not checked each time: ``benchmarks/trace_check.py`` checks all.
+    """
+    return translate(torchvision_network(name, num_classes), MADE_FOR)
 
 
 def torchvision_network(name: str, num_classes: int, **options: Any) -> nn.Module:

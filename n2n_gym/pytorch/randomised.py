@@ -1,0 +1,178 @@
+"""Copies of modules with random weights in float64, quick to compute with.
+
+A large weight is a product of one factor an axis, so that a convolution is a few
+products of small matrices, and takes next to no memory however wide it is. Kernels of
+one length have the same factors: random, and other ones backwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from n2n_gym.pytorch.arguments import TraceError
+from n2n_gym.pytorch.graph import describe
+
+_LARGEST: Final = 1024  # numbers in a weight that is drawn one by one
+# What may be asked of a weight that is not there in full; "__get__" is its attributes.
+_HARMLESS: Final = ("__get__", "dim", "size", "numel", "requires_grad_")
+
+
+def copy_of(
+    module: nn.Module, replace: Callable[[str, Tensor], Tensor] | None = None
+) -> nn.Module:
+    """A deep copy, with other parameters and buffers if wanted.
+
+    Args:
+        replace: Gives what stands for a parameter or buffer, by its name.
+
+    Raises:
+        TraceError: It cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()  # torch refuses to copy these
+    if replace is not None:
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            memo[id(tensor)] = replace(name, tensor)
+    what = f"{type(module).__name__} cannot be copied, and tracing needs a copy"
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:  # an object of the user's may raise anything
+        raise TraceError(f"{what}: {describe(error)}") from error
+    if copied is module:
+        raise TraceError(f"{what}: its __deepcopy__ gives the module itself")
+    return copied
+
+
+def randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy with random weights, scales and statistics, on the CPU, in float64."""
+
+    def drawn(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return torch.zeros(tensor.shape, dtype=tensor.dtype)
+        shape = tensor.shape
+        if isinstance(tensor, nn.Parameter) and len(shape) in (2, 4):
+            if tensor.numel() > max(_LARGEST, *shape):
+                return _Product(shape, generator)
+        new = _uniform(shape, generator)
+        if tensor.numel() > max(shape, default=1):
+            new *= _gain(shape)
+        else:  # a scale, a bias, a mean or a variance: positive, so that it may be each
+            new = 1 + new / 4
+        is_parameter = isinstance(tensor, nn.Parameter)
+        return nn.Parameter(new, requires_grad=False) if is_parameter else new
+
+    return copy_of(module, drawn)
+
+
+def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Of mean 0 and deviation 1."""
+    drawn = torch.rand(*shape, generator=generator, dtype=torch.float64)
+    return (drawn - 0.5) * math.sqrt(12)
+
+
+def _gain(shape: Sequence[int]) -> float:
+    """What keeps the scale of values through a layer and a ReLU."""
+    return math.sqrt(2 * shape[0] / math.prod(shape))
+
+
+class _Product(nn.Parameter):
+    """The weight of a convolution or linear layer, an outer product of its axes."""
+
+    factors: list[Tensor]
+
+    def __new__(cls, shape: torch.Size, generator: torch.Generator) -> _Product:
+        empty = torch.zeros((), dtype=torch.float64).expand(shape)
+        self: _Product = Tensor._make_subclass(cls, empty, False)
+        self.factors = [_uniform((length,), generator) for length in shape[:2]]
+        self.factors += [_kernel(length) for length in shape[2:]]
+        self.factors[0] *= _gain(shape)
+        return self
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _HARMLESS:
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        if func in _QUICKLY and len(args) > 1 and isinstance(args[1], cls):
+            return _QUICKLY[func](*args, **kwargs)
+        args, kwargs = _pytree.tree_map_only(cls, _in_full, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _in_full(weight: _Product) -> Tensor:
+    product = weight.factors[0]
+    for factor in weight.factors[1:]:
+        product = product.unsqueeze(-1) * factor
+    return product
+
+
+def _linear(input: Tensor, weight: _Product, bias: Tensor | None = None) -> Tensor:
+    outputs, inputs = weight.factors
+    result = (input @ inputs).unsqueeze(-1) * outputs
+    return result if bias is None else result + bias
+
+
+def _conv2d(
+    input: Tensor,
+    weight: _Product,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    outputs, inputs, vertical, horizontal = weight.factors
+    batch, _, height, width = input.shape
+    x = inputs @ input.reshape(batch, groups, -1, height * width)
+    x = x.reshape(batch, groups, height, width)
+    settings = (stride, padding, dilation)
+    down = _along(height, len(vertical), *[_of_axis(s, 0) for s in settings])
+    across = _along(width, len(horizontal), *[_of_axis(s, -1) for s in settings])
+    x = x if across is None else x @ across
+    x = x if down is None else (x.mT @ down).mT  # quicker than down.T @ x
+    result = (x.unsqueeze(2) * outputs.reshape(groups, -1, 1, 1)).flatten(1, 2)
+    return result if bias is None else result + bias.reshape(-1, 1, 1)
+
+
+def _of_axis(setting: Any, axis: int) -> Any:
+    return setting if isinstance(setting, int | str) else setting[axis]
+
+
+@cache
+def _kernel(length: int) -> Tensor:
+    """One axis of a kernel; of length 1 it is 1."""
+    drawn = _uniform((length,), torch.Generator().manual_seed(length))
+    return drawn if length > 1 else torch.ones(1, dtype=torch.float64)
+
+
+@lru_cache(1000)
+def _along(
+    length: int, kernel: int, stride: int, padding: int | str, dilation: int
+) -> Tensor | None:
+    """The matrix (length, positions) of a convolution along one axis, None for 1."""
+    if (kernel, stride, padding) == (1, 1, 0):
+        return None
+    ones = torch.eye(length, dtype=torch.float64).unsqueeze(1)
+    weight = _kernel(kernel)[None, None]
+    return F.conv1d(ones, weight, None, stride, padding, dilation)[:, 0]
+
+
+_QUICKLY: Final = {F.conv2d: _conv2d, F.linear: _linear}
