@@ -146,7 +146,7 @@ def cifar10x16() -> Task:
         read,
         class_names=_CIFAR10,
         augmentation=Augmentation(padding=2, flip=True),
-        preprocessing="16x16 RGB images: CIFAR-10's, each 2x2 pixels averaged, halves up",
+        preprocessing="16x16 RGB images: CIFAR-10's, 2x2 pixels averaged, halves up",
     )
 
 
