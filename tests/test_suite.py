@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from envs_registry import BENCH
+from n2n_gym.bench import find_task
 from n2n_gym.bench.env import regrets
 from n2n_gym.cli import app
 from n2n_gym.comparison import suite
@@ -139,3 +140,12 @@ def test_bad_commands_are_named(table, tmp_path, options, message):
     assert made.exit_code != 0
     assert message in made.output
     assert np.all([path.suffix != ".jsonl" for path in tmp_path.iterdir()])
+
+
+def test_without_a_whole_table_there_is_nothing_to_compare(monkeypatch, tmp_path):
+    for name in list(BENCH):
+        monkeypatch.delitem(BENCH, name)
+    with pytest.raises(ValueError, match="no table of N2N-Bench is whole yet"):
+        perform_suite(["random"], range(1), tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match="no table of N2N-Bench is whole yet"):
+        find_task("N2NBench/Remove-Residual-CIFAR10x16-v0")

@@ -230,6 +230,8 @@ def find_task(name: str) -> BenchTask:
         ValueError: There is none; the nearest is named.
     """
     plain = name.rpartition(":")[2]
+    if not BENCH:
+        raise ValueError(f"unknown task {name!r}: no table of N2N-Bench is whole yet")
     if plain not in BENCH:
         near = difflib.get_close_matches(plain, BENCH, 1, 0.0)
         raise ValueError(
