@@ -125,6 +125,40 @@ def test_a_branch_that_torch_fx_does_not_take_is_refused_with_the_first_layer(
         trace(Net(write), shape)
 
 
+class Wide(nn.Module):
+    """Its weights are too large to be drawn one by one; `turn` is not in its trace."""
+
+    def __init__(self, turn: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3, 1, 1)
+        self.more = nn.Conv2d(64, 64, 5, 1, 2)
+        self.fc = nn.Linear(64, 10)
+        self.turn = turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.turn(x) if isinstance(x, Tensor) else x
+        return self.fc(F.relu(self.more(F.relu(self.conv(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: x.mT,
+        lambda x: x.flip(2),
+        lambda x: x.flip(3),
+        lambda x: x.flip((2, 3)),
+        lambda x: x.rot90(1, (2, 3)),
+        lambda x: x.mT.flip((2, 3)),
+        lambda x: x.roll(1, 3),
+        lambda x: x.flip(1),
+    ],
+    ids=["transposed", "up", "left", "half", "quarter", "other", "moved", "colours"],
+)
+def test_wide_layers_tell_an_image_from_the_same_one_turned(turn):
+    with pytest.raises(TraceError, match="does not compute"):
+        trace(Wide(turn), (3, 16, 16))
+
+
 def test_a_branch_for_large_images_alone_is_refused():
     # small images stand for large ones, and do not take it
     def write(net: Net, x: Tensor) -> Tensor:
