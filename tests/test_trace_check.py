@@ -99,6 +99,14 @@ def knows_its_size(net: Net, x: Tensor) -> Tensor:
     return F.relu(x) if isinstance(x.shape[-1], int) else x
 
 
+def is_single(net: Net, x: Tensor) -> Tensor:
+    return F.relu(x) if x.dtype is torch.float32 else x
+
+
+def has_single_weights(net: Net, x: Tensor) -> Tensor:
+    return F.relu(x) if net.fc.weight.dtype == torch.float32 else x
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -111,6 +119,8 @@ def knows_its_size(net: Net, x: Tensor) -> Tensor:
         tries_to_count,
         has_gradients,
         knows_its_size,
+        is_single,
+        has_single_weights,
     ],
 )
 @pytest.mark.parametrize("shape", [SHAPE, (3, 100, 100)])
@@ -123,6 +133,23 @@ def test_a_branch_that_torch_fx_does_not_take_is_refused_with_the_first_layer(
     )
     with pytest.raises(TraceError, match=message):
         trace(Net(write), shape)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda net, x: x.half() if x.dtype == torch.float16 else x,
+        lambda net, x: x.float() if x.dtype is torch.bfloat16 else x,
+        lambda net, x: x if x.dtype == net.fc.weight.dtype else x.to("cpu"),
+        lambda net, x: F.relu(x) if x.dtype.is_floating_point else x,
+    ],
+)
+def test_questions_about_types_that_change_nothing_are_no_hindrance(write):
+    net, shape = Net(write), SHAPE
+    network = build(trace(net, shape)).eval()
+    network.load_state_dict(net.state_dict())
+    images = torch.randn(2, *shape)
+    assert torch.equal(network(images), net.eval()(images))
 
 
 class Wide(nn.Module):
