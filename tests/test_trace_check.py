@@ -706,10 +706,12 @@ def test_the_image_is_the_first_of_inputs_without_names(kind):
 # Copies
 
 
-def test_tensors_computed_before_are_no_hindrance():
+@pytest.mark.parametrize("place", ["", "conv", "bn", "fc"])
+def test_tensors_computed_before_are_no_hindrance(place):
     net = Net()
-    net.last = net.conv(torch.zeros(1, *SHAPE))
-    assert not net.last.is_leaf
+    part = net.get_submodule(place)
+    part.last = net.conv(torch.zeros(1, *SHAPE))
+    assert not part.last.is_leaf
     assert trace(net, SHAPE) == trace(Net(), SHAPE)
 
 
