@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
 from n2n_gym.common.files import data_folder
@@ -208,7 +209,9 @@ def test_a_class_that_needs_more_than_the_task_is_refused(network, what, task):
             load_teacher(teacher, task)
 
 
-@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, nn.Sequential])
+@pytest.mark.parametrize(
+    "wrap", [lambda m: m, nn.DataParallel, nn.Sequential, AveragedModel]
+)
 def test_an_instance_may_be_named(wrap, module, task, monkeypatch):
     from tests import networks
 

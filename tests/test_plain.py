@@ -755,11 +755,20 @@ def fused(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
-@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "sparse_coo"])
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("name", [n for n in ENCODED if n != "sparse_csr"])  # a matrix
 def test_statistics_that_mean_something_else_are_refused_by_name(name):
     module = small()
     module.bn1.running_var = ENCODED[name](module.bn1.running_var)
     with pytest.raises(TraceError, match=rf"bn1\.running_var is {name}: weights of"):
+        trace(module, SHAPE)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+def test_what_frozen_normalisation_keeps_is_refused_by_name_too(name):
+    module = Icy(1e-5)
+    setattr(module.norm, name, getattr(module.norm, name).to(torch.int8))
+    with pytest.raises(TraceError, match=rf"norm\.{name} is int8: weights of"):
         trace(module, SHAPE)
 
 

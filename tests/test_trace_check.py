@@ -99,6 +99,14 @@ def knows_its_size(net: Net, x: Tensor) -> Tensor:
     return F.relu(x) if isinstance(x.shape[-1], int) else x
 
 
+def is_single(net: Net, x: Tensor) -> Tensor:
+    return F.relu(x) if x.dtype is torch.float32 else x
+
+
+def has_single_weights(net: Net, x: Tensor) -> Tensor:
+    return F.relu(x) if net.fc.weight.dtype == torch.float32 else x
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -111,6 +119,8 @@ def knows_its_size(net: Net, x: Tensor) -> Tensor:
         tries_to_count,
         has_gradients,
         knows_its_size,
+        is_single,
+        has_single_weights,
     ],
 )
 @pytest.mark.parametrize("shape", [SHAPE, (3, 100, 100)])
@@ -123,6 +133,57 @@ def test_a_branch_that_torch_fx_does_not_take_is_refused_with_the_first_layer(
     )
     with pytest.raises(TraceError, match=message):
         trace(Net(write), shape)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda net, x: x.half() if x.dtype == torch.float16 else x,
+        lambda net, x: x.float() if x.dtype is torch.bfloat16 else x,
+        lambda net, x: x if x.dtype == net.fc.weight.dtype else x.to("cpu"),
+        lambda net, x: F.relu(x) if x.dtype.is_floating_point else x,
+    ],
+)
+def test_questions_about_types_that_change_nothing_are_no_hindrance(write):
+    net, shape = Net(write), SHAPE
+    network = build(trace(net, shape)).eval()
+    network.load_state_dict(net.state_dict())
+    images = torch.randn(2, *shape)
+    assert torch.equal(network(images), net.eval()(images))
+
+
+class Wide(nn.Module):
+    """Its weights are too large to be drawn one by one; `turn` is not in its trace."""
+
+    def __init__(self, turn: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3, 1, 1)
+        self.more = nn.Conv2d(64, 64, 5, 1, 2)
+        self.fc = nn.Linear(64, 10)
+        self.turn = turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.turn(x) if isinstance(x, Tensor) else x
+        return self.fc(F.relu(self.more(F.relu(self.conv(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: x.mT,
+        lambda x: x.flip(2),
+        lambda x: x.flip(3),
+        lambda x: x.flip((2, 3)),
+        lambda x: x.rot90(1, (2, 3)),
+        lambda x: x.mT.flip((2, 3)),
+        lambda x: x.roll(1, 3),
+        lambda x: x.flip(1),
+    ],
+    ids=["transposed", "up", "left", "half", "quarter", "other", "moved", "colours"],
+)
+def test_wide_layers_tell_an_image_from_the_same_one_turned(turn):
+    with pytest.raises(TraceError, match="does not compute"):
+        trace(Wide(turn), (3, 16, 16))
 
 
 def test_a_branch_for_large_images_alone_is_refused():
@@ -645,10 +706,12 @@ def test_the_image_is_the_first_of_inputs_without_names(kind):
 # Copies
 
 
-def test_tensors_computed_before_are_no_hindrance():
+@pytest.mark.parametrize("place", ["", "conv", "bn", "fc"])
+def test_tensors_computed_before_are_no_hindrance(place):
     net = Net()
-    net.last = net.conv(torch.zeros(1, *SHAPE))
-    assert not net.last.is_leaf
+    part = net.get_submodule(place)
+    part.last = net.conv(torch.zeros(1, *SHAPE))
+    assert not part.last.is_leaf
     assert trace(net, SHAPE) == trace(Net(), SHAPE)
 
 

@@ -39,7 +39,13 @@ def as_written() -> Iterator[None]:
 
 
 class _Proxy(fx.Proxy):
-    """Records augmented assignments as what they are; fx's own make new values."""
+    """Records augmented assignments as what they are; fx's own make new values.
+
+    It knows its type, so that Python's questions about that have the answer that a
+    network in single precision gets.
+    """
+
+    dtype = torch.float32
 
     def __iadd__(self, other: Any) -> fx.Proxy:
         return self.tracer.create_proxy(

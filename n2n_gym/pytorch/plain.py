@@ -27,6 +27,8 @@ _WRAPPERS: Final = (
 _LAYERS: Final = (*MODULES, nn.Flatten, FrozenBatchNorm2d)
 # What keeps one number for each number of a weight.
 _NUMBERS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Buffers that are numbers to compute with, whatever type they were given.
+_COMPUTED_WITH: Final = ("running_mean", "running_var", "weight", "bias")
 # What a subclass may define anew without computing anything else.
 _HARMLESS: Final = ("extra_repr", "reset_parameters")
 _READ_AT_CALLS: Final = ("__call__", "__getattr__", "__getattribute__")
@@ -84,7 +86,7 @@ def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Its parameters, and those buffers that could be statistics."""
     yield from module.named_parameters()
     for name, buffer in module.named_buffers():
-        if buffer.is_floating_point():
+        if buffer.is_floating_point() or name.rpartition(".")[2] in _COMPUTED_WITH:
             yield name, buffer
 
 

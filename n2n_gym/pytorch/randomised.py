@@ -2,7 +2,8 @@
 
 A large weight is a product of one factor an axis, so that a convolution is a few
 products of small matrices, and takes next to no memory however wide it is. Kernels of
-one length have the same factors: random, and other ones backwards.
+one length have the same two factors: random, other ones backwards, and one that differs
+from the other, so that a transposed image has other logits.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class _Product(nn.Parameter):
         empty = torch.zeros((), dtype=torch.float64).expand(shape)
         self: _Product = Tensor._make_subclass(cls, empty, False)
         self.factors = [_uniform((length,), generator) for length in shape[:2]]
-        self.factors += [_kernel(length) for length in shape[2:]]
+        self.factors += [_kernel(length, axis) for axis, length in enumerate(shape[2:])]
         self.factors[0] *= _gain(shape)
         return self
 
@@ -144,8 +145,8 @@ def _conv2d(
     x = inputs @ input.reshape(batch, groups, -1, height * width)
     x = x.reshape(batch, groups, height, width)
     settings = (stride, padding, dilation)
-    down = _along(height, len(vertical), *[_of_axis(s, 0) for s in settings])
-    across = _along(width, len(horizontal), *[_of_axis(s, -1) for s in settings])
+    down = _along(height, 0, len(vertical), *[_of_axis(s, 0) for s in settings])
+    across = _along(width, 1, len(horizontal), *[_of_axis(s, -1) for s in settings])
     x = x if across is None else x @ across
     x = x if down is None else (x.mT @ down).mT  # quicker than down.T @ x
     result = (x.unsqueeze(2) * outputs.reshape(groups, -1, 1, 1)).flatten(1, 2)
@@ -157,21 +158,26 @@ def _of_axis(setting: Any, axis: int) -> Any:
 
 
 @cache
-def _kernel(length: int) -> Tensor:
-    """One axis of a kernel; of length 1 it is 1."""
-    drawn = _uniform((length,), torch.Generator().manual_seed(length))
+def _kernel(length: int, axis: int) -> Tensor:
+    """A kernel along its height (axis 0) or its width (1); of length 1 it is 1."""
+    drawn = _uniform((length,), torch.Generator().manual_seed(2 * length + axis))
     return drawn if length > 1 else torch.ones(1, dtype=torch.float64)
 
 
 @lru_cache(1000)
 def _along(
-    length: int, kernel: int, stride: int, padding: int | str, dilation: int
+    length: int,
+    axis: int,
+    kernel: int,
+    stride: int,
+    padding: int | str,
+    dilation: int,
 ) -> Tensor | None:
     """The matrix (length, positions) of a convolution along one axis, None for 1."""
     if (kernel, stride, padding) == (1, 1, 0):
         return None
     ones = torch.eye(length, dtype=torch.float64).unsqueeze(1)
-    weight = _kernel(kernel)[None, None]
+    weight = _kernel(kernel, axis)[None, None]
     return F.conv1d(ones, weight, None, stride, padding, dilation)[:, 0]
 
 
