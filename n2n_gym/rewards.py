@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from n2n_gym.common.plugins import lookup
+from n2n_gym.common.plugins import check_call, lookup
 
 DEGENERATE: Final = -1.0  # the reward of what cannot be scored
 
@@ -190,6 +190,10 @@ def load_reward(reward: str | Reward) -> Reward:
     """A reward by its name, from "module:attribute", or as it is given.
 
     Raises:
-        ValueError: There is no such reward.
+        ValueError: There is no such reward, or it is no function of two scores.
     """
-    return lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
+    found: Reward = (
+        lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward
+    )
+    check_call("reward", reward, found, "student's", "teacher's")
+    return found

@@ -13,6 +13,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from n2n_gym.envs import CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.compression import CompressionEnv
+from n2n_gym.envs.limits import LimitSettings
 from n2n_gym.envs.wrappers import (
     MultiObjective,
     ProgressiveConstraint,
@@ -481,3 +482,25 @@ def test_what_takes_more_than_the_teacher_is_worth_no_less_than_a_failure():
     assert -1 < Saving("latency_ms")(slower, teacher) < 0
     slowest = teacher._replace(resources={"latency_ms": 2.0})
     assert Saving("latency_ms")(slowest, teacher) == -1
+
+
+def test_a_limit_by_itself_is_one():
+    limit = Limit("x", {"num_params": 1}, 3)
+    assert read_limits(limit) == (limit,)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{3: 4}, {None: 4}, {"num_params": 10**400}, {"num_params": True}, 5, "abc"],
+    ids=["3", "None", "huge", "True", "number", "text"],
+)
+def test_what_is_no_mapping_of_bounds_by_name_is_refused(given):
+    with pytest.raises(ValueError, match=r"limit|constraints are a mapping"):
+        read_limits(given)
+
+
+@pytest.mark.parametrize("bound", [100, 1e3, 12_345, 7e5, 0.1])
+def test_a_bound_is_drawn_from_its_range(bound):
+    settings = LimitSettings.read({"num_params": (bound, bound)}, "sample")
+    (limit,) = settings.draw(np.random.default_rng(0), None)
+    assert limit.bound == bound

@@ -135,6 +135,15 @@ def test_rates_are_a_subset_of_the_ten(teacher):
         ShrinkEnv(teacher, evaluator="size", rates=(0.25,))
 
 
+@pytest.mark.parametrize(
+    "rates", [1.0, None, {0.5, 1.0}, np.array([0.5, 1.0]), "1", ([1.0], 1.0)], ids=repr
+)
+@pytest.mark.parametrize("make", [ShrinkEnv, CompressEnv])
+def test_rates_that_are_no_sequence_of_numbers_are_refused(teacher, make, rates):
+    with pytest.raises(ValueError, match="rates are some of"):
+        make(teacher, evaluator="size", rates=rates)
+
+
 @pytest.mark.parametrize("rate", [0, 2, 5, 8])
 @pytest.mark.parametrize("make", [ShrinkEnv, CompressEnv])
 def test_a_rate_that_is_not_offered_is_illegal(teacher, make, rate):

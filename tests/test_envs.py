@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -140,6 +142,46 @@ def test_a_reward_of_ones_own(teacher):
     assert reward == info["num_params"]
     by_name = RemoveEnv(teacher, evaluator="size", reward="tests.test_envs:half")
     assert play(by_name, [0] * len(env.decisions))[0] == 0.5
+
+
+@pytest.mark.parametrize(
+    "value", [None, "much", 1j, [0.5, 0.5], math.nan, math.inf, -math.inf], ids=repr
+)
+def test_a_reward_that_is_no_finite_number_is_refused(value, teacher):
+    env = RemoveEnv(teacher, evaluator="size", reward=lambda *_: value)
+    with pytest.raises(
+        ValueError, match=rf"a reward must be .*{re.escape(str(value))}"
+    ):
+        play(env, [0] * len(env.decisions))
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [lambda: 1, lambda student: 1, lambda a, b, c: 1, 0.5, {"n2n": 1}],
+    ids=["none", "one", "three", "number", "mapping"],
+)
+def test_a_reward_is_a_function_of_two_scores(reward, teacher):
+    with pytest.raises(ValueError, match=r"reward .* must be a function that takes 2"):
+        RemoveEnv(teacher, evaluator="size", reward=reward)
+
+
+@pytest.mark.parametrize("reward", ["n2n", "accuracy", "log_size"])
+def test_a_teacher_that_is_never_right_is_refused(reward, teacher):
+    def never(students, teacher):
+        return [Score(0.5, s.num_params, s.num_macs) for s in students]
+
+    never.score_teacher = lambda teacher: Score(
+        0.0, teacher.architecture.num_params, teacher.architecture.num_macs
+    )
+    env = RemoveEnv(teacher, evaluator=never, reward=reward)
+    with pytest.raises(ValueError, match="right on none of the validation images"):
+        play(env, [0] * len(env.decisions))
+
+
+@pytest.mark.parametrize("keep", [3, 1.5, True, object()], ids=type)
+def test_what_is_to_be_kept_has_names(keep, teacher):
+    with pytest.raises(ValueError, match="keep names layers"):
+        RemoveEnv(teacher, evaluator="size", keep=keep)
 
 
 def half(student: Score, teacher: Score) -> float:

@@ -1,20 +1,26 @@
 import copy
 import math
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from n2n_gym.compression.assessment import evaluate_onnx
+from n2n_gym.compression.student_files import classes_of, preprocessing_of
 from n2n_gym.export import onnx as export
 from n2n_gym.export.onnx import export_onnx, save_weights
 from n2n_gym.networks.decisions import shrink, shrinkages
 from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.trace import trace
-from tests.networks import GatedNet, ScaledNet, ShuffledNet
+from n2n_gym.tasks.task import Task
+from tests.networks import GatedNet, ScaledNet, ShuffledNet, SmallResNet
 
 ABOUT = {"teacher": "small", "task": "digits"}
+LOGGER = evaluate_onnx.__module__
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +125,76 @@ def test_a_shrunk_student_exports_too(teacher, images, tmp_path):
     network = teacher.inheritance(torch.device("cpu")).build(student).eval()
     path = tmp_path / "student.onnx"
     assert export_onnx(network, teacher.normalise, images, path, ABOUT) <= 1e-4
+
+
+def written(task, path):
+    """The file of an untrained student of a task, as a run writes it."""
+    network = build(trace(SmallResNet(classes=task.num_classes), task.input_shape))
+    about = {
+        "task": task.name,
+        "classes": classes_of(task),
+        "preprocessing": preprocessing_of(task),
+    }
+    normalise = Normalisation((0.5,), (0.5,))
+    images = task.splits["test"].images[:4]
+    export_onnx(network.eval(), normalise, images, path, about)
+    return path
+
+
+def drawn(name="drawn", count=10, class_names=None, **about):
+    """A task of noise, of 8x8 images."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2 * count, 8, 8), np.uint8)
+    labelled = images, np.arange(2 * count) % count
+    splits = dict.fromkeys(("train", "validation", "test"), labelled)
+    return Task(name, (1, 8, 8), count, lambda: splits, class_names, **about)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"preprocessing": "8x8 grey images, as in digits.npz"},
+        {"preprocessing": "8x8 grey images"},
+        {"preprocessing": ""},
+        {},
+    ],
+    ids=str,
+)
+def test_own_images_that_are_called_digits_are_not_taken_for_the_published(
+    about, tmp_path
+):
+    path = written(drawn("digits", **about), tmp_path / "student.onnx")
+    with pytest.raises(ValueError, match="other images than the digits that is publ"):
+        evaluate_onnx(path, None, "test")
+
+
+def test_the_published_digits_are_found_by_their_name(task, tmp_path):
+    found = evaluate_onnx(written(task, tmp_path / "student.onnx"), None, "test")
+    assert found.num_images == 360
+
+
+@pytest.mark.parametrize("count", [2, 9, 11, 20])
+def test_a_task_of_more_or_fewer_classes_is_refused(count, task, tmp_path):
+    path = written(task, tmp_path / "student.onnx")
+    message = f"tells 10 classes apart, the task drawn has {count}"
+    with pytest.raises(ValueError, match=message):
+        evaluate_onnx(path, drawn(count=count), "test")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("ba", "its a is number 0, which is b in"),
+        ("ax", "its b is number 1, which is x in"),
+        ("xy", "its a is number 0, which is x in"),
+        ("ab", None),
+        (None, None),
+    ],
+)
+def test_classes_of_other_names_are_warned_of(names, said, tmp_path, caplog):
+    path = written(drawn(count=2, class_names=("a", "b")), tmp_path / "student.onnx")
+    other = drawn(count=2, class_names=names and tuple(names))
+    evaluate_onnx(path, other, "test")
+    warnings = [r.getMessage() for r in caplog.records if r.name == LOGGER]
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]

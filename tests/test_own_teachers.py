@@ -77,6 +77,53 @@ def test_a_module_is_scored_with_its_own_weights(module, task):
     assert teacher.score.accuracy == expected
 
 
+class StoresHalves(SmallResNet):
+    def state_dict(self, *args, **kwargs):
+        state = super().state_dict(*args, **kwargs)
+        return {name: tensor / 2 for name, tensor in state.items()}
+
+
+class StoresNothing(SmallResNet):
+    def state_dict(self, *args, **kwargs):
+        return {}
+
+
+def stores_by_hook(change):
+    def make():
+        network = SmallResNet()
+        network.register_state_dict_post_hook(lambda module, state, *_: change(state))
+        return network
+
+    return make
+
+
+def doubled(state):
+    for name in list(state):
+        state[name] = state[name] * 2
+
+
+def renamed(state):
+    for name in list(state):
+        state[f"ema.{name}"] = state.pop(name)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        StoresHalves,
+        StoresNothing,
+        stores_by_hook(doubled),
+        stores_by_hook(renamed),
+        stores_by_hook(dict.clear),
+    ],
+    ids=["halves", "nothing", "doubled", "renamed", "cleared"],
+)
+def test_a_modules_weights_are_what_it_computes_with_whatever_it_stores(make, task):
+    module = make().eval()
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    assert_same_weights(load_teacher(module, task, device="cpu"), tensors)
+
+
 def test_a_module_can_have_other_weights(module, task):
     state = {k: v + 1 for k, v in module.state_dict().items()}
     assert_same_weights(load_teacher(module, task, weights=state), state)

@@ -20,6 +20,7 @@ from n2n_gym.report.charts import errors
 from n2n_gym.report.content import Found, _trials
 from n2n_gym.report.diagram import draw
 from n2n_gym.report.page import command, headline
+from n2n_gym.runs.folder import read_summary
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 
@@ -297,3 +298,10 @@ def test_a_comparison_has_a_page_too(browser, tmp_path):
     text = page.locator("body").inner_text()
     assert "12 distinct students a run, 2 seeds" in text
     assert "comes first of 2 agents" in text
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", '{"teacher": {}}'])
+def test_a_summary_that_is_damaged_is_named(content, tmp_path):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ValueError, match=r"summary\.json is damaged"):
+        read_summary(tmp_path)

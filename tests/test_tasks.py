@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,38 @@ def with_labels(**changes: list[int]) -> Task:
     return Task("pets", (1, 2, 2), 3, lambda: parts, class_names=names)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"input_shape": (2, 2)},
+        {"input_shape": (1, 2, 2, 1)},
+        {"input_shape": (1.0, 2, 2)},
+        {"input_shape": 4},
+        {"num_classes": 2.0},
+        {"num_classes": "2"},
+        {"class_names": "ab"},
+        {"class_names": (0, 1)},
+        {"class_names": ("a", None)},
+    ],
+    ids=str,
+)
+def test_attributes_of_other_types_are_refused(given):
+    whole = {"input_shape": (1, 2, 2), "num_classes": 2, "read": dict} | given
+    ((name, value),) = given.items()
+    with pytest.raises(ValueError, match=f"task x: .*{name}") as error:
+        Task("x", **whole)
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "shape", [[1, 2, 2], np.array([1, 2, 2]), (np.int64(1), 2, 2), range(1, 4)]
+)
+def test_shapes_and_counts_may_be_numpys(shape):
+    task = Task("x", shape, np.uint8(2), dict)
+    assert task.input_shape == tuple(shape)
+    assert json.dumps([task.input_shape, task.num_classes])
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_split_that_lacks_a_class_is_refused(split):
     task = with_labels(**{split: [0, 2, 2, 0]})
@@ -227,6 +260,9 @@ IMAGES, LABELS = np.zeros((4, 2, 2), np.uint8), np.array([0, 1, 0, 1])
         (IMAGES[:, :1], LABELS, r"test_images are \(1, 1, 2\), its input_shape"),
         (np.zeros((4, 3, 8, 8), np.uint8), LABELS, r"test_images .* looks like \(N, C"),
         (IMAGES, LABELS.astype(float), "test_labels must be integers"),
+        (IMAGES, LABELS.astype("m8[s]"), "test_labels must be integers"),
+        (IMAGES, np.ma.masked_equal(LABELS, 1), "test_labels is a masked array"),
+        (np.ma.masked_less(IMAGES, 5), LABELS, "test_images is a masked array"),
         (
             IMAGES,
             LABELS[:, None],

@@ -251,6 +251,22 @@ def test_modules_keep_the_logits(part):
     assert_same(Written(lambda net, x: net.part(x), copy.deepcopy(part)))
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        nn.Conv2d(4, 4, 3, stride=(2,)),
+        nn.Conv2d(4, 4, 3, padding=(1,)),
+        nn.Conv2d(4, 4, 3, dilation=(2,)),
+        nn.MaxPool2d((2,)),
+        nn.MaxPool2d([3], [1], [1]),
+        nn.AvgPool2d((2,), (1,)),
+    ],
+    ids=str,
+)
+def test_one_length_in_a_tuple_is_that_of_both_axes(part):
+    assert_same(Written(lambda net, x: net.part(x), part))
+
+
 def test_a_convolution_of_each_channel_by_itself_is_depthwise():
     depthwise = nn.Conv2d(4, 4, 3, groups=4)
     architecture = assert_same(Written(lambda net, x: net.part(x), depthwise))
@@ -599,6 +615,7 @@ def test_an_unsupported_network_is_refused_with_the_node(module, message):
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'reflect'"),
         (nn.BatchNorm2d(4, track_running_stats=False), "track_running_stats=False"),
         (nn.BatchNorm2d(4, momentum=None), "momentum=None"),
+        (nn.BatchNorm2d(4, eps=0.0), "eps=0.0"),
         (nn.ELU(0.5), "alpha=0.5"),
         (nn.GELU("tanh"), "approximated"),
         (nn.AvgPool2d(2, divisor_override=3), "divisor_override=3"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -195,10 +194,10 @@ def compress(
     }
     with plain_errors():
         from n2n_gym.runs.folder import (
-            SUMMARY,
             Options,
             check_same,
             is_finished,
+            read_summary,
             resumed,
         )
         from n2n_gym.runs.identity import check_unchanged
@@ -211,7 +210,7 @@ def compress(
             check_unchanged(options, options.load_teacher())
         else:
             _run(options)
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = read_summary(folder)
         if was_finished:
             note = f"Nothing was done: {folder} holds this run, and it is finished."
             Console(stderr=as_json).print(note, highlight=False, markup=False)

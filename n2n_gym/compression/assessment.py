@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
 import tempfile
@@ -17,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from n2n_gym.compression.student_files import preprocessing_of
 from n2n_gym.export.formats import load_model
 from n2n_gym.export.onnx import FromPixels, export_onnx, plain
 from n2n_gym.pytorch.build import Network
@@ -26,6 +29,8 @@ from n2n_gym.resources.measured import open_session
 from n2n_gym.tasks.loading import TASKS, load_task
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 SECONDS: Final = 2.0  # of timing, for each file
 BATCH: Final = 250
@@ -208,17 +213,20 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
         task: That named in the file, if None.
 
     Raises:
-        ValueError: It is no ONNX file, takes other images than the task has, or names
-            no task.
+        ValueError: It is no ONNX file, takes other images than the task has, tells
+            another number of classes apart, or names no task, or one that is not the
+            published one of that name.
     """
     session = _open(path)
+    said = session.get_modelmeta().custom_metadata_map
+    named = None
     if task is None:
-        name = session.get_modelmeta().custom_metadata_map.get("task", "")
-        if name not in TASKS:
+        named = said.get("task", "")
+        if named not in TASKS:
             raise ValueError(
-                f"{path} was made for the task {name!r}; name it with --task"
+                f"{path} was made for the task {named!r}; name it with --task"
             )
-        task = load_task(name)
+        task = load_task(named)
     inputs = session.get_inputs()
     wanted = tuple(inputs[0].shape[1:])
     if wanted[0] == 3 and task.input_shape[0] == 1:
@@ -228,6 +236,12 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
             f"{path} takes {inputs[0].name!r} of {wanted}; accepted is {INPUT!r} of "
             f"{task.input_shape}, the images of {task.name}"
         )
+    if named is not None and said.get("preprocessing") != preprocessing_of(task):
+        raise ValueError(  # an own file may be called digits.npz
+            f"{path} was made for other images than the {named} that is published "
+            f"({said.get('preprocessing')}); name them with --task"
+        )
+    _check_classes(path, session, task)
     images, labels = task.splits[split].images, task.splits[split].labels
     right = 0
     for start in range(0, len(images), BATCH):
@@ -241,6 +255,31 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
     accuracy = right / len(images)
     latency = 1e3 * timing.seconds
     return Evaluation(task.name, accuracy, low, high, len(images), size, latency)
+
+
+def _check_classes(
+    path: Path, session: onnxruntime.InferenceSession, task: Task
+) -> None:
+    """Refuse a task of more or fewer classes; warn of one that names them otherwise."""
+    count = session.get_outputs()[0].shape[1:]
+    if count != [task.num_classes]:
+        raise ValueError(
+            f"{path} tells {', '.join(map(str, count))} classes apart, the task "
+            f"{task.name} has {task.num_classes}"
+        )
+    said = json.loads(session.get_modelmeta().custom_metadata_map.get("classes", "0"))
+    names = list(task.class_names or ())
+    if isinstance(said, list) and names and said != names:
+        ours, theirs = next(p for p in zip(said, names, strict=True) if p[0] != p[1])
+        logger.warning(
+            "%s has the classes of another task: its %s is number %d, which is %s in "
+            "%s",
+            path,
+            ours,
+            said.index(ours),
+            theirs,
+            task.name,
+        )
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

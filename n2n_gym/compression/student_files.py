@@ -12,6 +12,7 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network
 from n2n_gym.rewards import Score, n2n
 from n2n_gym.runs.folder import ONNX, STUDENT, TEACHER, WEIGHTS
+from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import Teacher
 
 
@@ -33,8 +34,8 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
     about = {
         "teacher": teacher.name,
         "task": teacher.task.name,
-        "classes": classes_of(teacher),
-        "preprocessing": f"{teacher.task.preprocessing}; for pixels divided by 255",
+        "classes": classes_of(teacher.task),
+        "preprocessing": preprocessing_of(teacher.task),
         "fingerprint": student.fingerprint,
         "validation_accuracy": f"{finished.score.accuracy:.4f}",
         "test_accuracy": f"{finished.test_accuracy:.4f}",
@@ -52,7 +53,7 @@ def metadata_of(teacher: Teacher) -> str:
     """
     task, normalise = teacher.task, str(teacher.normalise)
     texts = (
-        classes_of(teacher),
+        classes_of(teacher.task),
         task.preprocessing,
         task.name,
         teacher.name,
@@ -61,6 +62,11 @@ def metadata_of(teacher: Teacher) -> str:
     return "".join(texts)
 
 
-def classes_of(teacher: Teacher) -> str:
+def classes_of(task: Task) -> str:
     """Their names, or how many there are, as a file says it."""
-    return json.dumps(teacher.task.class_names or teacher.task.num_classes)
+    return json.dumps(task.class_names or task.num_classes)
+
+
+def preprocessing_of(task: Task) -> str:
+    """How its image files become what a student takes, as a file says it."""
+    return f"{task.preprocessing}; for pixels divided by 255"

@@ -96,7 +96,7 @@ class LimitSettings:
         if not self.ranges and not given:
             return self.fixed
         bounds = {
-            name: math.exp(rng.uniform(math.log(least), math.log(most)))
+            name: _drawn(rng, least, most)
             for name, (least, most) in self.ranges.items()
             if given is None or name not in given
         }
@@ -117,6 +117,12 @@ class LimitSettings:
             for each in limits
             if each not in self.fixed
         }
+
+
+def _drawn(rng: np.random.Generator, least: float, most: float) -> float:
+    """A bound, log-uniformly; exp(log(x)) is not quite x, and may be outside."""
+    found = math.exp(rng.uniform(math.log(least), math.log(most)))
+    return float(min(max(found, least), most))
 
 
 def check_fits(limits: Sequence[Limit], meter: Meter, names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -54,7 +55,11 @@ def failed(reason: str) -> dict[str, Any]:
 def conclude(
     worth: Worth, student: Architecture, result: Score | Failure
 ) -> tuple[float, dict[str, Any]]:
-    """The reward of a finished student, and what the last info says of it."""
+    """The reward of a finished student, and what the last info says of it.
+
+    Raises:
+        ValueError: The teacher is never right, or the reward is no finite number.
+    """
     teacher, meter = worth.teacher, worth.meter
     info = describe_student(teacher, student)
     if isinstance(result, Failure):
@@ -62,6 +67,12 @@ def conclude(
     # What cannot be measured of the teacher is an error of whoever asks for it.
     whole = teacher.architecture
     theirs = worth.evaluator.score_teacher(teacher)
+    if theirs.accuracy == 0:
+        raise ValueError(
+            f"teacher {teacher.name} is right on none of the validation images, so no "
+            f"student can be compared with it; are its classes in the order of the "
+            f"task's?"
+        )
     theirs = theirs._replace(resources=meter(whole, whole))
     try:
         mine = result._replace(resources=meter(student, whole))
@@ -71,7 +82,7 @@ def conclude(
     values = {**mine.resources, ACCURACY: mine.accuracy}
     excesses = {limit.name: limit.excess(values) for limit in worth.limits}
     violated = [name for name, excess in excesses.items() if excess > 0]
-    reward = float(worth.reward(mine, theirs))
+    reward = _as_number(worth.reward(mine, theirs))
     is_accurate = mine.accuracy >= theirs.accuracy - SUCCESS_MARGIN
     info = {
         **mine.resources,
@@ -86,3 +97,14 @@ def conclude(
         "is_success": is_accurate and not violated,
     }
     return penalised(reward, worth.epsilon) if violated else reward, info
+
+
+def _as_number(reward: Any) -> float:
+    """What a reward gave, which may be the user's; ValueError unless it is finite."""
+    try:
+        number = float(reward)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a reward must be a number, got {reward!r}") from error
+    if not math.isfinite(number):
+        raise ValueError(f"a reward must be finite, got {number}")
+    return number

@@ -30,8 +30,10 @@ def check_rates(rates: Sequence[float]) -> None:
     Raises:
         ValueError: One is none of 0.1, 0.2, ..., 1, or there is none.
     """
-    given = tuple(rates) if isinstance(rates, Sequence) else (rates,)
-    if not set(given) <= set(RATES) or HIGHEST not in given:
+    is_several = isinstance(rates, Sequence)
+    given = tuple(rates) if is_several else (rates,)
+    are_known = all(isinstance(r, (int, float)) and r in RATES for r in given)
+    if not is_several or not are_known or HIGHEST not in given:
         raise ValueError(
             f"rates are some of {RATES}, with 1.0 among them, which changes nothing; "
             f"got {given}"

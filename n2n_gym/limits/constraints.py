@@ -74,20 +74,23 @@ def read_limits(constraints: Constraints | None) -> tuple[Limit, ...]:
         return ()
     if isinstance(constraints, Mapping):
         return tuple(_plain(name, bound) for name, bound in constraints.items())
-    for limit in constraints:
+    given = constraints if isinstance(constraints, Sequence) else [constraints]
+    for limit in given:  # a Limit by itself is one
         if not isinstance(limit, Limit):
             raise ValueError(
                 f"constraints are a mapping of bounds by name, or Limits, got {limit!r}"
             )
-    names = [limit.name for limit in constraints]
+    names = [limit.name for limit in given]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two limits have the name {name!r}")
-    return tuple(constraints)
+    return tuple(given)
 
 
 def _plain(name: str, bound: float) -> Limit:
     """At most so much of one resource, or at least this accuracy."""
+    if not isinstance(name, str):
+        raise ValueError(f"a limit is on a resource by its name, got {name!r}")
     if not _is_finite(bound) or bound <= 0:
         raise ValueError(
             f"the limit of {name} must be a positive number, got {bound!r}"
@@ -111,4 +114,9 @@ def penalised(reward: float, epsilon: float) -> float:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that is larger than any float
+        return False

@@ -67,7 +67,7 @@ def pair(value: int | Sequence[int]) -> Pair:
     """A length for both axes, as torch takes it, as (height, width)."""
     if isinstance(value, int):
         return value, value
-    height, width = value
+    height, width = value if len(value) == 2 else (*value, *value)  # (3,) is 3
     return int(height), int(width)
 
 

@@ -27,6 +27,7 @@ from n2n_gym.pytorch.arguments import TraceError
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.graph import describe
+from n2n_gym.pytorch.plain import tensors_of
 from n2n_gym.pytorch.randomised import randomised
 from n2n_gym.pytorch.regularisation import with_known_parts
 
@@ -128,7 +129,7 @@ class _Comparison:
             generator = torch.Generator().manual_seed(seed)
             self.module = randomised(module, generator)
             self.network = build(architecture, "meta")
-            self.tensors = _tensors(self.module)
+            self.tensors = tensors_of(self.module)
             for name, wanted in self.network.state_dict().items():
                 found = self.tensors.get(name, torch.empty(0)).shape
                 if found != wanted.shape:
@@ -310,13 +311,6 @@ def _recording(part: nn.Module) -> Iterator[dict[str, Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Its parameters and buffers by name."""
-    tensors: dict[str, Tensor] = dict(module.named_buffers())
-    tensors.update(module.named_parameters())
-    return tensors
 
 
 def _are_alike(values: Tensor, expected: Tensor) -> bool:

@@ -77,6 +77,7 @@ def _batch_norm(
     module: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm,
 ) -> Layer:
     require(module.track_running_stats, "track_running_stats=False")
+    require(module.eps > 0, f"eps={module.eps}, which torch cannot train with,")
     require(module.momentum is not None, "momentum=None")
     return BatchNorm(
         name, inputs(x), module.eps, float(module.momentum or 0), module.affine

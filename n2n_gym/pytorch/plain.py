@@ -90,6 +90,16 @@ def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Its parameters and buffers by name: those that its forward computes with.
+
+    ``state_dict()`` is for files: hooks and subclasses may put other values into it.
+    """
+    tensors: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
+    tensors.update(module.named_parameters(remove_duplicate=False))
+    return tensors
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module that torch's wrappers around it call, one in another perhaps."""
     while (inner := _wrapped(module)) is not None:

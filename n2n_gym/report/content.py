@@ -22,6 +22,7 @@ from n2n_gym.runs.folder import (
     Options,
     check_format,
     is_finished,
+    read_summary,
 )
 from n2n_gym.runs.history import FINAL, read_history
 
@@ -71,7 +72,7 @@ class Found:
         """
         if not is_finished(folder):
             raise ValueError(f"{folder} holds no finished run: there is no {SUMMARY}")
-        return cls.of(folder, json.loads((folder / SUMMARY).read_text()))
+        return cls.of(folder, read_summary(folder))
 
     @classmethod
     def of(cls, folder: Path, summary: dict[str, Any]) -> Found:

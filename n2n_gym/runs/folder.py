@@ -238,6 +238,17 @@ def is_finished(folder: Path) -> bool:
     return (folder / SUMMARY).is_file()
 
 
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What a finished run found; ValueError where the file is damaged."""
+    path = folder / SUMMARY
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        _ = found["teacher"], found["student"], found["limits"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    return found
+
+
 @contextmanager
 def open_run(options: Options) -> Iterator[Run]:
     """The folder ``options.output``: new, or of a run of the same options to go on.

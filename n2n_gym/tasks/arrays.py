@@ -47,6 +47,11 @@ def check_splits(where: str, arrays: object) -> None:
                     f"{where}: {split}_{name} must be a numpy array, got "
                     f"{type(array).__name__}"
                 )
+            if isinstance(array, np.ma.MaskedArray):
+                raise ValueError(
+                    f"{where}: {split}_{name} is a masked array; leave out what is "
+                    f"masked, and give a plain one"
+                )
 
 
 def check_images(where: str, split: str, images: NDArray[Any]) -> None:
@@ -82,7 +87,7 @@ def check_layout(where: str, split: str, images: NDArray[Any]) -> None:
 
 def check_labels(where: str, split: str, labels: NDArray[Any], num_images: int) -> None:
     """Refuse what is not one integer from 0 for each image."""
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:  # numpy has more integers
         advice = "; labels.argmax(1) gives the classes of one-hot labels"
         raise ValueError(
             f"{where}: {split}_labels must be integers, (N,), got {labels.dtype} "

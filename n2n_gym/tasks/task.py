@@ -6,6 +6,7 @@ never does.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -54,9 +55,9 @@ class Task:
         grey: The task whose images these are, each repeated to three channels.
 
     Raises:
-        ValueError: There are more or fewer class names than classes, or ``read`` is no
-            function. At the first use: the data are not as described, or a class is
-            missing from a split.
+        ValueError: There are more or fewer class names than classes, an attribute is
+            of another type, or ``read`` is no function. At the first use: the data are
+            not as described, or a class is missing from a split.
     """
 
     name: str
@@ -76,6 +77,22 @@ class Task:
                 f"task {self.name}: read is a function without arguments that gives "
                 f"the images, got {type(self.read).__name__}"
             )
+        try:  # numpy's integers too
+            channels, height, width = map(operator.index, self.input_shape)
+            count = operator.index(self.num_classes)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"task {self.name}: input_shape is (channels, height, width) and "
+                f"num_classes an integer, got {self.input_shape!r} and "
+                f"{self.num_classes!r}"
+            ) from error
+        names = self.class_names
+        if isinstance(names, str) or not all(isinstance(n, str) for n in names or ()):
+            raise ValueError(
+                f"task {self.name}: class_names are texts, one a class, got {names!r}"
+            )
+        object.__setattr__(self, "input_shape", (channels, height, width))
+        object.__setattr__(self, "num_classes", count)
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"task {self.name} has {self.num_classes} classes and "

@@ -17,7 +17,7 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.reading import is_architecture, read_architecture
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.inputs import Normalisation
-from n2n_gym.pytorch.plain import plain, unwrapped
+from n2n_gym.pytorch.plain import plain, tensors_of, unwrapped
 from n2n_gym.pytorch.trace import TraceError, trace
 from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
@@ -164,7 +164,7 @@ def _with_weights(
             raise TraceError(f"{name} cannot be a teacher: {error}") from error
         architecture = other
         task = _in_its_colours(architecture.input_shape[0], task)
-    own = plain(module).state_dict()
+    own = tensors_of(plain(module))
     given = own if weights is None else weights
     # A module may hold weights that the logits do not need: auxiliary heads.
     checked = check_weights(given, architecture, source, spare=own)

@@ -26,6 +26,8 @@ def kept_names(
         return frozenset()
     names = [layer.name for layer in start.layers]
     found: set[str] = set()
+    if not isinstance(patterns, (str, Sequence, Set)):
+        raise ValueError(f"keep names layers, or patterns of names, got {patterns!r}")
     for pattern in patterns.split(",") if isinstance(patterns, str) else patterns:
         named = {
             name
