@@ -110,20 +110,35 @@ def test_limits_are_shown_as_shares_of_the_teacher(teacher):
 # Actions.
 
 
+@pytest.mark.parametrize(
+    ("length", "offered", "kernels"),
+    [  # each rate's nearest odd length, ties up, worked by hand
+        (3, [5, 9], [1, 1, 1, 1, 1, 1, 3, 3, 3, 3]),
+        (5, [2, 6, 9], [1, 1, 1, 3, 3, 3, 3, 5, 5, 5]),
+        (7, [1, 4, 7, 9], [1, 1, 3, 3, 3, 5, 5, 5, 7, 7]),
+    ],
+)
 def test_of_equal_kernels_one_action_is_offered_and_the_others_do_what_they_say(
-    teacher,
+    length, offered, kernels
 ):
-    env = ShrinkEnv(teacher, evaluator="size", variables=("kernel",))
+    stem = nn.Conv2d(1, 4, length, padding=length // 2)
+    net = nn.Sequential(stem, nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), *ends(4))
+    start = trace(net, (1, 16, 16))
+    env = ShrinkEnv(start, evaluator="size", variables=("kernel",))
     _, info = env.reset()
-    assert np.flatnonzero(info["action_mask"]).tolist() == [5, 9]
-    _, _, _, _, info = env.step(0)  # 0.1: masked, and 1x1 as 0.6 is
-    assert info["illegal"] is False
-    masked = env.student
-    env.reset()
-    env.step(5)
-    assert env.student == masked
-    env.reset(options={"decisions": [0]})
-    assert env.student == masked
+    assert np.flatnonzero(info["action_mask"]).tolist() == offered
+    for action, kernel in enumerate(kernels):
+        env.reset()
+        _, _, _, _, info = env.step(action)
+        assert info["illegal"] is False
+        assert env.student.layers[0].kernel == (kernel, kernel)
+        masked = env.student
+        env.reset(options={"decisions": [action]})
+        assert env.student == masked
+
+
+def ends(width):
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3)
 
 
 def test_rates_are_a_subset_of_the_ten(teacher):
