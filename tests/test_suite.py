@@ -119,6 +119,7 @@ def test_the_command_writes_a_leaderboard_and_validates_it(table, tmp_path):
     made = runner.invoke(app, [*arguments, "--seeds", "2", "--output", str(output)])
     assert made.exit_code == 0, made.output
     assert (output / "leaderboard.md").read_text().count("\n") == 4
+    assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     again = runner.invoke(app, [*arguments, "--output", str(output)])
     assert again.exit_code != 0
     assert "--resume" in again.output
@@ -132,6 +133,9 @@ def test_the_command_writes_a_leaderboard_and_validates_it(table, tmp_path):
         (["--suite", "nas-bench"], "n2n-bench"),
         (["--suite", "n2n-bench", "--teacher", "resnet18"], "--teacher"),
         (["--suite", "n2n-bench", "--budget", "3"], "--budget"),
+        (["--suite", "n2n-bench", "--keep", "layer4.*"], "--keep"),
+        (["--suite", "n2n-bench", "--workers", "2"], "--workers"),
+        (["--suite", "n2n-bench", "--device", "cpu"], "--device"),
         (["--suite", "n2n-bench", "--agents", "nobody"], "nobody"),
     ],
 )

@@ -80,7 +80,8 @@ def compare(
     if suite is not None:
         others: dict[str, Any] = {"env": env, "teacher": teacher, "task": task}
         others |= {"evaluator": evaluator, "budget": budget}
-        others |= {"evaluations": evaluations}
+        others |= {"evaluations": evaluations, "keep": keep}
+        others |= {"device": device, "workers": workers}
         with plain_errors(), stoppable(lambda: kept):
             _compare_on_suite(suite, agents, seeds, output, resume, others, as_json)
         return
@@ -174,7 +175,9 @@ def _compare_on_suite(
     )
     found = protocol.standings(runs)
     (output / "leaderboard.md").write_text(protocol.as_markdown(found))
-    drawn = _draw(lambda rows, to, _: protocol.draw(rows, to), found, output, "")
+    drawn = _draw(
+        lambda rows, to, _: protocol.draw(rows, to), found, output / "curves.png", ""
+    )
     if as_json:
         agents_found = [
             {"agent": one.agent, "seen": one.seen, "gap": one.gap._asdict()}
