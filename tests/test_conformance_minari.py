@@ -17,6 +17,14 @@ from n2n_agents.adapters import MaskedObservation
 from tests.journal import make
 
 EPISODES = 40
+ABOUT = {  # what a data set says of itself
+    "algorithm_name": "random",
+    "author": "us",
+    "author_email": "us@example.org",
+    "code_permalink": "https://example.org",
+    "description": "random legal actions",
+    "requirements": ["n2n-gym"],
+}
 
 # Its collector removes its folder, but leaves the object for it to be collected.
 pytestmark = pytest.mark.filterwarnings(
@@ -50,12 +58,7 @@ def record() -> list[float]:
     made = env.create_dataset(
         "n2n/remove/random-v0",
         eval_env=played.spec,
-        algorithm_name="random",
-        author="us",
-        author_email="us@example.org",
-        code_permalink="https://example.org",
-        description="random legal actions",
-        requirements=["n2n-gym"],
+        **ABOUT,
         ref_min_score=min(returns),
         ref_max_score=max(returns),
     )

@@ -146,6 +146,8 @@ def test_tianshou_collects_with_masks(name, setting):
 def test_minari_records_it(name, setting, tmp_path, monkeypatch):
     import minari
 
+    from tests.test_conformance_minari import ABOUT
+
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     # What it keeps of an environment is JSON.
     arguments = {**arguments_of(name, setting), "teacher": WHOLE.to_json()}
@@ -162,16 +164,7 @@ def test_minari_records_it(name, setting, tmp_path, monkeypatch):
             observation, reward, is_over, _, info = step
             assert not info["illegal"]
         returns.append(float(reward))
-    made = env.create_dataset(
-        "n2n/settings/random-v0",
-        eval_env=played.spec,
-        algorithm_name="random",
-        author="us",
-        author_email="us@example.org",
-        code_permalink="https://example.org",
-        description="random legal actions",
-        requirements=["n2n-gym"],
-    )
+    made = env.create_dataset("n2n/settings/random-v0", eval_env=played.spec, **ABOUT)
     assert [float(episode.rewards.sum()) for episode in made] == returns
     env.close()
     gc.collect()

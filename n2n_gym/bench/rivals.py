@@ -26,7 +26,7 @@ def random_search(
 ) -> list[int]:
     """The best row within each budget, of distinct students in random order."""
     order = rng.permutation(len(rewards))
-    return _best_within(rewards, order, budgets)
+    return [int(order[:n][rewards[order[:n]].argmax()]) for n in budgets]
 
 
 def regression_search(
@@ -80,9 +80,3 @@ def _predict(table: Table, accuracy: Values, drawn: NDArray[np.int64]) -> Values
     features = quadratic if len(drawn) >= 2 * quadratic.shape[1] else linear
     weights, *_ = np.linalg.lstsq(features[drawn], accuracy[drawn], rcond=None)
     return np.asarray(features @ weights)
-
-
-def _best_within(
-    rewards: Values, order: NDArray[np.int64], budgets: Sequence[int]
-) -> list[int]:
-    return [int(order[:n][rewards[order[:n]].argmax()]) for n in budgets]

@@ -169,13 +169,29 @@ class Table:
         fidelity: str | None = None,
         seed: int | None = None,
     ) -> Values:
-        """The reward of each student, (N,); -1 where it breaks the limit or failed."""
+        """The reward of each student, (N,); -1 where it breaks the limit or failed.
+
+        It is computed once, and cannot be written to.
+        """
+        key = task, split, fidelity, seed
+        if key not in self._rewards:
+            self._rewards[key] = self._values(*key)
+        return self._rewards[key]
+
+    @cached_property
+    def _rewards(self) -> dict[Any, Values]:
+        return {}
+
+    def _values(
+        self, task: BenchTask, split: str, fidelity: str | None, seed: int | None
+    ) -> Values:
         reward, whole = load_reward(task.reward), self._teacher(split)
         accuracy = self.accuracy(split, fidelity=fidelity, seed=seed)
         found = np.full(len(self), DEGENERATE)
         for row in np.flatnonzero(self.within(task) & ~np.isnan(accuracy)):
             params, macs = int(self.num_params[row]), int(self.num_macs[row])
             found[row] = reward(Score(float(accuracy[row]), params, macs), whole)
+        found.flags.writeable = False
         return found
 
     def within(self, task: BenchTask) -> NDArray[np.bool_]:
