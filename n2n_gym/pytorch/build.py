@@ -7,6 +7,7 @@ from functools import partial, reduce
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth as StochasticDepthModule
 
@@ -50,6 +51,9 @@ ACTIVATION_MODULES: Final[Mapping[str, type[nn.Module]]] = {
 }
 
 
+FEW_CHANNELS: Final = 16
+
+
 def build(architecture: Architecture, device: torch.device | str = "cpu") -> Network:
     """A torch module with torch's default weights; ``"meta"`` allocates none.
 
@@ -79,6 +83,8 @@ class Network(nn.Module):
         for position, layer in enumerate(architecture.layers):
             shapes = [architecture.shape_of(read) for read in layer.inputs]
             operation = _registered(self, layer.name, _operation(layer, *shapes))
+            if _may_overrun(layer, shapes[0]):
+                operation = partial(_thinned_first, operation)
             are_last = [read in lie_last for read in layer.inputs]
             if isinstance(layer, (Linear, LayerNorm)) and len(shapes[0]) == 3:
                 lie_last.add(position)
@@ -218,6 +224,31 @@ def _operation(layer: Layer, *inputs: Shape) -> nn.Parameter | Callable[..., Ten
             return _concat
         case _:
             raise AssertionError(f"no torch operation for {layer}")
+
+
+def _may_overrun(layer: Layer, read: Shape) -> bool:
+    """Whether oneDNN 3.12 writes past a buffer where it finds such weights' gradients.
+
+    On x86, in float32, with the channels last (uxlfoundation/oneDNN, issue 6035).
+    """
+    return (
+        isinstance(layer, Conv)
+        and layer.kernel == (1, 1)
+        and layer.padding == (0, 0)
+        and max(layer.stride) > 1
+        and read[0] < FEW_CHANNELS
+    )
+
+
+def _thinned_first(operation: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """A strided 1x1 convolution that learns drops first what it would step over."""
+    learns = torch.is_grad_enabled() and not torch.compiler.is_exporting()
+    if not learns or not isinstance(x, Tensor) or not x.is_cpu:  # torch.fx traces it
+        return operation(x)
+    assert isinstance(operation, nn.Conv2d)
+    down, right = operation.stride
+    thin = x[:, :, ::down, ::right]
+    return F.conv2d(thin, operation.weight, operation.bias, groups=operation.groups)
 
 
 def _channels_last(operation: Callable[..., Tensor], x: Tensor) -> Tensor:
