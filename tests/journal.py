@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -72,3 +73,13 @@ def check_episodes(journal: Journal, *, at_least: int) -> None:
     _, reward, terminated, _, info = env.step(final)
     assert terminated
     assert (reward, info["fingerprint"]) == (last.value, last.info["fingerprint"])
+
+
+def check_legal(journals: Sequence[Journal], *, at_least: int) -> None:
+    """Whole episodes of legal actions, earned at their end."""
+    played = [episode for journal in journals for episode in journal.episodes]
+    assert len(played) >= at_least
+    for episode in played:
+        assert len(episode.actions) == len(journals[0].unwrapped.decisions)
+        assert not any(episode.was_illegal)
+        assert not any(episode.rewards[:-1])

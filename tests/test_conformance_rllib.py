@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.test_settings import SETTINGS, STAGES
+
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
@@ -53,3 +55,9 @@ def test_masks_are_respected_and_returns_are_the_environments(trained):
     returns = trained["masked"]["returns"]
     values = np.reshape(trained["masked"]["values"], (len(returns), -1))
     np.testing.assert_allclose(values.mean(1), returns)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", STAGES)
+def test_every_environment_is_played_with_every_setting(trained, name, setting):
+    assert trained["settings"][f"{name} {setting}"] >= 8

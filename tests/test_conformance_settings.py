@@ -13,8 +13,8 @@ from torchrl.envs import GymEnv
 from torchrl.envs.utils import check_env_specs
 
 from n2n_agents.adapters import MaskedObservation, NumericInfo
-from tests.journal import Journal
-from tests.test_settings import SETTINGS, STAGES, WHOLE, make
+from tests.journal import Journal, check_legal
+from tests.test_settings import SETTINGS, STAGES, WHOLE, arguments_of, make
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,20 +34,6 @@ needs_311 = pytest.mark.skipif(
 )
 
 
-def arguments_of(name, setting):
-    return {"teacher": WHOLE, "evaluator": "size", **STAGES[name], **SETTINGS[setting]}
-
-
-def check(journals, *, at_least):
-    """Whole episodes of legal actions, earned at their end."""
-    played = [episode for journal in journals for episode in journal.episodes]
-    assert len(played) >= at_least
-    for episode in played:
-        assert len(episode.actions) == len(journals[0].unwrapped.decisions)
-        assert not any(episode.was_illegal)
-        assert not any(episode.rewards[:-1])
-
-
 @setting_of
 @stage_of
 def test_stable_baselines3_learns_with_masks(name, setting):
@@ -55,7 +41,7 @@ def test_stable_baselines3_learns_with_masks(name, setting):
     env = gym.wrappers.FlattenObservation(journal)
     agent = MaskablePPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0)
     agent.learn(128)
-    check([journal], at_least=8)
+    check_legal([journal], at_least=8)
 
 
 @setting_of
@@ -137,7 +123,7 @@ def test_tianshou_collects_with_masks(name, setting):
     algorithm = DQN(policy=policy, optim=ADAM, gamma=1.0)
     collected = collector(algorithm, envs, exploring=True)
     collected.collect(n_episode=8, reset_before_collect=True)
-    check(journals, at_least=8)
+    check_legal(journals, at_least=8)
 
 
 @needs_311

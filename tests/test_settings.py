@@ -39,11 +39,13 @@ SETTINGS = {
 }
 
 
+def arguments_of(name: str, setting: str, granularity: str = "coarse") -> dict:
+    coarse = STAGES[name] if granularity == "coarse" else {}
+    return {"teacher": WHOLE, "evaluator": "size", **coarse, **SETTINGS[setting]}
+
+
 def make(name: str, setting: str, granularity: str) -> gym.Env:
-    arguments = dict(SETTINGS[setting])
-    if granularity == "coarse":
-        arguments |= STAGES[name]
-    return gym.make(name, teacher=WHOLE, evaluator="size", **arguments)
+    return gym.make(name, **arguments_of(name, setting, granularity))
 
 
 every = pytest.mark.parametrize("granularity", ["fine", "coarse"])
