@@ -237,6 +237,12 @@ def test_the_side_is_64_unless_told(pets):
     assert load(pets, side=32).augmentation == Augmentation(padding=4, flip=True)
 
 
+@pytest.mark.parametrize("side", [10**6, 99_999_999, 10**12, 2**63])
+def test_images_that_no_disk_has_room_for_are_refused(pets, side):
+    with pytest.raises(ValueError, match=rf"{side}x{side} pixels take .* GB left"):
+        load(fill(pets), side).split("train", torch.device("cpu"))
+
+
 @pytest.mark.parametrize("shape", [(40, 70), (91, 33), (20, 20), (5, 9)])
 def test_an_image_is_resized_and_cropped_as_preprocessing_says(pets, shape):
     original = Image.fromarray(picture(1, *shape))

@@ -29,7 +29,7 @@ from n2n_gym.tasks.summary import Summary, compute_fingerprint, compute_normalis
 logger = logging.getLogger(__name__)
 
 _VERSION: Final = 2  # of what is kept; another one is made anew
-_AT_ONCE: Final = 256  # images in memory while decoding
+_AT_ONCE: Final = 50_000_000  # bytes of images in memory while decoding
 
 
 def keep_images(
@@ -43,7 +43,8 @@ def keep_images(
         side: Of the square images, in pixels.
 
     Raises:
-        ValueError: A file is no image, or damaged.
+        ValueError: A file is no image, or damaged; or there is no room for so many
+            images of this size.
     """
     folder = cache_folder() / "images" / f"{name}-{_key(root, files, side)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,7 @@ def keep_images(
             for leftover in (part, folder):
                 if leftover.exists():
                     shutil.rmtree(leftover)
+            _check_room(folder.parent, files, side)
             part.mkdir()
             _write(part, name, files, side)
             os.replace(part, folder)
@@ -129,6 +131,22 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
+def _check_room(folder: Path, files: Mapping[str, Labelled], side: int) -> None:
+    total = sum(len(labels) for _, labels in files.values())
+    needed, free = total * _bytes(side), shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"{total} images of {side}x{side} pixels take {needed / 1e9:,.1f} GB, and "
+            f"{folder} has {free / 1e9:,.1f} GB left; take smaller ones, such "
+            f"as <folder>@64, or set N2N_CACHE to a folder with more room"
+        )
+
+
+def _bytes(side: int) -> int:
+    """Of one image, (3, side, side) uint8."""
+    return 3 * side * side
+
+
 def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) -> None:
     total = sum(len(labels) for _, labels in files.values())
     with tqdm(total=total, desc=f"Reading {name}", unit="image") as bar:
@@ -162,8 +180,9 @@ def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) ->
 
 def _decoded(paths: Iterator[str], side: int) -> Iterator[NDArray[np.uint8]]:
     """The images in their order, in arrays of (n, C, H, W)."""
+    count = max(1, _AT_ONCE // _bytes(side))
     with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
-        while some := list(islice(paths, _AT_ONCE)):
+        while some := list(islice(paths, count)):
             images = np.stack(list(pool.map(partial(_decode, side=side), some)))
             yield np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
