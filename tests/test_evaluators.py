@@ -1,10 +1,12 @@
 import os
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import torch
 
 from n2n_gym.envs import RemoveEnv
+from n2n_gym.evaluators import scoring
 from n2n_gym.evaluators.distillation import is_out_of_memory, out_of_memory
 from n2n_gym.evaluators.evaluator import SizeEvaluator, evaluate
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
@@ -12,6 +14,7 @@ from n2n_gym.evaluators.packed_teacher import packed_name
 from n2n_gym.evaluators.rungs import FULL, INHERIT, PAPER, SHORT, Rung
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.decisions import RATES, removals, remove, shrink, shrinkages
 from n2n_gym.pytorch.inference import compute_accuracy
 from n2n_gym.pytorch.recipe import Recipe
@@ -64,6 +67,43 @@ def test_scores_are_validation_accuracies(teacher, students):
     network = evaluator.network(students[1], teacher)
     validation = teacher.task.splits["validation"]
     assert score.accuracy == compute_accuracy(network, validation, teacher.normalise)
+
+
+@pytest.mark.parametrize("processes", [0, 1, 2, 3])
+def test_weights_that_are_kept_are_those_that_were_scored(
+    teacher, students, processes, tmp_path, monkeypatch
+):
+    again = quick().network(students[1], teacher).state_dict()
+    with closing(Workers(processes) if processes else InProcess()) as runner:
+        evaluator = quick(weights=tmp_path, runner=runner)
+        scores = evaluator(students, teacher)
+    assert len(list(tmp_path.iterdir())) == len(students)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "distil", None)  # nothing is distilled a second time
+        networks = [evaluator.network(student, teacher) for student in students]
+    kept = networks[1].state_dict()
+    assert kept.keys() == again.keys()
+    for name, expected in again.items():
+        assert torch.equal(kept[name], expected), name
+    validation = teacher.task.splits["validation"]
+    found = [compute_accuracy(n, validation, teacher.normalise) for n in networks]
+    assert found == [score.accuracy for score in scores]
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", None])
+def test_weights_that_are_damaged_or_gone_are_made_anew(
+    teacher, students, content, tmp_path, caplog
+):
+    evaluator = quick(weights=tmp_path)
+    evaluator(students[1:2], teacher)
+    (path,) = tmp_path.iterdir()
+    expected = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    evaluator.network(students[1], teacher)
+    assert path.read_bytes() == expected
+    assert ("is damaged" in caplog.text) == (content is not None)
 
 
 def test_torchs_generator_is_left_alone(teacher, students):

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from n2n_gym.compression.assessment import evaluate_onnx
 from n2n_gym.compression.student_files import classes_of, preprocessing_of
 from n2n_gym.export import onnx as export
-from n2n_gym.export.onnx import export_onnx, save_weights
+from n2n_gym.export.onnx import export_onnx
 from n2n_gym.networks.decisions import shrink, shrinkages
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.tasks.task import Task
 from tests.networks import GatedNet, ScaledNet, ShuffledNet, SmallResNet

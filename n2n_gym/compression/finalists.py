@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
@@ -66,6 +67,8 @@ class Finalists:
             those that break one narrower where that is enough, or are left out.
         report: Told of what was distilled to the end.
         precision: Of students' arithmetic; None for the faster one.
+        weights: A folder for those of the students that are distilled; without one the
+            chosen student is distilled twice.
     """
 
     teacher: Teacher
@@ -76,6 +79,7 @@ class Finalists:
     requirements: Requirements
     report: Report | None = None
     precision: str | None = None
+    weights: Path | None = None
 
     def choose(
         self, found: list[Scored], what: str, last: Iterable[Scored] = ()
@@ -236,6 +240,7 @@ class Finalists:
             precision=read_precision(self.precision),
             runner=self.runner,
             store=self.store,
+            weights=self.weights,
         )
 
     def _distil(

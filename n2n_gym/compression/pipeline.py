@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
@@ -41,6 +42,7 @@ from n2n_gym.report import write_report
 from n2n_gym.resources import load_meter
 from n2n_gym.rewards import Score
 from n2n_gym.runs.folder import (
+    FINALISTS,
     ONNX,
     OPTIONS,
     POLICY,
@@ -147,6 +149,7 @@ def compress(options: Options) -> Summary:
         teacher_score = teacher.score  # trained now: the searches' bars are theirs
         keep_identity(options, teacher)
         report = run.history.add
+        (run.folder / FINALISTS).mkdir(exist_ok=True)
         final = Finalists(
             teacher,
             options.final_epochs,
@@ -156,6 +159,7 @@ def compress(options: Options) -> Summary:
             requirements,
             report,
             options.precision,
+            run.folder / FINALISTS,
         )
         remembering = Remembering(evaluator, run.history)
         search = Search(teacher, remembering, run, requirements)
@@ -201,6 +205,7 @@ def compress(options: Options) -> Summary:
         content = json.dumps(summary.to_dict(), indent=1)
         # The summary is what ends a run: it comes last.
         write_report(run.folder, json.loads(content))
+        shutil.rmtree(run.folder / FINALISTS, ignore_errors=True)
         write_whole(run.folder / SUMMARY, content.encode())
     return summary
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from n2n_gym.compression.assessment import Parity, compare_files
 from n2n_gym.compression.finalists import Finalists, Scored
@@ -18,8 +17,9 @@ from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.export.formats import CALIBRATED_BY, FORMATS, Exported, say_accuracy
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.build import Network
 from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.pytorch.saving import load_network
 from n2n_gym.runs.folder import (
     HISTORY,
     ONNX,
@@ -114,9 +114,8 @@ class Revisited:
         for name in (STUDENT, WEIGHTS, ONNX):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} has lost its {name}; the run is damaged")
-        network = build(Architecture.from_json((folder / STUDENT).read_text()))
-        network.load_state_dict(load_file(folder / WEIGHTS))
-        return network
+        student = Architecture.from_json((folder / STUDENT).read_text())
+        return load_network(student, folder / WEIGHTS)
 
     def export(
         self, prefix: str | None, place: Path | None, formats: Sequence[str]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from n2n_gym.common.files import write_whole
-from n2n_gym.export.onnx import export_onnx, save_weights
+from n2n_gym.export.onnx import export_onnx
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network
+from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.rewards import Score, n2n
 from n2n_gym.runs.folder import ONNX, STUDENT, TEACHER, WEIGHTS
 from n2n_gym.tasks.task import Task

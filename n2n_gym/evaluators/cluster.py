@@ -58,7 +58,8 @@ class RayWorkers:
             while waiting or under_way:
                 while waiting and len(under_way) < self._num_places(share):
                     number, trial = waiting.popleft()
-                    job = Job(trial.student.to_json(), name, settings, trial.seed)
+                    student = trial.student.to_json()
+                    job = Job(student, name, settings, trial.seed)
                     # In a list, so that Ray hands it on unread.
                     future = perform.remote(job, [reference])
                     longest = time_limit(self.longest, trial, teacher, settings)

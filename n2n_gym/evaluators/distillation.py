@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from n2n_gym.common.files import kept_if_possible
 from n2n_gym.evaluators.classifier import fit_classifier
 from n2n_gym.evaluators.rescaling import rescale
 from n2n_gym.evaluators.rungs import Rung
@@ -20,6 +22,7 @@ from n2n_gym.pytorch.devices import instruction_set
 from n2n_gym.pytorch.inference import compute_accuracy, recompute_statistics
 from n2n_gym.pytorch.inputs import Views
 from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.pytorch.training import Classify, Diverged, initialise, train
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Provenance
@@ -179,10 +182,19 @@ def provenance(device: torch.device) -> Provenance:
 
 
 def measure(
-    student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
+    student: Architecture,
+    teacher: Teacher,
+    settings: Settings,
+    *,
+    seed: int,
+    keep: Path | None = None,
 ) -> Score | Failure:
-    """What a student is worth by these settings."""
-    result = _measure(student, teacher, settings, seed=seed)
+    """What a student is worth by these settings.
+
+    Args:
+        keep: A file for its weights.
+    """
+    result = _measure(student, teacher, settings, seed=seed, keep=keep)
     if settings.device.type != "cpu":
         # What torch keeps for the next student, other processes may need.
         torch.accelerator.empty_cache()
@@ -190,7 +202,12 @@ def measure(
 
 
 def _measure(
-    student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
+    student: Architecture,
+    teacher: Teacher,
+    settings: Settings,
+    *,
+    seed: int,
+    keep: Path | None,
 ) -> Score | Failure:
     rung = settings.rung
     try:
@@ -210,5 +227,8 @@ def _measure(
         if not is_out_of_memory(error):
             raise
         return out_of_memory(error)
+    if keep is not None:
+        with kept_if_possible(keep):
+            save_weights(network, keep)
     cost = nominal_cost(student, teacher, rung)
     return Score(accuracy, student.num_params, student.num_macs, cost)

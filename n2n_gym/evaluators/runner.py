@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from n2n_gym.networks.architecture import Architecture
@@ -16,10 +17,17 @@ if TYPE_CHECKING:
 
 
 class Trial(NamedTuple):
-    """A student to measure, and the seed it is trained with."""
+    """A student to measure.
+
+    Attributes:
+        seed: That it is trained with.
+        keep: A file for its weights, if they are wanted; not where other machines
+            measure, which may not reach it.
+    """
 
     student: Architecture
     seed: int
+    keep: Path | None = None
 
 
 class Result(NamedTuple):
@@ -55,7 +63,9 @@ class InProcess:
         here = provenance(settings.device)
         for number, trial in enumerate(trials):
             started = time.perf_counter()
-            result = measure(trial.student, teacher, settings, seed=trial.seed)
+            result = measure(
+                trial.student, teacher, settings, seed=trial.seed, keep=trial.keep
+            )
             yield Result(number, result, time.perf_counter() - started, here)
 
     def close(self) -> None:

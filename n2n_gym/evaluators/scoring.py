@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 
+from n2n_gym.common.files import kept_if_possible
 from n2n_gym.evaluators.distillation import (
     Settings,
     distil,
@@ -23,10 +27,13 @@ from n2n_gym.pytorch.build import Network
 from n2n_gym.pytorch.determinism import alone, seeded
 from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.pytorch.saving import load_network, save_weights
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import UNKNOWN, Key, ScoreStore, canonical
 from n2n_gym.teachers.precision import pick_precision, training_step
 from n2n_gym.teachers.teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 # Goes up whenever the same settings would give other scores than before.
 VERSION: Final = 3
@@ -47,6 +54,7 @@ class DistillationEvaluator:
         threads: That a student is trained with on a CPU.
         runner: Where students are measured: here by default.
         store: Where scores are kept beyond this process, if anywhere.
+        weights: A folder where the weights of what is measured are kept, if anywhere.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class DistillationEvaluator:
         threads: int = 1,
         runner: Runner | None = None,
         store: ScoreStore | None = None,
+        weights: Path | None = None,
     ) -> None:
         self.rung = rung
         self.device = pick_device(device)
@@ -65,6 +74,7 @@ class DistillationEvaluator:
         self.threads = threads
         self.runner = runner or InProcess()
         self.store = store
+        self.weights = weights
         self.on_result: Callable[[], object] = lambda: None  # for a progress bar
         self._known: dict[str, Score | Failure] = {}
         self._settings: dict[str, Settings] = {}  # by the teacher's identity
@@ -152,9 +162,23 @@ class DistillationEvaluator:
 
     @torch.inference_mode(False)
     def network(self, student: Architecture, teacher: Teacher) -> Network:
-        """The student as it was when it was scored: distilled again, here."""
-        start, seed = self._start(teacher), _seed(self.key(student, teacher))
-        return distil(student, start, self.settings(teacher), seed=seed)
+        """The student as it was when it was scored.
+
+        Distilled again, here, where its weights were not kept.
+        """
+        key = self.key(student, teacher)
+        settings, path = self.settings(teacher), self._kept(key)
+        if path is not None and path.exists():
+            try:
+                network = load_network(student, path).to(settings.device)
+                return network.to(memory_format=torch.channels_last)
+            except (OSError, SafetensorError, RuntimeError) as error:
+                logger.warning("%s is damaged (%s) and is made anew", path, error)
+        network = distil(student, self._start(teacher), settings, seed=_seed(key))
+        if path is not None:
+            with kept_if_possible(path):
+                save_weights(network, path)
+        return network
 
     def close(self) -> None:
         """End the workers and close the store; a later use takes them again."""
@@ -186,7 +210,9 @@ class DistillationEvaluator:
         self, missing: Sequence[tuple[Key, Architecture]], teacher: Teacher
     ) -> Mapping[str, Score | Failure]:
         found: dict[str, Score | Failure] = {}
-        trials = [Trial(student, _seed(key)) for key, student in missing]
+        trials = [
+            Trial(student, _seed(key), self._kept(key)) for key, student in missing
+        ]
         settings, start = self.settings(teacher), self._start(teacher)
         prepare(start, settings)  # before it is sent to workers
         for done in self.runner.run(trials, start, settings):
@@ -206,6 +232,10 @@ class DistillationEvaluator:
                     provenance=done.provenance or UNKNOWN,
                 )
         return found
+
+    def _kept(self, key: Key) -> Path | None:
+        """Where the weights of a student of this key are kept."""
+        return self.weights and self.weights / f"{key.digest[:32]}.safetensors"
 
     def _start(self, teacher: Teacher) -> Teacher:
         """Whose weights the students are cut from."""

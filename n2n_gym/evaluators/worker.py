@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -35,12 +36,13 @@ from n2n_gym.teachers.teacher import Teacher
 
 
 class Job(NamedTuple):
-    """One student to measure."""
+    """One student to measure, as `Trial`."""
 
     student: str  # JSON
     packed: str  # where the packed teacher is
     settings: Settings
     seed: int
+    keep: Path | None = None
 
 
 class Lost(Exception):
@@ -78,7 +80,7 @@ def perform(
             teachers[job.packed] = unpack(load(job.packed))
         student = Architecture.from_json(job.student)
         teacher = teachers[job.packed]
-        result = measure(student, teacher, job.settings, seed=job.seed)
+        result = measure(student, teacher, job.settings, seed=job.seed, keep=job.keep)
     except Lost as error:
         result = Failure(str(error), retryable=True)
     except torch.AcceleratorError:

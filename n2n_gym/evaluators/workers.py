@@ -100,7 +100,8 @@ class Workers:
             for worker in self._workers:
                 if waiting and worker.is_free:
                     number, trial = waiting.popleft()
-                    job = Job(trial.student.to_json(), packed, settings, trial.seed)
+                    student = trial.student.to_json()
+                    job = Job(student, packed, settings, trial.seed, trial.keep)
                     longest = time_limit(self.longest, trial, teacher, settings)
                     worker.start(number, job, longest)
             for worker in self._after_waiting():

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from n2n_gym.common.files import write_whole
@@ -160,9 +159,3 @@ def _strip(model: onnx.ModelProto) -> None:
     for noted in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         del noted.metadata_props[:]
         noted.doc_string = ""
-
-
-def save_weights(network: Network, path: Path) -> None:
-    """Write a state dict as safetensors; its keys are the teacher's."""
-    weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
-    write_whole(path, save(weights))

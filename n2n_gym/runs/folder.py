@@ -49,6 +49,7 @@ REPORT: Final = "report.html"
 TEACHER: Final = "teacher.json"  # architectures
 WEIGHTS: Final = "student.safetensors"
 ONNX: Final = "student.onnx"
+FINALISTS: Final = "finalists"  # weights, until the run is finished
 POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 LOCK: Final = ".lock"
 # Options that a run may change when it goes on: they change nothing that it finds.
