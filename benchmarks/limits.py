@@ -144,7 +144,7 @@ def options_of(cell: Cell, bound: float, seed: int, folder: Path) -> Options:
         shrinkage_updates=budget.shrinkage_updates,
         final_epochs=budget.epochs,
         evaluator="inherit",
-        controls=False,
+        controls="none",
         workers=1,
         seed=seed,
         device="cpu",

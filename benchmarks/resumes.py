@@ -74,6 +74,7 @@ def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
     else:
         arguments = ["--teacher", "tests.networks:make_small", "--workers", "2"]
         arguments += ["--evaluator", "inherit", "--final-epochs", "4"]
+        arguments += ["--controls", "all"]
         arguments += ["--removal-updates", str(UPDATES["remove"])]
         arguments += ["--shrinkage-updates", str(UPDATES["shrink"])]
         arguments += ["--output", str(folder)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from n2n_gym.envs import RemoveEnv
-from n2n_gym.evaluators import scoring
+from n2n_gym.evaluators import rungs, scoring
 from n2n_gym.evaluators.distillation import is_out_of_memory, out_of_memory
 from n2n_gym.evaluators.evaluator import SizeEvaluator, evaluate
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
@@ -246,17 +246,18 @@ def test_an_unknown_evaluator_is_refused():
         (500, 1, 2.0),
         (1_000, 1, 1.25),
         (4_000, 1, 0.3125),
-        (45_000, 1, 1 / 4),
+        (45_000, 1, 1_250 / 45_000),
         (4_000, 1 / 16, 0.3125 * 16**0.37),
-        (45_000, 1 / 16, 16**0.37 / 4),
-        (45_000, 1 / 256, 3.3 / 4),
+        (45_000, 1 / 16, 16**0.37 * 1_250 / 45_000),
+        (45_000, 1 / 256, 3.3 * 1_250 / 45_000),
         (1_000, 1 / 16, 2.0),
     ],
 )
-def test_short_is_longer_on_few_images_and_for_small_students(
-    num_images, share, epochs
+@pytest.mark.parametrize("rung", [SHORT, rungs.QUICK])
+def test_a_cheap_score_sees_as_many_images_whatever_there_are_and_small_students_more(
+    rung, num_images, share, epochs
 ):
-    assert SHORT.recipe_for(num_images, share).epochs == pytest.approx(epochs)
+    assert rung.recipe_for(num_images, share).epochs == pytest.approx(epochs)
 
 
 def test_what_a_longer_training_costs_is_counted(teacher, students):

@@ -20,10 +20,12 @@ from n2n_agents.policies import load_policy
 from n2n_gym.cli import app
 from n2n_gym.cli.main import EXAMPLES
 from n2n_gym.compression import finalists
+from n2n_gym.compression.assessment import evaluate_onnx
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.stages import Search
+from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators import elastic
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.limits.requirements import Requirements
@@ -45,6 +47,7 @@ SMALL = Options(
     removal_updates=1,
     shrinkage_updates=1,
     final_epochs=1,
+    controls="all",
     device="cpu",
 )
 
@@ -233,6 +236,44 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     assert untimed(output) == untimed(folder)
 
 
+@pytest.mark.parametrize(
+    "num_lines",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in (0, 7))) for n in STOPS],
+)
+def test_ctrl_c_leaves_the_best_so_far_as_files_and_the_run_goes_on(
+    run, monkeypatch, tmp_path, num_lines, caplog
+):
+    folder, _ = run
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    output = tmp_path / "run"
+    add = History.add
+
+    def stop(self, *arguments):
+        if self.num_lines == num_lines:
+            raise KeyboardInterrupt
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compress(options_of(run, output=output))
+    files = ("student.onnx", "student.safetensors", "architecture.json")
+    assert [(output / name).exists() for name in files] == [num_lines > 0] * 3
+    assert not (output / "summary.json").exists()
+    if num_lines:
+        found = evaluate_onnx(output / "student.onnx", None, "test")
+        assert f"{found.accuracy:.2%}".replace("%", " %") in caplog.text
+        scored = {line["fingerprint"] for line in history(output)}
+        student = Architecture.from_json((output / "architecture.json").read_text())
+        assert student.fingerprint in scored | {history(folder)[10]["fingerprint"]}
+
+    compress(options_of(run, output=output))
+    for name in ("history.jsonl", "architecture.json", "student.safetensors"):
+        assert (output / name).read_bytes() == (folder / name).read_bytes(), name
+    assert untimed(output) == untimed(folder)
+
+
 def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog):
     def evaluate(students, *arguments):
         results = original(students, *arguments)
@@ -242,7 +283,7 @@ def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog
     monkeypatch.setattr(finalists, "evaluate", evaluate)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
-    options = options_of(run, output=tmp_path / "run", controls=False)
+    options = options_of(run, output=tmp_path / "run", controls="none")
     summary = compress(replace(options, shrinkage_updates=0))  # removal alone
     assert summary.student.score.accuracy > 0
     assert "a finalist is left out: the distillation diverged" in caplog.text
@@ -255,7 +296,7 @@ def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path)
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     more = {"init_policy": folder, "frozen": True, "logs": "csv,json"}
-    more |= {"output": tmp_path / "run", "controls": False, "seed": 1}
+    more |= {"output": tmp_path / "run", "controls": "none", "seed": 1}
     compress(options_of(run, **more))
     for stage in ("remove", "shrink"):
         before, after = (
@@ -286,7 +327,7 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
     def evaluate(students, *arguments):
         found = original(students, *arguments)
         if (tmp_path / "run" / "student.onnx").exists():  # the controls come last
-            found = [Failure("the distillation diverged", retryable=False)]
+            found = [Failure("the distillation diverged", False) for _ in students]
         return found
 
     original = finalists.evaluate
@@ -304,7 +345,7 @@ def test_a_control_that_fails_leaves_the_student(run, monkeypatch, tmp_path, cap
 def test_small_students_that_are_as_good_take_turns_with_high_rewards(teacher):
     requirements = Requirements.read(teacher.architecture, {})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
+        teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
     )
     bar, start = teacher.score.accuracy, teacher.architecture
     thin = [uniform_student(start, start.num_params // share) for share in (2, 4, 8)]
@@ -318,7 +359,7 @@ def test_small_students_that_are_as_good_take_turns_with_high_rewards(teacher):
 def test_the_most_accurate_is_chosen_where_none_has_the_least_accuracy(teacher):
     requirements = Requirements.read(teacher.architecture, {"accuracy": 0.95})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
+        teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
     )
     start = teacher.architecture
     students = [uniform_student(start, start.num_params // n) for n in (2, 4, 8)]
@@ -336,7 +377,7 @@ def test_the_most_accurate_is_chosen_where_none_has_the_least_accuracy(teacher):
 def test_within_limits_finalists_are_the_highest_rewards(teacher):
     requirements = Requirements.read(teacher.architecture, {"num_params": 1e6})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
+        teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
     )
     start = teacher.architecture
     small = Scored(0.5, uniform_student(start, start.num_params // 4), 1.0)
@@ -346,12 +387,12 @@ def test_within_limits_finalists_are_the_highest_rewards(teacher):
 def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog):
     requirements = Requirements.read(teacher.architecture, {})
     final = finalists.Finalists(
-        teacher, 1, torch.device("cpu"), InProcess(), None, requirements
+        teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
     )
     history = History(tmp_path / "history.jsonl")
     final.report = history.add
     make = partial(magnitude_student, teacher, 10)
-    assert final.compare_size(make, "magnitude") is None
+    assert final.compare_sizes({"magnitude": make})["magnitude"] is None
     assert "magnitude: num_params=10 cannot be reached" in caplog.text
     assert history.num_lines == 0
     history.close()
@@ -375,8 +416,8 @@ def test_the_history_has_the_students_that_controls_made(run):
 def controls_find_one(search):
     """Random search that offers one student, and not all it found."""
 
-    def run(self, name, agent, shrinkage_updates):
-        removed, shrunk = search(self, name, agent, shrinkage_updates)
+    def run(self, name, agent, *updates):
+        removed, shrunk = search(self, name, agent, *updates)
         return (removed[:1], []) if name == "random" else (removed, shrunk)
 
     return run

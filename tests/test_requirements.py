@@ -16,6 +16,7 @@ from n2n_gym.cli import app
 from n2n_gym.compression import finalists
 from n2n_gym.compression.finalists import Failed, Finalists, Scored
 from n2n_gym.compression.reopen import Revisited
+from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.limits.constraints import Limit
 from n2n_gym.limits.feasibility import refuse_if_out_of_reach, smallest
@@ -252,7 +253,9 @@ def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
     def finalists_of(limits) -> list[Scored]:
         requirements = Requirements.read(teacher.architecture, limits)
         device = torch.device("cpu")
-        return Finalists(teacher, 1, device, InProcess(), None, requirements).uniform()
+        return Finalists(
+            teacher, Fixed(1), device, InProcess(), None, requirements
+        ).uniform()
 
     assert finalists_of({}) == []
     size = teacher.architecture.num_params / 4
@@ -269,7 +272,7 @@ def test_uniform_width_in_blocks_is_a_finalist_where_blocks_are_faster(teacher):
     requirements = Requirements.read(whole, {"num_params": whole.num_params / 2})
     requirements = replace(requirements, block=4)
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
+    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
     thin, in_blocks = final.uniform()
     assert thin.student == widest_uniform(requirements)
     assert in_blocks.student == widest_uniform(requirements, 4) != thin.student
@@ -280,7 +283,7 @@ def test_finalists_become_as_wide_as_the_limits_allow(teacher):
     size = whole.num_params // 4
     requirements = Requirements.read(whole, {"num_params": size})
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
+    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
     large, little, half = (
         Scored(0.9, uniform_student(whole, most))
         for most in (size * 2, int(size * 1.2), size // 2)
@@ -302,7 +305,7 @@ def test_the_smallest_students_are_finalists_where_no_other_keeps_a_limit(teache
     requirements = Requirements.read(whole, {"num_params": 1.3 * least})
     refuse_if_out_of_reach(requirements, "unit")
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
+    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
     large = [Scored(0.9, uniform_student(whole, whole.num_params // 2))]
     with pytest.raises(Failed):
         final._within(large)
@@ -315,7 +318,9 @@ def test_what_was_made_to_fit_a_limit_is_reported(teacher):
     whole = teacher.architecture
     requirements = Requirements.read(whole, {"num_params": whole.num_params // 2})
     told: list[tuple] = []
-    final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, requirements)
+    final = Finalists(
+        teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
+    )
     final.report = lambda *line: told.append(line)
     small = uniform_student(whole, whole.num_params // 4)
     finished = final.choose([Scored(0.9, small)], "the best")
@@ -331,7 +336,7 @@ def test_hundreds_of_students_that_break_a_limit_are_not_measured(teacher, monke
     whole = teacher.architecture
     requirements = Requirements.read(whole, {"num_params": whole.num_params // 4})
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
+    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
     monkeypatch.setattr(finalists, "MEASURED", 3)
     large, small = (
         Scored(0.9, uniform_student(whole, whole.num_params // n)) for n in (2, 5)
@@ -352,9 +357,9 @@ def test_a_control_that_breaks_a_limit_is_left_out_and_not_narrowed(teacher, cap
     size = whole.num_params // 4
     requirements = Requirements.read(whole, {"num_params": size})
     device = torch.device("cpu")
-    final = Finalists(teacher, 1, device, InProcess(), None, requirements)
+    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
     little = uniform_student(whole, int(size * 1.2))
-    assert final.compare_size(lambda: little, "magnitude") is None
+    assert final.compare_sizes({"magnitude": lambda: little})["magnitude"] is None
     assert "magnitude: a limit is not kept" in caplog.text
 
 
@@ -484,7 +489,9 @@ def test_the_widths_of_controls_stay_as_they_are(teacher):
     requirements = replace(
         Requirements.read(whole, {f"{__name__}:in_steps": bound}), block=4
     )
-    final = Finalists(teacher, 1, torch.device("cpu"), InProcess(), None, requirements)
+    final = Finalists(
+        teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
+    )
     uniform = final.uniform()
     assert fitted(requirements, uniform[0].student) != uniform[0].student
     assert [each.student for each in final._within(uniform)] == [
@@ -493,7 +500,7 @@ def test_the_widths_of_controls_stay_as_they_are(teacher):
     ]
     small = uniform_student(whole, whole.num_params // 10)
     assert fitted(requirements, small) != small
-    finished = final.compare_size(lambda: small, "magnitude")
+    finished = final.compare_sizes({"magnitude": lambda: small})["magnitude"]
     assert finished.student == small
 
 

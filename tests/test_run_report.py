@@ -139,7 +139,7 @@ def test_the_command_makes_the_same_run(found, monkeypatch):
     assert text.startswith("n2n-gym compress --teacher tests.networks:make_small")
     CliRunner().invoke(app, [*shlex.split(text)[1:], "--output", "elsewhere"])
     assert runs == [replace(found.options, output=Path("elsewhere"))]
-    assert "--no-controls" in command(replace(found.options, controls=False))
+    assert "--controls none" in command(replace(found.options, controls="none"))
 
 
 def test_the_headline_has_units(found):

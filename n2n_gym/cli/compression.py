@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,9 +32,10 @@ from n2n_gym.limits.constraints import ACCURACY
 if TYPE_CHECKING:
     from n2n_gym.runs.folder import Options
 
+BEGAN = time.monotonic()  # minutes count from here: torch is not loaded yet
 WIDE = 76  # columns that the whole table takes
 # Options of the command that are none of the run's.
-OWN = frozenset({"config", "resume", "as_json"})
+OWN = frozenset({"config", "resume", "as_json", "no_controls"})
 LIMIT: dict[str, Any] = {"rich_help_panel": "Limits"}
 
 
@@ -53,6 +55,19 @@ def compress(
     context: typer.Context,
     teacher: Teacher = "resnet18",
     task: Task = "digits",
+    minutes: Annotated[
+        str | None,
+        typer.Option(
+            help="That all of it may take: 5, 90s, 1h30; instead of updates and epochs."
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="The plan.json of another run: as many students and epochs as that "
+            "came to."
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -75,12 +90,13 @@ def compress(
         int, typer.Option(min=1, help="Epochs of distillation of each finalist.")
     ] = 60,
     evaluator: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How the search scores students: short, elastic, "
-            "inherit, paper, full, size, or a file of `n2n-gym scores calibrate`."
+            help="How the search scores students: short (default), quick (default with "
+            "minutes), elastic, inherit, paper, full, size, or a file of "
+            "`n2n-gym scores calibrate`."
         ),
-    ] = "short",
+    ] = None,
     init_policy: Annotated[
         Path | None,
         typer.Option(
@@ -118,12 +134,16 @@ def compress(
     precision: Precision = None,
     keep: Keep = None,
     controls: Annotated[
-        bool,
+        str,
         typer.Option(
-            help="Also try uniform width scaling and magnitude filter pruning to the "
-            "student's size, and random search."
+            help="What the student is compared with: quick (uniform width and "
+            "magnitude pruning to its size), all (also random search, as long as the "
+            "search), none.",
         ),
-    ] = True,
+    ] = "quick",
+    no_controls: Annotated[
+        bool, typer.Option("--no-controls", help="The same as --controls none.")
+    ] = False,
     max_params: Annotated[
         str | None,
         typer.Option(help="The most parameters a student may have: 1M.", **LIMIT),
@@ -193,6 +213,12 @@ def compress(
         if name not in OWN and _is_said(context, name)
     }
     with plain_errors():
+        if no_controls:
+            if given.get("controls", "none") != "none":
+                raise ValueError(
+                    f"--no-controls and --controls {controls} contradict each other"
+                )
+            given["controls"] = "none"
         from n2n_gym.runs.folder import (
             Options,
             check_same,
@@ -268,7 +294,7 @@ def _run(options: Options) -> None:
         )
 
     with stoppable(kept):
-        run(options)
+        run(options, BEGAN)
 
 
 def _show(summary: dict[str, Any], options: Options) -> None:

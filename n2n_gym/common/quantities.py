@@ -19,6 +19,9 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "mj": {"": 1.0, "uJ": 1e-3, "mJ": 1.0, "J": 1e3},
     "accuracy": {"": 1.0, "%": 1e-2},
 }
+_TIME: Final = re.compile(
+    r"(?:([0-9.]+)\s*h)?\s*(?:([0-9.]+)\s*(?:m|min|$))?\s*(?:([0-9.]+)\s*s)?"
+)
 _WRITTEN: Final = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z%]*)")
 
 
@@ -49,6 +52,23 @@ def read_quantity(name: str, text: str) -> float:
             f"unknown unit {match[2]!r} of {name} in {text!r}; known: {known}"
         )
     return number * units[match[2]]
+
+
+def read_minutes(text: str) -> float:
+    """Seconds of a time as people write it: "5" and "5m" are minutes, "1h30", "90s".
+
+    Raises:
+        ValueError: It is none, or nothing.
+    """
+    match = _TIME.fullmatch(text.strip())
+    hours, minutes, seconds = match.groups() if match else (None, None, None)
+    total = 3600 * float(hours or 0) + 60 * float(minutes or 0) + float(seconds or 0)
+    if not total:
+        raise ValueError(
+            f"a time is a number of minutes, or has units, got {text!r}; accepted are "
+            f"5, 5m, 90s, 1h30"
+        )
+    return total
 
 
 def show_quantity(name: str, value: float) -> str:

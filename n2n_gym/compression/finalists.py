@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from n2n_gym.compression.student_files import Finished
+from n2n_gym.compression.timing import Timing
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import Runner
@@ -34,9 +37,6 @@ from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
-# of them are distilled for this share of the epochs, and the best go on.
-ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
 # Within limits so many are measured for them, and more only where none keeps those.
 MEASURED: Final = 60
 
@@ -63,6 +63,7 @@ class Finalists:
     """The choice among the best students of a search.
 
     Attributes:
+        timing: How many take part in each round, and for how many epochs.
         requirements: Students that leave room in the limits on resources become wider;
             those that break one narrower where that is enough, or are left out.
         report: Told of what was distilled to the end.
@@ -72,7 +73,7 @@ class Finalists:
     """
 
     teacher: Teacher
-    epochs: int
+    timing: Timing
     device: torch.device
     runner: Runner
     store: ScoreStore | None
@@ -80,6 +81,9 @@ class Finalists:
     report: Report | None = None
     precision: str | None = None
     weights: Path | None = None
+    # The best of the last round so far, and what has distilled it.
+    best: tuple[Architecture, DistillationEvaluator] | None = None
+    is_chosen: bool = False  # what follows are rivals
 
     def choose(
         self, found: list[Scored], what: str, last: Iterable[Scored] = ()
@@ -96,11 +100,15 @@ class Finalists:
         """
         by_student = {scored.student.fingerprint: scored for scored in found}
         left = self._within(self._in_turns(by_student.values()), last)
-        for (count, share), (fewer, _) in pairwise((*ROUNDS, (0, 0.0))):
+        counts = self.timing.rounds()
+        for number, (count, fewer) in enumerate(pairwise((*counts, 0))):
             if len(left) > fewer:
-                evaluator = self._evaluator(share)
+                evaluator = self.evaluator(self.timing.epochs(number))
                 left = self._in_turns(self._distil(left[:count], evaluator, what))
+                best = (self._as_good(left) or left)[0].student
+                self.best = self.best if self.is_chosen else (best, evaluator)
         self._tell(left, evaluator, what)
+        self.is_chosen = True
         student = (self._as_good(left) or left)[0].student
         (score,) = evaluator([student], self.teacher)  # known
         assert isinstance(score, Score)
@@ -133,7 +141,7 @@ class Finalists:
 
     def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
         """As many as take part, the first that keep the limits, or can be made to."""
-        most, _ = ROUNDS[0]
+        most, *_ = self.timing.rounds()
         if not self.requirements:
             return found[:most]
         kept: dict[str, Scored] = {}
@@ -197,20 +205,33 @@ class Finalists:
             logger.warning("%s: %s", what, error)
             return None
 
-    def compare_size(
-        self, make: Callable[[], Architecture], what: str
-    ) -> Finished | None:
-        """The teacher made as small as the student; None if it cannot be, or fails."""
-        try:
-            student = make()
-            is_kept = self.requirements.keeps(student)
-        except (OutOfReach, ResourceError) as error:
-            logger.warning("%s: %s", what, error)
-            return None
-        if not is_kept:
-            logger.warning("%s: a limit is not kept at the student's size", what)
-            return None
-        return self.compare([Scored(0.0, student, is_fixed=True)], what)
+    def compare_sizes(
+        self, makes: Mapping[str, Callable[[], Architecture]]
+    ) -> dict[str, Finished | None]:
+        """The teacher made as small as the student in some ways, by their names.
+
+        They are distilled together; None stands for what cannot be, or fails.
+        """
+        made: dict[str, Scored] = {}
+        for what, make in makes.items():
+            try:
+                student = make()
+                is_kept = self.requirements.keeps(student)
+            except (OutOfReach, ResourceError) as error:
+                logger.warning("%s: %s", what, error)
+                continue
+            if is_kept:
+                made[what] = Scored(0.0, student, is_fixed=True)
+            else:
+                logger.warning("%s: a limit is not kept at the student's size", what)
+        last = len(self.timing.rounds()) - 1
+        evaluator = self.evaluator(self.timing.epochs(last))
+        with suppress(Failed):  # each says it by itself
+            self._distil(list(made.values()), evaluator, " and ".join(made))
+        return {
+            what: self.compare([made[what]], what) if what in made else None
+            for what in makes
+        }
 
     def _tell(
         self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
@@ -231,9 +252,9 @@ class Finalists:
             }
             self.report(what, FINAL, n2n(score, teacher_score), info)
 
-    def _evaluator(self, share: float) -> DistillationEvaluator:
-        """Full distillation for a share of its epochs."""
-        rung = FULL.with_epochs(max(1, round(self.epochs * share)))
+    def evaluator(self, epochs: int) -> DistillationEvaluator:
+        """Full distillation for so many epochs."""
+        rung = FULL.with_epochs(epochs)
         return DistillationEvaluator(
             rung,
             device=self.device,
@@ -253,9 +274,20 @@ class Finalists:
         title = f"Final distillation of {what}, {len(students)} for {epochs} epochs"
         distilled = []
         with tqdm(total=len(students), desc=title) as bar:
-            evaluator.on_result = lambda: bar.update()
+            count = 0
+
+            def is_done() -> None:
+                nonlocal count
+                count += 1
+                bar.update()
+
+            evaluator.on_result = is_done
+            started = time.monotonic()
             results = evaluate(students, self.teacher, evaluator)
-            bar.update(len(students) - bar.n)  # by those whose scores were known
+            if count == len(students):
+                seconds = time.monotonic() - started
+                self.timing.distilled(count, int(epochs), seconds)
+            bar.update(len(students) - count)  # by those whose scores were known
         for student, result in zip(students, results, strict=True):
             if isinstance(result, Failure):
                 logger.warning("a finalist is left out: %s", result.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
@@ -21,13 +23,20 @@ from n2n_agents.logs import check_formats, log_updates
 from n2n_agents.search import random_search
 from n2n_gym.common.files import write_whole
 from n2n_gym.compression.assessment import Comparison, compare_networks
+from n2n_gym.compression.best_so_far import write_best
 from n2n_gym.compression.controls import magnitude_student
-from n2n_gym.compression.finalists import ROUNDS, Finalists
-from n2n_gym.compression.stages import ROLLOUTS, Report, Search
+from n2n_gym.compression.finalists import Finalists, Scored
+from n2n_gym.compression.plan import LEAST_SECONDS, PLAN, Pace, Plan, TooShort
+from n2n_gym.compression.stages import Report, Search
 from n2n_gym.compression.student_files import Finished, metadata_of, write_student
+from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, Fixed, Timed, Timing
 from n2n_gym.envs import CompressionVectorEnv
 from n2n_gym.envs.render import draw_student
+from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
+from n2n_gym.evaluators.rungs import QUICK, SHORT
+from n2n_gym.evaluators.runner import Runner
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.evaluators.workers import Workers
 from n2n_gym.limits.constraints import ACCURACY
 from n2n_gym.limits.feasibility import refuse_if_out_of_reach
@@ -55,9 +64,12 @@ from n2n_gym.runs.folder import (
 )
 from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.identity import IDENTITY, check_unchanged, keep_identity
+from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers.learning import TakesTooLong, refused_after
 from n2n_gym.teachers.teacher import Teacher
 
 STAGES: Final = ("remove", "shrink")
+TEACHER_LEAVES: Final = 0.25  # of the minutes, at least
 
 
 @dataclass
@@ -99,31 +111,25 @@ class Summary:
         }
 
 
-def compress(options: Options) -> Summary:
+def compress(options: Options, began: float | None = None) -> Summary:
     """Find a small student of a teacher and write it to the output folder.
+
+    Args:
+        began: By ``time.monotonic``, where minutes count from earlier than this call.
 
     Raises:
         ValueError: An option is not what is accepted, every finalist diverged, or the
             run began with another teacher or other images.
         FileExistsError: The output folder holds another run.
+        TooShort: The minutes are too few.
     """
-    started = time.perf_counter()
+    began = time.monotonic() if began is None else began
     _check_learning(options)
     device = pick_device(options.device)
     store = options.open_store()
     most, _ = ROUNDS[0]
     runner = Workers(options.workers) if options.workers else default_runner(most)
-    evaluator = (
-        load_evaluator(options.evaluator, device, precision=options.precision)
-        if ":" in options.evaluator
-        else load_evaluator(
-            options.evaluator,
-            device,
-            workers=runner,
-            store=store,
-            precision=options.precision,
-        )
-    )
+    evaluator = _evaluator(options, device, runner, store)
     constraints = options.constraints()
     load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
     teacher = options.load_teacher(device)
@@ -146,68 +152,169 @@ def compress(options: Options) -> Summary:
         if (run.folder / IDENTITY).exists():  # before a teacher is trained in vain
             check_unchanged(options, teacher)
         requirements.keep_in(run.folder)
-        teacher_score = teacher.score  # trained now: the searches' bars are theirs
+        plan = Plan(run.folder / PLAN, options.seconds(), began, options.plan)
+        _train(teacher, plan)  # now: the searches' bars are theirs
         keep_identity(options, teacher)
-        report = run.history.add
         (run.folder / FINALISTS).mkdir(exist_ok=True)
+        pace = Pace()
+        remembering = Remembering(evaluator, run.history, pace.measured)
+        timing = _timing(options, plan, pace, runner, evaluator, teacher, requirements)
+        search = Search(teacher, remembering, run, requirements, timing)
         final = Finalists(
             teacher,
-            options.final_epochs,
+            timing,
             device,
             runner,
             store,
             requirements,
-            report,
+            run.history.add,
             options.precision,
             run.folder / FINALISTS,
         )
-        remembering = Remembering(evaluator, run.history)
-        search = Search(teacher, remembering, run, requirements)
-        agent = partial(_reinforce, options=options)
-        removed, shrunk = search.run("reinforce", agent, options.shrinkage_updates)
-        # Where shrinkage has hardly been learned, what removal left may be the best.
-        found = removed + shrunk + search.around_uniform()
-        num_scored = run.history.num_lines
-        found += final.uniform()
-        last = final.smallest(options.granularity)
-        student = final.choose(found, "the best students", last)
-        onnx_difference = write_student(student, teacher, run.folder)
-        uniform = magnitude = random = None
-        if options.controls:
-            num_params = student.student.num_params
-            whole = teacher.architecture
-            thin = partial(uniform_student, whole, num_params, keep=kept)
-            alike = partial(widest_uniform, requirements) if requirements else thin
-            uniform = final.compare_size(alike, "uniform width")
-            thin = partial(magnitude_student, teacher, num_params, keep=kept)
-            magnitude = final.compare_size(thin, "magnitude")
-            # As many as the policies and the local search have scored.
-            updates = options.shrinkage_updates * (2 if requirements else 1)
-            removed, shrunk = search.run("random", _random, updates)
-            random = final.compare(removed + shrunk, "random search")
+        try:
+            found = _search(search, options)
+            num_scored = run.history.num_lines
+            found += final.uniform()
+            last = final.smallest(options.granularity)
+            student = final.choose(found, "the best students", last)
+            onnx_difference = write_student(student, teacher, run.folder)
+            rivals = _rivals(student, search, final, options, kept)
+        except KeyboardInterrupt:  # a second one ends the process
+            write_best(final, evaluator, run)
+            raise
         compared = compare_networks(teacher, student.network, run.folder / ONNX, device)
         summary = Summary(
-            teacher_score,
+            teacher.score,
             compared.teacher.accuracy,
             teacher.normalise,
             student,
-            uniform,
-            magnitude,
-            random,
+            rivals.get("uniform"),
+            rivals.get("magnitude"),
+            rivals.get("random"),
             num_scored,
             onnx_difference,
             requirements.rows(
                 student.student, student.score.accuracy, run.folder / ONNX
             ),
             compared,
-            time.perf_counter() - started,
+            time.monotonic() - began,
         )
         content = json.dumps(summary.to_dict(), indent=1)
-        # The summary is what ends a run: it comes last.
         write_report(run.folder, json.loads(content))
         shutil.rmtree(run.folder / FINALISTS, ignore_errors=True)
+        plan.keep()
+        # The summary is what ends a run: it comes last.
         write_whole(run.folder / SUMMARY, content.encode())
     return summary
+
+
+def _evaluator(
+    options: Options, device: torch.device, runner: Runner, store: ScoreStore | None
+) -> Evaluator:
+    """What the search scores students with."""
+    name = options.evaluator or (QUICK if options.is_timed else SHORT).name
+    if ":" in name:
+        return load_evaluator(name, device, precision=options.precision)
+    return load_evaluator(
+        name, device, workers=runner, store=store, precision=options.precision
+    )
+
+
+def _train(teacher: Teacher, plan: Plan) -> None:
+    """Train the teacher if it has to be.
+
+    Raises:
+        TooShort: That would leave too little of the minutes.
+    """
+    if not plan.has_clock:
+        _ = teacher.score
+        return
+    needed, given = LEAST_SECONDS, plan.seconds or 0.0
+    try:
+        with refused_after(plan.left - max(needed, TEACHER_LEAVES * given)):
+            _ = teacher.score
+    except TakesTooLong as error:
+        needed = (plan.used + error.seconds) / (1 - TEACHER_LEAVES) + needed
+        raise TooShort(
+            f"{error}, which leaves too little of {given / 60:.3g}; at least "
+            f"{math.ceil(needed / 60)} minutes make sense here"
+        ) from error
+    if plan.left < needed:
+        needed += plan.used
+        raise TooShort(
+            f"{given / 60:.3g} minutes are too few: {plan.used:.0f} seconds went by "
+            f"before the first student; at least {math.ceil(needed / 60)} minutes make "
+            f"sense here"
+        )
+
+
+def _timing(
+    options: Options,
+    plan: Plan,
+    pace: Pace,
+    runner: Runner,
+    evaluator: Evaluator,
+    teacher: Teacher,
+    requirements: Requirements,
+) -> Timing:
+    if not options.is_timed:
+        return Fixed(
+            options.final_epochs, options.removal_updates, options.shrinkage_updates
+        )
+    workers = runner.count if isinstance(runner, Workers) else 1
+    whole = teacher.architecture
+    small = uniform_student(
+        whole, max(whole.num_params // 16, 1), keep=requirements.keep
+    )
+    worth = 1.0
+    if isinstance(evaluator, DistillationEvaluator):
+        worth = evaluator.cost(small, teacher)
+    return Timed(
+        plan, pace, workers, worth, options.controls != "none", bool(requirements)
+    )
+
+
+def _search(search: Search, options: Options) -> list[Scored]:
+    """All students that were scored."""
+    timing, found = search.timing, []
+    if isinstance(timing, Timed):
+        found = search.hand_made()
+        timing.start_search()
+    agent = partial(_reinforce, options=options)
+    removals = timing.removal_updates()
+    removed, shrunk = search.run("reinforce", agent, removals, timing.shrinkage_updates)
+    # Where shrinkage has hardly been learned, what removal left may be the best.
+    return found + removed + shrunk + search.around_uniform()
+
+
+def _rivals(
+    student: Finished,
+    search: Search,
+    final: Finalists,
+    options: Options,
+    keep: frozenset[str],
+) -> dict[str, Finished | None]:
+    """What the student is compared with."""
+    if options.controls == "none" or not search.timing.allows_controls():
+        return {}
+    teacher, requirements = search.teacher, search.requirements
+    num_params = student.student.num_params
+    thin = partial(uniform_student, teacher.architecture, num_params, keep=keep)
+    alike = partial(widest_uniform, requirements) if requirements else thin
+    weakest = partial(magnitude_student, teacher, num_params, keep=keep)
+    found = final.compare_sizes({"uniform width": alike, "magnitude": weakest})
+    rivals = {
+        "uniform": found["uniform width"],
+        "magnitude": found["magnitude"],
+    }
+    if options.controls == "all":
+        # As many as the policies and the local search have scored.
+        updates = options.shrinkage_updates * (2 if requirements else 1)
+        removed, shrunk = search.run(
+            "random", _random, options.removal_updates, lambda: updates
+        )
+        rivals["random"] = final.compare(removed + shrunk, "random search")
+    return rivals
 
 
 def _check_learning(options: Options) -> None:
@@ -261,17 +368,19 @@ def _reinforce(
         if log is not None:
             log.episode(episode)
 
-    with logs as log:
-        reinforce.train(
-            env,
-            policy,
-            reinforce.FROZEN if options.frozen else reinforce.MODERN,
-            updates=updates,
-            seed=seed,
-            on_episode=tell,
-            on_update=log,
-        )
-    reinforce.save_policy(policy, path)
+    try:
+        with logs as log:
+            reinforce.train(
+                env,
+                policy,
+                reinforce.FROZEN if options.frozen else reinforce.MODERN,
+                updates=updates,
+                seed=seed,
+                on_episode=tell,
+                on_update=log,
+            )
+    finally:  # it may have had enough
+        reinforce.save_policy(policy, path)
 
 
 def _random(

@@ -12,7 +12,9 @@ import torch
 
 from n2n_gym.compression.assessment import Parity, compare_files
 from n2n_gym.compression.finalists import Finalists, Scored
+from n2n_gym.compression.plan import PLAN, final_epochs
 from n2n_gym.compression.student_files import Finished, write_student
+from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.export.formats import CALIBRATED_BY, FORMATS, Exported, say_accuracy
 from n2n_gym.limits.requirements import Requirements
@@ -83,14 +85,16 @@ class Revisited:
 
     def finish(self, student: Architecture) -> Finished:
         """The student as the run would have distilled it in the end."""
-        epochs, store = self.options.final_epochs, self.options.open_store()
+        store, epochs = self.options.open_store(), self.options.final_epochs
+        if self.options.is_timed:
+            epochs = final_epochs(self.options.output / PLAN)
         _ = self.teacher.trained
         check_unchanged(self.options, self.teacher)  # it may have been trained again
         # Whatever is asked for by name is wanted, with or without the run's limits.
         requirements = Requirements.read(self.teacher.architecture, {})
         final = Finalists(
             self.teacher,
-            epochs,
+            Fixed(epochs),
             self.device,
             InProcess(),
             store,

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
 from gymnasium.vector import VectorEnv
 from tqdm.auto import tqdm
 
-from n2n_agents import reinforce
+from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.local_search import LocalSearch
+from n2n_gym.compression.timing import ROLLOUTS, Timing
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.wrappers import EPISODES, ProgressiveConstraintVector
-from n2n_gym.evaluators.evaluator import Evaluator
-from n2n_gym.limits.fitting import aims_by
+from n2n_gym.evaluators.evaluator import Evaluator, evaluate
+from n2n_gym.limits.fitting import aims_by, widest_uniform
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.resources import Resource, load_meter, predicted
+from n2n_gym.networks.scaling import OutOfReach, uniform_student
+from n2n_gym.resources import Resource, ResourceError, load_meter, predicted
 from n2n_gym.rewards import Toward
 from n2n_gym.runs.folder import POLICY, Run
 from n2n_gym.runs.history import History
@@ -30,7 +32,7 @@ from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
+SIZES: Final = (8, 16, 32, 64)  # times smaller than the teacher
 SEARCHED: Final = "searched.json"  # in the folder: what a local search went by
 NARROWEST: Final = "narrowest.json"  # and what says where shrinkage can begin
 
@@ -48,14 +50,20 @@ class Search:
     evaluator: Evaluator
     current: Run
     requirements: Requirements
+    timing: Timing
 
     def run(
-        self, name: str, agent: Agent, shrinkage_updates: int
+        self, name: str, agent: Agent, removals: int, shrinkages: Callable[[], int]
     ) -> tuple[list[Scored], list[Scored]]:
-        """Every student it scored in stage one, and in stage two if there is one."""
+        """Every student it scored in stage one, and in stage two if there is one.
+
+        Args:
+            removals: Updates of stage one.
+            shrinkages: Gives those of stage two, once stage one is over.
+        """
         options = self.current.options
         # Where shrinkage follows, removal goes toward the limits, without keeping them.
-        is_last = not shrinkage_updates
+        is_last = not options.shrinkage_updates
         remove = RemoveEnv(
             self.teacher,
             granularity=options.granularity,
@@ -66,7 +74,7 @@ class Search:
             constraints=self.requirements.aims if is_last else None,
             strict=is_last and bool(self.requirements),
         )
-        removed = self._stage(name, "remove", agent, remove, options.removal_updates)
+        removed = self._stage(name, "remove", agent, remove, removals)
         if is_last:
             return removed, []
         by_reward = sorted(removed, key=lambda scored: -scored.reward)
@@ -93,15 +101,50 @@ class Search:
             constraints=self.requirements.aims,
             strict=bool(self.requirements),
         )
-        shrunk = self._stage(name, "shrink", agent, shrink, shrinkage_updates)
+        shrunk = self._stage(name, "shrink", agent, shrink, shrinkages())
         return removed, shrunk
+
+    def hand_made(self) -> list[Scored]:
+        """Students that no search is needed for: one rate of all widths, and magnitude.
+
+        Of several sizes; within limits, as wide as they allow.
+        """
+        whole, keep = self.teacher.architecture, self.requirements.keep
+        makes: list[Callable[[], Architecture]] = []
+        if self.requirements:
+            makes.append(partial(widest_uniform, self.requirements))
+        else:
+            for times in SIZES:
+                size = whole.num_params // times
+                makes.append(partial(uniform_student, whole, size, keep=keep))
+                makes.append(partial(magnitude_student, self.teacher, size, keep=keep))
+        students: dict[str, Architecture] = {}
+        for make in makes:
+            with suppress(OutOfReach, ResourceError):
+                student = make()
+                students[student.fingerprint] = student
+        env = ShrinkEnv(
+            self.teacher,
+            keep=self.current.options.keep,
+            evaluator=self.evaluator,
+            reward=self.requirements.reward,
+            resources=self._resources,
+        )
+
+        def play(watch: _Watch) -> None:
+            made = list(students.values())
+            results = evaluate(made, self.teacher, self.evaluator)
+            for student, result in zip(made, results, strict=True):
+                watch(*env.conclude(student, result))
+
+        return self._watched("hand-made", "shrink", len(students) / ROLLOUTS, play)
 
     def around_uniform(self) -> list[Scored]:
         """What a local search from uniform width scores; nothing without limits."""
         options = self.current.options
-        updates = options.shrinkage_updates
-        if not self.requirements or not updates:
+        if not self.requirements or not options.shrinkage_updates:
             return []
+        updates = self.timing.local_updates()
         meter = load_meter(self.requirements.bounds, self._resources)
         meter.keep_in(self.current.folder / SEARCHED)
         aims = aims_by(self.requirements, meter)
@@ -120,9 +163,10 @@ class Search:
             keep=self.requirements.keep,
             seed=options.seed,
         )
-        with self._watch("local search", "shrink", updates * ROLLOUTS) as watch:
-            local.run(updates, ROLLOUTS, watch)
-        return watch.found
+        return self._watched(
+            *("local search", "shrink", updates),
+            lambda watch: local.run(updates, ROLLOUTS, watch),
+        )
 
     @cached_property
     def _resources(self) -> dict[str, Resource]:
@@ -141,37 +185,55 @@ class Search:
         env: CompressionEnv,
         updates: int,
     ) -> list[Scored]:
-        with self._watch(name, stage, updates * ROLLOUTS) as watch:
-            path = self.current.folder / POLICY.format(agent=name, stage=stage)
-            env.meter.remember(self.current.history.known.items())
-            whole = self.teacher.architecture
-            env.meter.remember(
-                [(whole.fingerprint, self.requirements.meter(whole, whole))]
+        path = self.current.folder / POLICY.format(agent=name, stage=stage)
+        env.meter.remember(self.current.history.known.items())
+        whole = self.teacher.architecture
+        env.meter.remember([(whole.fingerprint, self.requirements.meter(whole, whole))])
+        # One batch of students an update, for the workers to share.
+        batch: VectorEnv[Any, Any, Any] = CompressionVectorEnv(env, ROLLOUTS)
+        if env.limits:
+            closing_in = min(EPISODES, updates // 2 * ROLLOUTS)
+            batch = ProgressiveConstraintVector(batch, max(1, closing_in))
+        seed = self.current.options.seed
+        return self._watched(
+            *(name, stage, updates),
+            lambda watch: agent(batch, updates, seed, watch, path),
+        )
+
+    def _watched(
+        self, name: str, stage: str, updates: float, play: Callable[[_Watch], None]
+    ) -> list[Scored]:
+        """What is scored in a stage, until it is over or has had enough."""
+        total = round(updates * ROLLOUTS)
+        with tqdm(total=total, desc=f"{name}: {stage}") as bar:
+            whole = self.teacher.architecture.num_params
+            is_enough = partial(self.timing.is_enough, f"{name}: {stage}")
+            watch = _Watch(
+                name, stage, self.current.history, whole, bar, is_enough=is_enough
             )
-            # One batch of students an update, for the workers to share.
-            batch: VectorEnv[Any, Any, Any] = CompressionVectorEnv(env, ROLLOUTS)
-            if env.limits:
-                closing_in = min(EPISODES, updates // 2 * ROLLOUTS)
-                batch = ProgressiveConstraintVector(batch, max(1, closing_in))
-            agent(batch, updates, self.current.options.seed, watch, path)
+            with suppress(Enough):
+                play(watch)
         return watch.found
 
-    @contextmanager
-    def _watch(self, name: str, stage: str, total: int) -> Iterator[_Watch]:
-        with tqdm(total=total, desc=f"{name}: {stage}") as bar:
-            whole = self.teacher.architecture
-            yield _Watch(name, stage, self.current.history, whole.num_params, bar)
+
+class Enough(Exception):
+    """A stage ends before its last update: its time is over."""
 
 
 @dataclass
 class _Watch:
-    """Told of a stage's students, it keeps them in the history and in ``found``."""
+    """Told of a stage's students, it keeps them in the history and in ``found``.
+
+    Raises:
+        Enough: After a student, where the stage's time is over.
+    """
 
     name: str
     stage: str
     history: History
     num_params: int  # of the teacher
     bar: tqdm[Any]
+    is_enough: Callable[[int], bool]
     found: list[Scored] = field(default_factory=list)
 
     def __call__(self, reward: float, info: dict[str, Any]) -> None:
@@ -183,3 +245,5 @@ class _Watch:
         times = self.num_params / best.student.num_params
         self.bar.set_postfix_str(f"best {best.reward:.4f}, {times:.0f}x smaller")
         self.bar.update()
+        if len(self.found) < (self.bar.total or 0) and self.is_enough(len(self.found)):
+            raise Enough

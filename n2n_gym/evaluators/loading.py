@@ -18,6 +18,7 @@ from n2n_gym.evaluators.rungs import (
     FULL,
     INHERIT,
     PAPER,
+    QUICK,
     SHORT,
     Rung,
 )
@@ -38,7 +39,7 @@ Store: TypeAlias = "bool | str | Path | ScoreStore | None"
 
 ADDRESSES: Final = ("ray", "auto", "local")  # of Ray, beside those with a port
 RUNGS: Final[Mapping[str, Rung]] = {
-    rung.name: rung for rung in (INHERIT, ELASTIC, SHORT, PAPER, FULL)
+    rung.name: rung for rung in (INHERIT, QUICK, ELASTIC, SHORT, PAPER, FULL)
 }
 
 

@@ -22,10 +22,9 @@ class Rung:
             (drawn as teachers' are, by He et al., 2015, which networks that do not
             normalise need to learn at this rate).
         recipe: How it is trained then, if at all.
-        fewest_images: That it is trained on in passing, up to two epochs: few epochs
-            are too few steps on a small data set. Smaller students see more of them,
-            as they have further to go and cost less (``share`` below: of the teacher's
-            multiply-accumulates).
+        fewest_images: That it is trained on, up to two epochs, where the recipe's
+            epochs are fewer. Smaller students see more of them, as they have further to
+            go and cost less (``share`` below: of the teacher's multiply-accumulates).
         statistics: Training images that its batch-norm statistics are renewed with;
             with 0 they are those of the training.
         is_fitted: Whether its classifier is fitted to the teacher's logits of the same
@@ -82,8 +81,16 @@ ELASTIC: Final = replace(INHERIT, name="elastic", start="elastic")
 SHORT: Final = replace(
     ELASTIC,
     name="short",
-    recipe=replace(_DISTILLATION, epochs=1 / 4, batch_size=32),
+    recipe=replace(_DISTILLATION, epochs=0.0, batch_size=32),
+    fewest_images=1_250,  # however many there are: a score costs what it costs
+)
+# Where there is no time to make a teacher elastic.
+QUICK: Final = Rung(
+    "quick",
+    recipe=replace(_DISTILLATION, epochs=0.0, batch_size=32, learning_rate=0.03),
     fewest_images=1_250,
+    statistics=1_000,
+    is_fitted=True,
 )
 # Ashok et al. (2018): from scratch, the logit term alone, Adam; a batch of 128 is ours.
 PAPER: Final = Rung(

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from n2n_gym.common.files import write_whole
-from n2n_gym.common.quantities import read_quantity
+from n2n_gym.common.quantities import read_minutes, read_quantity
 from n2n_gym.evaluators.loading import load_store
 from n2n_gym.networks.reading import STUDENT as STUDENT
 from n2n_gym.resources.machine import processor
@@ -56,6 +56,11 @@ LOCK: Final = ".lock"
 INCIDENTAL: Final = frozenset({"output", "workers", "store", "train_teacher"})
 
 
+CONTROLS: Final = ("none", "quick", "all")
+# Options that a plan decides; but shrinkage may be left out.
+COUNTED: Final = ("removal_updates", "shrinkage_updates", "final_epochs")
+ZERO: Final = ("shrinkage_updates", 0)
+
 # Options that are a limit, and of what.
 LIMITS: Final[Mapping[str, str]] = {
     "max_params": "num_params",
@@ -72,12 +77,20 @@ class Options:
 
     Attributes:
         shrinkage_updates: Of stage two's policy; with 0, removal is all that is done.
-        evaluator: The rung that the search scores students with.
+        evaluator: The rung that the search scores students with: "short" by default,
+            "quick" where minutes are given.
         init_policy: The folder of an earlier run, whose policies this one starts from;
             they may have been trained on another teacher.
         frozen: Whether those play as they are.
         keep: Names of layers that stay as they are, or patterns, with commas between:
             "layer4.*,conv1".
+        controls: What the student is compared with: "quick": uniform width and
+            magnitude; "all": random search too, which takes as long as the search;
+            "none".
+        minutes: That all of the run may take, "5", "1h30": instead of numbers of
+            updates and epochs.
+        plan: The ``plan.json`` of another run, to score as many students for as many
+            epochs as that came to.
         logs: Where the training's progress goes, with commas between:
             "csv,json,tensorboard,wandb,mlflow".
         max_params, max_macs, max_size, max_latency: The most that a student may take,
@@ -99,7 +112,7 @@ class Options:
     removal_updates: int = 10
     shrinkage_updates: int = 40
     final_epochs: int = 60
-    evaluator: str = "short"
+    evaluator: str | None = None
     init_policy: Path | None = None
     frozen: bool = False
     logs: str = ""
@@ -111,7 +124,9 @@ class Options:
     std: str | None = None
     granularity: str = "unit"
     keep: str | None = None
-    controls: bool = True
+    controls: str = "quick"
+    minutes: str | None = None
+    plan: Path | None = None
     seed: int = 0
     device: str | None = None
     train_teacher: bool = False
@@ -121,6 +136,31 @@ class Options:
     max_latency: str | None = None
     min_accuracy: str | None = None
     limits: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where options contradict each other."""
+        if self.controls not in CONTROLS:
+            raise ValueError(
+                f"unknown controls={self.controls!r}; known: {', '.join(CONTROLS)}"
+            )
+        if not self.is_timed:
+            return
+        if self.minutes is not None and self.plan is not None:
+            raise ValueError("minutes and a plan contradict each other: give one")
+        name = "minutes" if self.plan is None else "plan"
+        self.seconds()
+        for counted in COUNTED:
+            value, usual = getattr(self, counted), type(self).__dataclass_fields__
+            if value != usual[counted].default and (counted, value) != ZERO:
+                raise ValueError(
+                    f"{name} says how much is done, and so does {counted}={value}: "
+                    f"give one"
+                )
+        if self.controls == "all":
+            raise ValueError(
+                f"{name} leaves no time for a random search as long as the search: "
+                f"controls is 'quick' or 'none' then, got 'all'"
+            )
 
     def constraints(self) -> dict[str, float]:
         """The most of each resource by name, and the least accuracy.
@@ -144,6 +184,15 @@ class Options:
                 )
             given[name] = value
         return {name: read_quantity(name, value) for name, value in given.items()}
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a plan says how much is done, not the options."""
+        return self.minutes is not None or self.plan is not None
+
+    def seconds(self) -> float | None:
+        """That the run may take; None where it has no clock."""
+        return None if self.minutes is None else read_minutes(self.minutes)
 
     def load_teacher(self, device: torch.device | None = None) -> Teacher:
         """The one asked for, to be trained on this device if it has to be."""
@@ -177,7 +226,9 @@ class Options:
             ValueError: It is no TOML, or says what is no option.
         """
         values = read_toml(path, [field.name for field in fields(cls)])
-        for name in ("output", "init_policy"):
+        if isinstance(values.get("controls"), bool):  # as earlier versions wrote it
+            values["controls"] = "all" if values["controls"] else "none"
+        for name in ("output", "init_policy", "plan"):
             if name in values:
                 values[name] = Path(values[name])
         return cls(**values)

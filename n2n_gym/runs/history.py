@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -118,16 +119,27 @@ def _result(line: dict[str, Any]) -> Score | Failure:
 class Remembering:
     """An evaluator that is not asked again for what a history has."""
 
-    def __init__(self, evaluator: Evaluator, history: History) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        history: History,
+        measured: Callable[[float], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """``measured`` goes around the evaluation of so many students."""
         self.evaluator = evaluator
         self.history = history
+        self._measured = measured
 
     def __call__(
         self, students: Sequence[Architecture], teacher: Teacher
     ) -> list[Score | Failure]:
         known = [self.history.result(s.fingerprint) for s in students]
         missing = [s for s, k in zip(students, known, strict=True) if k is None]
-        new = iter(self.evaluator(missing, teacher) if missing else ())
+        found: Sequence[Score | Failure] = ()
+        if missing:
+            with self._measured(len(missing)):
+                found = self.evaluator(missing, teacher)
+        new = iter(found)
         return [next(new) if result is None else result for result in known]
 
     def score_teacher(self, teacher: Teacher) -> Score:

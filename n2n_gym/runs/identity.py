@@ -187,8 +187,10 @@ def _files(options: Options) -> Iterator[Path]:
     """Those that options name beside the teacher and the task, if they are there."""
     if options.init_policy is not None:
         yield from sorted(options.init_policy.glob("*.policy.pt"))
-    if options.evaluator.endswith(".json"):
-        yield from filter(Path.exists, [Path(options.evaluator)])
+    named = [options.plan] if options.plan else []
+    if options.evaluator is not None and options.evaluator.endswith(".json"):
+        named.append(Path(options.evaluator))
+    yield from filter(Path.exists, named)
 
 
 def _digest(content: bytes) -> str:

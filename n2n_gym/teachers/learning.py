@@ -8,7 +8,9 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -46,6 +48,33 @@ SHORTEST_MEMORY: Final = 0.1  # momentum of batch-norm statistics, at least
 # and stay the same on every machine.
 WORTH_MEASURING: Final = 1_000
 KEEP_EVERY: Final = 15.0  # seconds at least between two checkpoints
+
+
+_longest: ContextVar[float | None] = ContextVar("longest", default=None)
+
+
+class TakesTooLong(ValueError):
+    """Training a teacher takes longer than there is time.
+
+    Attributes:
+        seconds: That it takes from here on.
+    """
+
+    def __init__(self, title: str, seconds: float) -> None:
+        super().__init__(
+            f"training teacher {title} takes about {math.ceil(seconds / 60)} minutes"
+        )
+        self.seconds = seconds
+
+
+@contextmanager
+def refused_after(seconds: float) -> Iterator[None]:
+    """Inside, no teacher is trained that takes longer: `TakesTooLong` is raised."""
+    token = _longest.set(seconds)
+    try:
+        yield
+    finally:
+        _longest.reset(token)
 
 
 def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
@@ -234,6 +263,8 @@ class _Lesson:
         if self.num_steps == STEPS_TO_JUDGE:
             each = (time.perf_counter() - self.started) / (STEPS_TO_JUDGE - 2)
             left = each * (total - STEPS_TO_JUDGE)
+            if (longest := _longest.get()) is not None and left > longest:
+                raise TakesTooLong(self.title, left)
             if left > LONG:
                 end = datetime.now() + timedelta(seconds=left)
                 logger.warning(
