@@ -40,7 +40,7 @@ from tqdm import tqdm
 from benchmarks.results import Results
 from benchmarks.subjects import some_of_cifar10
 from n2n_gym.common.files import data_folder, write_whole
-from n2n_gym.compression import finalists
+from n2n_gym.compression import timing
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.student_files import metadata_of
 from n2n_gym.evaluators.distillation import distil
@@ -57,7 +57,8 @@ from n2n_gym.resources import RESOURCES, Latency
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, pixels_of
 from n2n_gym.resources.nodes import BLOCK
-from n2n_gym.runs.folder import ONNX, Options, is_finished
+from n2n_gym.runs.folder import ONNX, is_finished
+from n2n_gym.runs.options import Options
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.loading import load_teacher
 from n2n_gym.teachers.teacher import Teacher
@@ -201,7 +202,7 @@ def search(cell: Cell, teacher: Teacher, options: Options) -> dict[str, Any]:
     started = time.perf_counter()
     folder = options.output
     if not is_finished(folder):
-        finalists.ROUNDS = ROUNDS[cell.resource]
+        timing.ROUNDS = ROUNDS[cell.resource]
         compress(options)
     summary = json.loads((folder / "summary.json").read_text())["student"]
     return {

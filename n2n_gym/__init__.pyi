@@ -18,7 +18,7 @@ from .pytorch.trace import TraceError, trace
 from .resources import Energy, Latency, onnx_file, predicted
 from .resources.accelerator import AcceleratorEnergy, TorchLatency
 from .rewards import Failure, Score
-from .runs.folder import Options
+from .runs.options import Options
 from .scores import ScoreStore
 from .tasks.augmentation import Augmentation
 from .tasks.loading import load_task

@@ -18,7 +18,7 @@ os.environ["N2N_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 
-from n2n_gym.compression import assessment, finalists, pipeline  # noqa: E402
+from n2n_gym.compression import assessment, pipeline, timing  # noqa: E402
 from n2n_gym.compression.pipeline import compress  # noqa: E402
 from n2n_gym.evaluators.runner import InProcess  # noqa: E402
 from n2n_gym.pytorch.recipe import Recipe  # noqa: E402
@@ -90,10 +90,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         removal_updates=2,
         shrinkage_updates=2,
         final_epochs=2,
+        controls="all",
         device="cpu",
         output=folder,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finalists, "ROUNDS", ((4, 0.5), (2, 1.0)))
+        patch.setattr(timing, "ROUNDS", ((4, 0.5), (2, 1.0)))
         compress(options)
     return folder

@@ -20,8 +20,8 @@ from n2n_gym.cli import app
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.pytorch.trace import trace
-from n2n_gym.runs.folder import Options
 from n2n_gym.runs.identity import IDENTITY, keep_identity
+from n2n_gym.runs.options import Options
 from n2n_gym.tasks.sets import digits
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.loading import load_teacher

@@ -34,8 +34,8 @@ from n2n_gym.networks.scaling import uniform_student
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure, n2n
-from n2n_gym.runs.folder import Options
 from n2n_gym.runs.history import History
+from n2n_gym.runs.options import Options
 from n2n_gym.tasks.loading import TASKS
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.loading import load_teacher

@@ -38,7 +38,7 @@ from n2n_gym.resources.nodes import BLOCK
 from n2n_gym.resources.prediction import FileSize
 from n2n_gym.resources.students import random_students
 from n2n_gym.rewards import Score, Toward, n2n
-from n2n_gym.runs.folder import Options
+from n2n_gym.runs.options import Options
 from tests.networks import (
     DenseNet,
     GatedNet,

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from n2n_gym.cli import app
 from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.rewards import Failure, Score
-from n2n_gym.runs.folder import Options, check_same, open_run, resumed
+from n2n_gym.runs.folder import check_same, open_run, resumed
 from n2n_gym.runs.history import FINAL, History, Remembering
+from n2n_gym.runs.options import Options
 
 ROOT = Path(__file__).parent.parent
 
@@ -322,7 +323,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path):
 
 
 def test_ctrl_c_before_a_run_began_does_not_offer_to_go_on(tmp_path, monkeypatch):
-    def stopped(options):
+    def stopped(options, began):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("n2n_gym.compression.pipeline.compress", stopped)

@@ -30,7 +30,7 @@ from n2n_gym.limits.constraints import ACCURACY
 
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
-    from n2n_gym.runs.folder import Options
+    from n2n_gym.runs.options import Options
 
 BEGAN = time.monotonic()  # minutes count from here: torch is not loaded yet
 WIDE = 76  # columns that the whole table takes
@@ -43,7 +43,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Options from a file; those of the command line come first."""
     if path is not None:
         with plain_errors():
-            from n2n_gym.runs.folder import read_toml
+            from n2n_gym.runs.options import read_toml
 
             named = [str(parameter.name) for parameter in context.command.params]
             known = [name for name in named if name not in OWN]
@@ -219,14 +219,9 @@ def compress(
                     f"--no-controls and --controls {controls} contradict each other"
                 )
             given["controls"] = "none"
-        from n2n_gym.runs.folder import (
-            Options,
-            check_same,
-            is_finished,
-            read_summary,
-            resumed,
-        )
+        from n2n_gym.runs.folder import check_same, is_finished, read_summary, resumed
         from n2n_gym.runs.identity import check_unchanged
+        from n2n_gym.runs.options import Options
 
         options = Options(**given) if resume is None else resumed(resume, given)
         folder = options.output

@@ -155,7 +155,7 @@ def train_teacher(
     """
     kept = "Stopped. The same command goes on from the last epoch that was kept."
     with plain_errors(), stoppable(lambda: kept):
-        from n2n_gym.runs.folder import statistics
+        from n2n_gym.runs.options import statistics
         from n2n_gym.teachers.loading import load_teacher
         from n2n_gym.teachers.store import kept_teachers
 

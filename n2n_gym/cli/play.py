@@ -79,7 +79,7 @@ def play(
         from n2n_gym.common.files import write_whole
         from n2n_gym.envs import RemoveEnv, ShrinkEnv
         from n2n_gym.envs.arguments import Arguments
-        from n2n_gym.runs.folder import statistics
+        from n2n_gym.runs.options import statistics
         from n2n_gym.teachers.loading import load_teacher
 
         if output is not None and not output.absolute().parent.is_dir():

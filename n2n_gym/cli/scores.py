@@ -206,7 +206,7 @@ def calibrate(
         from n2n_gym.evaluators.calibration import calibrate
         from n2n_gym.evaluators.loading import default_runner, load_rung, load_store
         from n2n_gym.evaluators.workers import Workers
-        from n2n_gym.runs.folder import statistics
+        from n2n_gym.runs.options import statistics
         from n2n_gym.teachers.loading import load_teacher
 
         runner = Workers(workers) if workers else default_runner(students)

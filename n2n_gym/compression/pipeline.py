@@ -56,7 +56,6 @@ from n2n_gym.runs.folder import (
     OPTIONS,
     POLICY,
     SUMMARY,
-    Options,
     check_machine,
     fresh_folder,
     is_finished,
@@ -64,6 +63,7 @@ from n2n_gym.runs.folder import (
 )
 from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.identity import IDENTITY, check_unchanged, keep_identity
+from n2n_gym.runs.options import Options
 from n2n_gym.scores import ScoreStore
 from n2n_gym.teachers.learning import TakesTooLong, refused_after
 from n2n_gym.teachers.teacher import Teacher

@@ -29,12 +29,12 @@ from n2n_gym.runs.folder import (
     SUMMARY,
     TEACHER,
     WEIGHTS,
-    Options,
     is_finished,
     resumed,
 )
 from n2n_gym.runs.history import read_history
 from n2n_gym.runs.identity import check_unchanged
+from n2n_gym.runs.options import Options
 from n2n_gym.teachers.teacher import Teacher
 
 

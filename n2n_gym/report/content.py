@@ -19,12 +19,12 @@ from n2n_gym.runs.folder import (
     STUDENT,
     SUMMARY,
     TEACHER,
-    Options,
     check_format,
     is_finished,
     read_summary,
 )
 from n2n_gym.runs.history import FINAL, read_history
+from n2n_gym.runs.options import Options
 
 BEST: Final = 10  # students in the table
 

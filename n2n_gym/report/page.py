@@ -17,7 +17,8 @@ from n2n_gym.common.quantities import show_quantity
 from n2n_gym.report.charts import Chart, charts
 from n2n_gym.report.content import Found, Trial
 from n2n_gym.report.diagram import draw
-from n2n_gym.runs.folder import REPORT, Options
+from n2n_gym.runs.folder import REPORT
+from n2n_gym.runs.options import Options
 
 LIBRARY: Final = "window.vegaEmbed = vegaEmbed;"  # all that the page calls
 NETWORKS: Final = ("student", "teacher")

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from n2n_gym.common.files import write_whole
-from n2n_gym.runs.folder import HISTORY, Options
+from n2n_gym.runs.folder import HISTORY
 from n2n_gym.runs.history import read_history
+from n2n_gym.runs.options import Options
 from n2n_gym.tasks.arrays import SPLITS
 from n2n_gym.tasks.loading import TASKS, is_here
 from n2n_gym.tasks.task import Task
