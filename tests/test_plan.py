@@ -135,7 +135,7 @@ def timed(tmp_path, clock, seconds: float, *, workers: int = 2, **more) -> Timed
     pace.amount, pace.seconds = 10, 10.0 / workers
     plan = Plan(tmp_path / "plan.json", seconds, clock.now)
     options = {"with_controls": True, "is_limited": False, **more}
-    return Timed(plan, pace, workers, 5.0, **options)
+    return Timed(plan, pace, workers, 5.0, lambda: 3.0, **options)
 
 
 def play(timing: Timed, clock: Clock, *, slower: float = 1.0) -> float:
@@ -190,6 +190,19 @@ def test_with_little_time_fewer_are_distilled_and_longer(tmp_path, clock):
         timing.start_search()
     assert long.rounds() == [count for count, _ in ROUNDS]
     assert short.rounds() == [count for count, _ in SHORTER[-1]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "a_view", "views"), [(240, 0.0, 8), (240, 100, 1), (240, 10, 4)]
+)
+def test_images_have_as_many_forms_as_the_teacher_has_time_for(
+    tmp_path, clock, seconds, a_view, views
+):
+    timing = timed(tmp_path, clock, seconds)
+    timing.seconds_a_view = lambda: a_view
+    assert timing.views() == views
+    timing.seconds_a_view = lambda: 0.0
+    assert timing.views() == views  # it was decided
 
 
 def test_the_last_epochs_are_in_the_plan(tmp_path, clock):

@@ -254,7 +254,7 @@ class Finalists:
 
     def evaluator(self, epochs: int) -> DistillationEvaluator:
         """Full distillation for so many epochs."""
-        rung = FULL.with_epochs(epochs)
+        rung = FULL.with_epochs(epochs).with_views(self.timing.views())
         return DistillationEvaluator(
             rung,
             device=self.device,

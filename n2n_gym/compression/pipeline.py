@@ -65,6 +65,7 @@ from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.identity import IDENTITY, check_unchanged, keep_identity
 from n2n_gym.runs.options import Options
 from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers.augmented_logits import seconds_a_view
 from n2n_gym.teachers.learning import TakesTooLong, refused_after
 from n2n_gym.teachers.teacher import Teacher
 
@@ -270,7 +271,13 @@ def _timing(
     if isinstance(evaluator, DistillationEvaluator):
         worth = evaluator.cost(small, teacher)
     return Timed(
-        plan, pace, workers, worth, options.controls != "none", bool(requirements)
+        plan,
+        pace,
+        workers,
+        worth,
+        partial(seconds_a_view, teacher, pick_device(options.device)),
+        options.controls != "none",
+        bool(requirements),
     )
 
 

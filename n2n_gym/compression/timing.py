@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from n2n_agents import reinforce
 from n2n_gym.compression.plan import EPOCHS, Pace, Plan
+from n2n_gym.evaluators.rungs import FULL
 
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
 # Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
@@ -23,6 +24,7 @@ MOST_UPDATES: Final = 400  # of a stage
 SEARCH: Final = 0.45  # of the time after the teacher; the finalists take the rest
 REMOVAL: Final = 0.3  # of the search
 SHRINKAGE: Final = 0.4  # of the search, where a local search follows
+VIEWS: Final = 0.15  # of the finalists' time, for the teacher's logits
 FINISH: Final = 12.0  # seconds that files, measuring and the report take
 FINISH_SHARE: Final = 0.04  # of all, beside those
 
@@ -48,6 +50,9 @@ class Timing(Protocol):
 
     def distilled(self, students: int, epochs: int, seconds: float) -> None:
         """Learn how long a round took."""
+
+    def views(self) -> int:
+        """In how many augmented forms finalists see each image, at most."""
 
     def allows_controls(self) -> bool: ...
 
@@ -82,6 +87,9 @@ class Fixed:
     def distilled(self, students: int, epochs: int, seconds: float) -> None:
         pass
 
+    def views(self) -> int:
+        return FULL.views
+
     def allows_controls(self) -> bool:
         return True
 
@@ -94,6 +102,8 @@ class Timed:
         scores: How long students of the search take, all processes together.
         workers: Processes that students are distilled in.
         epochs_a_score: Passes over the training images that a score is worth.
+        seconds_a_view: Measures how long the teacher takes for one form of all training
+            images.
         with_controls: Whether others are distilled to the student's size at the end.
         is_limited: Whether a local search follows the policies.
     """
@@ -102,12 +112,14 @@ class Timed:
     scores: Pace
     workers: int
     epochs_a_score: float
+    seconds_a_view: Callable[[], float]
     with_controls: bool
     is_limited: bool
     _finals: Pace = field(default_factory=Pace)
     _left: dict[str, float] = field(default_factory=dict)
     _decided: dict[int, int] = field(default_factory=dict)
     _rounds: Sequence[tuple[int, float]] = ()
+    _views: int | None = None
 
     @property
     def reserve(self) -> float:
@@ -180,6 +192,17 @@ class Timed:
         seconds = self.plan.left - self.reserve
         each = self._finals.of(1.0, self._guess())
         return min(MOST_EPOCHS, max(1.0, seconds / (each * work)))
+
+    def views(self) -> int:
+        def fit() -> int:
+            seconds = VIEWS * max(0.0, self.plan.left - self.reserve)
+            each = self.seconds_a_view()
+            others = seconds / each if each else FULL.views
+            return int(min(FULL.views, 1 + others))
+
+        if self._views is None:
+            self._views = self.plan.decide("forms of each image", fit, FULL.views)
+        return self._views
 
     def _guess(self) -> float:
         """Seconds of an epoch of one student, by those of the search."""

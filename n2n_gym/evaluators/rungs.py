@@ -62,6 +62,12 @@ class Rung:
         recipe = replace(self.recipe, epochs=epochs)
         return replace(self, name=f"{self.name}-{epochs}", recipe=recipe)
 
+    def with_views(self, views: int) -> Rung:
+        """The same with images in fewer forms, under a name that says so."""
+        if views >= self.views:
+            return self
+        return replace(self, name=f"{self.name}-of-{views}", views=views)
+
     def cost(self, num_images: int, num_validation: int, share: float = 1.0) -> float:
         """Nominal student-epochs: passes over so many training images.
 

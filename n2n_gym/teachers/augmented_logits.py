@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from dataclasses import replace
 from typing import Final
 
@@ -28,6 +29,7 @@ from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
+TIMED_IMAGES: Final = 250
 MOST_LOGITS: Final = 200_000_000  # of all views together: 800 MB
 
 
@@ -48,6 +50,21 @@ def teacher_views(
         views = replace(views, changes=changes, logits=logits)
         teacher.views[key] = views
     return views
+
+
+@torch.no_grad()
+def seconds_a_view(teacher: Teacher, device: torch.device) -> float:
+    """How long another form of all training images takes; 0 where there is none."""
+    if teacher.task.augmentation.is_none:
+        return 0.0
+    network = teacher.network(device).to(memory_format=torch.channels_last)
+    split = teacher.task.split("train", device)
+    images, _, _ = next(iter(split.batches(min(TIMED_IMAGES, len(split)))))
+    inputs = teacher.normalise(images)
+    network(inputs[:2])
+    started = time.perf_counter()
+    network(inputs).sum().item()
+    return (time.perf_counter() - started) * len(split) / len(images)
 
 
 def _make_views(
