@@ -1,4 +1,5 @@
-from .compression.pipeline import Summary, compress
+from .compression.pipeline import compress
+from .compression.summary import Summary
 from .envs.checks import check_compression_env
 from .envs.wrappers import (
     MultiObjective,

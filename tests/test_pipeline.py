@@ -95,6 +95,7 @@ def test_all_its_files_are_there(run):
         "run.json",
         "student.onnx",
         "student.safetensors",
+        "students",
         "summary.json",
         "teacher.json",
     ]

@@ -267,6 +267,25 @@ def _table(summary: dict[str, Any], title: str, *, is_narrow: bool) -> Table:
     return table
 
 
+def _shelf(summary: dict[str, Any], *, is_narrow: bool) -> Table:
+    """The students whose files were written."""
+    table = Table(title="Also written", box=box.SIMPLE if is_narrow else box.HEAVY_HEAD)
+    columns = ["students/", "smaller", "MACs", "ms", "test"]
+    for column in columns:
+        is_name = column == columns[0]
+        table.add_column(column, justify="left" if is_name else "right")
+    whole = summary["teacher"]["num_params"]
+    for place in summary["shelf"]:
+        table.add_row(
+            ", ".join(place["roles"]),
+            f"{whole / place['num_params']:.1f}x",
+            f"{place['num_macs']:,}",
+            f"{place['latency_ms']:.3g}",
+            f"{place['test_accuracy']:.2%}",
+        )
+    return table
+
+
 def _is_said(context: typer.Context, name: str) -> bool:
     """Whether an option is on the command line or in the file."""
     source = context.get_parameter_source(name)
@@ -320,6 +339,8 @@ def _show(summary: dict[str, Any], options: Options) -> None:
             whole = show_quantity(row["name"], row["teacher"])
             line += f"; the teacher has {whole}"
         console.print(line, highlight=False)
+    if len(summary.get("shelf", ())) > 1:
+        console.print(_shelf(summary, is_narrow=console.width < WIDE))
     path = options.output / ONNX
     console.print(
         f"{path}: {path.stat().st_size / 1e6:.2f} MB, logits equal to torch's to "

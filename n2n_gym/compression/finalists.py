@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -84,6 +84,7 @@ class Finalists:
     # The best of the last round so far, and what has distilled it.
     best: tuple[Architecture, DistillationEvaluator] | None = None
     is_chosen: bool = False  # what follows are rivals
+    _last: tuple[list[Architecture], DistillationEvaluator] = field(init=False)
 
     def choose(
         self, found: list[Scored], what: str, last: Iterable[Scored] = ()
@@ -108,8 +109,20 @@ class Finalists:
                 best = (self._as_good(left) or left)[0].student
                 self.best = self.best if self.is_chosen else (best, evaluator)
         self._tell(left, evaluator, what)
+        if not self.is_chosen:
+            self._last = [scored.student for scored in left], evaluator
         self.is_chosen = True
         student = (self._as_good(left) or left)[0].student
+        return self._finished(student, evaluator)
+
+    def last_round(self) -> list[Finished]:
+        """All that were distilled to the end when the student was chosen."""
+        students, evaluator = self._last
+        return [self._finished(student, evaluator) for student in students]
+
+    def _finished(
+        self, student: Architecture, evaluator: DistillationEvaluator
+    ) -> Finished:
         (score,) = evaluator([student], self.teacher)  # known
         assert isinstance(score, Score)
         network = evaluator.network(student, self.teacher)
@@ -128,6 +141,8 @@ class Finalists:
     def _as_good(self, found: Sequence[Scored]) -> list[Scored]:
         """Those as accurate as the teacher, smallest first; none within limits.
 
+        Small is what has few parameters and multiply-accumulates: their product.
+
         Where a least accuracy is asked for that none has, the most accurate first.
         """
         if self.requirements:
@@ -137,7 +152,7 @@ class Finalists:
         as_good = [scored for scored in found if scored.accuracy >= bar]
         if not as_good and least is not None:
             return sorted(found, key=lambda scored: -scored.accuracy)
-        return sorted(as_good, key=lambda scored: scored.student.num_params)
+        return sorted(as_good, key=lambda scored: _burden(scored.student))
 
     def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
         """As many as take part, the first that keep the limits, or can be made to."""
@@ -300,6 +315,11 @@ class Finalists:
 
     def _worth(self, score: Score) -> float:
         return score.accuracy if self.requirements else n2n(score, self.teacher.score)
+
+
+def _burden(student: Architecture) -> float:
+    """What it takes: parameters and multiply-accumulates count alike."""
+    return math.log(student.num_params) + math.log(student.num_macs)
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +21,15 @@ from n2n_agents import reinforce
 from n2n_agents.logs import check_formats, log_updates
 from n2n_agents.search import random_search
 from n2n_gym.common.files import write_whole
-from n2n_gym.compression.assessment import Comparison, compare_networks
+from n2n_gym.compression.assessment import compare_networks
 from n2n_gym.compression.best_so_far import write_best
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Finalists, Scored
 from n2n_gym.compression.plan import LEAST_SECONDS, PLAN, Pace, Plan, TooShort
+from n2n_gym.compression.shelf import write_shelf
 from n2n_gym.compression.stages import Report, Search
 from n2n_gym.compression.student_files import Finished, metadata_of, write_student
+from n2n_gym.compression.summary import Summary
 from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, Fixed, Timed, Timing
 from n2n_gym.envs import CompressionVectorEnv
 from n2n_gym.envs.render import draw_student
@@ -46,10 +47,8 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import GRANULARITIES, kept_names, removals
 from n2n_gym.networks.scaling import uniform_student
 from n2n_gym.pytorch.devices import pick_device
-from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.report import write_report
 from n2n_gym.resources import load_meter
-from n2n_gym.rewards import Score
 from n2n_gym.runs.folder import (
     FINALISTS,
     ONNX,
@@ -71,45 +70,6 @@ from n2n_gym.teachers.teacher import Teacher
 
 STAGES: Final = ("remove", "shrink")
 TEACHER_LEAVES: Final = 0.25  # of the minutes, at least
-
-
-@dataclass
-class Summary:
-    """What a run found: the teacher, the student, and what to compare it with."""
-
-    teacher: Score
-    teacher_test_accuracy: float
-    normalise: Normalisation  # what goes before the networks
-    student: Finished
-    uniform: Finished | None
-    magnitude: Finished | None
-    random: Finished | None
-    num_scored: int
-    onnx_difference: float
-    limits: list[dict[str, Any]]  # what each allows, and what the networks take
-    test: Comparison  # of teacher and student
-    seconds: float  # since this process took up the run
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``summary.json`` has it."""
-
-        def row(score: Score, test_accuracy: float) -> dict[str, Any]:
-            return {**score.to_dict(), "test_accuracy": test_accuracy}
-
-        rows = {"teacher": row(self.teacher, self.teacher_test_accuracy)}
-        for name in ("student", "uniform", "magnitude", "random"):
-            finished: Finished | None = getattr(self, name)
-            if finished is not None:
-                rows[name] = row(finished.score, finished.test_accuracy)
-        return {
-            **rows,
-            "normalisation": asdict(self.normalise),
-            "num_scored": self.num_scored,
-            "onnx_difference": self.onnx_difference,
-            "limits": self.limits,
-            "test": self.test.to_dict(),
-            "seconds": self.seconds,
-        }
 
 
 def compress(options: Options, began: float | None = None) -> Summary:
@@ -183,6 +143,8 @@ def compress(options: Options, began: float | None = None) -> Summary:
         except KeyboardInterrupt:  # a second one ends the process
             write_best(final, evaluator, run)
             raise
+        others = [*final.last_round(), *filter(None, rivals.values())]
+        shelf = write_shelf(student, others, teacher, run.folder)
         compared = compare_networks(teacher, student.network, run.folder / ONNX, device)
         summary = Summary(
             teacher.score,
@@ -199,6 +161,7 @@ def compress(options: Options, began: float | None = None) -> Summary:
             ),
             compared,
             time.monotonic() - began,
+            shelf,
         )
         content = json.dumps(summary.to_dict(), indent=1)
         write_report(run.folder, json.loads(content))

@@ -28,10 +28,15 @@ class Finished(NamedTuple):
 
 def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
     """All the files of a student; gives the ONNX file's difference from torch."""
-    student, network = finished.student, finished.network
     write_whole(folder / TEACHER, teacher.architecture.to_json().encode())
-    write_whole(folder / STUDENT, student.to_json().encode())
-    save_weights(network, folder / WEIGHTS)
+    write_whole(folder / STUDENT, finished.student.to_json().encode())
+    save_weights(finished.network, folder / WEIGHTS)
+    return write_onnx(finished, teacher, folder / ONNX)
+
+
+def write_onnx(finished: Finished, teacher: Teacher, path: Path) -> float:
+    """The ONNX file alone; likewise."""
+    student, network = finished.student, finished.network
     about = {
         "teacher": teacher.name,
         "task": teacher.task.name,
@@ -44,7 +49,7 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
         "reward": f"{n2n(finished.score, teacher.score):.4f}",
     }
     images = teacher.task.splits["test"].images[:256]
-    return export_onnx(network, teacher.normalise, images, folder / ONNX, about)
+    return export_onnx(network, teacher.normalise, images, path, about)
 
 
 def metadata_of(teacher: Teacher) -> str:

@@ -1,0 +1,53 @@
+"""What a run ends with, as the report and the command line read it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from n2n_gym.compression.assessment import Comparison
+from n2n_gym.compression.shelf import Place
+from n2n_gym.compression.student_files import Finished
+from n2n_gym.pytorch.inputs import Normalisation
+from n2n_gym.rewards import Score
+
+
+@dataclass
+class Summary:
+    """What a run found: the teacher, the student, and what to compare it with."""
+
+    teacher: Score
+    teacher_test_accuracy: float
+    normalise: Normalisation  # what goes before the networks
+    student: Finished
+    uniform: Finished | None
+    magnitude: Finished | None
+    random: Finished | None
+    num_scored: int
+    onnx_difference: float
+    limits: list[dict[str, Any]]  # what each allows, and what the networks take
+    test: Comparison  # of teacher and student
+    seconds: float  # since this process took up the run
+    shelf: list[Place]  # the students whose files are in ``students/``
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``summary.json`` has it."""
+
+        def row(score: Score, test_accuracy: float) -> dict[str, Any]:
+            return {**score.to_dict(), "test_accuracy": test_accuracy}
+
+        rows = {"teacher": row(self.teacher, self.teacher_test_accuracy)}
+        for name in ("student", "uniform", "magnitude", "random"):
+            finished: Finished | None = getattr(self, name)
+            if finished is not None:
+                rows[name] = row(finished.score, finished.test_accuracy)
+        return {
+            **rows,
+            "normalisation": asdict(self.normalise),
+            "num_scored": self.num_scored,
+            "onnx_difference": self.onnx_difference,
+            "limits": self.limits,
+            "test": self.test.to_dict(),
+            "seconds": self.seconds,
+            "shelf": [place.to_dict() for place in self.shelf],
+        }
