@@ -14,16 +14,22 @@ from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import (
-    Channels,
+    COMPARISON,
+    FILES,
+    PLACE,
+    SEARCH,
     Device,
     Keep,
+    Mean,
     Precision,
+    Std,
     Task,
     Teacher,
     TrainTeacher,
     Weights,
+    at_least,
 )
-from n2n_gym.cli.output import AsJson, print_json
+from n2n_gym.cli.output import print_json
 from n2n_gym.common.quantities import show_quantity
 from n2n_gym.limits.constraints import ACCURACY
 
@@ -34,7 +40,6 @@ if TYPE_CHECKING:
 WIDE = 76  # columns that the whole table takes
 # Options of the command that are none of the run's.
 OWN = frozenset({"config", "resume", "as_json"})
-LIMIT: dict[str, Any] = {"rich_help_panel": "Limits"}
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -53,131 +58,153 @@ def compress(
     context: typer.Context,
     teacher: Teacher = "resnet18",
     task: Task = "digits",
+    weights: Weights = None,
     output: Annotated[
         Path,
-        typer.Option(
-            help="The folder for what is found; a run of the same options that was "
-            "stopped there goes on."
-        ),
+        typer.Option(help="The folder for results; a run that was stopped goes on."),
     ] = Path("runs/demo"),
-    removal_updates: Annotated[
-        int, typer.Option(min=1, help="Policy updates of stage one, 5 students each.")
-    ] = 10,
-    shrinkage_updates: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Policy updates of stage two, 5 students each; 0 for removal alone "
-            "(limits may still ask for narrower layers).",
-        ),
-    ] = 40,
-    final_epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs of distillation of each finalist.")
-    ] = 60,
-    evaluator: Annotated[
-        str,
-        typer.Option(
-            help="How the search scores students: short, elastic, "
-            "inherit, paper, full, size, or a file of `n2n-gym scores calibrate`."
-        ),
-    ] = "short",
-    init_policy: Annotated[
-        Path | None,
-        typer.Option(
-            help="The folder of an earlier run, perhaps of another teacher; the "
-            "policies start as its ended."
-        ),
-    ] = None,
-    frozen: Annotated[
-        bool, typer.Option("--frozen", help="Do not train those policies further.")
-    ] = False,
-    logs: Annotated[
-        str,
-        typer.Option(
-            help="Where the policies' progress goes: csv, json, tensorboard, wandb, "
-            "mlflow, with commas between.",
-        ),
-    ] = "",
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that distil; one a core by default."),
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="Where scores are kept: a file, or a database's URL."),
-    ] = None,
-    weights: Weights = None,
-    mean: Channels = None,
-    std: Channels = None,
-    granularity: Annotated[
-        str,
-        typer.Option(
-            help="What one removal is about: unit, block (branches alone) or layer."
-        ),
-    ] = "unit",
-    precision: Precision = None,
-    keep: Keep = None,
-    controls: Annotated[
-        bool,
-        typer.Option(
-            help="Also try uniform width scaling and magnitude filter pruning to the "
-            "student's size, and random search."
-        ),
-    ] = True,
     max_params: Annotated[
-        str | None,
-        typer.Option(help="The most parameters a student may have: 1M.", **LIMIT),
+        str | None, typer.Option(help="The most parameters of the student: 1M.")
     ] = None,
     max_macs: Annotated[
-        str | None,
-        typer.Option(help="Multiply-accumulates for one image: 50M.", **LIMIT),
+        str | None, typer.Option(help="The most multiply-accumulates an image: 50M.")
     ] = None,
     max_size: Annotated[
-        str | None, typer.Option(help="Size of its ONNX file: 1MB, 500KB.", **LIMIT)
+        str | None, typer.Option(help="The largest ONNX file: 1MB, 500KB.")
     ] = None,
     max_latency: Annotated[
         str | None,
         typer.Option(
-            help="Time of one image in ONNX Runtime, on one thread of this machine: "
-            "2ms, 300us; ms where no unit is given.",
-            **LIMIT,
+            help="The longest time of one image in ONNX Runtime, on one thread of this "
+            "machine: 2ms, 300us."
         ),
     ] = None,
     min_accuracy: Annotated[
         str | None,
         typer.Option(
-            help="The least accuracy on validation: 0.95 or 95%. The student is the "
-            "smallest that has it; by default, that is as accurate as the teacher. "
-            "Within limits on resources it is the most accurate.",
-            **LIMIT,
+            help="The least accuracy on validation, 0.95 or 95%: the smallest student "
+            "that has it is chosen. By default the teacher's; within limits, the most "
+            "accurate is chosen."
         ),
     ] = None,
+    keep: Keep = None,
+    evaluator: Annotated[
+        str,
+        typer.Option(
+            help="How students are scored: short, elastic, inherit, paper, full, size, "
+            "or a file of `n2n-gym scores calibrate`.",
+            **SEARCH,
+        ),
+    ] = "short",
+    removal_updates: Annotated[
+        int,
+        typer.Option(
+            callback=at_least(1),
+            help="Policy updates of stage one, 5 students each.",
+            **SEARCH,
+        ),
+    ] = 10,
+    shrinkage_updates: Annotated[
+        int,
+        typer.Option(
+            callback=at_least(0),
+            help="Likewise of stage two; with 0, layers become narrower only where "
+            "limits ask for it.",
+            **SEARCH,
+        ),
+    ] = 40,
+    final_epochs: Annotated[
+        int,
+        typer.Option(
+            callback=at_least(1),
+            help="Epochs of distillation of each finalist.",
+            **SEARCH,
+        ),
+    ] = 60,
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="What one removal is about: unit, block (branches alone), layer.",
+            **SEARCH,
+        ),
+    ] = "unit",
     limits: Annotated[
         str | None,
         typer.Option(
-            help="Of other resources: peak_bytes=64KB,energy_mj=3,module:function=2.",
-            **LIMIT,
+            help="Of other resources: peak_bytes=64KB,energy_mj=3, or "
+            "module:function=2.",
+            **SEARCH,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    init_policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="An earlier run's folder, perhaps of another teacher: the policies "
+            "start as its ended.",
+            **SEARCH,
+        ),
+    ] = None,
+    frozen: Annotated[
+        bool,
+        typer.Option("--frozen", help="Do not train those policies further.", **SEARCH),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of the search.", **SEARCH)] = 0,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            metavar="",
+            help="Also try uniform width scaling, magnitude pruning to the student's "
+            "size, and random search.",
+            **COMPARISON,
+        ),
+    ] = True,
+    mean: Mean = None,
+    std: Std = None,
     device: Device = None,
-    train_teacher: TrainTeacher = False,
+    precision: Precision = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            callback=at_least(1),
+            help="Processes that distil; by default one a core.",
+            **PLACE,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
             callback=_read_config,
             is_eager=True,
-            help="A TOML file with any of these options, by name; the options.toml of "
-            "a run is one.",
+            help="A TOML file with any of these options, such as a run's options.toml.",
+            **FILES,
         ),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of a run that was stopped: it goes on, with its options."
+            help="The folder of a run that was stopped: it goes on, with its options.",
+            **FILES,
         ),
     ] = None,
-    as_json: AsJson = False,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Where scores are kept: a file, or a database's URL.", **FILES
+        ),
+    ] = None,
+    logs: Annotated[
+        str,
+        typer.Option(
+            help="Formats of the policies' progress, with commas between: csv, json, "
+            "tensorboard, wandb, mlflow.",
+            **FILES,
+        ),
+    ] = "",
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document, for machines.", **FILES),
+    ] = False,
+    train_teacher: TrainTeacher = False,
 ) -> None:
     """Turn a teacher into a small student and write it as an ONNX file.
 

@@ -110,7 +110,8 @@ def evaluate(
         typer.Option(help="The images; by default those that it was made for."),
     ] = None,
     split: Annotated[
-        Literal["test", "validation", "train"], typer.Option(help="Which of them.")
+        Literal["test", "validation", "train"],
+        typer.Option(metavar="<name>", help="test, validation or train."),
     ] = "test",
     as_json: AsJson = False,
 ) -> None:
