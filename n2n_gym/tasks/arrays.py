@@ -8,6 +8,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from n2n_gym.common.progress import progress
+
 SPLITS: Final = ("train", "validation", "test")
 # How folders and arrays of a split may be called, in upper or lower case.
 SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -180,7 +182,12 @@ def find_oddities(
 
 def _hashes(images: NDArray[Any]) -> NDArray[np.int64]:
     """Of each image; 64 bits tell millions apart."""
-    return np.array([hash(image.tobytes()) for image in images], np.int64)
+    found = np.empty(len(images), np.int64)
+    with progress(len(images), "Looking for images that are there twice") as bar:
+        for i, image in enumerate(images):
+            found[i] = hash(image.tobytes())
+            bar.update()
+    return found
 
 
 def _of_several_classes(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from n2n_gym.common.progress import progress
 from n2n_gym.tasks.arrays import (
     SPELLINGS,
     SPLITS,
@@ -72,8 +74,29 @@ def from_npz(path: str | Path, name: str | None = None) -> Task:
     )
 
 
-def _arrays_in(file: BinaryIO) -> dict[str, NDArray[Any]]:
-    found = np.load(file, allow_pickle=False)
+class _Counting(io.RawIOBase):
+    """A file that tells how much of it has been read."""
+
+    def __init__(self, file: BinaryIO, tell: Callable[[int], object]) -> None:
+        self._file, self._tell = file, tell
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._file.read(size)
+        self._tell(len(found))
+        return found
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _arrays_in(file: io.RawIOBase) -> dict[str, NDArray[Any]]:
+    found = np.load(cast(BinaryIO, file), allow_pickle=False)
     if not isinstance(found, Mapping):
         raise ValueError("it holds a single array")
     return dict(found)
@@ -81,8 +104,9 @@ def _arrays_in(file: BinaryIO) -> dict[str, NDArray[Any]]:
 
 def _checked_arrays(path: Path) -> Arrays:
     try:
-        with open(path, "rb") as file:
-            data = _arrays_in(file)
+        size = path.stat().st_size
+        with open(path, "rb") as file, progress(size, f"Reading {path.name}", "B") as b:
+            data = _arrays_in(_Counting(file, b.update))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be read as an .npz file of plain arrays"
