@@ -303,8 +303,11 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     title = f"{options.teacher} on {options.task}"
     console.print(_table(summary, title, is_narrow=console.width < WIDE))
     from n2n_gym.envs.outcome import SUCCESS_MARGIN
+    from n2n_gym.report.content import say_unlabelled
     from n2n_gym.runs.folder import ONNX, REPORT
 
+    if said := say_unlabelled(summary):
+        console.print(f"[yellow]{said}[/yellow]", highlight=False)
     found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
     if found < wanted - SUCCESS_MARGIN and not summary["limits"]:
         console.print(

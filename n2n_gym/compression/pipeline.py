@@ -74,6 +74,7 @@ class Summary:
     limits: list[dict[str, Any]]  # what each allows, and what the networks take
     test: Comparison  # of teacher and student
     seconds: float  # since this process took up the run
+    unlabelled: dict[str, int]  # images without labels, by split
 
     def to_dict(self) -> dict[str, Any]:
         """As ``summary.json`` has it."""
@@ -94,6 +95,7 @@ class Summary:
             "limits": self.limits,
             "test": self.test.to_dict(),
             "seconds": self.seconds,
+            "unlabelled": self.unlabelled,
         }
 
 
@@ -197,6 +199,7 @@ def compress(options: Options) -> Summary:
             ),
             compared,
             time.perf_counter() - started,
+            teacher.task.counts_without_labels(),
         )
         content = json.dumps(summary.to_dict(), indent=1)
         # The summary is what ends a run: it comes last.

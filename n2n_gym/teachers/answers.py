@@ -23,7 +23,7 @@ _BATCH: Final[Mapping[str, int]] = {"cpu": 125}
 # Images from which on the precision is chosen: fewer are over soon, and their logits
 # stay the same on every machine.
 WORTH_MEASURING: Final = 10_000
-_MEASURED: Final[Mapping[str, int]] = {"cpu": 25}  # images of a step that is timed
+_MEASURED: Final[Mapping[str, int]] = {"cpu": 10}  # images of a step that is timed
 LONG: Final = 1e11  # multiply-accumulates: a second or two of one core
 
 

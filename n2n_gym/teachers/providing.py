@@ -20,7 +20,7 @@ from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.teachers import learning
 from n2n_gym.teachers.answers import compute_answers, faster_answers
-from n2n_gym.teachers.network import UntrainedNetwork
+from n2n_gym.teachers.network import UntrainedNetwork, check_trainable
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.teachers.teacher import Trained
 
@@ -117,6 +117,7 @@ class Provider:
             precision = self._precision_of_answers
             trained = _score(network, network.weights, self.device, precision)
             return trained, {**about, "precision": precision}
+        check_trainable(network)
         recipe = learning.teacher_recipe(task, network.architecture)
         recipe = replace(recipe, epochs=self.epochs or recipe.epochs)
         trained = learning.train_network(
@@ -135,7 +136,7 @@ class Provider:
 
 def _warn_of_chance(network: UntrainedNetwork, accuracy: float) -> None:
     task = network.task
-    chance = 1 / task.num_classes
+    chance = 1 / network.architecture.num_outputs
     if accuracy >= 1.5 * chance:
         return
     order = ", ".join((task.class_names or ())[:4])
@@ -158,19 +159,24 @@ def _score(
 ) -> Trained:
     """A teacher of given weights, with its accuracy and logits in a precision."""
     task = network.task
+    splits = dict.fromkeys(("validation", "train", *task.unlabelled))
     logits = compute_answers(
         network.name,
         _module(network, weights, device),
         network.architecture,
         task,
-        ("validation", "train"),
+        splits,
         device,
         _normalisation(network),
         precision,
     )
-    labels = task.splits["validation"].labels.cpu()
-    is_right = logits["validation"].argmax(1) == labels
-    return Trained(weights, is_right.double().mean().item(), logits["train"])
+    answers = {name: logits[name].argmax(1) for name in task.unlabelled}
+    accuracy = 1.0  # it agrees with itself
+    if "validation" not in answers:
+        labels = task.splits["validation"].labels.cpu()
+        is_right = logits["validation"].argmax(1) == labels
+        accuracy = is_right.double().mean().item()
+    return Trained(weights, accuracy, logits["train"], answers or None)
 
 
 def _module(
