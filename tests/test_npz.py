@@ -101,7 +101,7 @@ def test_two_keys_for_one_array_are_refused(tmp_path, key, other):
 
 
 @pytest.mark.parametrize(
-    "key", ["train_images", "train_labels", "validation_images", "test_labels"]
+    "key", ["train_images", "validation_images", "validation_labels", "test_labels"]
 )
 def test_a_missing_array_is_named(tmp_path, key):
     arrays = standard()

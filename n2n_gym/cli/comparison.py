@@ -14,7 +14,15 @@ from rich.table import Table
 
 from envs_registry import DEFAULTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Device, Keep, Task, Teacher
+from n2n_gym.cli.options import (
+    FILES,
+    PLACE,
+    SEARCH,
+    Device,
+    Keep,
+    OptionalTask,
+    OptionalTeacher,
+)
 from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.common.plugins import refuse_unknown
 
@@ -45,28 +53,36 @@ def compare(
         str | None,
         typer.Option(help="n2n-bench: all of its tasks by its protocol (--seeds 30)."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each agent.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Runs of each agent.")
+    ] = 5,
     budget: Annotated[
         float | None, typer.Option(help="Nominal student-epochs of a run.")
     ] = None,
     evaluations: Annotated[
         int | None, typer.Option(help="Distinct students of a run, in place of that.")
     ] = None,
-    teacher: Teacher | None = None,
-    task: Task | None = None,
+    teacher: OptionalTeacher = None,
+    task: OptionalTask = None,
     evaluator: Annotated[
         str | None,
-        typer.Option(help="How students are scored: size, inherit (default), ..."),
+        typer.Option(
+            help="How students are scored: size, inherit (default), ...", **SEARCH
+        ),
     ] = None,
     keep: Keep = None,
     output: Annotated[
         Path, typer.Option(help="A folder for results.jsonl, report.html, curves.png.")
     ] = Path("runs/compare"),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the runs of that folder.")
+        bool,
+        typer.Option("--resume", help="Go on with the runs of that folder.", **FILES),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; one a core by default.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Runs at once; one a core by default.", **PLACE
+        ),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -201,7 +217,10 @@ def _compare_on_suite(
 def validate(
     path: Annotated[Path, typer.Argument(help="The results.jsonl of a comparison.")],
     rescore: Annotated[
-        int, typer.Option(min=0, help="Students to score anew, the best first.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Students to score anew, the best first."
+        ),
     ] = 20,
     device: Device = None,
     as_json: AsJson = False,

@@ -15,16 +15,22 @@ from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import (
-    Channels,
+    COMPARISON,
+    FILES,
+    PLACE,
+    SEARCH,
     Device,
     Keep,
+    Mean,
     Precision,
+    Std,
     Task,
     Teacher,
     TrainTeacher,
     Weights,
+    at_least,
 )
-from n2n_gym.cli.output import AsJson, print_json
+from n2n_gym.cli.output import print_json
 from n2n_gym.common.quantities import show_quantity
 from n2n_gym.limits.constraints import ACCURACY
 
@@ -36,7 +42,6 @@ BEGAN = time.monotonic()  # minutes count from here: torch is not loaded yet
 WIDE = 76  # columns that the whole table takes
 # Options of the command that are none of the run's.
 OWN = frozenset({"config", "resume", "as_json", "no_controls"})
-LIMIT: dict[str, Any] = {"rich_help_panel": "Limits"}
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -55,149 +60,169 @@ def compress(
     context: typer.Context,
     teacher: Teacher = "resnet18",
     task: Task = "digits",
+    weights: Weights = None,
     minutes: Annotated[
         str | None,
-        typer.Option(
-            help="That all of it may take: 5, 90s, 1h30; instead of updates and epochs."
-        ),
-    ] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option(
-            help="The plan.json of another run: as many students and epochs as that "
-            "came to."
-        ),
+        typer.Option(help="How long all of it may take: 5, 90s, 1h30."),
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
-            help="The folder for what is found; a run of the same options that was "
-            "stopped there goes on."
-        ),
+        typer.Option(help="The folder for results; a run that was stopped goes on."),
     ] = Path("runs/demo"),
+    max_params: Annotated[
+        str | None, typer.Option(help="The most parameters of the student: 1M.")
+    ] = None,
+    max_macs: Annotated[
+        str | None, typer.Option(help="The most multiply-accumulates an image: 50M.")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="The largest ONNX file: 1MB, 500KB.")
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            help="The longest time of one image in ONNX Runtime, on one thread of this "
+            "machine: 2ms, 300us."
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        str | None,
+        typer.Option(
+            help="The least accuracy on validation, 0.95 or 95%: the smallest student "
+            "that has it is chosen. By default the teacher's; within limits, the most "
+            "accurate is chosen."
+        ),
+    ] = None,
+    keep: Keep = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(
+            help="How students are scored: short (by default), quick (with minutes), "
+            "elastic, inherit, paper, full, size, or a file of `n2n-gym scores "
+            "calibrate`.",
+            **SEARCH,
+        ),
+    ] = None,
     removal_updates: Annotated[
-        int, typer.Option(min=1, help="Policy updates of stage one, 5 students each.")
+        int,
+        typer.Option(
+            callback=at_least(1),
+            help="Policy updates of stage one, 5 students each.",
+            **SEARCH,
+        ),
     ] = 10,
     shrinkage_updates: Annotated[
         int,
         typer.Option(
-            min=0,
-            help="Policy updates of stage two, 5 students each; 0 for removal alone "
-            "(limits may still ask for narrower layers).",
+            callback=at_least(0),
+            help="Likewise of stage two; with 0, layers become narrower only where "
+            "limits ask for it.",
+            **SEARCH,
         ),
     ] = 40,
     final_epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs of distillation of each finalist.")
+        int,
+        typer.Option(
+            callback=at_least(1),
+            help="Epochs of distillation of each finalist.",
+            **SEARCH,
+        ),
     ] = 60,
-    evaluator: Annotated[
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another run's plan.json: as many students and epochs as that had.",
+            **SEARCH,
+        ),
+    ] = None,
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="What one removal is about: unit, block (branches alone), layer.",
+            **SEARCH,
+        ),
+    ] = "unit",
+    limits: Annotated[
         str | None,
         typer.Option(
-            help="How the search scores students: short (default), quick (default with "
-            "minutes), elastic, inherit, paper, full, size, or a file of "
-            "`n2n-gym scores calibrate`."
+            help="Of other resources: peak_bytes=64KB,energy_mj=3, or "
+            "module:function=2.",
+            **SEARCH,
         ),
     ] = None,
     init_policy: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of an earlier run, perhaps of another teacher; the "
-            "policies start as its ended."
+            help="An earlier run's folder, perhaps of another teacher: the policies "
+            "start as its ended.",
+            **SEARCH,
         ),
     ] = None,
     frozen: Annotated[
-        bool, typer.Option("--frozen", help="Do not train those policies further.")
+        bool,
+        typer.Option("--frozen", help="Do not train those policies further.", **SEARCH),
     ] = False,
-    logs: Annotated[
-        str,
-        typer.Option(
-            help="Where the policies' progress goes: csv, json, tensorboard, wandb, "
-            "mlflow, with commas between.",
-        ),
-    ] = "",
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that distil; one a core by default."),
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="Where scores are kept: a file, or a database's URL."),
-    ] = None,
-    weights: Weights = None,
-    mean: Channels = None,
-    std: Channels = None,
-    granularity: Annotated[
-        str,
-        typer.Option(
-            help="What one removal is about: unit, block (branches alone) or layer."
-        ),
-    ] = "unit",
-    precision: Precision = None,
-    keep: Keep = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the search.", **SEARCH)] = 0,
     controls: Annotated[
         str,
         typer.Option(
             help="What the student is compared with: quick (uniform width and "
             "magnitude pruning to its size), all (also random search, as long as the "
             "search), none.",
+            **COMPARISON,
         ),
     ] = "quick",
     no_controls: Annotated[
-        bool, typer.Option("--no-controls", help="The same as --controls none.")
+        bool,
+        typer.Option("--no-controls", help="Short for --controls none.", **COMPARISON),
     ] = False,
-    max_params: Annotated[
-        str | None,
-        typer.Option(help="The most parameters a student may have: 1M.", **LIMIT),
-    ] = None,
-    max_macs: Annotated[
-        str | None,
-        typer.Option(help="Multiply-accumulates for one image: 50M.", **LIMIT),
-    ] = None,
-    max_size: Annotated[
-        str | None, typer.Option(help="Size of its ONNX file: 1MB, 500KB.", **LIMIT)
-    ] = None,
-    max_latency: Annotated[
-        str | None,
-        typer.Option(
-            help="Time of one image in ONNX Runtime, on one thread of this machine: "
-            "2ms, 300us; ms where no unit is given.",
-            **LIMIT,
-        ),
-    ] = None,
-    min_accuracy: Annotated[
-        str | None,
-        typer.Option(
-            help="The least accuracy on validation: 0.95 or 95%. The student is the "
-            "smallest that has it; by default, that is as accurate as the teacher. "
-            "Within limits on resources it is the most accurate.",
-            **LIMIT,
-        ),
-    ] = None,
-    limits: Annotated[
-        str | None,
-        typer.Option(
-            help="Of other resources: peak_bytes=64KB,energy_mj=3,module:function=2.",
-            **LIMIT,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    mean: Mean = None,
+    std: Std = None,
     device: Device = None,
-    train_teacher: TrainTeacher = False,
+    precision: Precision = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            callback=at_least(1),
+            help="Processes that distil; by default one a core.",
+            **PLACE,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
             callback=_read_config,
             is_eager=True,
-            help="A TOML file with any of these options, by name; the options.toml of "
-            "a run is one.",
+            help="A TOML file with any of these options, such as a run's options.toml.",
+            **FILES,
         ),
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of a run that was stopped: it goes on, with its options."
+            help="The folder of a run that was stopped: it goes on, with its options.",
+            **FILES,
         ),
     ] = None,
-    as_json: AsJson = False,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Where scores are kept: a file, or a database's URL.", **FILES
+        ),
+    ] = None,
+    logs: Annotated[
+        str,
+        typer.Option(
+            help="Formats of the policies' progress, with commas between: csv, json, "
+            "tensorboard, wandb, mlflow.",
+            **FILES,
+        ),
+    ] = "",
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document, for machines.", **FILES),
+    ] = False,
+    train_teacher: TrainTeacher = False,
 ) -> None:
     """Turn a teacher into a small student and write it as an ONNX file.
 
@@ -316,8 +341,11 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     title = f"{options.teacher} on {options.task}"
     console.print(_table(summary, title, is_narrow=console.width < WIDE))
     from n2n_gym.envs.outcome import SUCCESS_MARGIN
+    from n2n_gym.report.content import say_unlabelled
     from n2n_gym.runs.folder import ONNX, REPORT
 
+    if said := say_unlabelled(summary):
+        console.print(f"[yellow]{said}[/yellow]", highlight=False)
     found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
     if found < wanted - SUCCESS_MARGIN and not summary["limits"]:
         console.print(

@@ -18,7 +18,7 @@ from n2n_gym.cli import errors
 from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.compression import compress
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Channels, Device, Precision, Task
+from n2n_gym.cli.options import Device, Mean, Precision, Std, Task
 from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
@@ -52,7 +52,9 @@ app.command("agents")(list_agents)
 
 Epochs = Annotated[
     int | None,
-    typer.Option(min=1, help="Of the teacher's training; by the size of the data."),
+    typer.Option(
+        min=1, metavar="N", help="Of the teacher's training; by the size of the data."
+    ),
 ]
 
 
@@ -139,8 +141,8 @@ def train_teacher(
         str, typer.Argument(help="One of torchvision's networks, or module:function.")
     ],
     task: Task = "digits",
-    mean: Channels = None,
-    std: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
     epochs: Epochs = None,
     again: Annotated[
         bool, typer.Option("--again", help="Train it even if it is kept already.")

@@ -16,9 +16,10 @@ from rich.text import Text
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import (
-    Channels,
     Device,
     Keep,
+    Mean,
+    Std,
     Task,
     Teacher,
     TrainTeacher,
@@ -65,8 +66,8 @@ def play(
         typer.Option(help="A file for the student's architecture, as JSON."),
     ] = None,
     weights: Weights = None,
-    mean: Channels = None,
-    std: Channels = None,
+    mean: Mean = None,
+    std: Std = None,
     device: Device = None,
     train_teacher: TrainTeacher = False,
     as_json: AsJson = False,

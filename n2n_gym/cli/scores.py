@@ -46,7 +46,8 @@ Store = Annotated[
 def list_scores(
     context: typer.Context,
     limit: Annotated[
-        int, typer.Option(min=1, help="How many to list, the newest first.")
+        int,
+        typer.Option(min=1, metavar="N", help="How many to list, the newest first."),
     ] = 20,
     teacher: Teacher = None,
     task: Task = None,
@@ -172,18 +173,24 @@ def calibrate(
     teacher: options.Teacher = "resnet18",
     task: options.Task = "digits",
     weights: options.Weights = None,
-    mean: options.Channels = None,
-    std: options.Channels = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     rung: Annotated[
         str,
         typer.Option(help="The cheap one: short, elastic, inherit or paper."),
     ] = "short",
     students: Annotated[
-        int, typer.Option(min=5, help="How many to distil fully, drawn at random.")
+        int,
+        typer.Option(
+            min=5, metavar="N", help="How many to distil fully, drawn at random."
+        ),
     ] = 24,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one for each core by default.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processes; one for each core by default."
+        ),
     ] = None,
     device: options.Device = None,
     train_teacher: options.TrainTeacher = False,

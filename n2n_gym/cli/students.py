@@ -83,7 +83,9 @@ def export(
         return
     table = Table(box=box.SIMPLE)
     table.add_column("file", overflow="fold")
-    columns = ("MB", "of teacher", "ms", "of teacher", "test", "as torch", "differ by")
+    is_agreement = "test" in run.teacher.task.unlabelled
+    right = "as teacher" if is_agreement else "test"  # shares of the test images
+    columns = ("MB", "of teacher", "ms", "of teacher", right, "as torch", "differ by")
     for column in columns:
         table.add_column(column, justify="right")
     for row in written:
@@ -110,7 +112,8 @@ def evaluate(
         typer.Option(help="The images; by default those that it was made for."),
     ] = None,
     split: Annotated[
-        Literal["test", "validation", "train"], typer.Option(help="Which of them.")
+        Literal["test", "validation", "train"],
+        typer.Option(metavar="<name>", help="test, validation or train."),
     ] = "test",
     as_json: AsJson = False,
 ) -> None:

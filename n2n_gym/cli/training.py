@@ -39,7 +39,7 @@ def train(
         Literal["modern", "paper"], typer.Option(help="Of REINFORCE.")
     ] = "modern",
     updates: Annotated[
-        int, typer.Option(min=1, help="Of the policy, 5 students each.")
+        int, typer.Option(min=1, metavar="N", help="Of the policy, 5 students each.")
     ] = 50,
     output: Annotated[
         Path, typer.Option(help="A folder for the policy, and what it was made from.")

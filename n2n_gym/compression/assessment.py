@@ -44,6 +44,7 @@ class Assessment:
 
     Attributes:
         confusion: Images by class (rows) and by predicted class, (classes, classes).
+            Where images have no labels, the teacher's answers are the rows.
         bytes: Of the ONNX file.
         latency_ms: Median time of one image in ONNX Runtime, on one thread.
     """
@@ -93,6 +94,8 @@ def compare_networks(
     networks = [whole, network.to(device)]
     answers = [predict(each, split, teacher.normalise) for each in networks]
     labels = split.labels.cpu()
+    if "test" in teacher.task.unlabelled:
+        labels = answers[0]  # to this device's last digit
     count = teacher.task.num_classes
     confusions = [confusion(labels, answer, count) for answer in answers]
     is_right = [(answer == labels).double() for answer in answers]
@@ -218,6 +221,12 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
             published one of that name.
     """
     session = _open(path)
+    if task is not None and split in task.unlabelled:
+        raise ValueError(
+            f"the {split} images of {task.name} have no labels to compare answers "
+            f"with; name labelled images with --task (`n2n-gym export FOLDER` says how "
+            f"often a run's student agrees with its teacher)"
+        )
     said = session.get_modelmeta().custom_metadata_map
     named = None
     if task is None:

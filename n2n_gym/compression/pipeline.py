@@ -162,6 +162,7 @@ def compress(options: Options, began: float | None = None) -> Summary:
             compared,
             time.monotonic() - began,
             shelf,
+            teacher.task.counts_without_labels(),
         )
         content = json.dumps(summary.to_dict(), indent=1)
         write_report(run.folder, json.loads(content))

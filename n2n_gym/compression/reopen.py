@@ -13,7 +13,7 @@ import torch
 from n2n_gym.compression.assessment import Parity, compare_files
 from n2n_gym.compression.finalists import Finalists, Scored
 from n2n_gym.compression.plan import PLAN, final_epochs
-from n2n_gym.compression.student_files import Finished, write_student
+from n2n_gym.compression.student_files import Finished, figure, write_student
 from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.export.formats import CALIBRATED_BY, FORMATS, Exported, say_accuracy
@@ -160,13 +160,17 @@ class Revisited:
             write(source, place / file)
             paths.append(place / file)
         whole, *others = compare_files(paths, network, self.teacher)
-        return [whole, *map(_noted, others)]  # the first says its accuracy already
+        name = figure("test", self.teacher.task)
+        return [
+            whole,
+            *(_noted(row, name) for row in others),
+        ]  # the first says its accuracy already
 
 
-def _noted(row: Parity) -> Parity:
+def _noted(row: Parity, name: str) -> Parity:
     """The same when the file says its own accuracy, in some bytes more."""
     if row.path.suffix != ".onnx":
         return row
-    say_accuracy(row.path, row.accuracy)
+    say_accuracy(row.path, row.accuracy, name)
     num_bytes = row.path.stat().st_size
     return row._replace(bytes=num_bytes, size=row.size * num_bytes / row.bytes)

@@ -36,15 +36,16 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
 
 def write_onnx(finished: Finished, teacher: Teacher, path: Path) -> float:
     """The ONNX file alone; likewise."""
-    student, network = finished.student, finished.network
+    student, network, task = finished.student, finished.network, teacher.task
     about = {
         "teacher": teacher.name,
         "task": teacher.task.name,
         "classes": classes_of(teacher.task),
         "preprocessing": preprocessing_of(teacher.task),
         "fingerprint": student.fingerprint,
-        "validation_accuracy": f"{finished.score.accuracy:.4f}",
-        "test_accuracy": f"{finished.test_accuracy:.4f}",
+        figure("validation", task): f"{finished.score.accuracy:.4f}",
+        figure("test", task): f"{finished.test_accuracy:.4f}",
+        **({"unlabelled": said_unlabelled(task)} if task.unlabelled else {}),
         "num_params": str(student.num_params),
         "reward": f"{n2n(finished.score, teacher.score):.4f}",
     }
@@ -64,8 +65,21 @@ def metadata_of(teacher: Teacher) -> str:
         task.name,
         teacher.name,
         normalise,
+        said_unlabelled(task),
     )
     return "".join(texts)
+
+
+def figure(split: str, task: Task) -> str:
+    """What the share of right answers on a split is called in a file."""
+    return f"{split}_{'agreement' if split in task.unlabelled else 'accuracy'}"
+
+
+def said_unlabelled(task: Task) -> str:
+    """What a file says of images without labels; nothing where all have them."""
+    if not task.unlabelled:
+        return ""
+    return f"{', '.join(task.unlabelled)}: the teacher's answers instead of labels"
 
 
 def classes_of(task: Task) -> str:

@@ -29,6 +29,7 @@ class Summary:
     test: Comparison  # of teacher and student
     seconds: float  # since this process took up the run
     shelf: list[Place]  # the students whose files are in ``students/``
+    unlabelled: dict[str, int]  # images without labels, by split
 
     def to_dict(self) -> dict[str, Any]:
         """As ``summary.json`` has it."""
@@ -49,5 +50,6 @@ class Summary:
             "limits": self.limits,
             "test": self.test.to_dict(),
             "seconds": self.seconds,
+            "unlabelled": self.unlabelled,
             "shelf": [place.to_dict() for place in self.shelf],
         }

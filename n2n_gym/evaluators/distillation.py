@@ -21,12 +21,13 @@ from n2n_gym.pytorch.determinism import alone, seeded
 from n2n_gym.pytorch.devices import instruction_set
 from n2n_gym.pytorch.inference import compute_accuracy, recompute_statistics
 from n2n_gym.pytorch.inputs import Views
-from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.pytorch.recipe import Precision, Recipe
 from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.pytorch.training import Classify, Diverged, initialise, train
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Provenance
 from n2n_gym.tasks.split import Split
+from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.augmented_logits import teacher_views
 from n2n_gym.teachers.teacher import Teacher
 
@@ -80,6 +81,7 @@ def distil(
     rung, device = settings.rung, settings.device
     split = teacher.task.split("train", device)
     recipe = rung.recipe_for(len(split), _share(student, teacher))
+    recipe = recipe and without_labels(recipe, teacher.task)
     with alone(settings.threads), seeded(seed, device) as generator:
         if rung.start in ("fresh", "he"):
             network = build(student).to(device)
@@ -119,6 +121,17 @@ def distil(
     return network.eval()
 
 
+def without_labels(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe without its loss on labels, where the training images have none.
+
+    The teacher's answers are there instead; as labels they would be learned as true.
+    """
+    if "train" not in task.unlabelled:
+        return recipe
+    assert recipe.logit_weight, "there is nothing to learn"
+    return replace(recipe, hard_weight=0.0)
+
+
 def _share(student: Architecture, teacher: Teacher) -> float:
     """Of the teacher's work."""
     return student.num_macs / teacher.architecture.num_macs
@@ -149,7 +162,11 @@ def prepare(teacher: Teacher, settings: Settings) -> Views | None:
 
 
 def _balanced(split: Split, count: int, generator: torch.Generator) -> Tensor:
-    """Positions of so many images drawn at random, of every class its share."""
+    """Positions of so many images drawn at random, of every class its share.
+
+    Without labels the classes are the teacher's answers, which is all that it takes for
+    a draw to resemble the split.
+    """
     labels = split.labels.cpu()
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]

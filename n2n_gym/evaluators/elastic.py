@@ -16,7 +16,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible
-from n2n_gym.evaluators.distillation import Settings, measure
+from n2n_gym.evaluators.distillation import Settings, measure, without_labels
 from n2n_gym.evaluators.rungs import INHERIT
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
@@ -163,6 +163,7 @@ def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:
         Diverged: Its training fails at the lowest learning rate too.
     """
     recipe = recipe_for(len(teacher.task.splits["train"]))
+    recipe = without_labels(recipe, teacher.task)
     about = {
         "teacher": teacher.fingerprint,
         "task": teacher.task.fingerprint,

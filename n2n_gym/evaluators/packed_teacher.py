@@ -37,6 +37,7 @@ def pack(teacher: Teacher) -> dict[str, Any]:
         },
         "augmentation": (task.augmentation.padding, task.augmentation.flip),
         "resident_bytes": task.resident_bytes,
+        "unlabelled": task.unlabelled,
         "splits": {
             name: (split.images, split.labels, split.is_streamed)
             for name, split in task.splits.items()
@@ -56,6 +57,7 @@ def unpack(packed: Mapping[str, Any]) -> Teacher:
         {name: Split(*split) for name, split in packed["splits"].items()},
         augmentation=Augmentation(*packed["augmentation"]),
         resident_bytes=packed["resident_bytes"],
+        unlabelled=tuple(packed["unlabelled"]),
     )
     views = {
         key: None if views is None else Views(task.augmentation, *views)

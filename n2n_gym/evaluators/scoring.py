@@ -109,6 +109,8 @@ class DistillationEvaluator:
         }
         if settings.rung.is_augmented or settings.rung.views > 1:
             resolved["augmentation"] = asdict(teacher.task.augmentation)
+        if teacher.task.unlabelled:
+            resolved["unlabelled"] = list(teacher.task.unlabelled)
         if not student.is_normalised:
             resolved["is_plain"] = True  # those are distilled in another way
         if self.rung.start == "elastic":

@@ -93,10 +93,10 @@ def _write(model: onnx.ModelProto, source: Exported, path: Path) -> None:
     write_whole(path, model.SerializeToString())
 
 
-def say_accuracy(path: Path, accuracy: float) -> None:
+def say_accuracy(path: Path, accuracy: float, name: str = "test_accuracy") -> None:
     """Let an ONNX file say what it was measured to have on the test split."""
     model = onnx.load(path)
-    about = {**_said(model), "test_accuracy": f"{accuracy:.4f}"}
+    about = {**_said(model), name: f"{accuracy:.4f}"}
     onnx.helper.set_model_props(model, about)
     write_whole(path, model.SerializeToString())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -59,13 +60,19 @@ def compute_logits(
     *,
     precision: Precision = "float32",
     batch_size: int = EVALUATION_BATCH,
+    on_batch: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
-    """(N, classes) in eval mode, float32, on the split's device."""
+    """(N, classes) in eval mode, float32, on the split's device.
+
+    Args:
+        on_batch: Called after each batch with its number of images: for progress bars.
+    """
     network.eval()
     found = []
     for images, _, _ in split.batches(batch_size):
         with autocast(split.device, precision):
             found.append(network(normalise(images)).float())
+        on_batch(len(images))
     return torch.cat(found)
 
 

@@ -151,7 +151,7 @@ def class_chart(found: Found) -> Chart:
                 "sort": None,
                 "axis": {"labelAngle": 0, "labelOverlap": True, "title": "class"},
             },
-            "y": number("accuracy", "test accuracy", {"domain": [0, 1]}, "~%"),
+            "y": number("accuracy", found.test_figure, {"domain": [0, 1]}, "~%"),
             "xOffset": {"field": "network", "sort": None},
             "color": _colour(["teacher", "student"], "network"),
             "tooltip": [
@@ -167,6 +167,8 @@ def class_chart(found: Found) -> Chart:
         if gaps[worst] < 0
         else "The student loses on no class."
     )
+    if found.test_figure != "test accuracy":
+        text = "Classes are the teacher's answers. " + text
     return Chart("classes", "Accuracy by class", text, framed(spec, text))
 
 
@@ -230,6 +232,14 @@ def errors(found: Found) -> Chart:
         if worst["images"]
         else "The student makes no mistake."
     )
+    if found.test_figure != "test accuracy":
+        text = (
+            f"Rows are the teacher's answers, as the images have no labels. Most "
+            f"often, {worst['answer']} stands for the teacher's {worst['class']}: "
+            f"{worst['images']} of {worst['of']} images."
+            if worst["images"]
+            else "The student answers as the teacher does."
+        )
     if len(shown) < len(names):
         text += f" Of {len(names)} classes, the {len(shown)} most often mistaken."
     return Chart("errors", "Confusion", text, framed(spec, text))

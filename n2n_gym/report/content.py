@@ -138,8 +138,42 @@ class Found:
         return lost > SUCCESS_MARGIN
 
     @property
+    def unlabelled(self) -> str:
+        """What accuracies are where images have no labels; nothing where all have."""
+        return say_unlabelled(self.summary)
+
+    @property
+    def test_figure(self) -> str:
+        """What the share of right answers on the test images is called."""
+        return (
+            "test agreement" if "test" in _unlabelled(self.summary) else "test accuracy"
+        )
+
+    @property
     def times_smaller(self) -> float:
         return self.teacher.num_params / self.student.num_params
+
+
+def say_unlabelled(summary: Mapping[str, Any]) -> str:
+    """A sentence on the labels of a run's images; empty where all have them."""
+    counts = _unlabelled(summary)
+    if not counts:
+        return ""
+    if "test" not in counts:
+        return (
+            f"The {counts['train']:,} training images have no labels: students learned "
+            f"the teacher's logits alone. Accuracy is on labelled images."
+        )
+    return (
+        f"No image has a label: accuracy is agreement with the teacher, on "
+        f"{counts['validation']:,} unlabelled validation images and {counts['test']:,} "
+        f"unlabelled test images. The teacher agrees with itself on all of them."
+    )
+
+
+def _unlabelled(summary: Mapping[str, Any]) -> dict[str, int]:
+    """Images without labels, by split; earlier versions had none."""
+    return dict(summary.get("unlabelled", {}))
 
 
 def _limited_resources(summary: Mapping[str, Any]) -> list[str]:

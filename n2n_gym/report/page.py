@@ -82,7 +82,7 @@ def headline(found: Found) -> list[Figure]:
             f"{final['num_params']:,} of {whole['num_params']:,} parameters",
         ),
         Figure(
-            "test accuracy",
+            found.test_figure,
             f"{final['test_accuracy']:.2%}",
             f"teacher {whole['test_accuracy']:.2%}; difference "
             f"{100 * test['difference']:+.2f} points, 95 % interval {low:+.2f} to "

@@ -142,6 +142,7 @@ def _facts(options: Options, teacher: Teacher) -> Facts:
 
 def of_task(options: Options, task: Task) -> Facts:
     """A task, whatever colours its images were given."""
+    task = task.unanswered or task
     task = task.grey or task
     names = ", ".join(task.class_names or ()) or f"{task.num_classes} without names"
     return {
@@ -200,19 +201,23 @@ def _digest(content: bytes) -> str:
 
 def _of_splits(task: Task) -> Facts:
     """What tells the images of each split from others, the plainest first."""
+    task = task.unanswered or task
     task = task.grey or task
     counts: dict[str, str | None] = {}
     digests: dict[str, str | None] = {}
     names = task.class_names or tuple(map(str, range(task.num_classes)))
     for name in SPLITS:
         split = task.splits[name]
-        labels = split.labels.cpu()
-        for label, count in zip(names, labels.bincount().tolist(), strict=True):
-            counts[f"images of class {label} in {name}"] = str(count)
         digest = hashlib.sha256()
         for batch in torch.split(split.images, 1024):  # perhaps of a memory map
             digest.update(batch.contiguous().cpu().numpy().data)
         digests[f"the images in {name}"] = digest.hexdigest()[:DIGITS]
+        if name in task.unlabelled:
+            counts[f"images without labels in {name}"] = str(len(split))
+            continue
+        labels = split.labels.cpu()
+        for label, count in zip(names, labels.bincount().tolist(), strict=True):
+            counts[f"images of class {label} in {name}"] = str(count)
         digests[f"the labels in {name}"] = _digest(labels.numpy().tobytes())
     return counts | digests
 

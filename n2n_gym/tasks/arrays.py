@@ -8,6 +8,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from n2n_gym.common.progress import progress
+
 SPLITS: Final = ("train", "validation", "test")
 # How folders and arrays of a split may be called, in upper or lower case.
 SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -17,6 +19,9 @@ SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _DARK: Final = 16  # images no brighter than this of 255 were hardly scaled to it
 _SPLIT_SEED: Final = 0
+UNKNOWN: Final = -1  # in the place of each label of a split that has none
+# The splits that can be without labels: none of them, training alone, or all.
+UNLABELLED: Final[tuple[tuple[str, ...], ...]] = ((), ("train",), SPLITS)
 
 Labelled: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # images, labels
 Arrays: TypeAlias = Mapping[str, Labelled]
@@ -43,15 +48,63 @@ def check_splits(where: str, arrays: object) -> None:
             )
         for name, array in zip(("images", "labels"), pair, strict=True):
             if not isinstance(array, np.ndarray):
+                advice = "; a Task of images without labels has unlabelled=('train',)"
+                if name == "images" or array is not None:
+                    advice = ""
                 raise ValueError(
                     f"{where}: {split}_{name} must be a numpy array, got "
-                    f"{type(array).__name__}"
+                    f"{type(array).__name__}{advice}"
                 )
             if isinstance(array, np.ma.MaskedArray):
                 raise ValueError(
                     f"{where}: {split}_{name} is a masked array; leave out what is "
                     f"masked, and give a plain one"
                 )
+
+
+def no_labels(count: int) -> NDArray[np.int64]:
+    """What stands for the labels of so many images that have none, (N,)."""
+    return np.full(count, UNKNOWN, np.int64)
+
+
+def check_unlabelled(where: str, unlabelled: object) -> None:
+    """Refuse other splits without labels than a task can have."""
+    if unlabelled not in UNLABELLED:
+        raise ValueError(
+            f"{where}: without labels can be the training images alone, "
+            f"unlabelled=('train',), or all of them, unlabelled={SPLITS}; got "
+            f"{unlabelled!r}"
+        )
+
+
+def fill_labels(where: str, arrays: object, unlabelled: Sequence[str]) -> object:
+    """The same with ``UNKNOWN`` for the labels None of the splits that have none.
+
+    What is no mapping of pairs is left for ``check_splits`` to refuse.
+    """
+    if not isinstance(arrays, Mapping):
+        return arrays
+    filled = dict(arrays)
+    for split, pair in arrays.items():
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            continue
+        images, labels = pair
+        if split not in unlabelled:
+            continue
+        if labels is None:
+            if isinstance(images, np.ndarray):
+                filled[split] = images, no_labels(len(images))
+        elif not is_unlabelled(labels):
+            raise ValueError(
+                f"{where}: {split} is said to have no labels, and has some; its labels "
+                f"are None"
+            )
+    return filled
+
+
+def is_unlabelled(labels: object) -> bool:
+    """Whether these stand for labels that nobody knows."""
+    return isinstance(labels, np.ndarray) and bool((labels == UNKNOWN).all())
 
 
 def check_images(where: str, split: str, images: NDArray[Any]) -> None:
@@ -85,8 +138,19 @@ def check_layout(where: str, split: str, images: NDArray[Any]) -> None:
         )
 
 
-def check_labels(where: str, split: str, labels: NDArray[Any], num_images: int) -> None:
-    """Refuse what is not one integer from 0 for each image."""
+def check_labels(
+    where: str,
+    split: str,
+    labels: NDArray[Any],
+    num_images: int,
+    *,
+    is_known: bool = True,
+) -> None:
+    """Refuse what is not one integer from 0 for each image.
+
+    Args:
+        is_known: Whether they are labels, and not what stands for none.
+    """
     if labels.dtype.kind not in "iu" or labels.ndim != 1:  # numpy has more integers
         advice = "; labels.argmax(1) gives the classes of one-hot labels"
         raise ValueError(
@@ -97,7 +161,7 @@ def check_labels(where: str, split: str, labels: NDArray[Any], num_images: int) 
         raise ValueError(
             f"{where}: {split} has {num_images} images and {len(labels)} labels"
         )
-    if labels.min() < 0:
+    if is_known and labels.min() < 0:
         raise ValueError(
             f"{where}: {split}_labels has the negative class {labels.min()}"
         )
@@ -111,6 +175,9 @@ def check_classes(
 ) -> None:
     """Refuse a single class, and splits that do not all have all classes.
 
+    Args:
+        labels: Of the splits that have them.
+
     A student could forget a class that validation lacks and be none the worse, and
     the test split could not tell; one that training lacks, no network can learn.
     """
@@ -119,12 +186,12 @@ def check_classes(
             f"{where} has {num_classes} class{'es' * (num_classes != 1)}; two or more "
             f"are needed to tell apart"
         )
-    for split in SPLITS:
+    for split in labels:
         present = np.unique(labels[split])
         if present[-1] >= num_classes:
             raise ValueError(
                 f"{where}: {split} has the class {present[-1]}; the {num_classes} "
-                f"classes of training are 0 to {num_classes - 1}"
+                f"classes are 0 to {num_classes - 1}"
             )
         if len(present) < num_classes:
             missing = next(i for i in range(num_classes) if i not in present[i : i + 1])
@@ -165,9 +232,12 @@ def find_oddities(
                 f"{is_known.sum()} of {len(images)} {split} images are in train too, "
                 f"{first(split, is_known)} for one: accuracies on them flatter"
             )
+    labelled = {s: labels for s, (_, labels) in arrays.items() if UNKNOWN not in labels}
+    if not labelled:
+        return found
     several = _of_several_classes(
-        np.concatenate([hashes[split] for split in arrays]),
-        np.concatenate([labels for _, labels in arrays.values()]),
+        np.concatenate([hashes[split] for split in labelled]),
+        np.concatenate(list(labelled.values())),
     )
     for split, is_so in ((s, np.isin(hashes[s], several)) for s in arrays):
         if is_so.any():
@@ -180,7 +250,12 @@ def find_oddities(
 
 def _hashes(images: NDArray[Any]) -> NDArray[np.int64]:
     """Of each image; 64 bits tell millions apart."""
-    return np.array([hash(image.tobytes()) for image in images], np.int64)
+    found = np.empty(len(images), np.int64)
+    with progress(len(images), "Looking for images that are there twice") as bar:
+        for i, image in enumerate(images):
+            found[i] = hash(image.tobytes())
+            bar.update()
+    return found
 
 
 def _of_several_classes(
@@ -194,13 +269,16 @@ def _of_several_classes(
 
 
 def divide(images: NDArray[Any], labels: NDArray[Any], share: float) -> list[Labelled]:
-    """A stratified division with a fixed seed: the rest, then the share."""
+    """A division with a fixed seed: the rest, then the share.
+
+    It is stratified where the images have labels.
+    """
     from sklearn.model_selection import train_test_split  # takes a second to import
 
     rest, part = train_test_split(
         np.arange(len(labels)),
         test_size=share,
-        stratify=labels,
+        stratify=None if is_unlabelled(labels) else labels,
         random_state=_SPLIT_SEED,
     )
     return [(images[rest], labels[rest]), (images[part], labels[part])]

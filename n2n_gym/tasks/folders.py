@@ -16,8 +16,10 @@ import numpy as np
 from n2n_gym.common.files import data_folder
 from n2n_gym.tasks.arrays import (
     SPELLINGS,
+    SPLITS,
     Labelled,
     check_classes,
+    no_labels,
     three_ways,
     with_validation,
 )
@@ -48,6 +50,11 @@ def from_folder(
     Images become RGB squares, as a viewer shows them, decoded once and kept in the
     cache; they may be far larger than memory.
 
+    A folder of images without subfolders has no labels: students learn a trained
+    teacher's logits alone, and accuracy is agreement with it. The same
+    holds for ``train/``, ``val/`` and ``test/`` of images alone; where only ``train/``
+    is without classes, accuracy is on the labelled images.
+
     Args:
         side: Of the images that networks see, in pixels.
         name: The folder's own by default.
@@ -61,6 +68,9 @@ def from_folder(
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     parts = _find_parts(folder)
+    flat = [part for part, place in parts.items() if _is_flat(place)]
+    if flat in (list(parts), ["train"]):
+        return _unlabelled(folder, side, name, parts, flat)
     classes = {part: _class_names(place) for part, place in parts.items()}
     class_names = classes["train" if "train" in classes else "all"]
     for part, others in classes.items():
@@ -84,6 +94,51 @@ def from_folder(
 
     named = name or folder.resolve().name
     return _folder_task(named, folder, side, class_names, len(class_names), find)
+
+
+def _unlabelled(
+    folder: Path,
+    side: int,
+    name: str | None,
+    parts: Mapping[str, Path],
+    flat: list[str],
+) -> Task:
+    """A task of a folder whose training images, or all, have no classes."""
+    class_names = None
+    if flat == ["train"] and len(parts) > 1:
+        if "validation" not in parts:
+            raise ValueError(
+                f"{folder}: the images in train have no classes, and a tenth of them "
+                f"cannot validate what has; give val and test, both with a subfolder "
+                f"for each class, or both without"
+            )
+        class_names = _class_names(parts["test"])
+        if _class_names(parts["validation"]) != class_names or len(class_names) < 2:
+            raise ValueError(
+                f"{folder}: validation has the classes "
+                f"{', '.join(_class_names(parts['validation']))}, test has "
+                f"{', '.join(class_names)}; two or more, the same in both, are needed"
+            )
+
+    def find() -> Mapping[str, Labelled]:
+        if "all" not in parts:
+            _warn_of_others(folder, {place.name for place in parts.values()})
+        found = {
+            part: _plain_files(place) if part in flat else _files(place, class_names)
+            for part, place in parts.items()
+        }
+        return _divided(folder, found)
+
+    named = name or folder.resolve().name
+    return _folder_task(
+        named,
+        folder,
+        side,
+        class_names,
+        len(class_names or ()),
+        find,
+        unlabelled=SPLITS if class_names is None else ("train",),
+    )
 
 
 def imagenet(side: int = DEFAULT_SIDE) -> Task:
@@ -129,6 +184,7 @@ def _folder_task(
     class_names: tuple[str, ...] | None,
     num_classes: int,
     find: Callable[[], Mapping[str, Labelled]],
+    unlabelled: tuple[str, ...] = (),
 ) -> Task:
     """A task of the image files that ``find`` gives for each split, with labels."""
     if side < 1:
@@ -138,8 +194,10 @@ def _folder_task(
     @cache
     def kept() -> Path:
         files = find()
-        labels_of = {split: labels for split, (_, labels) in files.items()}
-        check_classes(str(root), labels_of, num_classes, class_names)
+        labels_of = {s: labels for s, (_, labels) in files.items()}
+        labels_of = {s: labels_of[s] for s in SPLITS if s not in unlabelled}
+        if labels_of:
+            check_classes(str(root), labels_of, num_classes, class_names)
         return keep_images(name, root, files, side)
 
     return Task(
@@ -155,6 +213,7 @@ def _folder_task(
             f"a PIL image"
         ),
         summary=_OfFolder(load_summary, kept),
+        unlabelled=unlabelled,
     )
 
 
@@ -215,8 +274,24 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in _in(folder) if os.path.isdir(entry)))
 
 
-def _files(folder: Path, class_names: tuple[str, ...]) -> Labelled:
+def _is_flat(folder: Path) -> bool:
+    """Whether a folder has images, and no subfolders that may be classes."""
+    names = [entry.name for entry in _in(folder)]
+    return not _class_names(folder) and any(
+        name.lower().endswith(SUFFIXES) for name in names
+    )
+
+
+def _plain_files(folder: Path) -> Labelled:
+    """Paths of all images in a folder that have no labels."""
+    found = find_files(folder)
+    _warn_of_files(folder, found.others)
+    return np.array(found.images, dtype=object), no_labels(len(found.images))
+
+
+def _files(folder: Path, class_names: tuple[str, ...] | None) -> Labelled:
     """Paths of all images, with their labels."""
+    assert class_names is not None
     images: list[str] = []
     labels: list[int] = []
     others = [entry.name for entry in _in(folder) if not os.path.isdir(entry)]
@@ -231,6 +306,12 @@ def _files(folder: Path, class_names: tuple[str, ...]) -> Labelled:
         images += found.images
         labels += [label] * len(found.images)
         others += found.others
+    _warn_of_files(folder, others)
+    return np.array(images, dtype=object), np.array(labels)
+
+
+def _warn_of_files(folder: Path, others: list[str]) -> None:
+    """Count those that are no images, or in no class."""
     if others:
         counts = Counter(
             os.path.splitext(name)[1] or "without suffix" for name in others
@@ -244,7 +325,6 @@ def _files(folder: Path, class_names: tuple[str, ...]) -> Labelled:
             others[0],
             ", ".join(SUFFIXES),
         )
-    return np.array(images, dtype=object), np.array(labels)
 
 
 def _refuse_splits(folder: Path) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from n2n_gym.common.files import cache_folder, to_disk
+from n2n_gym.common.progress import progress
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled, find_oddities
 from n2n_gym.tasks.image_files import read_image
 from n2n_gym.tasks.split import as_split
@@ -98,13 +99,16 @@ def _key(root: Path, files: Mapping[str, Labelled], side: int) -> str:
         ValueError: One is no file.
     """
     digest = hashlib.sha256(f"{_VERSION} {side}".encode())
-    for split in SPLITS:
-        for path, label in zip(*files[split], strict=True):
-            found = _status(path)
-            relative = str(path).removeprefix(str(root))
-            times = f"{found.st_mtime_ns}\t{found.st_ctime_ns}"
-            line = f"{split}\t{label}\t{relative}\t{found.st_size}\t{times}"
-            digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
+    total = sum(len(labels) for _, labels in files.values())
+    with progress(total, f"Sizes and times in {root}", "file") as bar:
+        for split in SPLITS:
+            for path, label in zip(*files[split], strict=True):
+                found = _status(path)
+                relative = str(path).removeprefix(str(root))
+                times = f"{found.st_mtime_ns}\t{found.st_ctime_ns}"
+                line = f"{split}\t{label}\t{relative}\t{found.st_size}\t{times}"
+                digest.update(f"{line}\n".encode("utf-8", "surrogateescape"))
+                bar.update()
     return digest.hexdigest()[:12]
 
 

@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from n2n_gym.common.progress import progress
+
 SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
 )
@@ -50,11 +52,14 @@ def find_files(folder: Path) -> Files:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}")
 
     places = []
-    for place, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in subfolders:
-            _refuse_circle(Path(place, name))
-        places.append((place, sorted(n for n in names if not n.startswith("."))))
+    walk = os.walk(folder, onerror=refuse, followlinks=True)
+    with progress(None, f"Listing {folder}", "file") as bar:
+        for place, subfolders, names in walk:
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            for name in subfolders:
+                _refuse_circle(Path(place, name))
+            places.append((place, sorted(n for n in names if not n.startswith("."))))
+            bar.update(len(names))
     for place, names in sorted(places):
         for name in names:
             kind = found.images if name.lower().endswith(SUFFIXES) else found.others

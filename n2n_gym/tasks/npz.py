@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from n2n_gym.common.progress import progress
 from n2n_gym.tasks.arrays import (
     SPELLINGS,
     SPLITS,
@@ -22,6 +24,8 @@ from n2n_gym.tasks.arrays import (
     check_labels,
     check_layout,
     find_oddities,
+    is_unlabelled,
+    no_labels,
     with_validation,
 )
 from n2n_gym.tasks.task import Task
@@ -46,9 +50,11 @@ def from_npz(path: str | Path, name: str | None = None) -> Task:
 
     It holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and
     perhaps ``validation_images``, ``validation_labels``: uint8 images, (N, H, W) or
-    (N, H, W, C), and integer labels from 0, (N,) or (N, 1). A split may have another of
-    the names that folders have ("val_images"), and the arrays may be x and y
-    ("x_train", "y_train"). Without a validation split, a tenth of the training images
+    (N, H, W, C), and integer labels from 0, (N,) or (N, 1). Without ``train_labels``
+    students learn a trained teacher's logits alone; the other images then all have
+    labels, or none has: accuracy is agreement with the teacher. A split may have
+    another of the names that folders have ("val_images"), and the arrays may be x and
+    y ("x_train", "y_train"). Without a validation split, a tenth of the training images
     becomes one. It is read whole: what does not fit in memory belongs in a folder of
     images, which is streamed.
 
@@ -60,20 +66,43 @@ def from_npz(path: str | Path, name: str | None = None) -> Task:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; a task's .npz must exist")
     arrays = _checked_arrays(path)
-    images, labels = arrays["train"]
+    images, _ = arrays["train"]
+    unlabelled = tuple(s for s in SPLITS if is_unlabelled(arrays[s][1]))
     height, width, channels = (*images.shape[1:], 1)[:3]
     colours = {1: "grey ", 3: "RGB "}.get(channels, "")
     return Task(
         name or path.stem,
         (channels, height, width),
-        int(labels.max()) + 1,
+        int(arrays["validation" if unlabelled else "train"][1].max()) + 1,
         lambda: arrays,
         preprocessing=f"{height}x{width} {colours}images, as in {path.name}",
+        unlabelled=unlabelled,
     )
 
 
-def _arrays_in(file: BinaryIO) -> dict[str, NDArray[Any]]:
-    found = np.load(file, allow_pickle=False)
+class _Counting(io.RawIOBase):
+    """A file that tells how much of it has been read."""
+
+    def __init__(self, file: BinaryIO, tell: Callable[[int], object]) -> None:
+        self._file, self._tell = file, tell
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._file.read(size)
+        self._tell(len(found))
+        return found
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _arrays_in(file: io.RawIOBase) -> dict[str, NDArray[Any]]:
+    found = np.load(cast(BinaryIO, file), allow_pickle=False)
     if not isinstance(found, Mapping):
         raise ValueError("it holds a single array")
     return dict(found)
@@ -81,24 +110,33 @@ def _arrays_in(file: BinaryIO) -> dict[str, NDArray[Any]]:
 
 def _checked_arrays(path: Path) -> Arrays:
     try:
-        with open(path, "rb") as file:
-            data = _arrays_in(file)
+        size = path.stat().st_size
+        with open(path, "rb") as file, progress(size, f"Reading {path.name}", "B") as b:
+            data = _arrays_in(_Counting(file, b.update))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be read as an .npz file of plain arrays"
         ) from error
     data = _renamed(path, data)
+    labelled = _labelled(path, data)
     parts: dict[str, Labelled] = {}
     for split in SPLITS:
         keys = f"{split}_images", f"{split}_labels"
         if split == "validation" and not set(keys) & data.keys():
             continue
-        for key in keys:
+        for key in keys[: 1 + (split in labelled)]:
             if key not in data:
                 raise ValueError(
                     f"{path} lacks {key}; it has {', '.join(sorted(data))}"
                 )
-        images, labels = data[keys[0]], data[keys[1]]
+        images = data[keys[0]]
+        if split not in labelled:
+            check_images(str(path), split, images)
+            check_layout(str(path), split, images)
+            parts[split] = images, no_labels(len(images))
+            check_labels(str(path), split, parts[split][1], len(images), is_known=False)
+            continue
+        labels = data[keys[1]]
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
         check_images(str(path), split, images)
@@ -116,11 +154,33 @@ def _checked_arrays(path: Path) -> Arrays:
             parts = dict(with_validation(parts["train"], parts["test"]))
         except ValueError as error:
             raise ValueError(f"{path} has no validation split, and {error}") from error
-    labels_of = {split: labels for split, (_, labels) in parts.items()}
-    check_classes(str(path), labels_of, int(labels_of["train"].max()) + 1)
+    labels_of = {s: labels for s, (_, labels) in parts.items() if s in labelled}
+    if labels_of:
+        labels = next(iter(labels_of.values()))  # of training, if it has them
+        check_classes(str(path), labels_of, int(labels.max()) + 1)
     for oddity in find_oddities(parts):
         logger.warning("%s: %s", path, oddity)
     return parts
+
+
+def _labelled(path: Path, data: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    """The splits that have labels, or should have.
+
+    Raises:
+        ValueError: Training has none, and of the others some do.
+    """
+    given = [split for split in SPLITS if f"{split}_labels" in data]
+    if not given and "train_images" in data:
+        return ()
+    if "train" in given or "train_images" not in data:
+        return SPLITS
+    if given == ["validation", "test"]:
+        return SPLITS[1:]
+    raise ValueError(
+        f"{path} lacks train_labels, and has {given[0]}_labels; without labels of the "
+        f"training images, validation_images and test_images both have labels, or "
+        f"neither has"
+    )
 
 
 def _renamed(path: Path, data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

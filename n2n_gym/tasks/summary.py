@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from n2n_gym.common.progress import progress
 from n2n_gym.tasks.arrays import SPLITS, Statistics
 from n2n_gym.tasks.split import Split
 
@@ -25,7 +26,7 @@ class Summary(NamedTuple):
 def compute_normalisation(images: Tensor) -> Statistics:
     """Mean and deviation of each channel in [0, 1]; images are (N, C, H, W) uint8."""
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    for chunk in _chunks(images):
+    for chunk in _chunks(images, "Statistics of the training images"):
         channels = chunk.transpose(0, 1).flatten(1)  # (C, n*H*W)
         counts += torch.stack([torch.bincount(c, minlength=256) for c in channels])
     values = torch.arange(256, dtype=torch.float64) / 255
@@ -41,11 +42,14 @@ def compute_fingerprint(splits: Mapping[str, Split]) -> str:
     for name in SPLITS:
         for tensor in (splits[name].images, splits[name].labels):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            for chunk in _chunks(tensor):
+            for chunk in _chunks(tensor, f"Fingerprint of the {name} images"):
                 digest.update(chunk.contiguous().numpy().data)
     return digest.hexdigest()
 
 
-def _chunks(tensor: Tensor) -> Iterator[Tensor]:
+def _chunks(tensor: Tensor, title: str) -> Iterator[Tensor]:
     per_row = tensor[0].nbytes
-    return iter(torch.split(tensor, max(1, _CHUNK_BYTES // per_row)))
+    with progress(len(tensor) * per_row, title, "B") as bar:
+        for chunk in torch.split(tensor, max(1, _CHUNK_BYTES // per_row)):
+            yield chunk
+            bar.update(len(chunk) * per_row)

@@ -31,6 +31,7 @@ from n2n_gym.pytorch.recipe import Precision, Recipe
 from n2n_gym.pytorch.training import Diverged, State, initialise, train
 from n2n_gym.tasks.split import Split
 from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.answers import compute_answers
 from n2n_gym.teachers.precision import pick_precision, training_step
 from n2n_gym.teachers.teacher import Trained
 
@@ -165,9 +166,11 @@ def train_network(
                 continue
         break
     logger.info("teacher %s: %.4f on validation", title, accuracy)
-    logits = compute_logits(network, split, normalise).cpu()
+    answers = compute_answers(
+        name, network, architecture, task, ["train"], device, normalise, "float32"
+    )
     weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
-    return Trained(weights, accuracy, logits)
+    return Trained(weights, accuracy, answers["train"])
 
 
 def _accuracy_if_alive(

@@ -71,7 +71,8 @@ def load_teacher(
 
     Raises:
         ValueError: There is no such teacher, task or device, they do not fit, or the
-            weights are of another architecture.
+            weights are of another architecture. A teacher without weights cannot be
+            trained, as the training images have no labels.
         TraceError: The network uses an operation that is no kind of layer here.
         OSError: Published weights are not there and cannot be downloaded.
     """
@@ -90,7 +91,11 @@ def load_teacher(
     # Torch takes seconds to import, and what came before does without.
     from n2n_gym.pytorch.devices import pick_device
     from n2n_gym.tasks.loading import load_task
-    from n2n_gym.teachers.network import read_network, read_normalisation
+    from n2n_gym.teachers.network import (
+        check_trainable,
+        read_network,
+        read_normalisation,
+    )
     from n2n_gym.teachers.providing import Provider
 
     data = load_task("digits" if task is None else task)
@@ -99,6 +104,7 @@ def load_teacher(
     if isinstance(found, Teacher):
         return _checked(found, task, weights, normalisation)
     network = found
+    check_trainable(network)
     if normalisation is not None:
         network = network._replace(normalisation=read_normalisation(normalisation))
     return Teacher(
@@ -131,7 +137,8 @@ def _checked(
             f"task; give load_teacher the architecture and task={task!r} together"
         )
     wanted = load_task(task)
-    if wanted is not teacher.task and wanted.fingerprint != teacher.task.fingerprint:
+    has = teacher.task.unanswered or teacher.task
+    if wanted is not has and wanted.fingerprint != has.fingerprint:
         raise ValueError(
             f"teacher {teacher.name} has learned task {teacher.task.name}, not "
             f"{wanted.name}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,6 +47,20 @@ class UntrainedNetwork(NamedTuple):
     weights: Mapping[str, Tensor] | None = None  # trained ones
     initial: Mapping[str, Tensor] | None = None  # where training starts
     normalisation: Normalisation | None = None
+
+
+def check_trainable(network: UntrainedNetwork) -> None:
+    """Refuse to train a network where there are no labels to learn."""
+    if network.weights is None:
+        _check_labelled(network.name, network.task)
+
+
+def _check_labelled(name: str, task: Task) -> None:
+    if "train" in task.unlabelled:
+        raise ValueError(
+            f"{name} cannot be trained: the training images of task {task.name} have "
+            f"no labels; give a trained teacher, weights=... or --weights"
+        )
 
 
 def read_network(
@@ -100,6 +115,7 @@ def _given(
 def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork:
     """One of torchvision's networks."""
     if weights is None:
+        _check_labelled(name, task)
         return UntrainedNetwork(name, task, teacher_architecture(name, task))
     if isinstance(weights, str) and weights in published(name):
         found = download(name, weights)
@@ -114,6 +130,8 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork
             f"torch.save wrote, and a state dict"
         )
     saved, source = _read(weights)
+    if not task.num_classes:
+        task = replace(task, num_classes=_classes_of(name, saved, source))
     whole = as_made(name, task.num_classes)
     module = torchvision_network(name, task.num_classes)
     spare = module.state_dict().keys()
@@ -138,6 +156,36 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork
             *task.input_shape[1:],
         )
     return UntrainedNetwork(name, task, fitted, checked)
+
+
+def _classes_of(name: str, saved: Any, source: str) -> int:
+    """How many classes saved weights of one of torchvision's networks tell apart.
+
+    Raises:
+        ValueError: They do not say.
+    """
+    one, two = (torchvision_network(name, count).state_dict() for count in (10, 11))
+    key = [key for key in one if one[key].shape != two[key].shape][-1]
+    counts = {
+        len(tensor)
+        for other, tensor in _tensors_in(saved)
+        if other == key or other.endswith(f".{key}")
+    }
+    if len(counts) != 1:
+        raise ValueError(
+            f"{source} does not say how many classes {name} tells apart (its {key}), "
+            f"and the images have no labels"
+        )
+    return counts.pop()
+
+
+def _tensors_in(saved: Any) -> Iterator[tuple[str, Tensor]]:
+    """All that a training script saved, however deep."""
+    for name, value in saved.items() if isinstance(saved, Mapping) else ():
+        if isinstance(value, Tensor) and value.dim():
+            yield str(name), value
+        else:
+            yield from _tensors_in(value)
 
 
 def _as_it_is(

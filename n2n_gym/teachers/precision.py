@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.common.progress import progress
 from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.resources.machine import processor
@@ -82,11 +83,13 @@ def _known(path: Path) -> dict[str, Any]:
 def _measure(step: Callable[[Precision], None]) -> dict[str, float]:
     """Medians of a step in each precision, taken in turn."""
     measured: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
-    for _ in range(_REPEATS):
-        for precision, seconds in measured.items():
-            started = time.perf_counter()
-            step(precision)
-            seconds.append(time.perf_counter() - started)
+    with progress(_REPEATS * len(measured), "Timing both precisions", "step") as bar:
+        for _ in range(_REPEATS):
+            for precision, seconds in measured.items():
+                started = time.perf_counter()
+                step(precision)
+                seconds.append(time.perf_counter() - started)
+                bar.update()
     return {name: statistics.median(each[1:]) for name, each in measured.items()}
 
 

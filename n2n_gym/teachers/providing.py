@@ -7,19 +7,20 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from n2n_gym.common.files import alone_with, kept_if_possible
 from n2n_gym.pytorch.build import build
-from n2n_gym.pytorch.inference import compute_accuracy, compute_logits
 from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.teachers import learning
-from n2n_gym.teachers.network import UntrainedNetwork
+from n2n_gym.teachers.answers import compute_answers, faster_answers
+from n2n_gym.teachers.network import UntrainedNetwork, check_trainable
 from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
 from n2n_gym.teachers.teacher import Trained
 
@@ -35,7 +36,8 @@ class Provider:
         epochs: Of training, if it has to be trained; by default by the size of the
             data.
         again: Whether to train it even if it is in the cache.
-        precision: Of the training; the faster one on the machine by default.
+        precision: Of the training, and of the logits of weights that are given; the
+            faster one on the machine by default.
     """
 
     network: UntrainedNetwork
@@ -66,6 +68,21 @@ class Provider:
         """What the cache has of it, without training."""
         return load_trained(self._path)
 
+    @cached_property
+    def _precision_of_answers(self) -> Precision:
+        """The one asked for, or else the faster one for so many logits here."""
+        network, device = self.network, self.device
+        assert network.weights is not None
+        if self.precision is not None:
+            return self.precision
+        return faster_answers(
+            partial(_module, network, network.weights, device),
+            network.architecture,
+            network.task,
+            device,
+            _normalisation(network),
+        )
+
     @property
     def _path(self) -> Path:
         """Where it is kept, by all that it is made of."""
@@ -78,7 +95,11 @@ class Provider:
             digest_of(network.weights or network.initial or {}),
             "trained" if network.weights is None else "given",
         ]
-        if self.precision is not None and network.weights is None:
+        if network.weights is not None:
+            # What was kept before there was a choice is of float32.
+            if self._precision_of_answers != "float32":
+                made_of.append(self._precision_of_answers)
+        elif self.precision is not None:
             made_of.append(self.precision)
         key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
         return teacher_path(network.name, task.name, key)
@@ -93,7 +114,10 @@ class Provider:
             "torch": torch.__version__,
         }
         if network.weights is not None:
-            return _score(network, network.weights, self.device), about
+            precision = self._precision_of_answers
+            trained = _score(network, network.weights, self.device, precision)
+            return trained, {**about, "precision": precision}
+        check_trainable(network)
         recipe = learning.teacher_recipe(task, network.architecture)
         recipe = replace(recipe, epochs=self.epochs or recipe.epochs)
         trained = learning.train_network(
@@ -112,7 +136,7 @@ class Provider:
 
 def _warn_of_chance(network: UntrainedNetwork, accuracy: float) -> None:
     task = network.task
-    chance = 1 / task.num_classes
+    chance = 1 / network.architecture.num_outputs
     if accuracy >= 1.5 * chance:
         return
     order = ", ".join((task.class_names or ())[:4])
@@ -128,16 +152,44 @@ def _warn_of_chance(network: UntrainedNetwork, accuracy: float) -> None:
 
 
 def _score(
-    network: UntrainedNetwork, weights: Mapping[str, Tensor], device: torch.device
+    network: UntrainedNetwork,
+    weights: Mapping[str, Tensor],
+    device: torch.device,
+    precision: Precision,
 ) -> Trained:
+    """A teacher of given weights, with its accuracy and logits in a precision."""
+    task = network.task
+    splits = dict.fromkeys(("validation", "train", *task.unlabelled))
+    logits = compute_answers(
+        network.name,
+        _module(network, weights, device),
+        network.architecture,
+        task,
+        splits,
+        device,
+        _normalisation(network),
+        precision,
+    )
+    answers = {name: logits[name].argmax(1) for name in task.unlabelled}
+    accuracy = 1.0  # it agrees with itself
+    if "validation" not in answers:
+        labels = task.splits["validation"].labels.cpu()
+        is_right = logits["validation"].argmax(1) == labels
+        accuracy = is_right.double().mean().item()
+    return Trained(weights, accuracy, logits["train"], answers or None)
+
+
+def _module(
+    network: UntrainedNetwork, weights: Mapping[str, Tensor], device: torch.device
+) -> nn.Module:
+    """The network with these weights on a device."""
     module = build(network.architecture, "meta")
     module.load_state_dict(weights, assign=True)
-    module = module.to(device).to(memory_format=torch.channels_last)
-    task = network.task
-    normalise = network.normalisation or Normalisation(*task.normalisation)
-    accuracy = compute_accuracy(module, task.split("validation", device), normalise)
-    logits = compute_logits(module, task.split("train", device), normalise).cpu()
-    return Trained(weights, accuracy, logits)
+    return module.to(device).to(memory_format=torch.channels_last)
+
+
+def _normalisation(network: UntrainedNetwork) -> Normalisation:
+    return network.normalisation or Normalisation(*network.task.normalisation)
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:

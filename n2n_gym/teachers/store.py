@@ -14,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from n2n_gym.common.files import cache_folder, write_whole
+from n2n_gym.tasks.arrays import SPLITS
 from n2n_gym.teachers.teacher import Trained
 
 logger = logging.getLogger(__name__)
 
 _LOGITS: Final = "train.logits"
+_ANSWERS: Final = "{}.answers"
 
 
 def teacher_folder() -> Path:
@@ -34,7 +36,8 @@ def teacher_path(teacher: str, task: str, key: str) -> Path:
 
 def save_trained(path: Path, trained: Trained, about: Mapping[str, Any]) -> None:
     """Weights first, then the JSON that vouches for them."""
-    content = save({**trained.weights, _LOGITS: trained.logits})
+    answers = {_ANSWERS.format(s): a for s, a in (trained.answers or {}).items()}
+    content = save({**trained.weights, _LOGITS: trained.logits, **answers})
     vouched = {
         **about,
         "validation_accuracy": trained.accuracy,
@@ -56,7 +59,10 @@ def load_trained(path: Path) -> Trained | None:
             raise ValueError(f"its SHA-256 is {found}, expected {about['sha256']}")
         weights = load_file(path)
         logits = weights.pop(_LOGITS)
-        return Trained(weights, float(about["validation_accuracy"]), logits)
+        keys = {split: _ANSWERS.format(split) for split in SPLITS}
+        answers = {s: weights.pop(key) for s, key in keys.items() if key in weights}
+        accuracy = float(about["validation_accuracy"])
+        return Trained(weights, accuracy, logits, answers or None)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         logger.warning(
             "the teacher in %s is damaged (%s) and is made anew", path, error

@@ -39,6 +39,8 @@ class Trained(NamedTuple):
     weights: Mapping[str, Tensor]  # the state dict, on the CPU
     accuracy: float  # on the validation split, in [0, 1]
     logits: Tensor  # on the training split, (N, classes)
+    # The class it takes each image for, (N,) int64, of splits without labels.
+    answers: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,10 @@ class Teacher:
                 f"teacher {self.name} takes {takes} images, those of task {task.name} "
                 f"are {task.input_shape}"
             )
+        if task.unlabelled and task.answers is None:
+            classes = task.num_classes or gives
+            task = task.answered(classes, self._answers)
+            object.__setattr__(self, "task", task)
         if gives != task.num_classes:
             raise ValueError(
                 f"teacher {self.name} tells {gives} classes apart, task {task.name} "
@@ -109,10 +115,47 @@ class Teacher:
 
     @cached_property
     def score(self) -> Score:
+        """With its accuracy on validation; with itself it agrees everywhere."""
         architecture = self.architecture
-        return Score(
-            self.trained.accuracy, architecture.num_params, architecture.num_macs
-        )
+        is_agreement = "validation" in self.task.unlabelled
+        accuracy = 1.0 if is_agreement else self.trained.accuracy
+        return Score(accuracy, architecture.num_params, architecture.num_macs)
+
+    def _answers(self) -> Mapping[str, Tensor]:
+        """The class it takes each image for, of the splits without labels.
+
+        Raises:
+            ValueError: It takes all images of a split for the same class.
+        """
+        found = dict(self.trained.answers or {})
+        missing = [name for name in self.task.unlabelled if name not in found]
+        if missing:  # it was given whole
+            from torch import device
+
+            from n2n_gym.teachers.answers import compute_answers
+
+            assert self.task.unanswered is not None
+            place = device("cpu")
+            logits = {"train": self.trained.logits} | compute_answers(
+                self.name,
+                self.network(place),
+                self.architecture,
+                self.task.unanswered,
+                [name for name in missing if name != "train"],
+                place,
+                self.normalise,
+                "float32",
+            )
+            found |= {name: logits[name].argmax(1).cpu() for name in missing}
+        for name, classes in found.items():
+            if len(classes) > 1 and bool((classes == classes[0]).all()):
+                raise ValueError(
+                    f"teacher {self.name} takes all {len(classes)} {name} images of "
+                    f"{self.task.name} for the same class, {int(classes[0])}: there is "
+                    f"nothing to learn from it; are its weights trained, and its "
+                    f"inputs normalised as it is used to?"
+                )
+        return found
 
     @cached_property
     def normalise(self) -> Normalisation:
