@@ -199,7 +199,7 @@ class PaddedNet(nn.Module):
         x = F.relu(y + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)))
         x = x + self.wider(F.relu(self.wide(x)))
         x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-float("inf")), 3, 2)
-        return self.fc(F.relu(x).mean(3).mean(2))
+        return self.fc(F.relu(x).mean((2, 3)))
 
 
 class VariedNet(nn.Module):

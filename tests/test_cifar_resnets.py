@@ -46,8 +46,6 @@ def test_blocks_inner_widths_and_kernels_can_be_decided(name):
     start = teacher_architecture(name, Task("none", IMAGE, 10, dict))
     blocks = 3 * DEPTHS[name]
     found = removals(start)
-    # Every branch but the two in blocks that halve the map, whose shortcut has no
-    # weights: there is nothing that could take its place but the shortcut.
     assert sum(removal.form == "branch" for removal in found) == blocks
     smaller = shrinkages(start)
     widths = [s.name for s in smaller if s.variable == "width"]

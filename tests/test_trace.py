@@ -759,7 +759,7 @@ def test_an_unsupported_network_is_refused_with_the_node(module, message):
         (nn.BatchNorm2d(4, eps=0.0), "eps=0.0"),
         (nn.AvgPool2d(2, divisor_override=3), "divisor_override=3"),
         (nn.AdaptiveAvgPool2d((None, 2)), r"\(None, 2\)"),
-        (nn.Flatten(0), r"a reshape may flatten .* into \(1280,\)"),
+        (nn.Flatten(0, 1), r"a reshape may flatten .* into \(20, 8, 8\)"),
     ],
     ids=str,
 )

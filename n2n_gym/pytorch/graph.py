@@ -254,3 +254,16 @@ def describe(error: Exception) -> str:
 def _shown(file: str, line: int) -> str:
     source = linecache.getline(file, line).strip()
     return f", at {file}:{line}" + (f" ({source})" if source else "")
+
+
+def called(node: fx.Node, graph: fx.GraphModule) -> str:
+    """A node in words: its name, and what it calls."""
+    if node.op == "call_module":
+        kind = type(graph.get_submodule(str(node.target))).__name__
+        return f"node {node.target!r} of type {kind}"
+    name = (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", "?")
+    )
+    return f"node {node.name!r} ({node.op.replace('_', ' ')} {name})"

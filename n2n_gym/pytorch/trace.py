@@ -34,11 +34,12 @@ from n2n_gym.pytorch.graph import (
     Recorder,
     Tracer,
     as_written,
+    called,
     describe,
     written_at,
 )
 from n2n_gym.pytorch.modules import MODULES
-from n2n_gym.pytorch.plain import plain
+from n2n_gym.pytorch.plain import plain, refuse_scripts, refuse_shared_tensors
 from n2n_gym.pytorch.randomised import copy_of
 from n2n_gym.pytorch.regularisation import as_in_eval_mode
 from n2n_gym.pytorch.shapes import (
@@ -93,8 +94,8 @@ def translate(
     Args:
         is_training: Whether to follow what the module does in training mode.
     """
-    _refuse_scripts(module)
-    _refuse_shared_tensors(module)
+    refuse_scripts(module)
+    refuse_shared_tensors(module)
     kind = type(module).__name__
     module = copy_of(module)
     images = (_BATCH, *input_shape)
@@ -131,29 +132,6 @@ def _cannot_take(
         f"{kind} cannot take images of the shape {images}: {describe(error)}"
         f"{written_at(node)}"
     )
-
-
-def _refuse_scripts(module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            raise TraceError(
-                f"{name or 'the module'} is TorchScript, which torch.fx cannot trace: "
-                f"give the module that it was made from"
-            )
-
-
-def _refuse_shared_tensors(module: nn.Module) -> None:
-    owners: dict[int, str] = {}
-    tensors = (
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
-    )
-    for name, tensor in tensors:
-        other = owners.setdefault(id(tensor), name)
-        if other != name:
-            raise TraceError(
-                f"{other} and {name} are one tensor: sharing is not supported"
-            )
 
 
 class _Value:
@@ -193,7 +171,7 @@ class _Translation:
             self._add(node)
         except Unsupported as error:
             raise TraceError(
-                f"{_describe(node, self.graph)}: {error}{written_at(node)}"
+                f"{called(node, self.graph)}: {error}{written_at(node)}"
             ) from None
 
     def _add(self, node: fx.Node) -> None:
@@ -391,18 +369,6 @@ class _Translation:
             count += 1
             name = f"{wanted}_{count}"
         return name
-
-
-def _describe(node: fx.Node, graph: fx.GraphModule) -> str:
-    if node.op == "call_module":
-        kind = type(graph.get_submodule(str(node.target))).__name__
-        return f"node {node.target!r} of type {kind}"
-    name = (
-        node.target
-        if isinstance(node.target, str)
-        else getattr(node.target, "__name__", "?")
-    )
-    return f"node {node.name!r} ({node.op.replace('_', ' ')} {name})"
 
 
 def _names(table: Mapping[Any, Any]) -> str:
