@@ -179,9 +179,8 @@ def compared(module: nn.Module, network: nn.Module, image: Shape) -> tuple[float
         expected, found = (part(images.to(dtype)) for part in (module, network))
         if not bool(expected.isfinite().all()):
             return float("inf"), f"{dtype} (not finite)"
-        likely = (expected - f(found)).abs().max() if (f := _head(expected)) else None
-        assert likely is not None
-        far = float(likely / expected.abs().max())
+        difference = (expected - _head(expected)(found)).abs().max()
+        far = float(difference / expected.abs().max())
         if far == 0:
             break
     return far, str(dtype).removeprefix("torch.")
