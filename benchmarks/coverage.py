@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sysconfig
 import time
 import warnings
 from collections import Counter
@@ -49,6 +50,7 @@ from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.trace import TraceError, trace
 
 NAMES = Path(__file__).parent / "data" / "coverage" / "networks.txt"
+PACKAGES = sysconfig.get_paths()["purelib"] + "/"  # where they are on this machine
 LIBRARIES = ("timm", "pytorchcv", "torchvision")
 STUDENTS = 5
 TOLERANCE = 1e-9  # in float64, of the largest logit
@@ -117,7 +119,8 @@ def examine(library: str, name: str) -> dict[str, Any]:
     try:
         line |= _traced(module.eval(), image)
     except TraceError as error:
-        line |= {"outcome": "refused", "reason": str(error)}
+        reason = str(error).replace(PACKAGES, "")
+        line |= {"outcome": "refused", "reason": reason}
     except Exception as error:
         line |= {"outcome": "raw", "reason": _said(error)}
     return {**line, "seconds": round(time.perf_counter() - start, 1)}
