@@ -59,6 +59,7 @@ FAMILIES = {
     "SqueezeNet": ("squeezenet1_0", "squeezenet1_1"),
     "ConvNeXt": ("convnext_tiny",),
     "ShuffleNetV2": ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0"),
+    "ResNet for CIFAR": ("resnet20", "resnet56"),
 }
 TEACHERS = tuple(name for names in FAMILIES.values() for name in names)
 IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64))

@@ -180,6 +180,73 @@ class ScaledNet(nn.Module):
         return self.fc(self.norm(x.mean((2, 3))))
 
 
+class PaddedNet(nn.Module):
+    """Shortcuts without weights (He et al., 2016, option A), padding at one side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.inner = nn.Conv2d(8, 10, 3, 2)
+        self.outer = nn.Conv2d(10, 12, 3, 1, 1)
+        self.wide = nn.Conv2d(12, 16, 3, 1, 1)
+        self.wider = nn.Conv2d(16, 12, 1)
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        y = self.outer(F.relu(self.inner(F.pad(x, (0, 1, 0, 1)))))
+        x = F.relu(y + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)))
+        x = x + self.wider(F.relu(self.wide(x)))
+        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-float("inf")), 3, 2)
+        return self.fc(F.relu(x).mean((2, 3)))
+
+
+class VariedNet(nn.Module):
+    """Uneven slices, arithmetic with numbers, enlarged maps, a gate made of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 12, 3, 1, 1)
+        self.norm = nn.InstanceNorm2d(12, affine=True)
+        self.slopes = nn.PReLU(12)
+        self.left = nn.Conv2d(5, 8, 3, 1, 1)
+        self.right = nn.Conv2d(7, 8, 3, 1, 1)
+        self.coarse = nn.Conv2d(8, 8, 3, 1, 1)
+        self.slope = nn.PReLU()
+        self.squeeze = nn.Linear(8, 4)
+        self.excite = nn.Linear(4, 8)
+        self.last = nn.Conv2d(8, 10, 1)
+        self.fc = nn.Linear(10, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slopes(self.norm(self.stem(x)))
+        left, right = torch.split(x, [5, 7], 1)
+        x = 0.5 * self.left(left) - self.right(right)
+        coarse = self.slope(self.coarse(F.avg_pool2d(x, 2)))
+        x = x + F.interpolate(coarse, scale_factor=2, mode="bilinear")
+        gate = self.excite(F.relu6(self.squeeze(x.mean((2, 3)))))
+        x = x * (F.hardtanh(gate).view(-1, 8, 1, 1) + 1)
+        return self.fc(self.last(x.clamp(-2, 2)).mean((2, 3)))
+
+
+class GroupNormNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1)
+        self.norm1 = nn.GroupNorm(4, 8)
+        self.inner = nn.Conv2d(8, 12, 3, 1, 1)
+        self.norm2 = nn.GroupNorm(3, 12, affine=False)
+        self.outer = nn.Conv2d(12, 8, 3, 1, 1)
+        self.norm3 = nn.GroupNorm(1, 8)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm1(self.stem(x)))
+        x = x + self.outer(F.relu(self.norm2(self.inner(x))))
+        return self.fc(self.norm3(x).mean((2, 3)))
+
+
 def make_small(task) -> nn.Module:
     """A network for a task, as users write theirs for ``teacher="module:function"``."""
     return SmallResNet(task.input_shape[0], task.num_classes)
@@ -202,6 +269,9 @@ NETWORKS = (
     GroupedJoinNet,
     ShuffledNet,
     ScaledNet,
+    PaddedNet,
+    VariedNet,
+    GroupNormNet,
 )
 IMAGE = (1, 8, 8)
 

@@ -29,12 +29,24 @@ from n2n_gym.pytorch.trace import trace
 from n2n_gym.resources import predicted
 from n2n_gym.resources.computed import peak_bytes
 from n2n_gym.resources.latency_table import LatencyTable, PredictedLatency
-from tests.networks import DenseNet, GatedNet, PlainNet, ShuffledNet, SmallResNet
+from tests.networks import (
+    DenseNet,
+    GatedNet,
+    GroupNormNet,
+    PaddedNet,
+    PlainNet,
+    ShuffledNet,
+    SmallResNet,
+    VariedNet,
+)
 
 ENVS = {"remove": RemoveEnv, "shrink": ShrinkEnv, "compress": CompressEnv}
 NETWORKS = {
     network.__name__: trace(network(), (1, 8, 8))
-    for network in (SmallResNet, DenseNet, GatedNet, ShuffledNet, PlainNet)
+    for network in (
+        *(SmallResNet, DenseNet, GatedNet, ShuffledNet, PlainNet),
+        *(PaddedNet, VariedNet, GroupNormNet),
+    )
 }
 
 
@@ -56,7 +68,8 @@ def test_the_table_of_columns_is_frozen():
     assert (PLACE["is_row"], PLACE["current"], PLACE["left"]) == (19, 20, 23)
     assert (PLACE["taken_params"], PLACE["least_params"]) == (24, 31)
     assert (PLACE["target_params"], PLACE["is_Conv"]) == (38, 45)
-    assert len(COLUMNS) == 64
+    assert PLACE["is_Concat"] == 63
+    assert len(COLUMNS) == 75
 
 
 def test_every_kind_of_layer_has_its_place():

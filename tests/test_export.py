@@ -18,7 +18,15 @@ from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.tasks.task import Task
-from tests.networks import GatedNet, ScaledNet, ShuffledNet, SmallResNet
+from tests.networks import (
+    GatedNet,
+    GroupNormNet,
+    PaddedNet,
+    ScaledNet,
+    ShuffledNet,
+    SmallResNet,
+    VariedNet,
+)
 
 ABOUT = {"teacher": "small", "task": "digits"}
 LOGGER = evaluate_onnx.__module__
@@ -50,7 +58,9 @@ def test_onnx_gives_torchs_logits_for_any_batch(network, teacher, images, tmp_pa
         )
 
 
-@pytest.mark.parametrize("kind", [ShuffledNet, ScaledNet, GatedNet])
+@pytest.mark.parametrize(
+    "kind", [ShuffledNet, ScaledNet, GatedNet, PaddedNet, VariedNet, GroupNormNet]
+)
 def test_every_kind_of_layer_can_be_exported(kind, teacher, images, tmp_path):
     student = build(trace(kind(), images.shape[1:])).eval()
     path = tmp_path / "student.onnx"

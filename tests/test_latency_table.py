@@ -39,12 +39,16 @@ from tests.networks import (
     IMAGE,
     DenseNet,
     GatedNet,
+    GroupNormNet,
+    PaddedNet,
     ScaledNet,
     ShuffledNet,
     SmallResNet,
+    VariedNet,
 )
 
 KINDS = [SmallResNet, DenseNet, GatedNet, ShuffledNet, ScaledNet]
+NEW_KINDS = [PaddedNet, VariedNet, GroupNormNet]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def test_onnx_runtime_makes_the_same_of_the_timed_and_the_exported_graph(
         assert operators(timed, tmp_path) == operators(exported, tmp_path)
 
 
-@pytest.mark.parametrize("module", KINDS)
+@pytest.mark.parametrize("module", [*KINDS, *NEW_KINDS])
 def test_a_timed_graph_gives_logits_for_any_batch(module):
     start = trace(module(), IMAGE)
     content = timed_onnx(start)

@@ -27,6 +27,8 @@ KINDS: Final = (
     *("Activation", "Dropout", "StochasticDepth", "MaxPool", "AvgPool"),
     *("AdaptiveAvgPool", "SpatialMean", "Flatten", "Chunk", "ChannelShuffle"),
     *("Add", "Multiply", "Concat"),
+    *("GroupNorm", "InstanceNorm", "PReLU", "Clamp", "Affine", "Pad", "PadChannels"),
+    *("Slice", "ChannelSlice", "Interpolate", "AsMap"),
 )
 
 # Each column with what it says. The order is that of the array.

@@ -11,17 +11,16 @@ from typing import Any, Final, NamedTuple
 
 from n2n_gym.networks.layers import (
     IMAGE,
+    NORMS,
     PARAMETERISED,
     PRODUCERS,
     Activation,
     Add,
     AvgPool,
-    BatchNorm,
     Conv,
     DepthwiseConv,
     Join,
     Layer,
-    LayerNorm,
     MaxPool,
     Pair,
     Shape,
@@ -343,7 +342,7 @@ class Architecture:
     @cached_property
     def is_normalised(self) -> bool:
         """Whether some layer normalises what it reads."""
-        return any(isinstance(layer, (BatchNorm, LayerNorm)) for layer in self.layers)
+        return any(isinstance(layer, NORMS) for layer in self.layers)
 
     @cached_property
     def fingerprint(self) -> str:

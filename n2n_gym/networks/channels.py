@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import (
+    DEALT,
     IMAGE,
     PRODUCERS,
-    ChannelShuffle,
-    Chunk,
     Concat,
     Conv,
     Flatten,
+    GroupNorm,
     Join,
 )
 
@@ -64,7 +64,7 @@ class Channels:
         _, members, untouchable = self._followed
         multiples = dict.fromkeys(members, 1)
         for position, layer in enumerate(architecture.layers):
-            if isinstance(layer, Conv) and layer.groups > 1:
+            if isinstance(layer, (Conv, GroupNorm)) and layer.groups > 1:
                 read = {segment.group for segment in self.of(layer.inputs[0])}
                 for group in (read | {self.of(position)[0].group}) & multiples.keys():
                     multiples[group] = lcm(multiples[group], layer.groups)
@@ -102,7 +102,7 @@ class Channels:
             if isinstance(layer, PRODUCERS):
                 parent[position] = position
                 value: tuple[Segment, ...] = (Segment(position, layer.width),)
-            elif isinstance(layer, (Chunk, ChannelShuffle)):
+            elif isinstance(layer, DEALT):
                 parent[position] = position
                 fixed |= {position} | {segment.group for segment in operands[0]}
                 value = (Segment(position, architecture.shape_of(position)[0]),)

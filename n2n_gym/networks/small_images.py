@@ -23,6 +23,7 @@ from n2n_gym.networks.layers import (
     MaxPool,
     Shape,
     ShapeError,
+    Slice,
 )
 
 SMALL: Final = 64  # up to this side the stem keeps the resolution
@@ -121,8 +122,8 @@ def _size_keeping(layer: Layer, inputs: tuple[Shape, ...]) -> Layer:
 
 
 def _goes_too_far(layer: Layer, inputs: tuple[Shape, ...]) -> bool:
-    """Whether this is a pool that leaves too small a map, or none."""
-    return isinstance(layer, (MaxPool, AvgPool)) and _is_too_small(layer, inputs)
+    """Whether this is a pool or a slice that leaves too small a map, or none."""
+    return isinstance(layer, (MaxPool, AvgPool, Slice)) and _is_too_small(layer, inputs)
 
 
 def _is_too_small(layer: Layer, inputs: tuple[Shape, ...]) -> bool:

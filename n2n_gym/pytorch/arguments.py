@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from n2n_gym.networks.layers import Layer, Pair, Shape
 
@@ -19,12 +19,16 @@ class Unsupported(Exception):
 class Layout(NamedTuple):
     """How the channels of a map lie in its tensor; the batch comes first."""
 
-    axes: str  # "CHW", "HWC", or with the channels in groups "GCHW" and "CGHW"
+    # "CHW", "HWC", or with the channels in groups "GCHW" and "CGHW"; "N" is places in a
+    # row, and in "CH", "CW" and "C1" an axis has gone or is yet to come.
+    axes: str
     groups: int = 1
 
 
 PLAIN: Final = Layout("CHW")
 CHANNELS_LAST: Final = Layout("HWC")
+# Of what is on its way from a map to a vector or back; nothing else may be done to it.
+BETWEEN: Final = ("CN", "C1", "CH", "CW", "CH1", "C1W")
 
 
 class Operand(NamedTuple):
@@ -45,22 +49,26 @@ class Operand(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """A parameter that is used by itself."""
+    """A parameter or buffer that is used by itself."""
 
     name: str
     shape: Shape  # as it is used
     stored: Shape  # as it is kept
+    is_learned: bool = True
 
     @classmethod
-    def of(cls, name: str, shape: Shape) -> Weight:
-        """A parameter used as it is kept."""
-        return cls(name, shape, shape)
+    def of(cls, name: str, shape: Shape, *, is_learned: bool = True) -> Weight:
+        """One used as it is kept."""
+        return cls(name, shape, shape, is_learned)
 
 
 # A translation takes the layer's name and the call's own arguments, tensors as Operands
-# and parameters as Weights. It gives the layer, None where the operation leaves its
-# input as it is, or the layout where it does no more than lay it out anew.
-Translation = Callable[..., Layer | Layout | None]
+# and parameters as Weights. It gives the layer, or several, where PREVIOUS stands for
+# the one before; None where the operation leaves its input as it is; or the layout
+# where it does no more than lay it out anew.
+Found: TypeAlias = Layer | Layout | list[Layer] | None
+Translation = Callable[..., Found]
+PREVIOUS: Final = -2  # stands for the position of the layer before
 
 
 def pair(value: int | Sequence[int]) -> Pair:
@@ -84,11 +92,13 @@ def inputs(*operands: Any, layouts: Sequence[Layout] = (PLAIN,)) -> tuple[int, .
         "arithmetic with anything but two computed tensors",
     )
     for operand in operands:
-        require(
-            not layouts or operand.layout in layouts,
-            f"this on a map that lies as {'B' + operand.layout.axes}",
-        )
+        is_fit = operand.layout in layouts if layouts else _is_whole(operand.layout)
+        require(is_fit, f"this on a map that lies as {'B' + operand.layout.axes}")
     return tuple(operand.position for operand in operands)
+
+
+def _is_whole(layout: Layout) -> bool:
+    return layout.axes not in BETWEEN
 
 
 def elementwise(operand: Any) -> tuple[int, ...]:
@@ -101,3 +111,30 @@ def on_features(operand: Any) -> tuple[int, ...]:
     position = inputs(operand, layouts=())
     require(operand.ends_with_features, "this on the width of a map")
     return position
+
+
+def owner(weight: Any, bias: Any, **more: Any) -> str | None:
+    """The module whose own weights these are, by their names; None where there is none.
+
+    Raises:
+        Unsupported: They are anything but one module's ``weight`` and ``bias``.
+    """
+    given = {
+        leaf: tensor
+        for leaf, tensor in {"weight": weight, "bias": bias, **more}.items()
+        if tensor is not None
+    }
+    owners = {
+        tensor.name.rpartition(".")[0]
+        if isinstance(tensor, Weight)
+        and tensor.name.rpartition(".")[2] == leaf
+        and tensor.shape == tensor.stored
+        and tensor.is_learned == (leaf in ("weight", "bias"))
+        else ""
+        for leaf, tensor in given.items()
+    }
+    require(
+        not given or (len(owners) == 1 and "" not in owners),
+        f"this with anything but a module's own {' and '.join(given)}",
+    )
+    return owners.pop() if owners else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
+from math import inf
 from typing import Final
 
 import torch
@@ -16,22 +17,33 @@ from n2n_gym.networks.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,
+    Affine,
+    AsMap,
     AvgPool,
     BatchNorm,
     ChannelShuffle,
+    ChannelSlice,
     Chunk,
+    Clamp,
     Concat,
     Conv,
     DepthwiseConv,
     Dropout,
     Flatten,
+    GroupNorm,
+    InstanceNorm,
+    Interpolate,
     Layer,
     LayerNorm,
     Linear,
     MaxPool,
     Multiply,
+    Pad,
+    PadChannels,
+    PReLU,
     Scale,
     Shape,
+    Slice,
     SpatialMean,
     StochasticDepth,
 )
@@ -48,6 +60,8 @@ ACTIVATION_MODULES: Final[Mapping[str, type[nn.Module]]] = {
     "tanh": nn.Tanh,
     "hardswish": nn.Hardswish,
     "hardsigmoid": nn.Hardsigmoid,
+    "selu": nn.SELU,
+    "softplus": nn.Softplus,
 }
 
 
@@ -118,7 +132,11 @@ def weights_of(network: Network, layer: Layer) -> dict[str, Tensor]:
     if isinstance(layer, Scale):
         return {layer.name: container.get_parameter(leaf)}
     module = container.get_submodule(leaf)
-    tensors = (*module.named_parameters(), *module.named_buffers())
+    # Of itself alone: a teacher may have other layers inside this one.
+    tensors = (
+        *module.named_parameters(recurse=False),
+        *module.named_buffers(recurse=False),
+    )
     return {f"{layer.name}.{key}": tensor for key, tensor in tensors}
 
 
@@ -138,6 +156,9 @@ def _registered(
             container.add_module(part, nn.Module())
         container = container.get_submodule(part)
     if isinstance(operation, nn.Module):
+        if leaf in container._modules:  # layers inside this one that come before it
+            for part, inside in container.get_submodule(leaf).named_children():
+                operation.add_module(part, inside)
         container.add_module(leaf, operation)
         return operation
     container.register_parameter(leaf, operation)
@@ -178,11 +199,21 @@ def _operation(layer: Layer, *inputs: Shape) -> nn.Parameter | Callable[..., Ten
             return norm(inputs[0][0], layer.eps, layer.momentum, layer.affine)
         case LayerNorm():
             return nn.LayerNorm(inputs[0][0], layer.eps, layer.affine)
+        case GroupNorm():
+            return nn.GroupNorm(layer.groups, inputs[0][0], layer.eps, layer.affine)
+        case InstanceNorm():
+            return nn.InstanceNorm2d(inputs[0][0], layer.eps, affine=layer.affine)
+        case PReLU():
+            return nn.PReLU(inputs[0][0] if layer.channelwise else 1)
         case Scale():
             ones = (1,) * layer.leading, (1,) * layer.trailing
             return nn.Parameter(torch.ones(*ones[0], inputs[0][0], *ones[1]))
         case Activation(function="leaky_relu"):
             return nn.LeakyReLU(layer.slope)
+        case Activation(function="elu"):
+            return nn.ELU(layer.alpha)
+        case Activation(function="gelu_tanh"):
+            return nn.GELU("tanh")
         case Activation():
             return ACTIVATION_MODULES[layer.function]()
         case Dropout():
@@ -214,6 +245,24 @@ def _operation(layer: Layer, *inputs: Shape) -> nn.Parameter | Callable[..., Ten
             return _flatten
         case Chunk():
             return partial(_chunk, layer.part, layer.parts)
+        case Clamp():
+            return partial(torch.clamp, min=layer.low, max=layer.high)
+        case Affine():
+            return partial(_affine, layer)
+        case Pad():
+            sides = layer.left, layer.right, layer.top, layer.bottom
+            fill = -inf if layer.lowest else 0.0
+            return partial(F.pad, pad=sides, value=fill)
+        case PadChannels():
+            return partial(F.pad, pad=(0, 0, 0, 0, layer.before, layer.after))
+        case Slice():
+            return partial(_slice, layer)
+        case ChannelSlice():
+            return partial(_some_channels, layer.start, layer.stop)
+        case Interpolate():
+            return partial(_interpolate, layer)
+        case AsMap():
+            return _as_one_place
         case ChannelShuffle():
             return partial(_shuffle, layer.groups)
         case Add():
@@ -282,6 +331,38 @@ def _shuffle(groups: int, x: Tensor) -> Tensor:
     batch, channels, *size = x.shape
     dealt = x.reshape(batch, groups, channels // groups, *size).transpose(1, 2)
     return dealt.reshape(batch, channels, *size)
+
+
+def _affine(layer: Affine, x: Tensor) -> Tensor:
+    if layer.factor != 1:
+        x = -x if layer.factor == -1 else x * layer.factor
+    if layer.divisor != 1:
+        x = x / layer.divisor
+    return x if layer.offset == 0 else x + layer.offset
+
+
+def _slice(layer: Slice, x: Tensor) -> Tensor:
+    (top, left), (down, right) = layer.start, layer.stride
+    return x[:, :, top::down, left::right]
+
+
+def _some_channels(start: int, stop: int, x: Tensor) -> Tensor:
+    return x[:, start:stop]
+
+
+def _interpolate(layer: Interpolate, x: Tensor) -> Tensor:
+    is_sized = min(layer.size) > 0
+    return F.interpolate(
+        x,
+        layer.size if is_sized else None,
+        None if is_sized else layer.scale,
+        layer.mode,
+        layer.corners if layer.mode == "bilinear" else None,
+    )
+
+
+def _as_one_place(x: Tensor) -> Tensor:
+    return x[:, :, None, None]
 
 
 def _flatten(x: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class _Comparison:
                 f"it gives logits of the shape {tuple(found.logits.shape)}, not "
                 f"{tuple(expected.logits.shape)}"
             )
-        elif not _are_alike(found.logits, expected.logits):
+        elif not _gives(found.logits, expected.logits):
             far = (found.logits - expected.logits).abs().max().item()
             largest = expected.logits.abs().max().item()
             what = f"logits differ by {far:.1g} where the largest is {largest:.1g}"
@@ -320,6 +320,12 @@ def _are_alike(values: Tensor, expected: Tensor) -> bool:
         return False
     far = (values - expected).abs().max()
     return bool(far <= TOLERANCE * expected.abs().max())
+
+
+def _gives(found: Tensor, logits: Tensor) -> bool:
+    """Whether these are the logits, or what a softmax at the end makes of them."""
+    probabilities = (logits.softmax(1), logits.log_softmax(1))
+    return any(_are_alike(found, each) for each in (logits, *probabilities))
 
 
 def _small_images(architecture: Architecture, least: int) -> Shape:

@@ -8,47 +8,43 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import prod
+from math import isfinite
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import nn
 
 from n2n_gym.networks.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,
+    Affine,
     AvgPool,
-    ChannelShuffle,
-    Chunk,
+    Clamp,
     Concat,
     Dropout,
-    Flatten,
     Layer,
-    LayerNorm,
     MaxPool,
     Multiply,
     Scale,
-    Shape,
-    SpatialMean,
     StochasticDepth,
 )
 from n2n_gym.pytorch.arguments import (
     CHANNELS_LAST,
     PLAIN,
-    Layout,
+    PREVIOUS,
+    Found,
     Operand,
     Translation,
-    Unsupported,
     Weight,
     elementwise,
     inputs,
-    on_features,
     pair,
     require,
 )
+from n2n_gym.pytorch.shapes import SHAPING
+from n2n_gym.pytorch.weighted import WEIGHTED
 
 
 def max_pool(
@@ -113,8 +109,42 @@ def _activation(
 
 
 def _elu(name: str, input: Operand, alpha: float = 1.0, inplace: bool = False) -> Layer:
-    require(alpha == 1, f"ELU with alpha={alpha}")
-    return Activation(name, elementwise(input), "elu")
+    return Activation(name, elementwise(input), "elu", alpha=float(alpha))
+
+
+def _gelu(name: str, input: Operand, approximate: str = "none") -> Layer:
+    function = "gelu_tanh" if approximate == "tanh" else "gelu"
+    return Activation(name, elementwise(input), function)
+
+
+def clamp(
+    name: str,
+    input: Operand,
+    min: float | None = None,
+    max: float | None = None,
+    inplace: bool = False,
+) -> Layer | None:
+    """``torch.clamp``."""
+    bounds = [bound for bound in (min, max) if bound is not None]
+    require(all(map(_is_number, bounds)), f"a clamp to {min} and {max}")
+    if (min, max) == (0, None):
+        return Activation(name, elementwise(input), "relu")
+    if (min, max) == (0, 6):
+        return Activation(name, elementwise(input), "relu6")
+    require(min is not None and max is not None, f"a clamp to {min} and {max}")
+    assert min is not None
+    assert max is not None
+    return Clamp(name, elementwise(input), float(min), float(max))
+
+
+def _hardtanh(
+    name: str,
+    input: Operand,
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,
+) -> Layer | None:
+    return clamp(name, input, min_val, max_val)
 
 
 def _leaky_relu(
@@ -144,38 +174,64 @@ def _stochastic_depth(
     return StochasticDepth(name, elementwise(input), p)
 
 
-def _layer_norm(
-    name: str,
-    input: Operand,
-    normalized_shape: Sequence[int],
-    weight: Weight | None = None,
-    bias: Weight | None = None,
-    eps: float = 1e-5,
-) -> Layer:
-    require(len(normalized_shape) == 1, "normalising several dimensions")
-    if weight is None and bias is None:
-        return LayerNorm(name, on_features(input), eps, False)
-    require(
-        isinstance(weight, Weight)
-        and isinstance(bias, Weight)
-        and weight.name.endswith(".weight")
-        and bias.name == weight.name.removesuffix("weight") + "bias",
-        "a normalisation with anything but a module's own weight and bias",
-    )
-    assert weight is not None
-    return LayerNorm(weight.name.removesuffix(".weight"), on_features(input), eps)
+def _add(name: str, input: Operand | float, other: Operand | float) -> Layer | None:
+    if isinstance(input, Operand) and isinstance(other, Operand):
+        return Add(name, _alike(input, other))
+    x, number = (input, other) if isinstance(input, Operand) else (other, input)
+    return _affine(name, x, 1.0, number)
 
 
-def _add(name: str, input: Operand, other: Operand) -> Layer:
-    return Add(name, _alike(input, other))
+def _subtract(name: str, input: Operand | float, other: Operand | float) -> Found:
+    if isinstance(input, Operand) and isinstance(other, Operand):
+        first, second = _alike(input, other)
+        negated = Affine(f"{name}.negated", (second,), -1.0)
+        return [negated, Add(name, (first, PREVIOUS))]
+    if isinstance(input, Operand):
+        require(_is_number(other), "arithmetic with anything but two computed tensors")
+        return _affine(name, input, 1.0, -other)  # type: ignore[operator]
+    return _affine(name, other, -1.0, input)
 
 
-def _multiply(name: str, input: Operand | Weight, other: Operand | Weight) -> Layer:
-    if isinstance(input, Weight):
+def _negative(name: str, input: Operand) -> Layer | None:
+    return _affine(name, input, -1.0, 0.0)
+
+
+def _multiply(
+    name: str, input: Operand | Weight | float, other: Operand | Weight | float
+) -> Layer | None:
+    if not isinstance(input, Operand):
         input, other = other, input
     if isinstance(other, Weight) and isinstance(input, Operand):
         return _scale(input, other)
-    return Multiply(name, _alike(input, other))
+    if isinstance(input, Operand) and isinstance(other, Operand):
+        return Multiply(name, _alike(input, other))
+    return _affine(name, input, other, 0.0)
+
+
+def _divide(name: str, input: Operand, other: float) -> Layer | None:
+    require(
+        isinstance(input, Operand) and _is_number(other) and other != 0,
+        "a division by anything but a number",
+    )
+    if other == 1:
+        return None
+    return Affine(name, elementwise(input), divisor=float(other))
+
+
+def _affine(name: str, x: Any, factor: Any, offset: Any) -> Layer | None:
+    """Arithmetic with numbers; nothing where they change nothing."""
+    require(
+        isinstance(x, Operand) and _is_number(factor) and _is_number(offset),
+        "arithmetic with anything but computed tensors and numbers",
+    )
+    if (factor, offset) == (1, 0):
+        return None
+    return Affine(name, elementwise(x), float(factor), float(offset))
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and isfinite(value)
 
 
 def _alike(*operands: Any) -> tuple[int, ...]:
@@ -187,6 +243,7 @@ def _alike(*operands: Any) -> tuple[int, ...]:
 
 def _scale(x: Operand, factor: Weight) -> Layer:
     """A product with a parameter that holds one number a channel."""
+    require(factor.is_learned, "arithmetic with buffers and constants")
     axis = 1 if x.layout == PLAIN else x.dim - 1
     channels = x.shape[axis]
     after = x.dim - 1 - axis
@@ -216,70 +273,6 @@ def _concat(
     return Concat(name, inputs(*tensors)) if len(tensors) > 1 else None
 
 
-def _mean(
-    name: str,
-    input: Operand,
-    dim: int | Sequence[int] | None = None,
-    keepdim: bool = False,
-) -> Layer:
-    axes = sorted(a % input.dim for a in dim) if isinstance(dim, Sequence) else dim
-    require(input.dim == 4 and axes == [2, 3], f"a mean over dimensions {dim}")
-    return SpatialMean(name, inputs(input), keepdim)
-
-
-def _permute(
-    name: str, input: Operand, *dims: int | Sequence[int], **named: Sequence[int]
-) -> Layout | None:
-    order = (*dims, *named.values())
-    axes = order[0] if isinstance(order[0], Sequence) else order
-    return _laid_out(input, [int(axis) % input.dim for axis in axes])  # type: ignore[arg-type]
-
-
-def _transpose(name: str, input: Operand, dim0: int, dim1: int) -> Layout | None:
-    order = list(range(input.dim))
-    order[dim0], order[dim1] = order[dim1], order[dim0]
-    return _laid_out(input, order)
-
-
-def _laid_out(x: Operand, order: Sequence[int]) -> Layout | None:
-    """The layout after a permutation of a tensor's dimensions."""
-    require(x.dim in (4, 5) and order[0] == 0, "a permutation of anything but maps")
-    axes = "".join(x.layout.axes[axis - 1] for axis in order[1:])
-    require(axes in _LAYOUTS, f"a permutation of a map to {'B' + axes}")
-    return x.layout._replace(axes=axes)
-
-
-_LAYOUTS: Final = ("CHW", "HWC", "GCHW", "CGHW")
-
-
-def reshape(name: str, input: Operand, result: Shape) -> Layer | Layout | None:
-    """What turns a tensor into one of this shape, however it was asked for."""
-    old, layout = input.shape, input.layout
-    if result == old:
-        return None
-    if layout.axes in ("GCHW", "CGHW") and result == _whole(old):
-        if layout.axes == "GCHW":
-            return PLAIN
-        return ChannelShuffle(name, (input.position,), layout.groups)
-    if layout == PLAIN and len(result) == 5 and old == _whole(result):
-        return Layout("GCHW", result[1])
-    if result != (old[0], prod(old[1:])):
-        raise Unsupported(
-            f"a reshape may flatten all of each image or shuffle its channels, not "
-            f"turn {old} into {result}"
-        )
-    return Flatten(name, inputs(input))
-
-
-def _whole(grouped: Shape) -> Shape:
-    """(B, G, C, H, W) -> (B, G * C, H, W)."""
-    return (grouped[0], grouped[1] * grouped[2], *grouped[3:])
-
-
-def _shuffle(name: str, input: Operand, groups: int) -> Layer:
-    return ChannelShuffle(name, inputs(input), groups)
-
-
 def _unchanged(name: str, input: Operand, **named: Any) -> None:
     return None
 
@@ -290,17 +283,20 @@ FUNCTIONS: Final[Mapping[Callable[..., Any] | str, Translation]] = {
         for function, calls in {
             "relu": (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"),
             "relu6": (F.relu6,),
-            "gelu": (F.gelu,),
             "silu": (F.silu,),
             "mish": (F.mish,),
             "sigmoid": (F.sigmoid, torch.sigmoid, "sigmoid"),
             "tanh": (F.tanh, torch.tanh, "tanh"),
             "hardswish": (F.hardswish,),
             "hardsigmoid": (F.hardsigmoid,),
+            "selu": (F.selu,),
         }.items()
         for call in calls
     },
     F.elu: _elu,
+    F.gelu: _gelu,
+    F.hardtanh: _hardtanh,
+    **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clip", "clamp_"), clamp),
     F.leaky_relu: _leaky_relu,
     F.dropout: partial(_functional_dropout, False),
     F.dropout2d: partial(_functional_dropout, True),
@@ -308,52 +304,29 @@ FUNCTIONS: Final[Mapping[Callable[..., Any] | str, Translation]] = {
     torch.max_pool2d: max_pool,
     F.avg_pool2d: avg_pool,
     F.adaptive_avg_pool2d: adaptive_avg_pool,
-    torch.mean: _mean,
-    "mean": _mean,
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), _add),
     **dict.fromkeys(
         (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
         _multiply,
     ),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub, "sub", "sub_"), _subtract),
+    **dict.fromkeys((operator.neg, torch.neg, "neg"), _negative),
+    **dict.fromkeys(
+        (operator.truediv, operator.itruediv, torch.div, "div", "div_"), _divide
+    ),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _concat),
-    F.layer_norm: _layer_norm,
-    torch.layer_norm: _layer_norm,
     torchvision.ops.stochastic_depth: _stochastic_depth,
-    torch.permute: _permute,
-    "permute": _permute,
-    torch.transpose: _transpose,
-    "transpose": _transpose,
-    torch.channel_shuffle: _shuffle,
-    F.channel_shuffle: _shuffle,
     **dict.fromkeys(("contiguous", "clone", "detach"), _unchanged),
+    **WEIGHTED,
+    **SHAPING,
 }
 IN_PLACE: Final = frozenset(
-    {operator.iadd, operator.imul, F.relu_, torch.relu_, "relu_", "add_", "mul_"}
-)
-# What these do is seen from their results, not from how they were asked for.
-RESHAPES: Final = frozenset(
-    {nn.Flatten, torch.flatten, torch.reshape, "flatten", "reshape", "view"}
-)
-# What may be done to a parameter before it is a factor for each channel.
-WEIGHT_RESHAPES: Final = RESHAPES | {torch.unsqueeze, "unsqueeze", operator.getitem}
-TAKE_WEIGHTS: Final = frozenset(
     {
-        *(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"),
-        *(F.layer_norm, torch.layer_norm),
+        *(operator.iadd, operator.isub, operator.imul, operator.itruediv),
+        *("add_", "sub_", "mul_", "div_", "clamp_"),
+        *(F.relu_, torch.relu_, "relu_"),
     }
 )
-CHUNKS: Final = frozenset({torch.chunk, torch.split, "chunk", "split"})
-
-
-def chunk(
-    name: str, input: Operand, part: int, results: Sequence[Shape]
-) -> Layer | None:
-    """One of the parts that a tensor was split into."""
-    parts = len(results)
-    channels = input.shape[1]
-    require(
-        all(r == (input.shape[0], channels // parts, *input.shape[2:]) for r in results)
-        and channels % parts == 0,
-        "a split into anything but equal parts of the channels",
-    )
-    return Chunk(name, inputs(input), part % parts, parts) if parts > 1 else None
+TAKE_WEIGHTS: Final = frozenset(
+    {operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", *WEIGHTED}
+)

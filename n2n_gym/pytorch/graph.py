@@ -7,7 +7,7 @@ import linecache
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -38,34 +38,93 @@ def as_written() -> Iterator[None]:
         yield
 
 
+class CannotRun(Exception):
+    """What is traced raises something of its own for these images."""
+
+    def __init__(self, node: fx.Node) -> None:
+        super().__init__(node)
+        self.node = node
+
+
 class _Proxy(fx.Proxy):
     """Records augmented assignments as what they are; fx's own make new values.
 
-    It knows its type, so that Python's questions about that have the answer that a
-    network in single precision gets.
+    It knows its type and its shape, so that Python's questions about those have the
+    answers that a network in single precision gets. Shapes are plain numbers.
     """
 
     dtype = torch.float32
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
+    @property
+    def _value(self) -> Any:
+        return self.node.meta["value"]
+
+    @property
+    def shape(self) -> Any:
+        return getattr(self._value, "shape", None)
+
+    @property
+    def ndim(self) -> int:
+        return int(self._value.dim())
+
+    def dim(self) -> int:
+        return int(self._value.dim())
+
+    def size(self, dim: int | None = None) -> Any:
+        return self._value.size() if dim is None else self._value.size(dim)
+
+    def numel(self) -> int:
+        return int(self._value.numel())
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) and isinstance(self._value, (tuple, list)):
+            return [self[place] for place in range(len(self._value))[index]]
         return self.tracer.create_proxy(
-            "call_function", operator.iadd, (self, other), {}, name="add"
+            "call_function", operator.getitem, (self, index), {}
         )
 
-    def __imul__(self, other: Any) -> fx.Proxy:
+    def __len__(self) -> int:
+        if not isinstance(self._value, (tuple, list)):
+            return int(super().__len__())
+        return len(self._value)
+
+    def __iter__(self) -> Iterator[Any]:
+        if not isinstance(self._value, (tuple, list)):
+            return super().__iter__()
+        return iter(self[:])
+
+    def _in_place(self, function: Callable[..., Any], other: Any, name: str) -> Any:
         return self.tracer.create_proxy(
-            "call_function", operator.imul, (self, other), {}, name="mul"
+            "call_function", function, (self, other), {}, name=name
         )
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._in_place(operator.iadd, other, "add")
+
+    def __isub__(self, other: Any) -> Any:
+        return self._in_place(operator.isub, other, "sub")
+
+    def __imul__(self, other: Any) -> Any:
+        return self._in_place(operator.imul, other, "mul")
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._in_place(operator.itruediv, other, "div")
 
 
 class Tracer(fx.Tracer):
     """fx's own, with these proxies, and with torchvision's layers as layers.
 
-    Each node remembers the line that made it, and modules made in a forward are traced.
+    Each node remembers the line that made it, and what it gives for images on the meta
+    device. Modules made in a forward are traced.
+
+    Args:
+        images: The shape of a batch, (B, C, H, W).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: Sequence[int]) -> None:
         super().__init__(autowrap_functions=(stochastic_depth,))
+        self.images = torch.empty(*images, device="meta")
+        self._is_running = False  # a node, to see what it gives
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         is_layer = isinstance(m, StochasticDepth)
@@ -92,16 +151,51 @@ class Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        if self._is_running:
+            return forward(*args, **kwargs)
         if m not in (self.submodule_paths or {}):
             if next(m.parameters(), None) is not None:
                 raise fx.proxy.TraceError("a module with weights is made in a forward")
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
+    def getattr(
+        self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]
+    ) -> Any:
+        if self._is_running:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         node.meta["line"] = _line_above(sys._getframe(1))
+        if node.op != "output":
+            self._is_running = True
+            try:
+                with torch.no_grad():
+                    node.meta["value"] = self._run(node)
+            except Exception as error:  # whatever torch raises for shapes and values
+                raise CannotRun(node) from error
+            finally:
+                self._is_running = False
         return node
+
+    def _run(self, node: fx.Node) -> Any:
+        """What a node gives."""
+        given: Any = fx.node.map_arg(
+            (node.args, node.kwargs), lambda n: n.meta["value"]
+        )
+        args, kwargs = given
+        target: Any = node.target
+        if node.op == "placeholder":
+            return self.images
+        if node.op == "get_attr":
+            return operator.attrgetter(target)(self.root)
+        if node.op == "call_module":
+            return self.root.get_submodule(target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -160,3 +254,16 @@ def describe(error: Exception) -> str:
 def _shown(file: str, line: int) -> str:
     source = linecache.getline(file, line).strip()
     return f", at {file}:{line}" + (f" ({source})" if source else "")
+
+
+def called(node: fx.Node, graph: fx.GraphModule) -> str:
+    """A node in words: its name, and what it calls."""
+    if node.op == "call_module":
+        kind = type(graph.get_submodule(str(node.target))).__name__
+        return f"node {node.target!r} of type {kind}"
+    name = (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", "?")
+    )
+    return f"node {node.name!r} ({node.op.replace('_', ' ')} {name})"

@@ -26,6 +26,7 @@ from n2n_gym.networks.layers import (
     Conv,
     DepthwiseConv,
     Layer,
+    PReLU,
     Scale,
 )
 from n2n_gym.pytorch.build import Network, build, weights_of
@@ -260,7 +261,8 @@ def _slice(
     """
     if isinstance(layer, Scale):
         return _pick(new.view(-1), old.view(-1), written).view(new.shape)
-    if new.dim() == 0:  # batch norm's count of batches
+    is_one = isinstance(layer, PReLU) and not layer.channelwise
+    if new.dim() == 0 or is_one:  # batch norm's count of batches; one slope for all
         return old
     if new.dim() == 1:
         return _pick(new, old, written)

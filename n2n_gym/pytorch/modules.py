@@ -15,16 +15,17 @@ from n2n_gym.networks.layers import (
     Activation,
     BatchNorm,
     ChannelShuffle,
-    Conv,
-    DepthwiseConv,
     Dropout,
+    GroupNorm,
+    InstanceNorm,
     Layer,
     LayerNorm,
     Linear,
-    Pair,
+    PReLU,
     StochasticDepth,
 )
 from n2n_gym.pytorch.arguments import (
+    Found,
     Operand,
     Translation,
     elementwise,
@@ -34,36 +35,23 @@ from n2n_gym.pytorch.arguments import (
     require,
 )
 from n2n_gym.pytorch.build import ACTIVATION_MODULES
-from n2n_gym.pytorch.functions import adaptive_avg_pool, avg_pool, max_pool
+from n2n_gym.pytorch.functions import adaptive_avg_pool, avg_pool, clamp, max_pool
+from n2n_gym.pytorch.shapes import interpolate, pad
+from n2n_gym.pytorch.weighted import convolution
 
 
-def _conv(name: str, x: Operand, module: nn.Conv2d) -> Layer:
+def _conv(name: str, x: Operand, module: nn.Conv2d) -> list[Layer]:
     require(module.padding_mode == "zeros", f"padding_mode={module.padding_mode!r}")
-    kernel, dilation = pair(module.kernel_size), pair(module.dilation)
-    padding: Pair
-    if isinstance(module.padding, str):
-        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        if module.padding == "valid":
-            reach = [0, 0]
-        require(all(r % 2 == 0 for r in reach), "one-sided padding")
-        padding = reach[0] // 2, reach[1] // 2
-    else:
-        padding = pair(module.padding)
-    stride, bias = pair(module.stride), module.bias is not None
-    if 1 < module.groups == module.in_channels == module.out_channels:
-        return DepthwiseConv(
-            name, inputs(x), kernel, stride, padding, dilation, bias=bias
-        )
-    return Conv(
+    return convolution(
         name,
-        inputs(x),
+        x,
         module.out_channels,
-        kernel,
-        stride,
-        padding,
-        dilation,
+        pair(module.kernel_size),
+        module.stride,
+        module.padding,
+        module.dilation,
         module.groups,
-        bias,
+        module.bias is not None,
     )
 
 
@@ -91,6 +79,40 @@ def _layer_norm_module(name: str, x: Operand, module: nn.LayerNorm) -> Layer:
     return LayerNorm(name, on_features(x), module.eps, is_affine)
 
 
+def _group_norm(name: str, x: Operand, module: nn.GroupNorm) -> Layer:
+    return GroupNorm(name, inputs(x), module.num_groups, module.eps, module.affine)
+
+
+def _instance_norm(name: str, x: Operand, module: nn.InstanceNorm2d) -> Layer:
+    require(not module.track_running_stats, "InstanceNorm with statistics")
+    return InstanceNorm(name, inputs(x), module.eps, module.affine)
+
+
+def _prelu(name: str, x: Operand, module: nn.PReLU) -> Layer:
+    is_channelwise = module.num_parameters > 1 or x.shape[1] == 1
+    return PReLU(name, inputs(x), is_channelwise)
+
+
+def _hardtanh(name: str, x: Operand, module: nn.Hardtanh) -> Layer | None:
+    return clamp(name, x, module.min_val, module.max_val)
+
+
+def _pad_module(name: str, x: Operand, module: nn.ConstantPad2d) -> Found:
+    return pad(name, x, module.padding, value=module.value)
+
+
+def _upsample(name: str, x: Operand, module: nn.Upsample) -> Layer:
+    return interpolate(
+        name,
+        x,
+        module.size,
+        module.scale_factor,
+        module.mode,
+        module.align_corners,
+        module.recompute_scale_factor,
+    )
+
+
 def _dropout(name: str, x: Operand, module: nn.Dropout | nn.Dropout2d) -> Layer:
     if isinstance(module, nn.Dropout2d):
         return Dropout(name, inputs(x), module.p, True)
@@ -114,12 +136,13 @@ def _identity(name: str, x: Operand, module: nn.Identity) -> None:
 
 def _activation_module(name: str, x: Operand, module: nn.Module) -> Layer:
     function = next(f for f, kind in ACTIVATION_MODULES.items() if type(module) is kind)
-    if isinstance(module, nn.ELU):
-        require(module.alpha == 1, f"ELU with alpha={module.alpha}")
-    if isinstance(module, nn.GELU):
-        require(module.approximate == "none", "an approximated GELU")
+    if isinstance(module, nn.Softplus):
+        require((module.beta, module.threshold) == (1, 20), "another softplus")
+    if isinstance(module, nn.GELU) and module.approximate == "tanh":
+        function = "gelu_tanh"
     slope = float(getattr(module, "negative_slope", 0.01))
-    return Activation(name, elementwise(x), function, slope)
+    alpha = float(module.alpha) if isinstance(module, nn.ELU) else 1.0
+    return Activation(name, elementwise(x), function, slope, alpha)
 
 
 def _max_pool_module(name: str, x: Operand, module: nn.MaxPool2d) -> Layer:
@@ -161,6 +184,15 @@ MODULES: Final[Mapping[type[nn.Module], Translation]] = {
     nn.BatchNorm2d: _batch_norm,
     nn.SyncBatchNorm: _batch_norm,
     nn.LayerNorm: _layer_norm_module,
+    nn.GroupNorm: _group_norm,
+    nn.InstanceNorm2d: _instance_norm,
+    nn.PReLU: _prelu,
+    nn.Hardtanh: _hardtanh,
+    nn.ZeroPad2d: _pad_module,
+    nn.ConstantPad2d: _pad_module,
+    nn.Upsample: _upsample,
+    nn.UpsamplingNearest2d: _upsample,
+    nn.UpsamplingBilinear2d: _upsample,
     nn.ChannelShuffle: _shuffle_module,
     torchvision.ops.StochasticDepth: _stochastic_depth_module,
     nn.Dropout: _dropout,

@@ -198,3 +198,28 @@ def _advice(path: str, name: str, what: str, function: str) -> str:
     owner = f"network.get_submodule({path!r})" if path else "network"
     call = f"torch.nn.utils.{function}({owner}, {name!r})"
     return f"{weight} is {what}; {call} makes it a weight of its own"
+
+
+def refuse_scripts(module: nn.Module) -> None:
+    """Raise a TraceError where a part is TorchScript."""
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{name or 'the module'} is TorchScript, which torch.fx cannot trace: "
+                f"give the module that it was made from"
+            )
+
+
+def refuse_shared_tensors(module: nn.Module) -> None:
+    """Raise a TraceError where two parts have a parameter or buffer in common."""
+    owners: dict[int, str] = {}
+    tensors = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    for name, tensor in tensors:
+        other = owners.setdefault(id(tensor), name)
+        if other != name:
+            raise TraceError(
+                f"{other} and {name} are one tensor: sharing is not supported"
+            )

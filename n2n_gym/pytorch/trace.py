@@ -5,16 +5,21 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import IMAGE, ChannelShuffle, Layer, Shape
 from n2n_gym.pytorch.arguments import (
+    BETWEEN,
     PLAIN,
+    PREVIOUS,
+    Found,
     Layout,
     Operand,
     TraceError,
@@ -23,23 +28,39 @@ from n2n_gym.pytorch.arguments import (
 )
 from n2n_gym.pytorch.check import as_it_computes
 from n2n_gym.pytorch.determinism import alone
-from n2n_gym.pytorch.functions import (
-    CHUNKS,
-    FUNCTIONS,
-    IN_PLACE,
-    RESHAPES,
-    TAKE_WEIGHTS,
-    WEIGHT_RESHAPES,
-    chunk,
-    reshape,
+from n2n_gym.pytorch.functions import FUNCTIONS, IN_PLACE, TAKE_WEIGHTS
+from n2n_gym.pytorch.graph import (
+    CannotRun,
+    Recorder,
+    Tracer,
+    as_written,
+    called,
+    describe,
+    written_at,
 )
-from n2n_gym.pytorch.graph import Recorder, Tracer, as_written, describe, written_at
 from n2n_gym.pytorch.modules import MODULES
-from n2n_gym.pytorch.plain import plain
+from n2n_gym.pytorch.plain import plain, refuse_scripts, refuse_shared_tensors
 from n2n_gym.pytorch.randomised import copy_of
 from n2n_gym.pytorch.regularisation import as_in_eval_mode
+from n2n_gym.pytorch.shapes import (
+    CHUNKS,
+    RESHAPES,
+    WEIGHT_RESHAPES,
+    chunk,
+    item,
+    reshape,
+)
 
 __all__ = ["TraceError", "trace", "translate"]
+# Sizes are plain numbers in a trace. No check is made with so many images, so that what
+# computes with this number does not pass.
+_BATCH: Final = 5
+_SOFTMAX: Final = frozenset(
+    {
+        *(F.softmax, torch.softmax, "softmax", nn.Softmax),
+        *(F.log_softmax, torch.log_softmax, "log_softmax", nn.LogSoftmax),
+    }
+)
 
 
 @as_written()
@@ -73,13 +94,16 @@ def translate(
     Args:
         is_training: Whether to follow what the module does in training mode.
     """
-    _refuse_scripts(module)
-    _refuse_shared_tensors(module)
+    refuse_scripts(module)
+    refuse_shared_tensors(module)
     kind = type(module).__name__
     module = copy_of(module)
+    images = (_BATCH, *input_shape)
     try:
         module = module.to("meta").float().train(is_training)
-        graph = fx.GraphModule(module, Tracer().trace(module))
+        graph = fx.GraphModule(module, Tracer(images).trace(module))
+    except CannotRun as error:
+        raise _cannot_take(kind, input_shape, error.__cause__, error.node) from error
     except Exception as error:  # the user's own code runs, and may raise anything
         raise TraceError(f"torch.fx cannot trace {kind}: {describe(error)}") from error
     if is_training:
@@ -87,12 +111,9 @@ def translate(
     recorder = Recorder(graph.eval())
     try:
         with torch.no_grad():
-            recorder.run(torch.empty(2, *input_shape, device="meta"))
+            recorder.run(torch.empty(*images, device="meta"))
     except Exception as error:  # whatever torch raises for shapes, types and values
-        raise TraceError(
-            f"{kind} cannot take images of the shape {input_shape}: {describe(error)}"
-            f"{written_at(recorder.node)}"
-        ) from error
+        raise _cannot_take(kind, input_shape, error, recorder.node) from error
     translation = _Translation(graph, recorder.results)
     for node in graph.graph.nodes:
         translation.add(node)
@@ -103,27 +124,14 @@ def translate(
     return whole.keep(whole.rewire(frozenset(), frozenset()))
 
 
-def _refuse_scripts(module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        if isinstance(part, torch.jit.ScriptModule):
-            raise TraceError(
-                f"{name or 'the module'} is TorchScript, which torch.fx cannot trace: "
-                f"give the module that it was made from"
-            )
-
-
-def _refuse_shared_tensors(module: nn.Module) -> None:
-    owners: dict[int, str] = {}
-    tensors = (
-        *module.named_parameters(remove_duplicate=False),
-        *module.named_buffers(remove_duplicate=False),
+def _cannot_take(
+    kind: str, images: Shape, error: BaseException | None, node: fx.Node | None
+) -> TraceError:
+    assert isinstance(error, Exception)
+    return TraceError(
+        f"{kind} cannot take images of the shape {images}: {describe(error)}"
+        f"{written_at(node)}"
     )
-    for name, tensor in tensors:
-        other = owners.setdefault(id(tensor), name)
-        if other != name:
-            raise TraceError(
-                f"{other} and {name} are one tensor: sharing is not supported"
-            )
 
 
 class _Value:
@@ -163,7 +171,7 @@ class _Translation:
             self._add(node)
         except Unsupported as error:
             raise TraceError(
-                f"{_describe(node, self.graph)}: {error}{written_at(node)}"
+                f"{called(node, self.graph)}: {error}{written_at(node)}"
             ) from None
 
     def _add(self, node: fx.Node) -> None:
@@ -171,16 +179,18 @@ class _Translation:
             self.values[node] = _Value(IMAGE, self._memory(node))
         elif node.op == "output":
             self.output = self._output(node)
-        elif node.op == "get_attr" and isinstance(self.results[node], nn.Parameter):
-            self.weights[node] = Weight.of(str(node.target), _shape(self.results[node]))
+        elif node.op == "get_attr" and isinstance(self.results[node], Tensor):
+            self.weights[node] = Weight.of(
+                str(node.target),
+                _shape(self.results[node]),
+                is_learned=isinstance(self.results[node], nn.Parameter),
+            )
         elif self._is_weight_reshaped(node):
             weight = self.weights[node.all_input_nodes[0]]
             self.weights[node] = weight._replace(shape=_shape(self.results[node]))
+        elif self._is_softmax_head(node):
+            return
         elif isinstance(self.results[node], Tensor) or node.op == "call_module":
-            if node.op == "get_attr":
-                raise Unsupported(
-                    "arithmetic with buffers and constants is not supported"
-                )
             self.values[node] = self._translate(node)
         # What is no tensor (sizes, assertions) has had its effect on the results.
 
@@ -196,8 +206,18 @@ class _Translation:
         is_whole = isinstance(result, Tensor) and result.numel() == stored
         return is_whole and node.target in WEIGHT_RESHAPES
 
+    def _is_softmax_head(self, node: fx.Node) -> bool:
+        """Whether it makes probabilities of the logits, and nothing reads them."""
+        kind: Any = node.target
+        if node.op == "call_module":
+            kind = type(self.graph.get_submodule(str(node.target)))
+        is_last = {user.op for user in node.users} == {"output"}
+        return kind in _SOFTMAX and is_last and self.results[node].dim() == 2
+
     def _output(self, node: fx.Node) -> int:
         value = node.args[0]
+        while isinstance(value, fx.Node) and self._is_softmax_head(value):
+            value = value.all_input_nodes[0]
         result = self.results[node]
         if not isinstance(value, fx.Node) or not isinstance(result, Tensor):
             raise Unsupported(
@@ -231,8 +251,8 @@ class _Translation:
             return _Value(read.position, memory, read.layout)
         if isinstance(found, Layout):
             return _Value(read.position, memory, found)
-        self.names.add(found.name)
-        self.layers.append(found)
+        for layer in found if isinstance(found, list) else [found]:
+            found = self._append(layer)
         position = len(self.layers) - 1
         if self._is_in_place(node):
             for value in self.values.values():
@@ -241,11 +261,20 @@ class _Translation:
             read.position = position
             return read
         is_plain = isinstance(found, ChannelShuffle)  # it may end a shuffle by hand
+        is_plain |= read.layout.axes in BETWEEN
         return _Value(position, memory, PLAIN if is_plain else read.layout)
 
-    def _outcome(self, node: fx.Node) -> Layer | Layout | None:
-        """What an operation is: a layer, another layout of its input, or nothing."""
-        operation: Callable[..., Layer | Layout | None]
+    def _append(self, layer: Layer) -> Layer:
+        previous = len(self.layers) - 1
+        reads = tuple(previous if r == PREVIOUS else r for r in layer.inputs)
+        layer = replace(layer, inputs=reads)
+        self.names.add(layer.name)
+        self.layers.append(layer)
+        return layer
+
+    def _outcome(self, node: fx.Node) -> Found:
+        """What an operation is: layers, another layout of its input, or nothing."""
+        operation: Callable[..., Found]
         kind: Any = node.target
         if node.op == "call_module":
             module = self.graph.get_submodule(str(node.target))
@@ -259,6 +288,8 @@ class _Translation:
         if kind in RESHAPES:
             (operand, *_) = filter(_is_operand, (*args, *kwargs.values()))
             return reshape(name, operand, _shape(self.results[node]))
+        if kind is operator.getitem and _is_operand(args[0]):
+            return item(name, args[0], args[1], _shape(self.results[node]))
         if node.op == "call_module":
             if kind not in MODULES:
                 raise Unsupported(f"supported modules are {_names(MODULES)}")
@@ -266,7 +297,11 @@ class _Translation:
         elif kind in FUNCTIONS:
             operation = FUNCTIONS[kind]
             if kind not in TAKE_WEIGHTS and any(map(_is_weight, args)):
-                raise Unsupported("this with a parameter is not supported")
+                if all(w.is_learned for w in args if _is_weight(w)):
+                    raise Unsupported("this with a parameter is not supported")
+                raise Unsupported(
+                    "arithmetic with buffers and constants is not supported"
+                )
         else:
             raise Unsupported(f"supported functions are {_names(FUNCTIONS)}")
         try:
@@ -334,18 +369,6 @@ class _Translation:
             count += 1
             name = f"{wanted}_{count}"
         return name
-
-
-def _describe(node: fx.Node, graph: fx.GraphModule) -> str:
-    if node.op == "call_module":
-        kind = type(graph.get_submodule(str(node.target))).__name__
-        return f"node {node.target!r} of type {kind}"
-    name = (
-        node.target
-        if isinstance(node.target, str)
-        else getattr(node.target, "__name__", "?")
-    )
-    return f"node {node.name!r} ({node.op.replace('_', ' ')} {name})"
 
 
 def _names(table: Mapping[Any, Any]) -> str:

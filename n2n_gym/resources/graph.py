@@ -20,22 +20,33 @@ from n2n_gym.networks.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,
+    Affine,
+    AsMap,
     AvgPool,
     BatchNorm,
     ChannelShuffle,
+    ChannelSlice,
     Chunk,
+    Clamp,
     Concat,
     Conv,
     DepthwiseConv,
     Dropout,
     Flatten,
+    GroupNorm,
+    InstanceNorm,
+    Interpolate,
     Layer,
     LayerNorm,
     Linear,
     MaxPool,
     Multiply,
+    Pad,
+    PadChannels,
+    PReLU,
     Scale,
     Shape,
+    Slice,
     SpatialMean,
     StochasticDepth,
 )
@@ -58,6 +69,9 @@ OPERATORS: Final[Mapping[str, tuple[str, ...]]] = {
     "tanh": ("Tanh",),
     "hardswish": ("HardSwish",),
     "hardsigmoid": ("HardSigmoid",),
+    "gelu_tanh": ("Gelu",),
+    "selu": ("Selu",),
+    "softplus": ("Softplus",),
 }
 
 
@@ -190,6 +204,36 @@ class _Graph:
                 return self._mean(reads, keepdims=int(layer.keepdim))
             case Flatten():
                 return self.node("Reshape", [*reads, np.array([0, -1])])
+            case GroupNorm() | InstanceNorm():
+                groups = layer.groups if isinstance(layer, GroupNorm) else channels
+                return self._grouped_norm(reads, shapes[0], groups)
+            case PReLU():
+                slopes = _zeros(channels if layer.channelwise else 1, 1, 1)
+                return self.node("PRelu", [*reads, slopes])
+            case Clamp():
+                bounds = _scalar(layer.low), _scalar(layer.high)
+                return self.node("Clip", [*reads, *bounds])
+            case Affine():
+                return self._affine(layer, reads[0])
+            case Pad(top=top, bottom=bottom, left=left, right=right):
+                pads = np.array([0, 0, top, left, 0, 0, bottom, right])
+                fill = _scalar(float("-inf") if layer.lowest else 0.0)
+                return self.node("Pad", [*reads, pads, fill])
+            case PadChannels():
+                pads = np.array([0, layer.before, 0, 0, 0, layer.after, 0, 0])
+                return self.node("Pad", [*reads, pads])
+            case Slice():
+                ends = np.array(shapes[0][1:])
+                bounds = np.array(layer.start), ends
+                axes, steps = np.array([2, 3]), np.array(layer.stride)
+                return self.node("Slice", [*reads, *bounds, axes, steps])
+            case ChannelSlice():
+                bounds = np.array([layer.start]), np.array([layer.stop])
+                return self.node("Slice", [*reads, *bounds, np.array([1])])
+            case Interpolate():
+                return self._resized(layer, reads, shapes[0])
+            case AsMap():
+                return self.node("Reshape", [*reads, np.array([0, -1, 1, 1])])
             case Chunk():
                 return self._split(reads[0], layer.parts)[layer.part]
             case ChannelShuffle():
@@ -226,8 +270,7 @@ class _Graph:
             if operator == "Gate":
                 value = self.node("Mul", [*reads, value])
             elif operator == "Clip":
-                bounds = [np.array(bound, np.float32) for bound in (0, 6)]
-                value = self.node("Clip", [value, *bounds])
+                value = self.node("Clip", [value, _scalar(0), _scalar(6)])
             elif operator == "LeakyRelu":
                 value = self.node(operator, [value], alpha=layer.slope)
             else:
@@ -245,6 +288,38 @@ class _Graph:
             pads=list(layer.padding) * 2,
             ceil_mode=int(layer.ceil_mode),
             **more,
+        )
+
+    def _grouped_norm(self, reads: list[str], read: Shape, groups: int) -> str:
+        """As the exporter has it: instances of groups, then a factor and an offset."""
+        apart = self.node("Reshape", [*reads, np.array([0, groups, -1])])
+        whole = [np.ones(groups, np.float32), _zeros(groups)]
+        normed = self.node("InstanceNormalization", [apart, *whole])
+        whole_again = self.node("Reshape", [normed, np.array([0, *read])])
+        scaled = self.node("Mul", [whole_again, _zeros(read[0], 1, 1)])
+        return self.node("Add", [scaled, _zeros(read[0], 1, 1)])
+
+    def _affine(self, layer: Affine, value: str) -> str:
+        if layer.factor == -1:
+            value = self.node("Neg", [value])
+        elif layer.factor != 1:
+            value = self.node("Mul", [value, _scalar(layer.factor)])
+        if layer.divisor != 1:
+            value = self.node("Div", [value, _scalar(layer.divisor)])
+        if layer.offset != 0:
+            value = self.node("Add", [value, _scalar(layer.offset)])
+        return value
+
+    def _resized(self, layer: Interpolate, reads: list[str], read: Shape) -> str:
+        is_linear = layer.mode == "bilinear"
+        kept = "align_corners" if layer.corners else "pytorch_half_pixel"
+        return self.node(
+            "Resize",
+            [*reads, "", "", np.array(layer.shape(read)[1:])],
+            axes=[2, 3],
+            mode="linear" if is_linear else "nearest",
+            coordinate_transformation_mode=kept if is_linear else "asymmetric",
+            nearest_mode="floor",
         )
 
     def _mean(self, reads: list[str], keepdims: int) -> str:
@@ -300,6 +375,10 @@ def _is_relu(layer: Layer | None) -> bool:
 def _layer(architecture: Architecture, position: int) -> Layer | None:
     """The one there; none is where the image is."""
     return None if position == IMAGE else architecture.layers[position]
+
+
+def _scalar(value: float) -> np.ndarray[Any, Any]:
+    return np.array(value, np.float32)
 
 
 def _zeros(*shape: int) -> np.ndarray[Any, Any]:

@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 
 from n2n_gym.common.files import kept_if_possible, write_whole
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.layers import BatchNorm, LayerNorm
 from n2n_gym.pytorch.build import Network, build
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.inference import compute_accuracy, compute_logits
@@ -82,14 +81,12 @@ def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
     """How a teacher is trained: longer on small data sets, which have short epochs."""
     count = len(task.splits["train"])
     size = min(64, max(8, count // 8))
-    norms = (BatchNorm, LayerNorm)
-    is_normalised = any(isinstance(layer, norms) for layer in architecture.layers)
     return Recipe(
         epochs=max(20 if count < 10_000 else 15, FEWEST_STEPS // max(1, count // size)),
         batch_size=size,
         learning_rate=0.1,
         label_smoothing=0.1,
-        largest_gradient=None if is_normalised else LARGEST_GRADIENT,
+        largest_gradient=None if architecture.is_normalised else LARGEST_GRADIENT,
     )
 
 

@@ -40,7 +40,10 @@ def load_teacher(
     and kept there, when it is first needed.
 
     Args:
-        teacher: The name of one of torchvision's classification networks;
+        teacher: The name of one of torchvision's classification networks, or
+            ``resnet20`` to ``resnet110`` of CIFAR (He et al., 2016);
+            ``"timm:resnet18.a1_in1k"``, one of timm's with its published weights and
+            normalisation, or ``"timm:resnet18"``, untrained;
             ``"module:function"`` or the function, called with the task, gives a module
             or a ``Teacher``; or a module, whose weights are its own. A class of modules
             is made without arguments, or with the task if it has a parameter ``task``.

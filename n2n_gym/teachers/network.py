@@ -22,6 +22,8 @@ from n2n_gym.pytorch.plain import plain, tensors_of, unwrapped
 from n2n_gym.pytorch.trace import TraceError, trace
 from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.from_timm import is_tagged, is_timm, untrained
+from n2n_gym.teachers.from_timm import published as from_timm
 from n2n_gym.teachers.teacher import Teacher, TeacherLike, Weights, name_of_architecture
 from n2n_gym.teachers.weights import check_weights, read_weights, state_dicts_for
 from n2n_gym.teachers.zoo import (
@@ -79,6 +81,8 @@ def read_network(
         return _given(read_architecture("teacher", teacher), task, weights)
     found: Any = teacher
     if isinstance(teacher, str):
+        if is_timm(teacher):
+            return _of_timm(teacher, task, weights)
         if is_name(teacher):
             return _by_name(teacher, task, weights)
         found = lookup("teacher", teacher, {})
@@ -113,7 +117,7 @@ def _given(
 
 
 def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork:
-    """One of torchvision's networks."""
+    """One of torchvision's networks, or of CIFAR's ResNets."""
     if weights is None:
         _check_labelled(name, task)
         return UntrainedNetwork(name, task, teacher_architecture(name, task))
@@ -124,10 +128,10 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork
         network = _with_weights(name, module, task, found.weights, source)
         return network._replace(normalisation=found.normalisation)
     if isinstance(weights, str) and not Path(weights).suffix:
+        accepted = ", ".join([*published(name), "the path"])
         raise ValueError(
-            f"unknown weights {weights!r} of {name}; accepted are "
-            f"{', '.join(published(name))}, the path of a safetensors file or of what "
-            f"torch.save wrote, and a state dict"
+            f"unknown weights {weights!r} of {name}; accepted are {accepted} of a "
+            f"safetensors file or of what torch.save wrote, and a state dict"
         )
     saved, source = _read(weights)
     if not task.num_classes:
@@ -186,6 +190,19 @@ def _tensors_in(saved: Any) -> Iterator[tuple[str, Tensor]]:
             yield str(name), value
         else:
             yield from _tensors_in(value)
+
+
+def _of_timm(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork:
+    """One of timm's networks, with published weights if its name has their tag."""
+    if weights is None and is_tagged(name):
+        module, normalisation = from_timm(name)
+        network = _with_weights(name, module, task, None, name)
+        return network._replace(normalisation=normalisation)
+    module = untrained(name, task.num_classes, task.input_shape[0])
+    if weights is not None:
+        return _with_weights(name, module, task, *_read(weights))
+    network = _with_weights(name, module, task, None, name)
+    return network._replace(weights=None)
 
 
 def _as_it_is(

@@ -1,4 +1,4 @@
-"""Torchvision's classification networks as teachers' architectures."""
+"""Torchvision's classification networks, and CIFAR's ResNets, as architectures."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from n2n_gym.networks.small_images import fit
 from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.trace import TraceError, translate
 from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.cifar import DEPTHS, cifar_resnet
+from n2n_gym.teachers.cifar import MADE_FOR as MADE_FOR_CIFAR
 
 MADE_FOR: Final = (3, 224, 224)  # the images that torchvision's networks are made for
 _ATTENTION: Final = ("maxvit", "swin", "vit")
@@ -26,11 +28,10 @@ _SEE_PLUS_MINUS_ONE: Final = ("googlenet", "inception_v3")
 
 
 def names() -> list[str]:
-    """All of torchvision's classification networks, those with attention too."""
+    """CIFAR's ResNets, and torchvision's networks, those with attention too."""
     from torchvision import models  # slow to import
 
-    found: list[str] = models.list_models(module=models)
-    return found
+    return [*models.list_models(module=models), *DEPTHS]
 
 
 def traceable_names() -> list[str]:
@@ -39,7 +40,7 @@ def traceable_names() -> list[str]:
 
 
 def is_name(teacher: str) -> bool:
-    """Whether torchvision has such a network.
+    """Whether there is such a network.
 
     Raises:
         ValueError: It has none, and the string is no "module:function" either.
@@ -51,12 +52,12 @@ def is_name(teacher: str) -> bool:
     raise ValueError(
         f"unknown teacher {teacher!r}; accepted are torchvision's classification "
         f"networks by name ({', '.join(near)}, ...; `n2n-gym teachers` lists them), "
-        f"'module:function', and an architecture's JSON or .json file"
+        f"'timm:name', 'module:function', and an architecture's JSON or .json file"
     )
 
 
 def teacher_architecture(name: str, task: Task) -> Architecture:
-    """One of torchvision's networks, fitted to a task's images.
+    """One of the networks by name, fitted to a task's images.
 
     Raises:
         TraceError: It uses an operation that is no kind of layer here.
@@ -71,15 +72,19 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
 
 @cache
 def as_made(name: str, num_classes: int) -> Architecture:
-    """One of torchvision's networks as it is for large images.
+    """One of the networks by name as it is for the images it was made for.
 
     Its trace is not checked each time: ``benchmarks/trace_check.py`` checks all.
     """
-    return translate(torchvision_network(name, num_classes), MADE_FOR)
+    images = MADE_FOR_CIFAR if name in DEPTHS else MADE_FOR
+    return translate(torchvision_network(name, num_classes), images)
 
 
 def torchvision_network(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """One of torchvision's networks, its weights on the meta device."""
+    """One of the networks by name, its weights on the meta device."""
+    if name in DEPTHS:
+        with torch.device("meta"):
+            return cifar_resnet(name, num_classes)
     from torchvision import models
 
     with warnings.catch_warnings(), _WeightsOnMeta():
@@ -109,6 +114,8 @@ class _WeightsOnMeta(TorchFunctionMode):
 
 def published(name: str) -> list[str]:
     """What torchvision calls the weights that it has for a network."""
+    if name in DEPTHS:
+        return []
     from torchvision import models
 
     return list(models.get_model_weights(name).__members__)

@@ -9,25 +9,29 @@ from typing import Final, Literal
 from n2n_gym.networks.architecture import Architecture, Wiring
 from n2n_gym.networks.decisions.keeping import positions_of
 from n2n_gym.networks.layers import (
+    DEALT,
     Activation,
     AdaptiveAvgPool,
+    AsMap,
     AvgPool,
-    ChannelShuffle,
-    Chunk,
+    Clamp,
     Conv,
     DepthwiseConv,
     Elementwise,
     Flatten,
+    Interpolate,
     Join,
     Layer,
     Linear,
     MaxPool,
+    Pad,
     ShapeError,
+    Slice,
     SpatialMean,
 )
 
 GRANULARITIES: Final = ("unit", "block", "layer")
-FREE: Final = (Activation, MaxPool)  # single layers that need not save anything
+FREE: Final = (Activation, Clamp, MaxPool)  # single layers that need not save anything
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def _branch(start: Architecture, end: int) -> tuple[int, ...]:
 
 def single_layers(start: Architecture) -> list[int]:
     """Every layer but the joins and what only rearranges values."""
-    rearranging = (Join, Flatten, Chunk, ChannelShuffle)
+    rearranging = (Join, Flatten, *DEALT, AsMap, Pad, Slice, Interpolate)
     return [p for p, x in enumerate(start.layers) if not isinstance(x, rearranging)]
 
 

@@ -19,16 +19,23 @@ ACTIVATIONS: Final = (
     "tanh",
     "hardswish",
     "hardsigmoid",
+    "gelu_tanh",
+    "selu",
+    "softplus",
 )
 
 
 @final
 @dataclass(frozen=True)
 class Activation(Elementwise):
-    """A nonlinearity from ``ACTIVATIONS``; ``slope`` is leaky_relu's alone."""
+    """A nonlinearity from ``ACTIVATIONS``.
+
+    ``slope`` is leaky_relu's alone, ``alpha`` elu's.
+    """
 
     function: str
     slope: float = 0.01
+    alpha: float = 1.0
 
     def __post_init__(self) -> None:
         if self.function not in ACTIVATIONS:
@@ -52,3 +59,22 @@ class StochasticDepth(Elementwise):
     """Dropout of a whole branch, image by image (Huang et al., 2016)."""
 
     rate: float = 0.5
+
+
+@final
+@dataclass(frozen=True)
+class Clamp(Elementwise):
+    """Values cut off below ``low`` and above ``high``."""
+
+    low: float
+    high: float
+
+
+@final
+@dataclass(frozen=True)
+class Affine(Elementwise):
+    """Arithmetic with constants: x * factor / divisor + offset."""
+
+    factor: float = 1.0
+    offset: float = 0.0
+    divisor: float = 1.0

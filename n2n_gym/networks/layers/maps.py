@@ -1,4 +1,4 @@
-"""Layers that summarise or rearrange a map."""
+"""Layers that summarise a map."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import final
 
-from n2n_gym.networks.layers.layer import Layer, Pair, Shape, ShapeError, Window
+from n2n_gym.networks.layers.layer import Layer, Pair, Shape, Window
 
 
 @final
@@ -76,40 +76,3 @@ class Flatten(Layer):
 
     def shape(self, *inputs: Shape) -> Shape:
         return (prod(self._map(inputs)),)
-
-
-@final
-@dataclass(frozen=True)
-class Chunk(Layer):
-    """One of several equal parts that the channels are split into, in their order."""
-
-    part: int
-    parts: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.part < self.parts:
-            raise ValueError(f"there is no part {self.part} of {self.parts}")
-
-    def shape(self, *inputs: Shape) -> Shape:
-        if len(inputs) != 1 or inputs[0][0] % self.parts:
-            raise ShapeError(
-                f"{self.name}: {inputs} does not split into {self.parts} equal parts"
-            )
-        return (inputs[0][0] // self.parts, *inputs[0][1:])
-
-
-@final
-@dataclass(frozen=True)
-class ChannelShuffle(Layer):
-    """Channels dealt out anew: the first of each group, then the second, and so on."""
-
-    groups: int
-
-    def shape(self, *inputs: Shape) -> Shape:
-        channels, *size = self._map(inputs)
-        if channels % self.groups:
-            raise ShapeError(
-                f"{self.name}: {channels} channels do not divide into {self.groups} "
-                f"groups"
-            )
-        return (channels, *size)

@@ -118,6 +118,67 @@ class LayerNorm(Elementwise):
 
 @final
 @dataclass(frozen=True)
+class GroupNorm(Elementwise):
+    """Normalisation of each image's channels by groups (Wu and He, 2018).
+
+    Widths that it reads are multiples of ``groups``.
+    """
+
+    groups: int
+    eps: float = 1e-5
+    affine: bool = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        shape = _wide(self, self._map(inputs))
+        if shape[0] % self.groups:
+            raise ShapeError(
+                f"{self.name}: {shape[0]} channels do not divide into {self.groups} "
+                f"groups"
+            )
+        return shape
+
+    def num_params(self, *inputs: Shape) -> int:
+        return 2 * inputs[0][0] * self.affine
+
+
+@final
+@dataclass(frozen=True)
+class InstanceNorm(Elementwise):
+    """Normalisation of each channel of each image by itself."""
+
+    eps: float = 1e-5
+    affine: bool = False
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return _wide(self, self._map(inputs))
+
+    def num_params(self, *inputs: Shape) -> int:
+        return 2 * inputs[0][0] * self.affine
+
+
+def _wide(layer: Layer, shape: Shape) -> Shape:
+    """A map of several places: torch normalises no single value by itself."""
+    if prod(shape[1:]) < 2:
+        raise ShapeError(
+            f"{layer.name}: {layer.kind} needs a map of more than one place, got "
+            f"{shape}"
+        )
+    return shape
+
+
+@final
+@dataclass(frozen=True)
+class PReLU(Elementwise):
+    """A rectifier with learned slopes: one a channel, or one for all."""
+
+    channelwise: bool = True
+
+    def num_params(self, *inputs: Shape) -> int:
+        return inputs[0][0] if self.channelwise else 1
+
+
+@final
+@dataclass(frozen=True)
 class Scale(Elementwise):
     """A learned factor for each channel ("layer scale").
 
@@ -134,4 +195,5 @@ class Scale(Elementwise):
 
 Producer: TypeAlias = Conv | Linear  # the layers that have a width
 PRODUCERS: Final = (Conv, Linear)
-PARAMETERISED: Final = (Conv, DepthwiseConv, Linear, BatchNorm, LayerNorm, Scale)
+NORMS: Final = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm)
+PARAMETERISED: Final = (Conv, DepthwiseConv, Linear, *NORMS, PReLU, Scale)

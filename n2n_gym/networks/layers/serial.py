@@ -6,14 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Final
 
-from n2n_gym.networks.layers.elementwise import Activation, Dropout, StochasticDepth
+from n2n_gym.networks.layers.dealt import (
+    ChannelShuffle,
+    ChannelSlice,
+    Chunk,
+    PadChannels,
+)
+from n2n_gym.networks.layers.elementwise import (
+    Activation,
+    Affine,
+    Clamp,
+    Dropout,
+    StochasticDepth,
+)
 from n2n_gym.networks.layers.joins import Add, Concat, Multiply
 from n2n_gym.networks.layers.layer import Layer
 from n2n_gym.networks.layers.maps import (
     AdaptiveAvgPool,
     AvgPool,
-    ChannelShuffle,
-    Chunk,
     Flatten,
     MaxPool,
     SpatialMean,
@@ -22,10 +32,14 @@ from n2n_gym.networks.layers.parameterised import (
     BatchNorm,
     Conv,
     DepthwiseConv,
+    GroupNorm,
+    InstanceNorm,
     LayerNorm,
     Linear,
+    PReLU,
     Scale,
 )
+from n2n_gym.networks.layers.sizes import AsMap, Interpolate, Pad, Slice
 
 KINDS: Final[Mapping[str, type[Layer]]] = {
     kind.__name__: kind
@@ -49,6 +63,17 @@ KINDS: Final[Mapping[str, type[Layer]]] = {
         Add,
         Multiply,
         Concat,
+        GroupNorm,
+        InstanceNorm,
+        PReLU,
+        Clamp,
+        Affine,
+        Pad,
+        PadChannels,
+        Slice,
+        ChannelSlice,
+        Interpolate,
+        AsMap,
     )
 }
 
