@@ -103,20 +103,20 @@ def plain() -> nn.Module:
 def wide() -> nn.Module:
     """A ResNet whose later blocks have another width inside than between them."""
     return nn.Sequential(
-        *units(3, 16, 3, 2),
-        *(Basic(16, 16), Basic(16, 48, 2, inner=32), Basic(48, 48, inner=32)),
-        *(Basic(48, 96, 2, inner=64), Basic(96, 96, inner=64)),
-        *ends(96),
+        *units(3, 12, 3, 2),
+        *(Basic(12, 12), Basic(12, 32, 2, inner=24), Basic(32, 32, inner=24)),
+        *(Basic(32, 64, 2, inner=48), Basic(64, 64, inner=48)),
+        *ends(64),
     )
 
 
 def inverted() -> nn.Module:
     """Four inverted bottlenecks and a pointwise end, after MobileNetV2."""
     return nn.Sequential(
-        *units(3, 16, 3, 2),
-        *(Inverted(16, 16), Inverted(16, 24, 2), Inverted(24, 24), Inverted(24, 24)),
-        *units(24, 64, 1),
-        *ends(64),
+        *units(3, 12, 3, 2),
+        *(Inverted(12, 12), Inverted(12, 20, 2), Inverted(20, 20), Inverted(20, 20)),
+        *units(20, 48, 1),
+        *ends(48),
     )
 
 
