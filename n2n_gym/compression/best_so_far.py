@@ -61,7 +61,8 @@ def _best(final: Finalists, evaluator: Evaluator, run: Run) -> Offer | None:
     best = Architecture.from_json(max(scored, key=_reward)["student"])
     if isinstance(evaluator, DistillationEvaluator):
         return Offer(best, evaluator)
-    return Offer(best, final.evaluator(epochs=1))
+    # At once: the plan of the run decides nothing for it.
+    return Offer(best, final.evaluator(epochs=1, views=1))
 
 
 def _reward(line: dict[str, float]) -> float:
