@@ -267,9 +267,7 @@ class Finalists:
             }
             self.report(what, FINAL, n2n(score, teacher_score), info)
 
-    def evaluator(
-        self, epochs: int, views: int | None = None
-    ) -> DistillationEvaluator:
+    def evaluator(self, epochs: int, views: int | None = None) -> DistillationEvaluator:
         """Full distillation for so many epochs, on so many forms of each image."""
         views = self.timing.views() if views is None else views
         rung = FULL.with_epochs(epochs).with_views(views)
