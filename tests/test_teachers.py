@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from n2n_gym.compression.pipeline import compress
+from n2n_gym.compression.plan import TooShort
 from n2n_gym.envs import RemoveEnv
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.pytorch.trace import trace
+from n2n_gym.runs.options import Options
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.loading import load_task
 from n2n_gym.tasks.sets import digits
@@ -204,6 +207,35 @@ def test_a_long_training_is_announced_with_its_end_and_done(
     assert "takes about 7 more minutes" in line
     ends = {f"until {before + timedelta(seconds=405 + x):%H:%M}" for x in (0, 60, 120)}
     assert any(end in line for end in ends)
+
+
+@pytest.mark.parametrize("use", LONG_TRAININGS.values(), ids=LONG_TRAININGS)
+def test_a_training_that_there_is_no_time_for_is_refused(use, task, cache, monkeypatch):
+    monkeypatch.setattr(learning, "time", BusyClock())
+    with (
+        learning.refused_after(400),
+        pytest.raises(learning.TakesTooLong, match="takes about 7 minutes"),
+    ):
+        use(task)
+    with learning.refused_after(410):
+        assert 0 < use(task) <= 1
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"), [("5", "5"), ("0.5", "0.5"), ("8m", "8"), ("1s", "0.0167")]
+)
+def test_minutes_that_are_too_few_say_how_many_are_not(
+    cache, monkeypatch, tmp_path, minutes, said
+):
+    monkeypatch.setattr(learning, "time", BusyClock())
+    recipe = Recipe(1, 32)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    options = Options(
+        teacher="tests.networks:make_small", minutes=minutes, output=tmp_path / "run"
+    )
+    message = rf"leaves too little of {said}; at least 1\d minutes make sense"
+    with pytest.raises(TooShort, match=message):  # 405 s, and a third of that
+        compress(options)
 
 
 def test_a_short_training_is_not_announced(task, cache, caplog):

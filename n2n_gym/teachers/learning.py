@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 LONG: Final = 60.0  # seconds of training from which on its end is announced
 DAY: Final = 86_400.0  # seconds
+STEPS_TO_REFUSE: Final = 40  # a training, at most; a twentieth of shorter ones
 STEPS_TO_JUDGE: Final = 6  # how long it takes; the first two are not timed
 FEWEST_STEPS: Final = 300  # however few images there are
 ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
@@ -256,16 +257,22 @@ class _Lesson:
 
         Args:
             total: Steps that this process trains for.
+
+        Raises:
+            TakesTooLong: As `refused_after` says.
         """
         self.num_steps += 1
         if self.num_steps == 2:
             self.started = time.perf_counter()
-        if self.num_steps == STEPS_TO_JUDGE:
-            each = (time.perf_counter() - self.started) / (STEPS_TO_JUDGE - 2)
-            left = each * (total - STEPS_TO_JUDGE)
-            if (longest := _longest.get()) is not None and left > longest:
+        # What is refused is timed for longer: the first steps may be slow.
+        to_refuse = max(STEPS_TO_JUDGE, min(STEPS_TO_REFUSE, total // 20))
+        if self.num_steps in (STEPS_TO_JUDGE, to_refuse):
+            each = (time.perf_counter() - self.started) / (self.num_steps - 2)
+            left = each * (total - self.num_steps)
+            longest = _longest.get()
+            if self.num_steps == to_refuse and longest is not None and left > longest:
                 raise TakesTooLong(self.title, left)
-            if left > LONG:
+            if self.num_steps == STEPS_TO_JUDGE and left > LONG:
                 end = datetime.now() + timedelta(seconds=left)
                 logger.warning(
                     "training teacher %s takes about %d more minutes, until %s; it is "
