@@ -70,7 +70,7 @@ def test_few_options_come_first_at_any_width(arguments, columns, panels):
 def test_compress_shows_first_what_people_use(panels):
     first, *others = panels(["compress"], 80).values()
     named = [line.split()[0] for line in first if line.startswith("--")]
-    assert named[:4] == ["--teacher", "--task", "--weights", "--output"]
+    assert named[:5] == ["--teacher", "--task", "--weights", "--minutes", "--output"]
     limits = {"--max-params", "--max-macs", "--max-size", "--max-latency"}
     assert limits | {"--min-accuracy", "--keep"} <= set(named)
     shown = {n for lines in (first, *others) for line in lines for n in line.split()}
