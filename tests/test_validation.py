@@ -117,14 +117,20 @@ def test_a_run_without_an_end_and_one_with_two_are_refused(results, tmp_path):
 
 
 def test_a_better_score_that_agrees_with_itself_is_refused(scored, tmp_path):
-    def improve(line):
-        info = line["info"]
-        factor = 1.0 / info["accuracy"]
-        info["accuracy"] = 1.0
-        line["reward"] *= factor
-
+    lines = [line for line in Results(scored).lines() if line["kind"] == "evaluation"]
+    rewards = [line["reward"] for line in lines]
+    factor = 0.99 * max(rewards) / min(rewards)  # nearly as good as the best
+    lowest = rewards.index(min(rewards))
+    places = iter(range(len(lines)))
+    copy = tmp_path / "edited.jsonl"
+    with copy.open("w") as file:
+        for line in Results(scored).lines():
+            if line["kind"] == "evaluation" and next(places) == lowest:
+                line["info"]["accuracy"] *= factor
+                line["reward"] *= factor
+            file.write(json.dumps(line) + "\n")
     with pytest.raises(Refused, match="is claimed; scored anew it is"):
-        validate(edited(scored, tmp_path, improve))
+        validate(copy)
 
 
 def test_a_cheaper_student_is_refused(scored, tmp_path):
