@@ -207,6 +207,28 @@ class Stopped(BaseException):
     """What ends a run in a test, as a signal would."""
 
 
+def compress_until(num_lines, stop, options, monkeypatch) -> None:
+    """A run that is stopped after so many lines of its history."""
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    add = History.add
+
+    def add_or_stop(self, *arguments):
+        if self.num_lines == num_lines:
+            stop(self)
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "add", add_or_stop)
+        compress(options)
+
+
+def assert_same_end(output, folder) -> None:
+    for name in ("history.jsonl", "architecture.json", "student.safetensors"):
+        assert (output / name).read_bytes() == (folder / name).read_bytes(), name
+    assert untimed(output) == untimed(folder)
+
+
 @pytest.mark.parametrize(
     "num_lines",
     [pytest.param(n, marks=[pytest.mark.slow] * (n not in (3, 14))) for n in STOPS],
@@ -215,28 +237,19 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     run, monkeypatch, tmp_path, num_lines
 ):
     folder, _ = run
-    recipe = Recipe(2, 32, largest_gradient=1.0)
-    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     output = tmp_path / "run"
-    add = History.add
 
-    def stop(self, *arguments):
-        if self.num_lines == num_lines:
-            self._file.write('{"search": "rein')  # in the middle of a line
-            self._file.flush()
-            raise Stopped
-        add(self, *arguments)
+    def stop(history):
+        history._file.write('{"search": "rein')  # in the middle of a line
+        history._file.flush()
+        raise Stopped
 
-    with monkeypatch.context() as patch:
-        patch.setattr(History, "add", stop)
-        with pytest.raises(Stopped):
-            compress(options_of(run, output=output))
+    with pytest.raises(Stopped):
+        compress_until(num_lines, stop, options_of(run, output=output), monkeypatch)
     arguments = ["compress", "--resume", str(output)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    for name in ("history.jsonl", "architecture.json", "student.safetensors"):
-        assert (output / name).read_bytes() == (folder / name).read_bytes(), name
-    assert untimed(output) == untimed(folder)
+    assert_same_end(output, folder)
 
 
 @pytest.mark.parametrize(
@@ -250,20 +263,13 @@ def test_ctrl_c_leaves_the_best_so_far_as_files_and_the_run_goes_on(
     run, monkeypatch, tmp_path, num_lines, caplog
 ):
     folder, _ = run
-    recipe = Recipe(2, 32, largest_gradient=1.0)
-    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     output = tmp_path / "run"
-    add = History.add
 
-    def stop(self, *arguments):
-        if self.num_lines == num_lines:
-            raise KeyboardInterrupt
-        add(self, *arguments)
+    def stop(history):
+        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(History, "add", stop)
-        with pytest.raises(KeyboardInterrupt):
-            compress(options_of(run, output=output))
+    with pytest.raises(KeyboardInterrupt):
+        compress_until(num_lines, stop, options_of(run, output=output), monkeypatch)
     files = ("student.onnx", "student.safetensors", "architecture.json")
     assert [(output / name).exists() for name in files] == [num_lines > 0] * 3
     assert not (output / "summary.json").exists()
@@ -275,9 +281,7 @@ def test_ctrl_c_leaves_the_best_so_far_as_files_and_the_run_goes_on(
         assert student.fingerprint in scored
 
     compress(options_of(run, output=output))
-    for name in ("history.jsonl", "architecture.json", "student.safetensors"):
-        assert (output / name).read_bytes() == (folder / name).read_bytes(), name
-    assert untimed(output) == untimed(folder)
+    assert_same_end(output, folder)
 
 
 def test_a_finalist_that_diverges_is_left_out(run, monkeypatch, tmp_path, caplog):

@@ -99,6 +99,14 @@ def test_a_plan_is_repeated_without_a_clock(tmp_path, clock):
     assert again.decide("epochs", lambda: 99, 3) == 7
 
 
+def test_a_plan_of_a_run_that_was_stopped_is_not_repeated(tmp_path, clock):
+    Plan(tmp_path / "plan.json", 100, clock.now).decide("updates", lambda: 10, 3)
+    again = Plan(tmp_path / "mine.json", None, clock.now, tmp_path / "plan.json")
+    assert again.decide("updates", lambda: 99, 3) == 10
+    with pytest.raises(ValueError, match=r"plan\.json ends where 'epochs' is due"):
+        again.decide("epochs", lambda: 7, 3)
+
+
 def test_a_stage_that_was_over_in_time_is_played_to_its_end_again(tmp_path, clock):
     first = Plan(tmp_path / "plan.json", 100, clock.now)
     assert not first.is_enough("search", 5, until=50)

@@ -40,11 +40,11 @@ from n2n_gym.bench.table import (
     write_table,
 )
 from n2n_gym.envs import CompressionEnv
-from n2n_gym.evaluators.distillation import BATCH, Settings, distil
+from n2n_gym.evaluators.distillation import Settings, distil
 from n2n_gym.evaluators.rungs import BENCH_V1, INHERIT, Rung
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.determinism import alone
-from n2n_gym.pytorch.inference import compute_accuracy
+from n2n_gym.pytorch.inference import BATCH, compute_accuracy
 from n2n_gym.pytorch.training import Diverged
 from n2n_gym.resources.computed import peak_bytes
 from n2n_gym.resources.machine import processor

@@ -49,6 +49,13 @@ class Failed(ValueError):
     """No student could be distilled, or none keeps the limits."""
 
 
+class Offer(NamedTuple):
+    """A student, and the evaluator that knows it."""
+
+    student: Architecture
+    evaluator: DistillationEvaluator
+
+
 class Scored(NamedTuple):
     """A student that has been scored, by a search or in a round of the finalists."""
 
@@ -81,10 +88,10 @@ class Finalists:
     report: Report | None = None
     precision: str | None = None
     weights: Path | None = None
-    # The best of the last round so far, and what has distilled it.
-    best: tuple[Architecture, DistillationEvaluator] | None = None
-    is_chosen: bool = False  # what follows are rivals
-    _last: tuple[list[Architecture], DistillationEvaluator] = field(init=False)
+    # The best of the last round so far; once it is chosen, what follows are rivals.
+    best: Offer | None = None
+    is_chosen: bool = False
+    _others: list[Architecture] = field(default_factory=list)  # of its last round
 
     def choose(
         self, found: list[Scored], what: str, last: Iterable[Scored] = ()
@@ -106,23 +113,25 @@ class Finalists:
             if len(left) > fewer:
                 evaluator = self.evaluator(self.timing.epochs(number))
                 left = self._in_turns(self._distil(left[:count], evaluator, what))
-                best = (self._as_good(left) or left)[0].student
-                self.best = self.best if self.is_chosen else (best, evaluator)
+                offer = Offer((self._as_good(left) or left)[0].student, evaluator)
+                if not self.is_chosen:
+                    self.best = offer
         self._tell(left, evaluator, what)
         if not self.is_chosen:
-            self._last = [scored.student for scored in left], evaluator
+            every = [scored.student for scored in left]
+            self._others = [each for each in every if each != offer.student]
         self.is_chosen = True
-        student = (self._as_good(left) or left)[0].student
-        return self._finished(student, evaluator)
+        return self.finished(offer)
 
-    def last_round(self) -> list[Finished]:
-        """All that were distilled to the end when the student was chosen."""
-        students, evaluator = self._last
-        return [self._finished(student, evaluator) for student in students]
+    def runners_up(self) -> list[Finished]:
+        """What was distilled to the end beside the student that was chosen."""
+        assert self.best is not None
+        evaluator = self.best.evaluator
+        return [self.finished(Offer(each, evaluator)) for each in self._others]
 
-    def _finished(
-        self, student: Architecture, evaluator: DistillationEvaluator
-    ) -> Finished:
+    def finished(self, offer: Offer) -> Finished:
+        """The student with its weights, and what they get right on the test images."""
+        student, evaluator = offer
         (score,) = evaluator([student], self.teacher)  # known
         assert isinstance(score, Score)
         network = evaluator.network(student, self.teacher)
@@ -241,8 +250,9 @@ class Finalists:
                 logger.warning("%s: a limit is not kept at the student's size", what)
         last = len(self.timing.rounds()) - 1
         evaluator = self.evaluator(self.timing.epochs(last))
-        with suppress(Failed):  # each says it by itself
-            self._distil(list(made.values()), evaluator, " and ".join(made))
+        if made:
+            with suppress(Failed):  # each says it by itself
+                self._distil(list(made.values()), evaluator, " and ".join(made))
         return {
             what: self.compare([made[what]], what) if what in made else None
             for what in makes

@@ -143,7 +143,7 @@ def compress(options: Options, began: float | None = None) -> Summary:
         except KeyboardInterrupt:  # a second one ends the process
             write_best(final, evaluator, run)
             raise
-        others = [*final.last_round(), *filter(None, rivals.values())]
+        others = [*final.runners_up(), *filter(None, rivals.values())]
         shelf = write_shelf(student, others, teacher, run.folder)
         compared = compare_networks(teacher, student.network, run.folder / ONNX, device)
         summary = Summary(

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from n2n_gym.common.files import write_whole
 
-T = TypeVar("T", int, float, list[list[int]])
+T = TypeVar("T", int, float)
 
 PLAN: Final = "plan.json"  # in the run's folder
 EPOCHS: Final = "epochs of round"  # of the finalists
@@ -46,7 +46,7 @@ class Plan:
         began: float,
         repeated: Path | None = None,
     ) -> None:
-        self.path, self.seconds = path, seconds
+        self.path, self.seconds, self._repeated = path, seconds, repeated
         # What, its value, and when: seconds since the run began.
         self.decisions: list[tuple[str, Any, float]] = []
         kept: dict[str, Any] = {"seconds": 0.0, "decisions": []}
@@ -67,11 +67,6 @@ class Plan:
         """Seconds; infinite where there is no clock."""
         return float("inf") if not self.has_clock else (self.seconds or 0) - self.used
 
-    @property
-    def is_repeating(self) -> bool:
-        """Whether the next decision was made before."""
-        return bool(self._told)
-
     def decide(self, what: str, by_clock: Callable[[], T], otherwise: T) -> T:
         """What the plan says, or the clock, which is then written down.
 
@@ -79,7 +74,8 @@ class Plan:
             otherwise: Where there is neither.
 
         Raises:
-            ValueError: The plan decides something else here: it is another run's.
+            ValueError: The plan decides something else here: it is another run's. Or it
+                is to be repeated, and ends before this.
         """
         if self._told:
             said, value, at = self._told.popleft()
@@ -90,6 +86,11 @@ class Plan:
                 )
         elif self.has_clock:
             value, at = by_clock(), round(self.used, 1)
+        elif self._repeated is not None:
+            raise ValueError(
+                f"{self._repeated} ends where {what!r} is due: its run was stopped; "
+                f"repeat the plan of a finished one"
+            )
         else:
             return otherwise
         self.decisions.append((what, value, at))

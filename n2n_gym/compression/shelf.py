@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from n2n_gym.compression.assessment import measure_latency
 from n2n_gym.compression.student_files import Finished, write_onnx
-from n2n_gym.resources.clock import Timing
 from n2n_gym.runs.folder import ONNX
 from n2n_gym.teachers.teacher import Teacher
-
-logger = logging.getLogger(__name__)
 
 STUDENTS: Final = "students"  # the folder
 POINT: Final = 0.01  # of accuracy
@@ -117,9 +113,7 @@ def write_shelf(
             shutil.copyfile(folder / ONNX, paths[name])
         else:
             write_onnx(each, teacher, paths[name])
-    timings: list[Timing] = measure_latency(
-        list(paths.values()), teacher.task.input_shape
-    )
+    timings = measure_latency(list(paths.values()), teacher.task.input_shape)
     latency = {
         name: 1e3 * timing.seconds for name, timing in zip(found, timings, strict=True)
     }

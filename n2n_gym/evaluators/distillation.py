@@ -19,7 +19,11 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
 from n2n_gym.pytorch.determinism import alone, seeded
 from n2n_gym.pytorch.devices import instruction_set
-from n2n_gym.pytorch.inference import compute_accuracy, recompute_statistics
+from n2n_gym.pytorch.inference import (
+    BATCH,
+    compute_accuracy,
+    recompute_statistics,
+)
 from n2n_gym.pytorch.inputs import Views
 from n2n_gym.pytorch.recipe import Precision, Recipe
 from n2n_gym.pytorch.saving import save_weights
@@ -31,8 +35,6 @@ from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.augmented_logits import teacher_views
 from n2n_gym.teachers.teacher import Teacher
 
-# Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
-BATCH: Final = {"cpu": 125}
 OUT_OF_MEMORY: Final = "out of memory"
 # What errors say where memory is exhausted.
 EXHAUSTED: Final = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -15,6 +15,8 @@ from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.tasks.split import Split
 
 EVALUATION_BATCH: Final = 500
+# Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
+BATCH: Final[Mapping[str, int]] = {"cpu": 125}
 
 
 @torch.no_grad()

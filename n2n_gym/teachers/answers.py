@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from n2n_gym.common.progress import progress
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.devices import autocast
-from n2n_gym.pytorch.inference import EVALUATION_BATCH, compute_logits
+from n2n_gym.pytorch.inference import BATCH, EVALUATION_BATCH, compute_logits
 from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.precision import pick_precision
 
-# On a CPU the maps of larger batches leave the cache.
-_BATCH: Final[Mapping[str, int]] = {"cpu": 125}
 # Images from which on the precision is chosen: fewer are over soon, and their logits
 # stay the same on every machine.
 WORTH_MEASURING: Final = 10_000
@@ -53,7 +51,7 @@ def compute_answers(
                 task.split(split, device),
                 normalise,
                 precision=precision,
-                batch_size=_BATCH.get(device.type, EVALUATION_BATCH),
+                batch_size=BATCH.get(device.type, EVALUATION_BATCH),
                 on_batch=bar.update,
             ).cpu()
             for split in sizes
