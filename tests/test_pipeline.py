@@ -474,7 +474,7 @@ def test_examples_are_commands(example):
         (["--mean", "0.5"], "--mean and --std go together"),
         (["--mean", "half", "--std", "1"], "are numbers with commas between"),
         (["--mean", "0.5,0.5", "--std", "1,1"], "for each of 1 channels"),
-        (["--teacher", "vit_b_16"], "node 'reshape' (call method reshape)"),
+        (["--teacher", "vit_b_16"], "node 'permute' (call method permute)"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(arguments, message, tmp_path):
