@@ -296,18 +296,21 @@ def _shelf(summary: dict[str, Any], *, is_narrow: bool) -> Table:
     """The students whose files were written."""
     table = Table(title="Also written", box=box.SIMPLE if is_narrow else box.HEAVY_HEAD)
     columns = ["students/", "smaller", "MACs", "ms", "test"]
-    for column in columns:
-        is_name = column == columns[0]
-        table.add_column(column, justify="left" if is_name else "right")
+    shown = ["students/", "smaller", "test"] if is_narrow else columns
+    table.add_column(shown[0], overflow="fold")
+    for column in shown[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
     whole = summary["teacher"]["num_params"]
     for place in summary["shelf"]:
-        table.add_row(
+        cells = [
             ", ".join(place["roles"]),
             f"{whole / place['num_params']:.1f}x",
             f"{place['num_macs']:,}",
             f"{place['latency_ms']:.3g}",
             f"{place['test_accuracy']:.2%}",
-        )
+        ]
+        by_column = dict(zip(columns, cells, strict=True))
+        table.add_row(*(by_column[column] for column in shown))
     return table
 
 
