@@ -158,6 +158,20 @@ def test_questions_about_types_that_change_nothing_are_no_hindrance(write):
     assert torch.equal(network(images), net.eval()(images))
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda net, x: F.relu(x) if isinstance(x, torch.FloatTensor) else x,
+        lambda net, x: F.relu(x) if isinstance(x, (int, torch.FloatTensor)) else x,
+        lambda net, x: x * 0 if isinstance(x, torch.FloatTensor) else x,
+        lambda net, x: x.tanh() if isinstance(net.fc.weight, torch.FloatTensor) else x,
+    ],
+)
+def test_a_branch_of_single_precision_alone_is_refused(write):
+    with pytest.raises(TraceError, match=r"Net does not compute what torch\.fx traces"):
+        trace(Net(write), SHAPE)
+
+
 class Wide(nn.Module):
     """Its weights are too large to be drawn one by one; `turn` is not in its trace."""
 

@@ -34,6 +34,7 @@ from n2n_gym.pytorch.regularisation import with_known_parts
 logger = logging.getLogger(__name__)
 
 TOLERANCE: Final = 1e-9  # of the largest value; equal operations differ by none
+IN_FLOAT32: Final = 1e-2  # likewise; rounding comes to less than a tenth of it
 NUM_IMAGES: Final = 2  # batch norm in training mode needs two
 SIDES: Final = (32, 48, 64, 96, 128, 192)  # of images that stand for larger ones
 _SEEDS: Final = range(5)  # for weights that let the images through
@@ -111,6 +112,7 @@ def _compared(module: nn.Module, architecture: Architecture) -> _Comparison:
     if small != whole and (difference or not comparison.calls_alike(whole)):
         comparison = _Comparison(module, architecture, whole)
         difference = comparison.difference(is_training=False)
+    difference = difference or comparison.difference_of_float32()
     if difference is not None:
         raise TraceError(
             f"{type(module).__name__} does not compute what torch.fx traces: in eval "
@@ -186,6 +188,26 @@ class _Comparison:
         else:
             return None
         return f"{what}, and {self._first_layer(is_training=is_training)}"
+
+    def difference_of_float32(self) -> str | None:
+        """What the module does otherwise with float32 than with float64, in words.
+
+        It may ask for the type: ``isinstance(x, torch.FloatTensor)``.
+        """
+        single = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in self.tensors.items()
+        }
+        images = self.images.float()
+        try:
+            with _seeded(), torch.no_grad():
+                found = functional_call(self.module.eval(), single, (images,))
+        except Exception as error:  # the user's own code, which may raise anything
+            return f"it fails with float32: {describe(error)}"
+        logits = self.expected.logits
+        if isinstance(found, Tensor) and _gives(found.double(), logits, IN_FLOAT32):
+            return None
+        return "it gives other logits with float32 than with float64"
 
     def calls_alike(self, images: Shape) -> bool:
         """Whether the module calls the same functions of images of another size."""
@@ -313,19 +335,19 @@ def _recording(part: nn.Module) -> Iterator[dict[str, Any]]:
             hook.remove()
 
 
-def _are_alike(values: Tensor, expected: Tensor) -> bool:
+def _are_alike(values: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> bool:
     if values.shape != expected.shape:  # a map may be held with its channels last
         values = values.movedim(-1, 1) if values.dim() == 4 else values
     if values.shape != expected.shape:
         return False
     far = (values - expected).abs().max()
-    return bool(far <= TOLERANCE * expected.abs().max())
+    return bool(far <= tolerance * expected.abs().max())
 
 
-def _gives(found: Tensor, logits: Tensor) -> bool:
+def _gives(found: Tensor, logits: Tensor, tolerance: float = TOLERANCE) -> bool:
     """Whether these are the logits, or what a softmax at the end makes of them."""
     probabilities = (logits.softmax(1), logits.log_softmax(1))
-    return any(_are_alike(found, each) for each in (logits, *probabilities))
+    return any(_are_alike(found, each, tolerance) for each in (logits, *probabilities))
 
 
 def _small_images(architecture: Architecture, least: int) -> Shape:
