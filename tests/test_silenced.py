@@ -1,4 +1,4 @@
-"""A student without a branch or a unit computes what its teacher does once that is silent.
+"""A student without a branch or unit computes what its teacher does once that is silent.
 
 The teacher is the original module, silenced by forward hooks: a branch adds zeros or
 multiplies by ones, the modules of a unit hand on what they are given.
