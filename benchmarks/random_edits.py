@@ -1,6 +1,6 @@
 """Random students of many teachers: does every legal one exist, and cost what is said?
 
-    python benchmarks/random_edits.py --sequences 100000 --output random_edits.jsonl
+    python -m benchmarks.random_edits --sequences 100000 --output random_edits.jsonl
 
 Plays random legal removals and then random shrinkages, and checks after each removal
 and at the end that nothing grows (at granularity layer, where a max pool may go, the
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -38,8 +39,17 @@ from n2n_gym.networks.decisions import (
 )
 from n2n_gym.networks.layers import Shape, ShapeError
 from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.trace import translate
 from n2n_gym.tasks.task import Task
+from n2n_gym.teachers.from_timm import is_timm, untrained
 from n2n_gym.teachers.zoo import teacher_architecture
+from tests.networks import (
+    IMAGE,
+    GroupNormNet,
+    PaddedNet,
+    ScaledNet,
+    VariedNet,
+)
 
 FAMILIES = {
     "AlexNet": ("alexnet",),
@@ -60,11 +70,23 @@ FAMILIES = {
     "ConvNeXt": ("convnext_tiny",),
     "ShuffleNetV2": ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0"),
     "ResNet for CIFAR": ("resnet20", "resnet56"),
+    "FastViT": ("timm:fastvit_t8",),
+    "HRNet": ("timm:hrnet_w18_small",),
+    "InceptionNeXt": ("timm:inception_next_atto",),
+    "RepVGG": ("timm:repvgg_a0",),
+    "ReXNet": ("timm:rexnetr_100",),
+    "StarNet": ("timm:starnet_s1",),
+    # Between them of every kind of layer.
+    "of the tests": (VariedNet, PaddedNet, GroupNormNet, ScaledNet),
 }
 TEACHERS = tuple(name for names in FAMILIES.values() for name in names)
 IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64))
+LARGE = (IMAGES[-1],)  # what timm's networks take as they are
 BLOCK = 100  # sequences a line of the output
 BUILT = 18  # one of as many sequences is built
+
+
+Subject = str | type[nn.Module]  # a teacher: its name, or a network of the tests
 
 
 class Outcome(NamedTuple):
@@ -78,12 +100,24 @@ class Outcome(NamedTuple):
 
 
 @cache
-def start_of(teacher: str, image: Shape) -> Architecture:
+def start_of(teacher: Subject, image: Shape) -> Architecture:
+    if not isinstance(teacher, str):
+        return translate(teacher(), image)
+    if is_timm(teacher):
+        return translate(untrained(teacher, 10, image[0]), image)
     return teacher_architecture(teacher, Task("none", image, 10, dict))
 
 
+def images_of(teacher: Subject) -> tuple[Shape, ...]:
+    if isinstance(teacher, str):
+        return LARGE if is_timm(teacher) else IMAGES
+    return (IMAGE,)
+
+
 @cache
-def removals_of(teacher: str, image: Shape, granularity: str) -> tuple[Removal, ...]:
+def removals_of(
+    teacher: Subject, image: Shape, granularity: str
+) -> tuple[Removal, ...]:
     return removals(start_of(teacher, image), granularity)
 
 
@@ -91,7 +125,8 @@ def play(seed: int, *, is_built: bool) -> Outcome:
     """One random sequence; everything about it follows from its number."""
     choose = random.Random(seed)
     teacher = TEACHERS[seed % len(TEACHERS)]
-    image = choose.choice(IMAGES)
+    name = teacher if isinstance(teacher, str) else teacher.__name__
+    image = choose.choice(images_of(teacher))
     granularity = choose.choice(("unit", "unit", *GRANULARITIES))
     start = start_of(teacher, image)
     found = removals_of(teacher, image, granularity)
@@ -102,9 +137,9 @@ def play(seed: int, *, is_built: bool) -> Outcome:
         grows |= shrunk.num_macs > student.num_macs
         failure = "grew" if grows else _miscounted(shrunk) if is_built else ""
     except (ShapeError, RuntimeError) as error:
-        return Outcome(teacher, 0, 1.0, is_built, f"unbuildable: {error}")
+        return Outcome(name, 0, 1.0, is_built, f"unbuildable: {error}")
     times = start.num_params / shrunk.num_params
-    return Outcome(teacher, taken + num_rates, times, is_built, failure)
+    return Outcome(name, taken + num_rates, times, is_built, failure)
 
 
 def _removed(

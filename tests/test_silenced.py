@@ -1,7 +1,7 @@
-"""A student without a branch or unit computes what its teacher does once that is silent.
+"""Removals against silence: what a student computes without a branch or a unit.
 
-The teacher is the original module, silenced by forward hooks: a branch adds zeros or
-multiplies by ones, the modules of a unit hand on what they are given.
+It is what the original module computes when forward hooks silence it: a branch adds
+zeros or multiplies by ones, the modules of a unit hand on what they are given.
 """
 
 from __future__ import annotations

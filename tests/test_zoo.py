@@ -162,8 +162,8 @@ def test_a_thousand_random_sequences_are_all_well():
     assert not [block["failures"] for block in blocks if block["failures"]]
     assert sum(b["built"] for b in blocks) >= 40
     teachers = sum((b["teachers"] for b in blocks), Counter())
-    assert len(teachers) == 30
-    assert len(FAMILIES) == 18
+    assert len(teachers) == 40
+    assert len(FAMILIES) == 25
 
 
 # The table in the documentation
