@@ -359,6 +359,16 @@ def _show(summary: dict[str, Any], options: Options) -> None:
             f"says what the student must reach.",
             highlight=False,
         )
+    student, test = summary["student"], summary["test"]
+    if interval := student.get("test_interval"):  # runs of before have none
+        low, high = interval
+        console.print(
+            f"Test images choose nothing: {student['test_accuracy']:.2%} of "
+            f"{test['num_images']:,} is {low:.1%} to {high:.1%} with 95 %, "
+            f"{100 * test['difference']:+.2f} points (+- {100 * test['error']:.2f}) "
+            f"from the teacher.",
+            highlight=False,
+        )
     for row in summary["limits"]:
         bound, found = (
             show_quantity(row["name"], row[n]) for n in ("bound", "student")

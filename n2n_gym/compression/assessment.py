@@ -302,12 +302,10 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
 
 def wilson(count: int, total: int) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson, 1927)."""
-    share, spread = count / total, Z * Z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = (
-        Z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / 4 / total)
-    )
-    return middle - half, middle + half
+    from scipy.stats import binomtest  # slow to import
+
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def confusion(labels: Tensor, answers: Tensor, count: int) -> list[list[int]]:

@@ -10,11 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
+from statistics import mean
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from n2n_gym.compression.choice import burden, right_answers, smallest_alike
 from n2n_gym.compression.student_files import Finished
 from n2n_gym.compression.timing import Timing
 from n2n_gym.evaluators.evaluator import evaluate
@@ -99,9 +102,9 @@ class Finalists:
         """Distil the best fully, choose by validation, then read the test split.
 
         The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
-        choice is the smallest student that is as accurate as the teacher, and only if
-        there is none the one of the highest reward. Within limits on resources it is
-        the most accurate.
+        choice is the smallest student that cannot be told from the teacher, and only if
+        all can the smallest that cannot be told from the one of the highest reward.
+        Within limits on resources that is the most accurate.
 
         Args:
             last: Students to turn to where none that was found keeps the limits.
@@ -111,11 +114,18 @@ class Finalists:
         counts = self.timing.rounds()
         for number, (count, fewer) in enumerate(pairwise((*counts, 0))):
             if len(left) > fewer:
-                evaluator = self.evaluator(self.timing.epochs(number))
-                left = self._in_turns(self._distil(left[:count], evaluator, what))
+                left = left[:count]
+                seeds = 1 if fewer or len(left) == 1 else self.timing.seeds()
+                epochs = self.timing.epochs(number)
+                evaluators = [self.evaluator(epochs, repeat=n) for n in range(seeds)]
+                left = self._in_turns(self._distil(left, evaluators, what))
+                evaluator = evaluators[0]
                 offer = Offer((self._as_good(left) or left)[0].student, evaluator)
                 if not self.is_chosen:
                     self.best = offer
+        offer = Offer(self._smallest_alike(left, evaluators), evaluator)
+        if not self.is_chosen:
+            self.best = offer
         self._tell(left, evaluator, what)
         if not self.is_chosen:
             every = [scored.student for scored in left]
@@ -137,6 +147,28 @@ class Finalists:
         network = evaluator.network(student, self.teacher)
         on_test = test_accuracy(network, self.teacher, self.device)
         return Finished(student, network, score, on_test)
+
+    def _smallest_alike(
+        self, left: Sequence[Scored], evaluators: Sequence[DistillationEvaluator]
+    ) -> Architecture:
+        """The choice among those of the last round."""
+        first = (self._as_good(left) or left)[0].student
+        if len(left) == 1 or self.requirements.least_accuracy is not None:
+            return first
+        students = [scored.student for scored in left]
+        right = [
+            self._right([each.network(s, self.teacher) for each in evaluators])
+            for s in students
+        ]
+        reference = right[students.index(first)]
+        if not self.requirements:
+            whole = self._right([self.teacher.network(self.device)])
+            if max(each.mean() for each in right) >= whole.mean():
+                reference = whole
+        return students[smallest_alike(students, right, reference)]
+
+    def _right(self, networks: Sequence[Network]) -> Tensor:
+        return right_answers(networks, self.teacher, self.device)
 
     def _in_turns(self, found: Iterable[Scored]) -> list[Scored]:
         """The highest rewards and the smallest that are as good, one after the other.
@@ -161,7 +193,7 @@ class Finalists:
         as_good = [scored for scored in found if scored.accuracy >= bar]
         if not as_good and least is not None:
             return sorted(found, key=lambda scored: -scored.accuracy)
-        return sorted(as_good, key=lambda scored: _burden(scored.student))
+        return sorted(as_good, key=lambda scored: burden(scored.student))
 
     def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
         """As many as take part, the first that keep the limits, or can be made to."""
@@ -252,7 +284,7 @@ class Finalists:
         evaluator = self.evaluator(self.timing.epochs(last))
         if made:
             with suppress(Failed):  # each says it by itself
-                self._distil(list(made.values()), evaluator, " and ".join(made))
+                self._distil(list(made.values()), [evaluator], " and ".join(made))
         return {
             what: self.compare([made[what]], what) if what in made else None
             for what in makes
@@ -277,7 +309,9 @@ class Finalists:
             }
             self.report(what, FINAL, n2n(score, teacher_score), info)
 
-    def evaluator(self, epochs: int, views: int | None = None) -> DistillationEvaluator:
+    def evaluator(
+        self, epochs: int, views: int | None = None, repeat: int = 0
+    ) -> DistillationEvaluator:
         """Full distillation for so many epochs, on so many forms of each image."""
         views = self.timing.views() if views is None else views
         rung = FULL.with_epochs(epochs).with_views(views)
@@ -288,49 +322,64 @@ class Finalists:
             runner=self.runner,
             store=self.store,
             weights=self.weights,
+            repeat=repeat,
         )
 
     def _distil(
-        self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
+        self,
+        left: Sequence[Scored],
+        evaluators: Sequence[DistillationEvaluator],
+        what: str,
     ) -> list[Scored]:
-        """Those that have a score, with what it is worth."""
-        assert evaluator.rung.recipe is not None
-        epochs = evaluator.rung.recipe.epochs
+        """Those that have a score, with the mean of what each evaluator finds."""
+        recipe = evaluators[0].rung.recipe
+        assert recipe is not None
         students = [scored.student for scored in left]
-        title = f"Final distillation of {what}, {len(students)} for {epochs} epochs"
+        seeds = f" from {len(evaluators)} seeds" if len(evaluators) > 1 else ""
+        epochs = f"{recipe.epochs} epochs{seeds}"
+        title = f"Final distillation of {what}, {len(students)} for {epochs}"
         distilled = []
-        with tqdm(total=len(students), desc=title) as bar:
-            count = 0
-
-            def is_done() -> None:
-                nonlocal count
-                count += 1
-                bar.update()
-
-            evaluator.on_result = is_done
-            started = time.monotonic()
-            results = evaluate(students, self.teacher, evaluator)
-            if count == len(students):
-                seconds = time.monotonic() - started
-                self.timing.distilled(count, int(epochs), seconds)
-            bar.update(len(students) - count)  # by those whose scores were known
-        for student, result in zip(students, results, strict=True):
-            if isinstance(result, Failure):
-                logger.warning("a finalist is left out: %s", result.reason)
+        with tqdm(total=len(students) * len(evaluators), desc=title) as bar:
+            found = [
+                self._results(students, each, bar, int(recipe.epochs))
+                for each in evaluators
+            ]
+        for student, results in zip(students, zip(*found, strict=True), strict=True):
+            if isinstance(results[0], Failure):
+                logger.warning("a finalist is left out: %s", results[0].reason)
             else:
-                worth = self._worth(result)
-                distilled.append(Scored(worth, student, result.accuracy))
+                scores = [each for each in results if isinstance(each, Score)]
+                worth = mean(map(self._worth, scores))
+                accuracy = mean(score.accuracy for score in scores)
+                distilled.append(Scored(worth, student, accuracy))
         if not distilled:
             raise Failed("the distillation of every finalist failed")
         return distilled
 
+    def _results(
+        self,
+        students: list[Architecture],
+        evaluator: DistillationEvaluator,
+        bar: tqdm[Any],
+        epochs: int,
+    ) -> list[Score | Failure]:
+        count = 0
+
+        def is_done() -> None:
+            nonlocal count
+            count += 1
+            bar.update()
+
+        evaluator.on_result = is_done
+        started = time.monotonic()
+        results = evaluate(students, self.teacher, evaluator)
+        if count == len(students):
+            self.timing.distilled(count, epochs, time.monotonic() - started)
+        bar.update(len(students) - count)  # by those whose scores were known
+        return results
+
     def _worth(self, score: Score) -> float:
         return score.accuracy if self.requirements else n2n(score, self.teacher.score)
-
-
-def _burden(student: Architecture) -> float:
-    """What it takes: parameters and multiply-accumulates count alike."""
-    return math.log(student.num_params) + math.log(student.num_macs)
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:

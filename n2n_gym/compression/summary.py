@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from n2n_gym.compression.assessment import Comparison
+from n2n_gym.compression.assessment import Comparison, wilson
 from n2n_gym.compression.shelf import Place
 from n2n_gym.compression.student_files import Finished
 from n2n_gym.pytorch.inputs import Normalisation
@@ -35,7 +35,12 @@ class Summary:
         """As ``summary.json`` has it."""
 
         def row(score: Score, test_accuracy: float) -> dict[str, Any]:
-            return {**score.to_dict(), "test_accuracy": test_accuracy}
+            count = self.test.num_images
+            return {
+                **score.to_dict(),
+                "test_accuracy": test_accuracy,
+                "test_interval": wilson(round(test_accuracy * count), count),
+            }
 
         rows = {"teacher": row(self.teacher, self.teacher_test_accuracy)}
         for name in ("student", "uniform", "magnitude", "random"):

@@ -19,6 +19,7 @@ ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
 # With less time fewer take part, so that the last are distilled for so many epochs.
 SHORTER: Final = (ROUNDS, ((6, 1 / 4), (3, 1.0)), ((4, 1 / 3), (2, 1.0)), ((2, 1.0),))
 ENOUGH_EPOCHS: Final = 20
+SEEDS: Final = 2  # of each of the last; where time is short their epochs come first
 MOST_EPOCHS: Final = 240  # more do not help
 MOST_UPDATES: Final = 400  # of a stage
 SEARCH: Final = 0.45  # of the time after the teacher; the finalists take the rest
@@ -47,6 +48,9 @@ class Timing(Protocol):
 
     def epochs(self, number: int) -> int:
         """Of a round of the finalists; of the last for what they are compared with."""
+
+    def seeds(self) -> int:
+        """That those of the last round are distilled from."""
 
     def distilled(self, students: int, epochs: int, seconds: float) -> None:
         """Learn how long a round took."""
@@ -83,6 +87,9 @@ class Fixed:
     def epochs(self, number: int) -> int:
         _, share = ROUNDS[number]
         return max(1, round(self.final_epochs * share))
+
+    def seeds(self) -> int:
+        return SEEDS
 
     def distilled(self, students: int, epochs: int, seconds: float) -> None:
         pass
@@ -187,11 +194,15 @@ class Timed:
     def _final_epochs(self, rounds: Sequence[tuple[int, float]]) -> float:
         """That the last of these rounds can have, and what is compared with it."""
         work = sum(self._waves(count) * share for count, share in rounds)
+        work += (_seeds(self._rounds or rounds) - 1) * self._waves(rounds[-1][0])
         if self.with_controls:
             work += self._waves(2)
         seconds = self.plan.left - self.reserve
         each = self._finals.of(1.0, self._guess())
         return min(MOST_EPOCHS, max(1.0, seconds / (each * work)))
+
+    def seeds(self) -> int:
+        return _seeds(self._rounds)
 
     def views(self) -> int:
         def fit() -> int:
@@ -222,3 +233,7 @@ class Timed:
             return int(self.plan.left - self.reserve >= 0.8 * needed)
 
         return bool(self.plan.decide("controls", fit, 1))
+
+
+def _seeds(rounds: Sequence[tuple[int, float]]) -> int:
+    return SEEDS if len(rounds) > 1 else 1

@@ -55,6 +55,8 @@ class DistillationEvaluator:
         runner: Where students are measured: here by default.
         store: Where scores are kept beyond this process, if anywhere.
         weights: A folder where the weights of what is measured are kept, if anywhere.
+        repeat: Which of several seeds, for scores of the same students that are to
+            differ by chance alone.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class DistillationEvaluator:
         runner: Runner | None = None,
         store: ScoreStore | None = None,
         weights: Path | None = None,
+        repeat: int = 0,
     ) -> None:
         self.rung = rung
+        self.repeat = repeat
         self.device = pick_device(device)
         self.precision = precision
         self.threads = threads
@@ -113,6 +117,8 @@ class DistillationEvaluator:
             resolved["unlabelled"] = list(teacher.task.unlabelled)
         if not student.is_normalised:
             resolved["is_plain"] = True  # those are distilled in another way
+        if self.repeat:
+            resolved["repeat"] = self.repeat
         if self.rung.start == "elastic":
             resolved["elastic"] = self._start(teacher).fingerprint
         return Key(
