@@ -265,6 +265,36 @@ def test_a_button_copies_the_command_that_exports(page, folder, found):
     assert shlex.split(copied) == wanted
 
 
+def test_the_slider_shows_each_student_of_the_shelf(page, found):
+    """By the keyboard and by the mouse."""
+    shelf = sorted(found.summary["shelf"], key=lambda place: place["num_params"])
+    assert len(shelf) > 1
+    default = next(n for n, x in enumerate(shelf) if "student" in x["roles"])
+    slider = page.locator("#pick")
+    assert slider.input_value() == str(default)
+
+    def shown() -> tuple[list[str], str]:
+        figures = page.locator("#place dd.value").all_inner_texts()
+        return figures, page.locator("#places tr.chosen code").inner_text()
+
+    slider.focus()
+    page.keyboard.press("Home")
+    for place in shelf:
+        (times, accuracy, *_), file = shown()
+        whole = found.summary["teacher"]["num_params"]
+        assert times == f"{whole / place['num_params']:.3g}x"
+        assert accuracy == f"{place['test_accuracy']:.2%}"
+        assert file == place["file"]
+        assert times in slider.get_attribute("aria-valuetext")
+        page.keyboard.press("ArrowRight")
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
+    assert shown()[1] == shelf[0]["file"]
+    page.locator("#places tr").nth(default).click()
+    assert shown()[1] == shelf[default]["file"]
+    assert slider.input_value() == str(default)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1200, "dark")])
 def test_it_fits_a_phone_and_the_night(page, width, scheme):
     page.emulate_media(color_scheme=scheme)

@@ -31,6 +31,7 @@ from n2n_gym.cli.options import (
     at_least,
 )
 from n2n_gym.cli.output import print_json
+from n2n_gym.common.progress import loading
 from n2n_gym.common.quantities import show_quantity
 from n2n_gym.limits.constraints import ACCURACY
 
@@ -244,9 +245,15 @@ def compress(
                     f"--no-controls and --controls {controls} contradict each other"
                 )
             given["controls"] = "none"
-        from n2n_gym.runs.folder import check_same, is_finished, read_summary, resumed
-        from n2n_gym.runs.identity import check_unchanged
-        from n2n_gym.runs.options import Options
+        with loading("Loading PyTorch"):
+            from n2n_gym.runs.folder import (
+                check_same,
+                is_finished,
+                read_summary,
+                resumed,
+            )
+            from n2n_gym.runs.identity import check_unchanged
+            from n2n_gym.runs.options import Options
 
         options = Options(**given) if resume is None else resumed(resume, given)
         folder = options.output
@@ -321,7 +328,6 @@ def _is_said(context: typer.Context, name: str) -> bool:
 
 
 def _run(options: Options) -> None:
-    from n2n_gym.compression.pipeline import compress as run
     from n2n_gym.runs.folder import HISTORY, OPTIONS
     from n2n_gym.runs.history import FINAL, read_history
 
@@ -336,6 +342,8 @@ def _run(options: Options) -> None:
         )
 
     with stoppable(kept):
+        with loading("Loading ONNX Runtime and the rest"):
+            from n2n_gym.compression.pipeline import compress as run
         run(options, BEGAN)
 
 

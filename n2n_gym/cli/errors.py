@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
+
+from n2n_gym.common.progress import one_display
 
 INTERRUPTED = 130  # the exit code, as shells have it
 with_traceback = False  # whether the user asked for it
@@ -31,11 +33,12 @@ def plain_errors() -> Iterator[None]:
 
 
 @contextmanager
-def stoppable(kept: Callable[[], str]) -> Iterator[None]:
+def stoppable(kept: Callable[[], str], *, has_bars: bool = True) -> Iterator[None]:
     """The first Ctrl-C ends what is inside and says what is kept, the second at once.
 
     Args:
         kept: What to say then.
+        has_bars: Whether bars of progress share a display inside.
     """
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
@@ -44,7 +47,8 @@ def stoppable(kept: Callable[[], str]) -> Iterator[None]:
 
     before = signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        with one_display() if has_bars else nullcontext():
+            yield
     except KeyboardInterrupt:
         said = f"\n{escape(kept())}"
         Console(stderr=True).print(said, highlight=False, soft_wrap=True)

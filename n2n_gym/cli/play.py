@@ -76,7 +76,7 @@ def play(
 
     Undo takes back as many as you like, removals too. In the end the student is scored.
     """
-    with plain_errors(), stoppable(lambda: "Stopped."):
+    with plain_errors(), stoppable(lambda: "Stopped.", has_bars=False):
         from n2n_gym.common.files import write_whole
         from n2n_gym.envs import RemoveEnv, ShrinkEnv
         from n2n_gym.envs.arguments import Arguments

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from n2n_gym.cli import options
-from n2n_gym.cli.errors import plain_errors
+from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.output import AsJson, print_json, say
 from n2n_gym.rewards import Failure
 
@@ -207,9 +207,8 @@ def calibrate(
             raise ValueError(f"a calibration is a .json file, got {file}")
         if rung == "full":
             raise ValueError("full distillation is what cheap rungs are calibrated by")
-        from tqdm.auto import tqdm  # reads --quiet as it is imported
-
         from n2n_gym.common.files import write_whole
+        from n2n_gym.common.progress import progress
         from n2n_gym.evaluators.calibration import calibrate
         from n2n_gym.evaluators.loading import default_runner, load_rung, load_store
         from n2n_gym.evaluators.workers import Workers
@@ -229,10 +228,11 @@ def calibrate(
             normalisation=statistics(mean, std),
             device=device,
         )
-        _ = loaded.score  # trained now: its bar comes first
-        with closing(runner), tqdm(total=2 * students, desc="Calibrating") as bar:
-            cheap.on_result = full.on_result = lambda: bar.update()
-            found = calibrate(loaded, cheap, full, num_students=students, seed=seed)
+        with stoppable(lambda: "Stopped; all scores are kept."), closing(runner):
+            _ = loaded.score  # trained now: its bar comes first
+            with progress(2 * students, "Calibrating", is_long=True) as bar:
+                cheap.on_result = full.on_result = bar.update
+                found = calibrate(loaded, cheap, full, num_students=students, seed=seed)
         write_whole(file, found.to_json().encode())
     if as_json:
         print_json({"path": str(file), **asdict(found)})

@@ -63,11 +63,11 @@ def train(
     """
     with plain_errors():
         import gymnasium as gym
-        from tqdm.auto import tqdm  # reads --quiet as it is imported
 
         from envs_registry import ENVIRONMENTS, MODULE
         from n2n_agents import reinforce
         from n2n_agents.logs import check_formats, log_updates
+        from n2n_gym.common.progress import progress
         from n2n_gym.envs.render import draw_student
         from n2n_gym.networks.architecture import Architecture
         from n2n_gym.runs.folder import POLICY, fresh_folder
@@ -104,7 +104,7 @@ def train(
         with (
             stoppable(lambda: "Stopped. The same command goes on with it."),
             places or nullcontext() as log,
-            tqdm(total=updates, desc=f"Training to {stage}") as bar,
+            progress(updates, f"Training to {stage}", is_long=True) as bar,
         ):
 
             def show(update: reinforce.Update) -> None:

@@ -21,10 +21,10 @@ from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
 import torch
-from tqdm.auto import tqdm
 
 from envs_registry import KERNELS, MODULE
 from n2n_agents.library import CONTINUOUS, find_agent
+from n2n_gym.common.progress import progress
 from n2n_gym.comparison.budget import Evaluation, Ledger, run
 from n2n_gym.comparison.statistics import label
 
@@ -167,7 +167,8 @@ def compare(runs: Sequence[Run], path: Path, *, workers: int = 1) -> None:
     left = [one for one in runs if one.key not in done]
     total = sum(_size(one) for one in left)
     failed = []
-    with tqdm(total=total, desc=f"{len(left)} runs", unit=_unit(left)) as bar:
+    title = f"{len(left)} runs"
+    with progress(total, title, _unit(left), is_long=True) as bar:
         is_here = min(workers, len(left)) <= 1
         attempts = (_attempt(one, bar.update) for one in left)
         for made in attempts if is_here else _in_processes(left, bar.update, workers):

@@ -16,13 +16,13 @@ from typing import Any, Final
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from envs_registry import BENCH, MODULE
 from n2n_agents.library import find_agent
 from n2n_gym.bench import load_table
 from n2n_gym.bench.env import regrets
 from n2n_gym.bench.rivals import regression_search
+from n2n_gym.common.progress import progress
 from n2n_gym.comparison.budget import Ledger, run
 from n2n_gym.comparison.statistics import (
     Estimate,
@@ -92,8 +92,9 @@ def perform_suite(
         if (task, agent, seed) not in done
     ]
     envs: dict[str, Any] = {}  # what one run has looked up is known to the next
-    with open(path, "a") as file, tqdm(wanted, desc=SUITE, unit=" runs") as bar:
-        for task, agent, seed in bar:
+    bar = progress(len(wanted), SUITE, " runs", is_long=True)
+    with open(path, "a") as file, bar:
+        for task, agent, seed in wanted:
             bar.set_postfix_str(agent)
             if task not in envs:
                 envs = {task: gym.make(MODULE + task)}
@@ -105,6 +106,7 @@ def perform_suite(
             )
             file.flush()
             runs.append(made)
+            bar.update()
     return runs
 
 

@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from tqdm.auto import tqdm
 
 from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
+from n2n_gym.common.progress import progress
 from n2n_gym.comparison.runner import Results, Run
 from n2n_gym.envs import CompressionEnv
 from n2n_gym.evaluators.loading import RUNGS
@@ -103,7 +103,7 @@ def validate(
         by_env[name].append(lines)
     total = sum(len(lines) - 1 for runs in by_env.values() for lines in runs)
     judges = {name: _Judge(runs[0][0], device) for name, runs in by_env.items()}
-    with tqdm(total=total, desc="Replaying", unit=" students") as bar:
+    with progress(total, "Replaying", " students", is_long=True) as bar:
         for name, runs in by_env.items():
             for lines in runs:
                 judges[name].check(lines)
@@ -114,7 +114,8 @@ def validate(
     for number, (name, lines) in enumerate(chosen.items()):
         chosen[name] = lines[: share + (number < more)]
     found: list[Rescored] = []
-    with tqdm(total=sum(map(len, chosen.values())), desc="Scoring anew") as bar:
+    number = sum(map(len, chosen.values()))
+    with progress(number, "Scoring anew", is_long=True) as bar:
         for name, lines in chosen.items():
             for rescored in judges[name].rescore(lines):
                 found.append(rescored)

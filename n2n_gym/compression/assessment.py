@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from n2n_gym.common.progress import progress
 from n2n_gym.compression.student_files import preprocessing_of
 from n2n_gym.export.formats import load_model
 from n2n_gym.export.onnx import FromPixels, export_onnx, plain
@@ -92,7 +93,11 @@ def compare_networks(
     split = teacher.task.split("test", device)
     whole = teacher.network(device)
     networks = [whole, network.to(device)]
-    answers = [predict(each, split, teacher.normalise) for each in networks]
+    with progress(2 * len(split), "Answers to the test images", "image") as bar:
+        answers = [
+            predict(each, split, teacher.normalise, on_batch=bar.update)
+            for each in networks
+        ]
     labels = split.labels.cpu()
     if "test" in teacher.task.unlabelled:
         labels = answers[0]  # to this device's last digit

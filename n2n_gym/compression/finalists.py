@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from n2n_gym.common.progress import Bar, progress
 from n2n_gym.compression.choice import burden, right_answers, smallest_alike
 from n2n_gym.compression.student_files import Finished
 from n2n_gym.compression.timing import Timing
@@ -201,7 +201,7 @@ class Finalists:
         if not self.requirements:
             return found[:most]
         kept: dict[str, Scored] = {}
-        with tqdm(total=most, desc="Measuring finalists") as bar:
+        with progress(most, "Measuring finalists", is_long=True) as bar:
             for number, scored in enumerate(chain(found, last)):
                 if kept and number >= min(MEASURED, len(found)):
                     break
@@ -339,7 +339,7 @@ class Finalists:
         epochs = f"{recipe.epochs} epochs{seeds}"
         title = f"Final distillation of {what}, {len(students)} for {epochs}"
         distilled = []
-        with tqdm(total=len(students) * len(evaluators), desc=title) as bar:
+        with progress(len(students) * len(evaluators), title, is_long=True) as bar:
             found = [
                 self._results(students, each, bar, int(recipe.epochs))
                 for each in evaluators
@@ -360,7 +360,7 @@ class Finalists:
         self,
         students: list[Architecture],
         evaluator: DistillationEvaluator,
-        bar: tqdm[Any],
+        bar: Bar,
         epochs: int,
     ) -> list[Score | Failure]:
         count = 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from n2n_gym.common.progress import progress
 from n2n_gym.compression.assessment import measure_latency
 from n2n_gym.compression.student_files import Finished, write_onnx
 from n2n_gym.runs.folder import ONNX
@@ -108,12 +109,15 @@ def write_shelf(
     found = {each.student.fingerprint: each for each in (*front(others), student)}
     found = {student.student.fingerprint: student, **found}  # it comes first
     paths = {name: place / f"{name[:12]}.onnx" for name in found}
-    for name, each in found.items():
-        if each is student:
-            shutil.copyfile(folder / ONNX, paths[name])
-        else:
-            write_onnx(each, teacher, paths[name])
-    timings = measure_latency(list(paths.values()), teacher.task.input_shape)
+    with progress(len(found) + 1, "Writing and measuring students", "file") as bar:
+        for name, each in found.items():
+            if each is student:
+                shutil.copyfile(folder / ONNX, paths[name])
+            else:
+                write_onnx(each, teacher, paths[name])
+            bar.update()
+        timings = measure_latency(list(paths.values()), teacher.task.input_shape)
+        bar.update()
     latency = {
         name: 1e3 * timing.seconds for name, timing in zip(found, timings, strict=True)
     }

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from gymnasium.vector import VectorEnv
-from tqdm.auto import tqdm
 
+from n2n_gym.common.progress import Bar, progress
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.local_search import LocalSearch
@@ -205,7 +205,7 @@ class Search:
     ) -> list[Scored]:
         """What is scored in a stage, until it is over or has had enough."""
         total = round(updates * ROLLOUTS)
-        with tqdm(total=total, desc=f"{name}: {stage}") as bar:
+        with progress(total, f"{name}: {stage}", is_long=True) as bar:
             whole = self.teacher.architecture.num_params
             is_enough = partial(self.timing.is_enough, f"{name}: {stage}")
             watch = _Watch(
@@ -232,7 +232,7 @@ class _Watch:
     stage: str
     history: History
     num_params: int  # of the teacher
-    bar: tqdm[Any]
+    bar: Bar
     is_enough: Callable[[int], bool]
     found: list[Scored] = field(default_factory=list)
 

@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from tqdm.auto import tqdm
 
 from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible
+from n2n_gym.common.progress import progress
 from n2n_gym.evaluators.distillation import Settings, measure, without_labels
 from n2n_gym.evaluators.rungs import INHERIT
 from n2n_gym.networks.architecture import Architecture
@@ -130,7 +130,7 @@ def stretch(
         return distillation_loss(outputs.float(), labels, targets, recipe)
 
     total = round(recipe.epochs * steps)
-    bar = tqdm(total=total, desc=f"Making {teacher.name} elastic")
+    bar = progress(total, f"Making {teacher.name} elastic", is_long=True)
     with alone(settings.threads), seeded(0, device) as generator, bar:
         for done in range(total):
             if done % steps == 0:

@@ -6,8 +6,7 @@ import logging
 from math import ceil
 from typing import Final
 
-from tqdm.auto import tqdm
-
+from n2n_gym.common.progress import progress
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import shrink, shrinkages
@@ -109,7 +108,8 @@ def widest_uniform(requirements: Requirements, block: int = 1) -> Architecture:
     Raises:
         OutOfReach: There is none.
     """
-    with tqdm(total=STEPS, desc="Measuring uniform width", leave=False) as bar:
+    title = "Measuring uniform width"
+    with progress(STEPS, title, is_long=True, is_kept=False) as bar:
 
         def keeps(student: Architecture) -> bool:
             bar.update()

@@ -100,9 +100,19 @@ def predict(
     *,
     precision: Precision = "float32",
     batch_size: int = EVALUATION_BATCH,
+    on_batch: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
-    """The class it takes each image for, (N,) int64, on the CPU."""
+    """The class it takes each image for, (N,) int64, on the CPU.
+
+    Args:
+        on_batch: As ``compute_logits`` takes it.
+    """
     outputs = compute_logits(
-        network, split, normalise, precision=precision, batch_size=batch_size
+        network,
+        split,
+        normalise,
+        precision=precision,
+        batch_size=batch_size,
+        on_batch=on_batch,
     )
     return outputs.argmax(1).cpu()

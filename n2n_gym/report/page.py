@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import jinja2
 import vl_convert
@@ -17,27 +17,11 @@ from n2n_gym.common.quantities import show_quantity
 from n2n_gym.report.charts import Chart, charts
 from n2n_gym.report.content import Found, Trial
 from n2n_gym.report.diagram import draw
+from n2n_gym.report.figures import headline, places
 from n2n_gym.runs.folder import REPORT
 from n2n_gym.runs.options import Options
 
 LIBRARY: Final = "window.vegaEmbed = vegaEmbed;"  # all that the page calls
-NETWORKS: Final = ("student", "teacher")
-PREFIXES: Final = (
-    (1e9, "G"),
-    (1e6, "M"),
-    (1e3, "k"),
-    (1, ""),
-    (1e-3, "m"),
-    (1e-6, "µ"),
-)
-
-
-class Figure(NamedTuple):
-    """One of the headline's: what, how much, and against what."""
-
-    name: str
-    value: str
-    note: str
 
 
 def write_report(folder: Path, summary: dict[str, Any] | None = None) -> Path:
@@ -58,6 +42,7 @@ def write_report(folder: Path, summary: dict[str, Any] | None = None) -> Path:
         drawn,
         found=found,
         figures=headline(found),
+        places=places(found),
         diagram=draw(found.teacher, found.student),
         command=command(found.options),
         export=lambda trial: export_command(found.folder, trial),
@@ -66,50 +51,6 @@ def write_report(folder: Path, summary: dict[str, Any] | None = None) -> Path:
     path = folder / REPORT
     write_whole(path, content.encode())
     return path
-
-
-def headline(found: Found) -> list[Figure]:
-    """What a reader wants to know first."""
-    whole, final = found.summary["teacher"], found.summary["student"]
-    test = found.summary["test"]
-    sizes = [_with_unit(test[name]["bytes"], "B") for name in NETWORKS]
-    times = [test[name]["latency_ms"] / 1e3 for name in NETWORKS]
-    low, high = (100 * (test["difference"] + sign * test["error"]) for sign in (-1, 1))
-    return [
-        Figure(
-            "times smaller",
-            f"{found.times_smaller:.3g}x",
-            f"{final['num_params']:,} of {whole['num_params']:,} parameters",
-        ),
-        Figure(
-            found.test_figure,
-            f"{final['test_accuracy']:.2%}",
-            f"teacher {whole['test_accuracy']:.2%}; difference "
-            f"{100 * test['difference']:+.2f} points, 95 % interval {low:+.2f} to "
-            f"{high:+.2f}, {test['num_images']:,} images",
-        ),
-        Figure("ONNX file", sizes[0], f"teacher {sizes[1]}"),
-        Figure(
-            "multiply-accumulates",
-            _with_unit(final["num_macs"]),
-            f"{whole['num_macs'] / final['num_macs']:.3g}x fewer than the teacher's "
-            f"{_with_unit(whole['num_macs'])}",
-        ),
-        Figure(
-            "latency of one image",
-            _with_unit(times[0], "s"),
-            f"{times[1] / times[0]:.3g}x as fast as the teacher, "
-            f"{_with_unit(times[1], 's')}; ONNX Runtime, one thread of this CPU",
-        ),
-    ]
-
-
-def _with_unit(value: float, unit: str = "") -> str:
-    """Three digits and a prefix: 24.5 kB, 12.5 µs, 3.19 M."""
-    for factor, prefix in PREFIXES:
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
 
 
 def command(options: Options) -> str:

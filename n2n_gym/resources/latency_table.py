@@ -20,9 +20,9 @@ from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.common.progress import progress
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import timed_onnx
@@ -134,7 +134,8 @@ def _measure(teacher: Architecture, latency: Latency) -> dict[str, float]:
         *students_in_blocks(teacher, STUDENTS, block=BLOCK),
     ]
     amounts = [work(nodes(s, latency.batch, latency.threads)) for s in students]
-    with tqdm(total=ROUNDS, desc="Measuring latencies, once for this machine") as bar:
+    title = "Measuring latencies, once for this machine"
+    with progress(ROUNDS, title, is_long=True) as bar:
         ratios = time_students(
             teacher, students, latency, seconds=SECONDS, on_round=bar.update
         )

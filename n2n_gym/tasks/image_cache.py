@@ -18,7 +18,6 @@ from typing import Any, Final
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from n2n_gym.common.files import cache_folder, to_disk
 from n2n_gym.common.progress import progress
@@ -153,7 +152,7 @@ def _bytes(side: int) -> int:
 
 def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) -> None:
     total = sum(len(labels) for _, labels in files.values())
-    with tqdm(total=total, desc=f"Reading {name}", unit="image") as bar:
+    with progress(total, f"Reading {name}", "image", is_long=True) as bar:
         for split, (paths, labels) in files.items():
             with open(folder / f"{split}.npy", "wb") as file:
                 # Written, not mapped: a full disk is then an error, not a crash.

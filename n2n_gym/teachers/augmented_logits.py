@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from n2n_gym.common.files import (
     alone_with,
@@ -21,6 +20,7 @@ from n2n_gym.common.files import (
     kept_if_possible,
     write_whole,
 )
+from n2n_gym.common.progress import progress
 from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.inference import EVALUATION_BATCH
 from n2n_gym.pytorch.inputs import Views
@@ -111,7 +111,7 @@ def _compute_logits(
     split, augmentation = teacher.task.split("train", device), teacher.task.augmentation
     title = f"Logits of {teacher.name} on augmented images"
     found = []
-    with tqdm(total=len(changes) * len(split), desc=title) as bar:
+    with progress(len(changes) * len(split), title, is_long=True) as bar:
         for change in changes.to(device):
             for images, _, positions in split.batches(EVALUATION_BATCH):
                 seen = augmentation.apply(images, change[:, positions])

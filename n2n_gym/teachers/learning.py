@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from n2n_gym.common.files import kept_if_possible, write_whole
+from n2n_gym.common.progress import progress
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
 from n2n_gym.pytorch.determinism import seeded
@@ -223,9 +223,8 @@ class _Lesson:
         recipe = replace(self.recipe, precision=precision)
         total = round(recipe.epochs * steps)
         done = kept["training"]["epoch"] * steps if kept else 0
-        with tqdm(
-            total=total, initial=done, desc=f"Training teacher {self.title}"
-        ) as bar:
+        title = f"Training teacher {self.title}"
+        with progress(total, title, initial=done, is_long=True) as bar:
 
             def after_step() -> None:
                 bar.update()
