@@ -293,3 +293,14 @@ def test_odd_arrays_are_warned_of(tmp_path, caplog, changes, message):
 def test_nothing_is_said_of_plain_arrays(tmp_path, caplog):
     from_npz(save(tmp_path, standard()))
     assert not caplog.text
+
+
+@pytest.mark.parametrize("lost", [("train",), SPLITS])
+def test_labels_that_are_missing_are_warned_of_by_name(tmp_path, caplog, lost):
+    arrays = standard()
+    for split in lost:
+        del arrays[f"{split}_labels"]
+    assert from_npz(save(tmp_path, arrays)).unlabelled == lost
+    assert f"has no {lost[0]}_labels" in caplog.text
+    assert all(f"{split}_labels" in caplog.text for split in lost)
+    assert "the teacher's answers instead" in caplog.text

@@ -68,6 +68,12 @@ def from_npz(path: str | Path, name: str | None = None) -> Task:
     arrays = _checked_arrays(path)
     images, _ = arrays["train"]
     unlabelled = tuple(s for s in SPLITS if is_unlabelled(arrays[s][1]))
+    if unlabelled:
+        logger.warning(
+            "%s has no %s: students learn the teacher's answers instead",
+            path,
+            " and no ".join(f"{split}_labels" for split in unlabelled),
+        )
     height, width, channels = (*images.shape[1:], 1)[:3]
     colours = {1: "grey ", 3: "RGB "}.get(channels, "")
     return Task(
