@@ -225,6 +225,16 @@ def test_what_is_kept_is_touched_by_neither_stage(stage, keep, teacher):
                     assert getattr(left, field, 0) == getattr(layer, field, 0)
 
 
+def test_spaces_around_names_mean_nothing(teacher):
+    def legal(keep) -> list[str]:
+        env = ShrinkEnv(teacher, evaluator="size", keep=keep)
+        return [decision.name for decision in env.decisions]
+
+    wanted = legal(["conv1", "block2"])
+    for keep in ("conv1, block2", " conv1 ,block2 ", ["conv1 ", " block2"]):
+        assert legal(keep) == wanted
+
+
 def test_a_pattern_that_names_nothing_is_refused(teacher):
     with pytest.raises(ValueError, match=r"keep='blok2' names no layer; there are"):
         RemoveEnv(teacher, evaluator="size", keep="blok2")

@@ -380,6 +380,15 @@ def test_a_pickle_that_would_run_code_is_refused(task, tmp_path, is_zip):
     assert not harm.exists()
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".safetensors", ".SAFETENSORS", ""])
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_file_is_read_by_what_is_in_it(suffix, save, state, task, tmp_path):
+    path = tmp_path / f"w{suffix}"
+    save(state, path)
+    found = load_teacher(SMALL, task, weights=path).weights
+    assert all(torch.equal(value, state[name]) for name, value in found.items())
+
+
 @pytest.mark.parametrize(
     ("content", "suffix", "message"),
     [

@@ -66,7 +66,7 @@ def read_weights(path: Path) -> Any:
         raise ValueError(f"{path} is a folder, not a file with weights")
     if not path.is_file():
         raise ValueError(f"there is no file {path} with weights")
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
@@ -74,7 +74,8 @@ def read_weights(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), safe_globals(_PLAIN_VALUES):
             warnings.simplefilter("ignore", UserWarning)  # of how it reads old formats
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with open(path, "rb") as file:  # not its name, which torch goes by
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is refused: it is no state dict, or a pickle that could run code "
@@ -84,6 +85,17 @@ def read_weights(path: Path) -> Any:
         raise ValueError(
             f"{path} is neither a safetensors file nor what torch.save wrote"
         ) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By what is in it: people name both kinds ``.pt``, ``.bin``, ``.safetensors``.
+
+    A safetensors file begins with the length of its JSON, 8 bytes, and that JSON.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    is_torchs = start.startswith((b"PK", b"\x80"))  # a zip, or a pickle of long ago
+    return start[8:] == b"{" or (path.suffix == ".safetensors" and not is_torchs)
 
 
 def state_dicts_for(

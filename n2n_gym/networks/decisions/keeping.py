@@ -28,7 +28,8 @@ def kept_names(
     found: set[str] = set()
     if not isinstance(patterns, (str, Sequence, Set)):
         raise ValueError(f"keep names layers, or patterns of names, got {patterns!r}")
-    for pattern in patterns.split(",") if isinstance(patterns, str) else patterns:
+    for given in patterns.split(",") if isinstance(patterns, str) else patterns:
+        pattern = given.strip()
         named = {
             name
             for name in names
