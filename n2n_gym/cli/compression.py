@@ -362,9 +362,9 @@ def _show(summary: dict[str, Any], options: Options) -> None:
         console.print(
             f"[yellow]No finalist is as accurate as the teacher[/yellow] ({found:.2%} "
             f"against {wanted:.2%} on validation): what was written is the "
-            f"smallest that cannot be told from the one of the highest reward. More --removal-updates, "
-            f"--shrinkage-updates or --final-epochs may help, and --min-accuracy "
-            f"says what the student must reach.",
+            f"smallest that cannot be told from the one of the highest reward. "
+            f"More --removal-updates, --shrinkage-updates or --final-epochs may help, "
+            f"and --min-accuracy says what the student must reach.",
             highlight=False,
         )
     student, test = summary["student"], summary["test"]
