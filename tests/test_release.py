@@ -1,0 +1,62 @@
+"""What strangers find beside the code says the same as the code."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def read(path: Path):
+    return yaml.safe_load(path.read_text())
+
+
+def test_the_citation_has_the_version_and_the_licence(project):
+    found = read(ROOT / "CITATION.cff")
+    assert found["version"] == project["version"]
+    assert found["license"] == project["license"]
+
+
+def test_the_changelog_has_the_version(project):
+    text = (ROOT / "CHANGELOG.md").read_text()
+    headings = re.findall(r"^## (\d+\.\d+\.\d+)", text, flags=re.M)
+    assert project["version"] in headings
+    assert headings == sorted(headings, reverse=True)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_install_what_there_is_and_may_no_more_than_read(path, project):
+    found = read(path)
+    assert found["permissions"] == {"contents": "read"}
+    commands = [
+        step["run"]
+        for job in found["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    extras = re.findall(r"\.\[(\w+)\]", " ".join(commands))
+    assert set(extras) <= project["optional-dependencies"].keys()
+    assert commands
+
+
+def test_the_docs_are_built_from_an_extra_that_there_is(project):
+    found = read(ROOT / ".readthedocs.yaml")
+    (install,) = found["python"]["install"]
+    assert set(install["extra_requirements"]) <= project["optional-dependencies"].keys()
+    assert (ROOT / found["sphinx"]["configuration"]).exists()
