@@ -18,7 +18,7 @@ os.environ["N2N_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 
-from n2n_gym.compression import assessment, pipeline, timing  # noqa: E402
+from n2n_gym.compression import assessment, preparation, timing  # noqa: E402
 from n2n_gym.compression.pipeline import compress  # noqa: E402
 from n2n_gym.evaluators.runner import InProcess  # noqa: E402
 from n2n_gym.pytorch.recipe import Recipe  # noqa: E402
@@ -39,7 +39,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-REAL = {"SECONDS": assessment.SECONDS, "default_runner": pipeline.default_runner}
+REAL = {"SECONDS": assessment.SECONDS, "default_runner": preparation.default_runner}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,7 +49,7 @@ def _quick_runs() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assessment, "SECONDS", 0.05)
-        patch.setattr(pipeline, "default_runner", lambda most: InProcess())
+        patch.setattr(preparation, "default_runner", lambda most: InProcess())
         yield
 
 
@@ -59,7 +59,7 @@ def _slow_tests_are_real(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("slow") is not None:
             patch.setattr(assessment, "SECONDS", REAL["SECONDS"])
-            patch.setattr(pipeline, "default_runner", REAL["default_runner"])
+            patch.setattr(preparation, "default_runner", REAL["default_runner"])
         yield
 
 

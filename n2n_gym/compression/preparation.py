@@ -1,0 +1,243 @@
+"""What a run needs before it can search: teacher, limits, folder, plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import torch
+
+from n2n_agents import reinforce
+from n2n_agents.logs import check_formats
+from n2n_gym.compression.finalists import Finalists
+from n2n_gym.compression.plan import LEAST_SECONDS, PLAN, Pace, Plan, TooShort
+from n2n_gym.compression.stages import Search
+from n2n_gym.compression.student_files import metadata_of
+from n2n_gym.compression.timing import ROUNDS, Fixed, Timed, Timing
+from n2n_gym.evaluators.evaluator import Evaluator
+from n2n_gym.evaluators.loading import default_runner, load_evaluator
+from n2n_gym.evaluators.rungs import QUICK, SHORT
+from n2n_gym.evaluators.runner import Runner
+from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.evaluators.workers import Workers
+from n2n_gym.limits.constraints import ACCURACY
+from n2n_gym.limits.feasibility import refuse_if_out_of_reach
+from n2n_gym.limits.requirements import Requirements
+from n2n_gym.networks.decisions import GRANULARITIES, kept_names, removals
+from n2n_gym.networks.scaling import uniform_student
+from n2n_gym.pytorch.devices import pick_device
+from n2n_gym.resources import load_meter
+from n2n_gym.runs.folder import (
+    FINALISTS,
+    OPTIONS,
+    POLICY,
+    Run,
+    check_machine,
+    is_finished,
+    open_run,
+)
+from n2n_gym.runs.history import Remembering
+from n2n_gym.runs.identity import IDENTITY, check_unchanged, keep_identity
+from n2n_gym.runs.options import Options
+from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers.augmented_logits import seconds_a_view
+from n2n_gym.teachers.learning import TakesTooLong, refused_after
+from n2n_gym.teachers.teacher import Teacher
+
+STAGES: Final = ("remove", "shrink")
+TEACHER_LEAVES: Final = 0.25  # of the minutes, at least
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run works with.
+
+    Attributes:
+        began: When it began, by ``time.monotonic``.
+        evaluator: What the search scores students with.
+        final: What distils them to the end.
+    """
+
+    began: float
+    options: Options
+    device: torch.device
+    teacher: Teacher
+    requirements: Requirements
+    run: Run
+    plan: Plan
+    evaluator: Evaluator
+    search: Search
+    final: Finalists
+
+
+@contextmanager
+def prepared(options: Options, began: float) -> Iterator[Job]:
+    """The job, its folder opened and its teacher trained.
+
+    Raises:
+        ValueError, FileExistsError, TooShort: As ``compress`` does.
+    """
+    _check_learning(options)
+    device = pick_device(options.device)
+    store = options.open_store()
+    most, _ = ROUNDS[0]
+    runner = Workers(options.workers) if options.workers else default_runner(most)
+    evaluator = _evaluator(options, device, runner, store)
+    teacher, requirements = _required(options, device)
+    with closing(runner), open_run(options) as run:
+        if is_finished(run.folder):
+            raise FileExistsError(f"{run.folder} holds a finished run")
+        if requirements.is_of_machine:
+            check_machine(run.folder)
+        if (run.folder / IDENTITY).exists():  # before a teacher is trained in vain
+            check_unchanged(options, teacher)
+        requirements.keep_in(run.folder)
+        plan = Plan(run.folder / PLAN, options.seconds(), began, options.plan)
+        _train(teacher, plan)  # now: the searches' bars are theirs
+        keep_identity(options, teacher)
+        (run.folder / FINALISTS).mkdir(exist_ok=True)
+        pace = Pace()
+        remembering = Remembering(evaluator, run.history, pace.measured)
+        timing = _timing(options, plan, pace, runner, evaluator, teacher, requirements)
+        search = Search(teacher, remembering, run, requirements, timing)
+        final = Finalists(
+            teacher,
+            timing,
+            device,
+            runner,
+            store,
+            requirements,
+            run.history.add,
+            options.precision,
+            run.folder / FINALISTS,
+        )
+        yield Job(
+            began,
+            options,
+            device,
+            teacher,
+            requirements,
+            run,
+            plan,
+            evaluator,
+            search,
+            final,
+        )
+
+
+def _required(options: Options, device: torch.device) -> tuple[Teacher, Requirements]:
+    """The teacher, not trained yet, and what its student must keep.
+
+    Raises:
+        ValueError: There is nothing to remove, or a limit that no student can keep.
+    """
+    constraints = options.constraints()
+    load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
+    teacher = options.load_teacher(device)
+    kept = kept_names(teacher.architecture, options.keep)
+    requirements = Requirements.read(
+        teacher.architecture, constraints, metadata_of(teacher), kept
+    )
+    if not removals(teacher.architecture, options.granularity, keep=kept):
+        raise ValueError(
+            f"there is nothing to remove from {teacher.name} at the granularity "
+            f"{options.granularity!r}; {_numbers_of_removals(teacher, kept)}"
+        )
+    if not (options.output / OPTIONS).exists():  # a folder for what can be done alone
+        refuse_if_out_of_reach(requirements, options.granularity)
+    return teacher, requirements
+
+
+def _evaluator(
+    options: Options, device: torch.device, runner: Runner, store: ScoreStore | None
+) -> Evaluator:
+    """What the search scores students with."""
+    name = options.evaluator or (QUICK if options.is_timed else SHORT).name
+    if ":" in name:
+        return load_evaluator(name, device, precision=options.precision)
+    return load_evaluator(
+        name, device, workers=runner, store=store, precision=options.precision
+    )
+
+
+def _train(teacher: Teacher, plan: Plan) -> None:
+    """Train the teacher if it has to be.
+
+    Raises:
+        TooShort: That would leave too little of the minutes.
+    """
+    if not plan.has_clock:
+        _ = teacher.score
+        return
+    needed, given = LEAST_SECONDS, plan.seconds or 0.0
+    try:
+        with refused_after(plan.left - max(needed, TEACHER_LEAVES * given)):
+            _ = teacher.score
+    except TakesTooLong as error:
+        needed = (plan.used + error.seconds) / (1 - TEACHER_LEAVES) + needed
+        raise TooShort(
+            f"{error}, which leaves too little of {given / 60:.3g}; at least "
+            f"{math.ceil(needed / 60)} minutes make sense here"
+        ) from error
+    if plan.left < needed:
+        needed += plan.used
+        raise TooShort(
+            f"{given / 60:.3g} minutes are too few: {plan.used:.0f} seconds went by "
+            f"before the first student; at least {math.ceil(needed / 60)} minutes make "
+            f"sense here"
+        )
+
+
+def _timing(
+    options: Options,
+    plan: Plan,
+    pace: Pace,
+    runner: Runner,
+    evaluator: Evaluator,
+    teacher: Teacher,
+    requirements: Requirements,
+) -> Timing:
+    if not options.is_timed:
+        return Fixed(
+            options.final_epochs, options.removal_updates, options.shrinkage_updates
+        )
+    workers = runner.count if isinstance(runner, Workers) else 1
+    whole = teacher.architecture
+    small = uniform_student(
+        whole, max(whole.num_params // 16, 1), keep=requirements.keep
+    )
+    worth = 1.0
+    if isinstance(evaluator, DistillationEvaluator):
+        worth = evaluator.cost(small, teacher)
+    return Timed(
+        plan,
+        pace,
+        workers,
+        worth,
+        partial(seconds_a_view, teacher, pick_device(options.device)),
+        options.controls != "none",
+        bool(requirements),
+    )
+
+
+def _check_learning(options: Options) -> None:
+    """Raise a ValueError now, not after the first stage."""
+    check_formats(options.logs)
+    if options.frozen and options.init_policy is None:
+        raise ValueError("frozen policies must come from somewhere: give init_policy")
+    if options.init_policy is not None:
+        for stage in STAGES if options.shrinkage_updates else STAGES[:1]:
+            path = options.init_policy / POLICY.format(agent="reinforce", stage=stage)
+            if not path.is_file():
+                raise ValueError(f"there is no policy {path}")
+            reinforce.load_policy(path)
+
+
+def _numbers_of_removals(teacher: Teacher, kept: frozenset[str]) -> str:
+    start = teacher.architecture
+    counts = {g: len(removals(start, g, keep=kept)) for g in GRANULARITIES}
+    return ", ".join(f"{g!r} has {count}" for g, count in counts.items())
