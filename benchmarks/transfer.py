@@ -37,7 +37,7 @@ STARTS = ("scratch", "transferred", "frozen")
 def train(
     env: CompressionEnv,
     policy: reinforce.Policy,
-    settings: reinforce.Settings,
+    settings: reinforce.Hyperparameters,
     updates: int,
     seed: int,
 ) -> list[float]:

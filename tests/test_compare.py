@@ -13,7 +13,7 @@ from n2n_agents import reinforce
 from n2n_agents.library import find_agent
 from n2n_gym.cli import app
 from n2n_gym.comparison.budget import Budgeted, Ledger, run
-from n2n_gym.comparison.runner import Results, Run, compare, perform, plan
+from n2n_gym.comparison.runner import AgentRun, Results, compare, perform, plan
 from n2n_gym.envs import RemoveEnv
 
 ENV = ("n2n_gym:N2NRemove-v0", {"teacher": "vgg11_bn", "evaluator": "size"})
@@ -92,7 +92,7 @@ def test_bad_plans_are_refused():
 
 
 def test_an_own_agent_is_a_function():
-    one = Run(ENV[0], "n2n_agents.search:greedy", 0, ENV[1], evaluations=3)
+    one = AgentRun(ENV[0], "n2n_agents.search:greedy", 0, ENV[1], evaluations=3)
     *evaluations, end = perform(one)
     assert len(evaluations) == end["evaluations"] == 3
 
@@ -259,7 +259,7 @@ def test_runs_from_before_kernels_had_the_nearest_length_are_not_gone_on_with(
 ):
     path = tmp_path / "results.jsonl"
     arguments = dict(ENV[1])
-    old = Run(MODULE + name, agent, 0, arguments, evaluations=3)
+    old = AgentRun(MODULE + name, agent, 0, arguments, evaluations=3)
     Results(path).add([{"version": 1, "run": old.key, **asdict(old), "kind": "end"}])
     before = path.read_text()
     new = plan([(old.env, arguments)], [agent], range(2), evaluations=3)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from n2n_gym.cli import app
 from n2n_gym.cli.play import near
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
-from n2n_gym.envs.render import Bar, lines
+from n2n_gym.envs.render import LayerBar, lines
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.teachers.loading import load_teacher
 
@@ -95,7 +95,7 @@ def test_removals_and_rates_are_the_environments(network, counts, tmp_path):
     [(0, 4, "0123"), (5, 4, "3456"), (9, 4, "6789"), (None, 4, "0123"), (5, 0, "5")],
 )
 def test_a_low_screen_shows_the_layers_about_the_decision(current, most, expected):
-    whole = [Bar(str(i), 8, 8, "8", i == current) for i in range(10)]
+    whole = [LayerBar(str(i), 8, 8, "8", i == current) for i in range(10)]
     shown = lines(whole)
     assert "".join(line.name for line in near(shown, most)) == expected
     assert near(shown, 10) == shown

@@ -69,7 +69,7 @@ def learn_as_the_paper(env: gym.Env[Any, Any], *, seed: int) -> None:
 
 
 def go_on(
-    env: gym.Env[Any, Any], settings: reinforce.Settings, path: str, *, seed: int
+    env: gym.Env[Any, Any], settings: reinforce.Hyperparameters, path: str, *, seed: int
 ) -> None:
     """REINFORCE from a policy that was trained before."""
     policy = reinforce.load_policy(path)

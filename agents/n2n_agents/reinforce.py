@@ -32,7 +32,7 @@ __all__ = [
     "MODERN",
     "PAPER",
     "Episode",
-    "Settings",
+    "Hyperparameters",
     "Update",
     "load_policy",
     "make_policy",
@@ -96,7 +96,7 @@ def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Hyperparameters:
     """How a policy learns; the paper's by default.
 
     Attributes:
@@ -117,9 +117,9 @@ class Settings:
     is_scaled: bool = False
 
 
-PAPER: Final = Settings()
+PAPER: Final = Hyperparameters()
 # Finds better students in as many episodes.
-MODERN: Final = Settings(learning_rate=5e-3, entropy_bonus=0.1, is_scaled=True)
+MODERN: Final = Hyperparameters(learning_rate=5e-3, entropy_bonus=0.1, is_scaled=True)
 # Plays as it is: a policy that was trained elsewhere, used without training.
 FROZEN: Final = replace(MODERN, learning_rate=0.0)
 
@@ -149,7 +149,7 @@ class _Progress:
 def train(
     env: Environment,
     policy: Policy,
-    settings: Settings = PAPER,
+    settings: Hyperparameters = PAPER,
     *,
     updates: int = 100,
     seed: int = 0,
@@ -209,7 +209,7 @@ def train(
 
 def _learn(
     policy: Policy,
-    settings: Settings,
+    settings: Hyperparameters,
     progress: _Progress,
     episodes: Sequence[Episode],
 ) -> None:

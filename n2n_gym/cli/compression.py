@@ -24,7 +24,7 @@ from n2n_gym.cli.options import (
     Mean,
     Precision,
     Std,
-    Task,
+    TaskName,
     Teacher,
     TrainTeacher,
     Weights,
@@ -60,7 +60,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 def compress(
     context: typer.Context,
     teacher: Teacher = "resnet18",
-    task: Task = "digits",
+    task: TaskName = "digits",
     weights: Weights = None,
     minutes: Annotated[
         str | None,

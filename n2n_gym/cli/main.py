@@ -18,7 +18,7 @@ from n2n_gym.cli import errors
 from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.compression import compress
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Device, Mean, Precision, Std, Task
+from n2n_gym.cli.options import Device, Mean, Precision, Std, TaskName
 from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
@@ -140,7 +140,7 @@ def train_teacher(
     name: Annotated[
         str, typer.Argument(help="One of torchvision's networks, or module:function.")
     ],
-    task: Task = "digits",
+    task: TaskName = "digits",
     mean: Mean = None,
     std: Std = None,
     epochs: Epochs = None,

@@ -44,7 +44,7 @@ TASK: Final[Any] = typer.Option(
     help="The images: a name (`n2n-gym tasks` lists them), an .npz file, a folder "
     "(path@64: of that side), or module:function."
 )
-Task = Annotated[str, TASK]
+TaskName = Annotated[str, TASK]
 OptionalTask = Annotated[str | None, TASK]  # where none is a default
 Weights = Annotated[
     str | None,

@@ -20,7 +20,7 @@ from n2n_gym.cli.options import (
     Keep,
     Mean,
     Std,
-    Task,
+    TaskName,
     Teacher,
     TrainTeacher,
     Weights,
@@ -52,7 +52,7 @@ SHRINK = Choices(
 
 def play(
     teacher: Teacher = "resnet18",
-    task: Task = "digits",
+    task: TaskName = "digits",
     evaluator: Annotated[
         str,
         typer.Option(help="How students are scored: inherit, short, full, ..."),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 scores = typer.Typer(help="Scores: what was measured of students, kept for all runs.")
 
 Teacher = Annotated[str | None, typer.Option(help="Students of this teacher alone.")]
-Task = Annotated[str | None, typer.Option(help="On this task alone.")]
+OfTask = Annotated[str | None, typer.Option(help="On this task alone.")]
 Rung = Annotated[str | None, typer.Option(help="Of this rung alone.")]
 Fingerprint = Annotated[
     str | None, typer.Option(help="Of the student whose fingerprint begins so.")
@@ -50,7 +50,7 @@ def list_scores(
         typer.Option(min=1, metavar="N", help="How many to list, the newest first."),
     ] = 20,
     teacher: Teacher = None,
-    task: Task = None,
+    task: OfTask = None,
     rung: Rung = None,
     fingerprint: Fingerprint = None,
     store: Store = None,
@@ -104,7 +104,7 @@ def export(
         Path, typer.Argument(help="What to write: .csv, .jsonl or .parquet.")
     ],
     teacher: Teacher = None,
-    task: Task = None,
+    task: OfTask = None,
     rung: Rung = None,
     fingerprint: Fingerprint = None,
     store: Store = None,
@@ -171,7 +171,7 @@ def calibrate(
         Path, typer.Argument(help="What to write; then evaluator=FILE uses it.")
     ],
     teacher: options.Teacher = "resnet18",
-    task: options.Task = "digits",
+    task: options.TaskName = "digits",
     weights: options.Weights = None,
     mean: options.Mean = None,
     std: options.Std = None,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Device, Keep, Task, Teacher, TrainTeacher
+from n2n_gym.cli.options import Device, Keep, TaskName, Teacher, TrainTeacher
 from n2n_gym.cli.output import AsJson, print_json
 
 # torch and what needs it are imported in the command, so that --help is quick.
@@ -26,7 +26,7 @@ def train(
         Literal["remove", "shrink"], typer.Argument(help="What the policy decides.")
     ],
     teacher: Teacher = "resnet18",
-    task: Task = "digits",
+    task: TaskName = "digits",
     start: Annotated[
         Path | None,
         typer.Option(help="An architecture.json that shrinkage starts from."),

@@ -32,7 +32,7 @@ VERSION: Final = 1  # of the lines
 
 
 @dataclass(frozen=True)
-class Run:
+class AgentRun:
     """One agent with one seed in one environment.
 
     Attributes:
@@ -63,7 +63,7 @@ def plan(
     *,
     epochs: float | None = None,
     evaluations: int | None = None,
-) -> list[Run]:
+) -> list[AgentRun]:
     """Every agent with every seed in every environment.
 
     Raises:
@@ -80,7 +80,7 @@ def plan(
                     f"N2NShrink-v0 has both, with the argument action='continuous'"
                 )
     return [
-        Run(env, agent, seed, {**_said(env), **arguments}, epochs, evaluations)
+        AgentRun(env, agent, seed, {**_said(env), **arguments}, epochs, evaluations)
         for seed, (env, arguments), agent in product(seeds, envs, agents)
     ]
 
@@ -152,7 +152,7 @@ def _ended(lines: Iterable[Mapping[str, Any]]) -> set[str]:
     return {line["run"] for line in lines if line["kind"] == "end"}
 
 
-def compare(runs: Sequence[Run], path: Path, *, workers: int = 1) -> None:
+def compare(runs: Sequence[AgentRun], path: Path, *, workers: int = 1) -> None:
     """Make the runs that the file does not hold yet, several at a time.
 
     What a run raises is raised when the others have been made.
@@ -180,7 +180,7 @@ def compare(runs: Sequence[Run], path: Path, *, workers: int = 1) -> None:
         raise failed[0]
 
 
-def _refuse_mixture(path: Path, done: Iterable[str], runs: Iterable[Run]) -> None:
+def _refuse_mixture(path: Path, done: Iterable[str], runs: Iterable[AgentRun]) -> None:
     """One report is about one budget, and about one way of scoring in a task."""
     for key in done:
         kept = json.loads(key)
@@ -202,14 +202,16 @@ Spend: TypeAlias = Callable[[float], object]
 Made: TypeAlias = list[dict[str, Any]] | BaseException
 
 
-def _attempt(one: Run, spend: Spend) -> Made:
+def _attempt(one: AgentRun, spend: Spend) -> Made:
     try:
         return perform(one, spend)
     except Exception as error:  # raised when the others have been made
         return error
 
 
-def _in_processes(runs: Sequence[Run], spend: Spend, workers: int) -> Iterator[Made]:
+def _in_processes(
+    runs: Sequence[AgentRun], spend: Spend, workers: int
+) -> Iterator[Made]:
     context = multiprocessing.get_context("spawn")
     size = min(workers, len(runs))
     with context.Manager() as manager, ProcessPoolExecutor(size, context) as pool:
@@ -226,13 +228,13 @@ def _in_processes(runs: Sequence[Run], spend: Spend, workers: int) -> Iterator[M
             follower.join()
 
 
-def _size(one: Run) -> float:
+def _size(one: AgentRun) -> float:
     size = one.evaluations if one.epochs is None else one.epochs
     assert size is not None
     return size
 
 
-def _unit(runs: Sequence[Run]) -> str:
+def _unit(runs: Sequence[AgentRun]) -> str:
     return " students" if any(one.epochs is None for one in runs) else " epochs"
 
 
@@ -241,7 +243,7 @@ def _follow(progress: Any, spend: Spend) -> None:
         spend(spent)
 
 
-def perform(one: Run, spend: Spend = lambda _: None) -> list[dict[str, Any]]:
+def perform(one: AgentRun, spend: Spend = lambda _: None) -> list[dict[str, Any]]:
     """Make one run, in this process; gives its lines."""
     torch.set_num_threads(1)
     spent = 0.0

@@ -21,7 +21,7 @@ import numpy as np
 
 from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
 from n2n_gym.common.progress import progress
-from n2n_gym.comparison.runner import Results, Run
+from n2n_gym.comparison.runner import AgentRun, Results
 from n2n_gym.envs import CompressionEnv
 from n2n_gym.evaluators.loading import RUNGS
 from n2n_gym.evaluators.scoring import DistillationEvaluator
@@ -130,8 +130,8 @@ def _read(path: Path) -> list[list[Line]]:
     runs: dict[str, list[Line]] = defaultdict(list)
     for line in Results(path).lines():
         try:
-            fields = {name: line[name] for name in Run.__dataclass_fields__}
-            key = Run(**fields).key
+            fields = {name: line[name] for name in AgentRun.__dataclass_fields__}
+            key = AgentRun(**fields).key
         except (KeyError, TypeError) as error:
             raise Refused(f"{path}: a line without {error}") from error
         _check_types(line)

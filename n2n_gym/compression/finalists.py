@@ -19,7 +19,7 @@ from torch import Tensor
 from n2n_gym.common.progress import Bar, progress
 from n2n_gym.compression.choice import burden, right_answers, smallest_alike
 from n2n_gym.compression.student_files import Finished
-from n2n_gym.compression.timing import Timing
+from n2n_gym.compression.timing import Pacing
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import Runner
@@ -45,7 +45,7 @@ MEASURED: Final = 60
 
 
 # Told of a student: the search, the stage, its reward, and what is known of it.
-Report: TypeAlias = Callable[[str, str, float, dict[str, Any]], object]
+Tell: TypeAlias = Callable[[str, str, float, dict[str, Any]], object]
 
 
 class Failed(ValueError):
@@ -83,12 +83,12 @@ class Finalists:
     """
 
     teacher: Teacher
-    timing: Timing
+    timing: Pacing
     device: torch.device
     runner: Runner
     store: ScoreStore | None
     requirements: Requirements
-    report: Report | None = None
+    report: Tell | None = None
     precision: str | None = None
     weights: Path | None = None
     # The best of the last round so far; once it is chosen, what follows are rivals.
@@ -293,7 +293,7 @@ class Finalists:
     def _tell(
         self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
     ) -> None:
-        """Report those of the last round."""
+        """Tell those of the last round."""
         if self.report is None:
             return
         students = [scored.student for scored in left]

@@ -23,9 +23,9 @@ from n2n_gym.compression.assessment import compare_networks
 from n2n_gym.compression.best_so_far import write_best
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Scored
-from n2n_gym.compression.preparation import Job, prepared
+from n2n_gym.compression.preparation import Work, prepared
 from n2n_gym.compression.shelf import write_shelf
-from n2n_gym.compression.stages import Report
+from n2n_gym.compression.stages import OnStudent
 from n2n_gym.compression.student_files import Finished, write_student
 from n2n_gym.compression.summary import Summary
 from n2n_gym.compression.timing import ROLLOUTS, Timed
@@ -52,46 +52,46 @@ def compress(options: Options, began: float | None = None) -> Summary:
         TooShort: The minutes are too few.
     """
     began = time.monotonic() if began is None else began
-    with prepared(options, began) as job:
+    with prepared(options, began) as work:
         try:
-            found = _search(job)
-            num_scored = job.run.history.num_lines
-            student = _choose(job, found)
-            onnx_difference = write_student(student, job.teacher, job.run.folder)
-            rivals = _compare(job, student)
+            found = _search(work)
+            num_scored = work.run.history.num_lines
+            student = _choose(work, found)
+            onnx_difference = write_student(student, work.teacher, work.run.folder)
+            rivals = _compare(work, student)
         except KeyboardInterrupt:  # a second one ends the process
-            write_best(job.final, job.evaluator, job.run)
+            write_best(work.final, work.evaluator, work.run)
             raise
-        return _write(job, student, rivals, num_scored, onnx_difference)
+        return _write(work, student, rivals, num_scored, onnx_difference)
 
 
-def _search(job: Job) -> list[Scored]:
+def _search(work: Work) -> list[Scored]:
     """All students that were scored."""
-    search, timing = job.search, job.search.timing
+    search, timing = work.search, work.search.timing
     found: list[Scored] = []
     if isinstance(timing, Timed):
         found = search.hand_made()
         timing.start_search()
-    agent = partial(_reinforce, options=job.options)
+    agent = partial(_reinforce, options=work.options)
     removals = timing.removal_updates()
     removed, shrunk = search.run("reinforce", agent, removals, timing.shrinkage_updates)
     # Where shrinkage has hardly been learned, what removal left may be the best.
     return found + removed + shrunk + search.around_uniform()
 
 
-def _choose(job: Job, found: list[Scored]) -> Finished:
+def _choose(work: Work, found: list[Scored]) -> Finished:
     """The student, distilled to the end."""
-    last = job.final.smallest(job.options.granularity)
-    every = [*found, *job.final.uniform()]
-    return job.final.choose(every, "the best students", last)
+    last = work.final.smallest(work.options.granularity)
+    every = [*found, *work.final.uniform()]
+    return work.final.choose(every, "the best students", last)
 
 
-def _compare(job: Job, student: Finished) -> dict[str, Finished | None]:
+def _compare(work: Work, student: Finished) -> dict[str, Finished | None]:
     """What the student is compared with."""
-    options, search, final = job.options, job.search, job.final
+    options, search, final = work.options, work.search, work.final
     if options.controls == "none" or not search.timing.allows_controls():
         return {}
-    teacher, requirements = job.teacher, job.requirements
+    teacher, requirements = work.teacher, work.requirements
     num_params, keep = student.student.num_params, requirements.keep
     thin = partial(uniform_student, teacher.architecture, num_params, keep=keep)
     alike = partial(widest_uniform, requirements) if requirements else thin
@@ -112,18 +112,18 @@ def _compare(job: Job, student: Finished) -> dict[str, Finished | None]:
 
 
 def _write(
-    job: Job,
+    work: Work,
     student: Finished,
     rivals: Mapping[str, Finished | None],
     num_scored: int,
     onnx_difference: float,
 ) -> Summary:
     """The shelf, the report and the summary; with that the run is finished."""
-    teacher, folder = job.teacher, job.run.folder
-    others = [*job.final.runners_up(), *filter(None, rivals.values())]
+    teacher, folder = work.teacher, work.run.folder
+    others = [*work.final.runners_up(), *filter(None, rivals.values())]
     shelf = write_shelf(student, others, teacher, folder)
     path = folder / ONNX
-    compared = compare_networks(teacher, student.network, path, job.device)
+    compared = compare_networks(teacher, student.network, path, work.device)
     summary = Summary(
         teacher.score,
         compared.teacher.accuracy,
@@ -134,16 +134,16 @@ def _write(
         rivals.get("random"),
         num_scored,
         onnx_difference,
-        job.requirements.rows(student.student, student.score.accuracy, path),
+        work.requirements.rows(student.student, student.score.accuracy, path),
         compared,
-        time.monotonic() - job.began,
+        time.monotonic() - work.began,
         shelf,
         teacher.task.counts_without_labels(),
     )
     content = json.dumps(summary.to_dict(), indent=1)
     write_report(folder, json.loads(content))
     shutil.rmtree(folder / FINALISTS, ignore_errors=True)
-    job.plan.keep()
+    work.plan.keep()
     # The summary is what ends a run: it comes last.
     write_whole(folder / SUMMARY, content.encode())
     return summary
@@ -153,7 +153,7 @@ def _reinforce(
     env: VectorEnv[Any, Any, Any],
     updates: int,
     seed: int,
-    report: Report,
+    report: OnStudent,
     path: Path,
     *,
     options: Options,
@@ -197,6 +197,10 @@ def _reinforce(
 
 
 def _random(
-    env: VectorEnv[Any, Any, Any], updates: int, seed: int, report: Report, path: Path
+    env: VectorEnv[Any, Any, Any],
+    updates: int,
+    seed: int,
+    report: OnStudent,
+    path: Path,
 ) -> None:
     random_search(env, episodes=updates * ROLLOUTS, seed=seed, on_episode=report)

@@ -17,7 +17,7 @@ from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.plan import LEAST_SECONDS, PLAN, Pace, Plan, TooShort
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.student_files import metadata_of
-from n2n_gym.compression.timing import ROUNDS, Fixed, Timed, Timing
+from n2n_gym.compression.timing import ROUNDS, Fixed, Pacing, Timed
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.evaluators.rungs import QUICK, SHORT
@@ -53,7 +53,7 @@ TEACHER_LEAVES: Final = 0.25  # of the minutes, at least
 
 
 @dataclass(frozen=True)
-class Job:
+class Work:
     """All that a run works with.
 
     Attributes:
@@ -75,8 +75,8 @@ class Job:
 
 
 @contextmanager
-def prepared(options: Options, began: float) -> Iterator[Job]:
-    """The job, its folder opened and its teacher trained.
+def prepared(options: Options, began: float) -> Iterator[Work]:
+    """The work, its folder opened and its teacher trained.
 
     Raises:
         ValueError, FileExistsError, TooShort: As ``compress`` does.
@@ -115,7 +115,7 @@ def prepared(options: Options, began: float) -> Iterator[Job]:
             options.precision,
             run.folder / FINALISTS,
         )
-        yield Job(
+        yield Work(
             began,
             options,
             device,
@@ -200,7 +200,7 @@ def _timing(
     evaluator: Evaluator,
     teacher: Teacher,
     requirements: Requirements,
-) -> Timing:
+) -> Pacing:
     if not options.is_timed:
         return Fixed(
             options.final_epochs, options.removal_updates, options.shrinkage_updates

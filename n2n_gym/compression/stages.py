@@ -16,7 +16,7 @@ from n2n_gym.common.progress import Bar, progress
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.local_search import LocalSearch
-from n2n_gym.compression.timing import ROLLOUTS, Timing
+from n2n_gym.compression.timing import ROLLOUTS, Pacing
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.wrappers import EPISODES, ProgressiveConstraintVector
 from n2n_gym.evaluators.evaluator import Evaluator, evaluate
@@ -38,8 +38,8 @@ NARROWEST: Final = "narrowest.json"  # and what says where shrinkage can begin
 
 # An agent plays episodes in an environment, as many as there are updates ask for, and
 # tells of the return and the last info of each.
-Report = Callable[[float, dict[str, Any]], None]
-Agent = Callable[[VectorEnv[Any, Any, Any], int, int, Report, Path], None]
+OnStudent = Callable[[float, dict[str, Any]], None]
+Agent = Callable[[VectorEnv[Any, Any, Any], int, int, OnStudent, Path], None]
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Search:
     evaluator: Evaluator
     current: Run
     requirements: Requirements
-    timing: Timing
+    timing: Pacing
 
     def run(
         self, name: str, agent: Agent, removals: int, shrinkages: Callable[[], int]

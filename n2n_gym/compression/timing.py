@@ -30,7 +30,7 @@ FINISH: Final = 12.0  # seconds that files, measuring and the report take
 FINISH_SHARE: Final = 0.04  # of all, beside those
 
 
-class Timing(Protocol):
+class Pacing(Protocol):
     """How much of everything is done."""
 
     def removal_updates(self) -> int: ...

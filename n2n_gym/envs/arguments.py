@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 from n2n_gym.envs.limits import Mode, Ranges
 from n2n_gym.evaluators.evaluator import Evaluator
-from n2n_gym.evaluators.loading import Place, Store
+from n2n_gym.evaluators.loading import RunnerLike, Store
 from n2n_gym.limits.constraints import Constraints
 from n2n_gym.resources import Resource
 from n2n_gym.rewards import Reward
@@ -22,7 +22,7 @@ class Arguments(TypedDict, total=False):
     normalisation: Statistics | None
     keep: str | Sequence[str] | None
     evaluator: str | Evaluator
-    evaluator_workers: Place
+    evaluator_workers: RunnerLike
     store: Store
     precision: str | None
     reward: str | Reward

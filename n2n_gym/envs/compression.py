@@ -22,7 +22,7 @@ from n2n_gym.envs.shares import Amount, shares, tables, targets, told
 from n2n_gym.envs.window import Window
 from n2n_gym.evaluators.evaluator import Evaluator, evaluate
 from n2n_gym.evaluators.loading import (
-    Place,
+    RunnerLike,
     Store,
     load_evaluator,
     refuse_without_images,
@@ -66,7 +66,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         normalisation: Statistics | None = None,
         keep: str | Sequence[str] | None = None,
         evaluator: str | Evaluator = "inherit",
-        evaluator_workers: Place = None,
+        evaluator_workers: RunnerLike = None,
         store: Store = True,
         precision: str | None = None,
         reward: str | Reward = "n2n",

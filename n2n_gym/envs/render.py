@@ -28,7 +28,7 @@ COLOURS: Final = {
 State = Literal["kept", "shrunk", "removed"]
 
 
-class Bar(NamedTuple):
+class LayerBar(NamedTuple):
     """One convolution or linear layer of the teacher."""
 
     name: str
@@ -90,7 +90,7 @@ def bars(
     start: Architecture,
     student: Architecture,
     current: Removal | Shrinkage | None,
-) -> list[Bar]:
+) -> list[LayerBar]:
     """What is left of each layer.
 
     Args:
@@ -106,7 +106,7 @@ def bars(
         change = "removed" if not new else str(old) if new == old else f"{old} -> {new}"
         if position is not None:
             change += _kernels(teacher, head, student, position)
-        found.append(Bar(name, old, new, change, name in marked))
+        found.append(LayerBar(name, old, new, change, name in marked))
     return found
 
 
@@ -137,7 +137,7 @@ class Line(NamedTuple):
     state: State
 
 
-def lines(shown: list[Bar], columns: int = COLUMNS) -> list[Line]:
+def lines(shown: list[LayerBar], columns: int = COLUMNS) -> list[Line]:
     """The bars in so many columns; long names lose their beginning."""
     columns = max(columns, FEWEST_COLUMNS)
     widest = max(bar.old for bar in shown)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from n2n_gym.scores import ScoreStore
 
 # Where students are measured: here, in so many processes, on a Ray cluster.
-Place: TypeAlias = int | str | Runner | None
+RunnerLike: TypeAlias = int | str | Runner | None
 # Where scores are kept: in the cache folder, nowhere, at a database's address.
 Store: TypeAlias = "bool | str | Path | ScoreStore | None"
 
@@ -47,7 +47,7 @@ def _rung(
     rung: Rung,
     *,
     device: str | torch.device | None,
-    workers: Place,
+    workers: RunnerLike,
     store: Store,
     precision: str | None,
 ) -> Evaluator:
@@ -63,7 +63,7 @@ def _rung(
     )
 
 
-def _size(*, workers: Place, store: Store, **_: Any) -> Evaluator:
+def _size(*, workers: RunnerLike, store: Store, **_: Any) -> Evaluator:
     """Size alone; what it has no use for is refused all the same if it is wrong."""
     if workers is not None:
         load_runner(workers)
@@ -82,7 +82,7 @@ def load_evaluator(
     evaluator: str | Path | Evaluator,
     device: str | torch.device | None = None,
     *,
-    workers: Place = None,
+    workers: RunnerLike = None,
     store: Store = True,
     precision: str | None = None,
 ) -> Evaluator:
@@ -154,7 +154,7 @@ def load_rung(
     return DistillationEvaluator(RUNGS[name], device=device, runner=runner, store=store)
 
 
-def load_runner(workers: Place) -> Runner:
+def load_runner(workers: RunnerLike) -> Runner:
     """Where students are measured.
 
     Raises:

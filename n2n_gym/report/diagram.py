@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Final
 
-from n2n_gym.envs.render import LETTERS, Bar, bars, shorten
+from n2n_gym.envs.render import LETTERS, LayerBar, bars, shorten
 from n2n_gym.networks.architecture import Architecture
 
 HEAD: Final = (
@@ -27,7 +27,7 @@ def draw(teacher: Architecture, student: Architecture) -> str:
     return f'<div class="network" role="img" aria-label="{label}">{HEAD}{rows}</div>'
 
 
-def describe(shown: list[Bar]) -> str:
+def describe(shown: list[LayerBar]) -> str:
     """What the diagram shows, in words."""
     removed = sum(not bar.new for bar in shown)
     shrunk = sum(bar.state == "shrunk" for bar in shown)
@@ -37,7 +37,7 @@ def describe(shown: list[Bar]) -> str:
     )
 
 
-def _row(bar: Bar, widest: int) -> str:
+def _row(bar: LayerBar, widest: int) -> str:
     full, rest = f"{bar.old / widest:.2%}", f"{bar.new / bar.old:.2%}"
     change = escape(bar.change.replace("->", "\N{RIGHTWARDS ARROW}"))
     left = f'<i style="width:{rest}" class="{bar.state}"></i>' if bar.new else ""

@@ -26,7 +26,7 @@ class Figure(NamedTuple):
     note: str
 
 
-class Place(NamedTuple):
+class ShelfRow(NamedTuple):
     """A student on the shelf, for the slider and for its table."""
 
     name: str
@@ -82,13 +82,15 @@ def with_unit(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}"
 
 
-def places(found: Found) -> list[Place]:
+def shelf_rows(found: Found) -> list[ShelfRow]:
     """The students on the shelf, the smallest first."""
     shelf = found.summary.get("shelf", ())
-    return [_place(found, row) for row in sorted(shelf, key=lambda r: r["num_params"])]
+    return [
+        _shelf_row(found, row) for row in sorted(shelf, key=lambda r: r["num_params"])
+    ]
 
 
-def _place(found: Found, row: dict[str, Any]) -> Place:
+def _shelf_row(found: Found, row: dict[str, Any]) -> ShelfRow:
     whole, test = found.summary["teacher"], found.summary["test"]["teacher"]
     times = f"{whole['num_params'] / row['num_params']:.3g}x"
     latency = with_unit(row["latency_ms"] / 1e3, "s")
@@ -116,7 +118,7 @@ def _place(found: Found, row: dict[str, Any]) -> Place:
         ),
     ]
     roles = [role.replace("-", " ") for role in row["roles"]]
-    return Place(
+    return ShelfRow(
         ", ".join(roles),
         row["file"],
         row["file"].endswith(f"/{ONNX}"),

@@ -17,7 +17,7 @@ from n2n_gym.common.quantities import show_quantity
 from n2n_gym.report.charts import Chart, charts
 from n2n_gym.report.content import Found, Trial
 from n2n_gym.report.diagram import draw
-from n2n_gym.report.figures import headline, places
+from n2n_gym.report.figures import headline, shelf_rows
 from n2n_gym.runs.folder import REPORT
 from n2n_gym.runs.options import Options
 
@@ -42,7 +42,7 @@ def write_report(folder: Path, summary: dict[str, Any] | None = None) -> Path:
         drawn,
         found=found,
         figures=headline(found),
-        places=places(found),
+        shelf_rows=shelf_rows(found),
         diagram=draw(found.teacher, found.student),
         command=command(found.options),
         export=lambda trial: export_command(found.folder, trial),

@@ -24,7 +24,11 @@ from n2n_gym.common.progress import progress
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled, find_oddities
 from n2n_gym.tasks.image_files import read_image
 from n2n_gym.tasks.split import as_split
-from n2n_gym.tasks.summary import Summary, compute_fingerprint, compute_normalisation
+from n2n_gym.tasks.summary import (
+    ImageSummary,
+    compute_fingerprint,
+    compute_normalisation,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +80,11 @@ def open_images(folder: Path) -> Arrays:
     }
 
 
-def load_summary(folder: Path) -> Summary:
+def load_summary(folder: Path) -> ImageSummary:
     """What was computed when the images were decoded: they do not change after that."""
     about = _about(folder)
     mean, std = about["normalisation"]
-    return Summary(about["fingerprint"], (tuple(mean), tuple(std)))
+    return ImageSummary(about["fingerprint"], (tuple(mean), tuple(std)))
 
 
 def _about(folder: Path) -> dict[str, Any]:

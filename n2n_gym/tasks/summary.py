@@ -16,7 +16,7 @@ from n2n_gym.tasks.split import Split
 _CHUNK_BYTES: Final = 2**25
 
 
-class Summary(NamedTuple):
+class ImageSummary(NamedTuple):
     """What is kept with images that take long to read."""
 
     fingerprint: str

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from n2n_gym.tasks.arrays import Statistics
     from n2n_gym.tasks.split import Split
-    from n2n_gym.tasks.summary import Summary
+    from n2n_gym.tasks.summary import ImageSummary
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Task:
     augmentation: Augmentation = field(default_factory=Augmentation)
     preprocessing: str = "images as the task reads them"
     resident_bytes: int | None = None
-    summary: Callable[[], Summary] | None = field(default=None, repr=False)
+    summary: Callable[[], ImageSummary] | None = field(default=None, repr=False)
     grey: Task | None = field(default=None, repr=False)
     unlabelled: tuple[str, ...] = ()
     answers: Callable[[], Mapping[str, Tensor]] | None = field(default=None, repr=False)
@@ -277,7 +277,7 @@ class Task:
 
         Images are read now, and all go there, where `read` cannot.
         """
-        from n2n_gym.tasks.summary import Summary
+        from n2n_gym.tasks.summary import ImageSummary
 
         state = {each.name: getattr(self, each.name) for each in fields(self)}
         if self.unanswered is not None:  # it has the images
@@ -295,6 +295,6 @@ class Task:
                 arrays[name] = images, None if name in self.unlabelled else labels
             state["read"] = partial(dict, arrays)
             if self.summary is not None:
-                known = Summary(self.fingerprint, self.normalisation)
-                state["summary"] = partial(Summary, *known)
+                known = ImageSummary(self.fingerprint, self.normalisation)
+                state["summary"] = partial(ImageSummary, *known)
         return state
