@@ -6,7 +6,6 @@ from importlib import metadata
 from pathlib import Path
 
 from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
-from n2n_gym.envs.columns import ABOUT
 
 HERE = Path(__file__).parent
 
@@ -71,15 +70,5 @@ def write_commands() -> None:
     (HERE / "commands.md").write_text(f"{text}\n")
 
 
-def write_columns() -> None:
-    """The table of an observation's columns."""
-    rows = [
-        f"| {i} | `{name}` | {about} |" for i, (name, about) in enumerate(ABOUT.items())
-    ]
-    head = ["| place | column | what it says |", "|---:|---|---|"]
-    (HERE / "columns.md").write_text("\n".join([*head, *rows]) + "\n")
-
-
 write_environments()
-write_columns()
 write_commands()

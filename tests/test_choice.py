@@ -7,20 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from n2n_gym.compression import finalists as module
 from n2n_gym.compression.choice import (
+    Scored,
     burden,
     is_told_from,
     right_answers,
     smallest_alike,
 )
-from n2n_gym.compression.finalists import Finalists, Scored
+from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.scaling import uniform_student
-from n2n_gym.rewards import n2n
+from n2n_gym.rewards import Failure
 
 
 def answers(count: int, wrong: range) -> Tensor:
@@ -54,14 +56,32 @@ def test_the_error_is_that_of_the_paired_difference():
 def test_the_smallest_that_is_alike_is_chosen(students):
     best = answers(360, range(5))
     alike, poor = answers(360, range(1, 7)), answers(360, range(60))
-    assert smallest_alike(students, [best, alike, poor], best) == 1
-    assert smallest_alike(students, [best, alike, alike], best) == 2
+    rewards = [0.9, 0.8, 0.7]
+    assert smallest_alike(students, rewards, [best, alike, poor], best) == 1
+    assert smallest_alike(students, rewards, [best, alike, alike], best) == 2
+    assert smallest_alike(students, rewards, [best, alike, alike]) == 2
     assert burden(students[2]) < burden(students[1]) < burden(students[0])
 
 
-def test_where_all_are_told_from_the_reference_the_best_is_chosen(students):
-    right = [answers(360, range(n)) for n in (90, 60, 70)]
-    assert smallest_alike(students, right, answers(360, range(5))) == 1
+def test_what_is_like_the_teacher_comes_before_what_is_smaller(students):
+    """Of 1,000 images the teacher gets 950 right, the large one 949, the small 930."""
+    whole, large = answers(1000, range(50)), answers(1000, range(51))
+    small = answers(1000, range(70))
+    assert smallest_alike(students[:2], [0.7, 0.9], [large, small], whole) == 0
+    assert smallest_alike(students[:2], [0.9, 0.7], [large, small]) == 0
+
+
+def test_where_all_are_told_from_the_teacher_rewards_say_which_is_best(students):
+    whole = answers(360, range(5))
+    right = [answers(360, range(n)) for n in (90, 60, 61)]
+    assert smallest_alike(students, [0.8, 0.9, 0.7], right, whole) == 2
+    assert smallest_alike(students, [0.9, 0.8, 0.7], right, whole) == 2
+    right[2] = answers(360, range(90, 200))
+    assert smallest_alike(students, [0.8, 0.9, 0.7], right, whole) == 1
+
+
+def test_one_image_tells_nobody_apart():
+    assert not is_told_from(torch.zeros(1), torch.ones(1))
 
 
 def test_another_repeat_is_another_seed_and_the_first_keeps_its_key(teacher, students):
@@ -85,38 +105,87 @@ def test_answers_are_those_of_the_networks_on_the_validation_images(teacher):
     assert len(right) == len(teacher.task.splits["validation"])
 
 
-def test_finalists_of_the_last_round_have_several_seeds(teacher, students, tmp_path):
-    told: list[dict] = []
-    final = Finalists(
+def finalists(teacher, folder, limits=None, told=None) -> Finalists:
+    requirements = Requirements.read(teacher.architecture, limits or {})
+    report = None if told is None else lambda *line: told.append(line)
+    device = torch.device("cpu")
+    return Finalists(
         teacher,
         Fixed(2),
-        torch.device("cpu"),
+        device,
         InProcess(),
         None,
-        Requirements.read(teacher.architecture, {}),
-        lambda _what, _stage, _reward, info: told.append(info),
-        weights=tmp_path,
+        requirements,
+        report,
+        weights=folder,
     )
-    finished = final.choose([Scored(0.9, student) for student in students], "the best")
+
+
+def scored(students) -> list[Scored]:
+    return [Scored(0.9, student) for student in students]
+
+
+def test_finalists_of_the_last_round_have_several_seeds(teacher, students, tmp_path):
+    told: list[tuple] = []
+    final = finalists(teacher, tmp_path, told=told)
+    finished = final.choose(scored(students), "the best")
     assert len(list(tmp_path.iterdir())) == 2 * len(students)
-    evaluators = [final.evaluator(2, repeat=repeat) for repeat in (0, 1)]
-    networks = {
-        student.fingerprint: [each.network(student, teacher) for each in evaluators]
-        for student in students
-    }
-    right = [right_answers(each, teacher, final.device) for each in networks.values()]
-    rewards = [
-        np.mean(
-            [n2n(each([student], teacher)[0], teacher.score) for each in evaluators]
-        )
-        for student in students
-    ]
-    reference = right[int(np.argmax(rewards))]
-    whole = right_answers([teacher.network(final.device)], teacher, final.device)
-    if max(each.mean() for each in right) >= whole.mean():
-        reference = whole
-    assert finished.student == students[smallest_alike(students, right, reference)]
-    assert finished.score == evaluators[0]([finished.student], teacher)[0]
-    shipped, _ = networks[finished.student.fingerprint]
+    first = final.evaluator(2)
+    assert finished.score == first([finished.student], teacher)[0]
+    shipped = first.network(finished.student, teacher)
     assert torch.equal(next(finished.network.parameters()), next(shipped.parameters()))
-    assert {info["fingerprint"] for info in told} == networks.keys()
+    assert {line[3]["fingerprint"] for line in told} == {
+        student.fingerprint for student in students
+    }
+
+
+@pytest.mark.parametrize("limits", [{}, {"num_params": 1e9}])
+@pytest.mark.parametrize("wrong", [(5, 6, 90), (5, 6, 7), (5, 90, 90)])
+def test_the_choice_goes_by_answers(
+    teacher, students, tmp_path, monkeypatch, wrong, limits
+):
+    """Of 360 images, with a teacher that gets five of them wrong."""
+    final = finalists(teacher, tmp_path, limits)
+    size = {student.num_params: n for n, student in enumerate(students)}
+
+    def right(networks) -> Tensor:
+        num_params = sum(p.numel() for p in networks[0].parameters())
+        return answers(360, range(wrong[size[num_params]] if num_params in size else 5))
+
+    monkeypatch.setattr(Finalists, "_within", lambda self, found, last: list(found))
+    monkeypatch.setattr(Finalists, "_right", lambda self, networks: right(networks))
+    rewards = iter((0.9, 0.8, 0.7))
+    monkeypatch.setattr(Finalists, "_worth", lambda self, score: next(rewards))
+    monkeypatch.setattr(Fixed, "seeds", lambda self: 1)
+    finished = final.choose(scored(students), "the best")
+    alike = [n for n in range(3) if wrong[n] <= 6]  # one image is one error
+    assert finished.student == students[alike[-1]]
+    assert not final.falls_short
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_seed_that_fails_costs_a_student_no_more_than_that_seed(
+    teacher, students, tmp_path, monkeypatch, caplog, failing
+):
+    def evaluate(made, teacher, evaluator):
+        found = original(made, teacher, evaluator)
+        if evaluator.repeat == failing:
+            found[made.index(students[2])] = Failure("the loss became nan", False)
+        return found
+
+    original = module.evaluate
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    told: list[tuple] = []
+    final = finalists(teacher, tmp_path, told=told)
+    final.choose(scored(students), "the best")
+    names = {line[3]["fingerprint"] for line in told}
+    assert (students[2].fingerprint in names) == (failing == 1)
+    said = "is left out" if failing == 0 else "counts once"
+    assert f"a finalist {said}: the loss became nan" in caplog.text
+
+
+def test_a_least_accuracy_is_one_of_what_is_written(teacher, students, tmp_path):
+    final = finalists(teacher, tmp_path, {"accuracy": 0.2})
+    finished = final.choose(scored(students), "the best")
+    assert len(list(tmp_path.iterdir())) == len(students)  # one seed
+    assert finished.score.accuracy >= 0.2

@@ -109,4 +109,4 @@ def test_ppo_learns(name):
     assert not any(map(torch.equal, before, algorithm.parameters()))
     for journal in journals:
         check_episodes(journal, at_least=20)
-        assert np.mean(journal.values[-10:]) > 0.95  # N2NRemove at random: 0.76
+        assert np.mean(journal.values[-10:]) > 0.92  # N2NRemove at random: 0.76

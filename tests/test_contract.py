@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 import re
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +18,7 @@ from n2n_agents.policies import PAPER_COLUMNS
 from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.checks import check_compression_env
-from n2n_gym.envs.columns import COLUMNS, KINDS, PLACE, PLACES
+from n2n_gym.envs.columns import ABOUT, COLUMNS, KINDS, PLACE, PLACES
 from n2n_gym.envs.compression import CompressionEnv
 from n2n_gym.limits.constraints import Limit
 from n2n_gym.networks import layers
@@ -41,6 +42,7 @@ from tests.networks import (
 )
 
 ENVS = {"remove": RemoveEnv, "shrink": ShrinkEnv, "compress": CompressEnv}
+ROOT = Path(__file__).parents[1]
 NETWORKS = {
     network.__name__: trace(network(), (1, 8, 8))
     for network in (
@@ -61,6 +63,18 @@ def play(env, rng, options=None) -> tuple[list[int], dict]:
 
 
 # Rows.
+
+
+def test_columns_and_kinds_are_those_of_the_page_in_its_order():
+    """docs/columns.md is what was promised: rows are appended to it, none changes."""
+    lines = (ROOT / "docs" / "columns.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    columns = [row[1:] for row in rows if len(row) == 3 and row[0].isdigit()]
+    kinds = [row[1] for row in rows if len(row) == 2 and row[0].isdigit()]
+    assert columns == [[f"`{name}`", about] for name, about in ABOUT.items()]
+    assert kinds == [f"`{kind}`" for kind in KINDS]
+    numbers = [int(row[0]) for row in rows if row[0].isdigit()]
+    assert numbers == [*range(len(columns)), *range(len(kinds))]
 
 
 def test_the_table_of_columns_is_frozen():
@@ -357,6 +371,67 @@ def test_a_limit_that_there_is_none_of_cannot_be_given(teacher):
         env.reset(options={"limits": {"num_macs": 2e3}})
     env.reset()
     assert [limit.bound for limit in env.limits] == [1e3]
+
+
+@pytest.mark.parametrize(
+    ("limit", "given"),
+    [
+        (Limit("small", {"num_params": 1}, 2000), 1500),
+        (Limit("num_macs", {"num_params": 1}, 2000), 1500),
+        (Limit("both", {"num_params": 1, "num_macs": 0.01}, 9000), 4000),
+        (Limit("num_params", {"num_params": 2}, 9000), 4000),
+    ],
+)
+def test_a_bound_given_of_a_limit_of_ones_own_keeps_its_weights(limit, given, teacher):
+    env = ShrinkEnv(teacher, evaluator="size", constraints=[limit], fit=True)
+    options = {"limits": {limit.name: given}}
+    env.reset(options=options)
+    (drawn,) = env.limits
+    assert drawn == Limit(limit.name, limit.weights, given)
+    _, info = play(env, np.random.default_rng(0), options)
+    takes = {name: info[name] for name in ("num_params", "num_macs")}
+    assert drawn.excess(takes) <= 0 or info["violated"]
+    assert info[f"limit_{limit.name}"] == given
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize("stage", ENVS)
+def test_strict_and_fitted_students_keep_their_limits_or_it_is_said(
+    stage, share, network
+):
+    whole = NETWORKS[network]
+    bound = {"num_params": share * whole.num_params}
+    env = ENVS[stage](whole, evaluator="size", constraints=bound, fit=True, strict=True)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        _, info = env.reset()
+        was_said, is_over = info["infeasible"], False
+        while not is_over:
+            action = rng.choice(np.flatnonzero(info["action_mask"]))
+            _, _, is_over, _, info = env.step(action)
+            was_said |= info["infeasible"]
+        assert was_said or info["num_params"] <= bound["num_params"]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_no_factor_of_all_widths_leaves_a_larger_student_within_the_limits(network):
+    """Against every factor on a fine grid, each tried by itself."""
+    whole = NETWORKS[network]
+    bound = {"num_params": 0.4 * whole.num_params, "num_macs": 0.4 * whole.num_macs}
+    env = ShrinkEnv(whole, evaluator="size", constraints=bound, fit=True)
+    _, info = play(env, np.random.default_rng(1))
+    start, rates = env.episode.rates_of_widths()
+    best = 0
+    for factor in np.linspace(0, 10, 4001):
+        tried = {
+            each: min(1.0, factor * rate) if each.variable == "width" else rate
+            for each, rate in rates.items()
+        }
+        student = shrink(start, tried)
+        if all(getattr(student, name) <= most for name, most in bound.items()):
+            best = max(best, student.num_params)
+    assert info["num_params"] == best > 0
 
 
 # Both stages in one episode.

@@ -21,8 +21,8 @@ from n2n_gym.cli import app
 from n2n_gym.cli.main import EXAMPLES
 from n2n_gym.compression import finalists
 from n2n_gym.compression.assessment import evaluate_onnx
+from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
-from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.timing import Fixed

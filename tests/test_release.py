@@ -37,13 +37,19 @@ def test_the_changelog_has_the_version(project):
     text = (ROOT / "CHANGELOG.md").read_text()
     headings = re.findall(r"^## (\d+\.\d+\.\d+)", text, flags=re.M)
     assert project["version"] in headings
-    assert headings == sorted(headings, reverse=True)
+    numbers = [tuple(map(int, heading.split("."))) for heading in headings]
+    assert numbers == sorted(numbers, reverse=True)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflows_install_what_there_is_and_may_no_more_than_read(path, project):
+def test_workflows_install_what_there_is_and_write_nothing_but_a_publishers_identity(
+    path, project
+):
     found = read(path)
     assert found["permissions"] == {"contents": "read"}
+    for job in found["jobs"].values():
+        more = {k: v for k, v in job.get("permissions", {}).items() if v != "read"}
+        assert more == ({"id-token": "write"} if path.stem == "publish" else {})
     commands = [
         step["run"]
         for job in found["jobs"].values()

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from n2n_gym.cli import app
 from n2n_gym.compression import finalists
-from n2n_gym.compression.finalists import Failed, Finalists, Scored
+from n2n_gym.compression.choice import Scored
+from n2n_gym.compression.finalists import Failed, Finalists
 from n2n_gym.compression.reopen import Revisited
 from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.runner import InProcess

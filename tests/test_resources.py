@@ -166,7 +166,7 @@ def test_the_slowest_of_a_students_sessions_counts(whole, thin, monkeypatch):
     session_of.cache_clear()
     monkeypatch.setattr(measured, "open_session", slow_at_second)
     latency = Latency(sessions=3)
-    assert latency(thin, whole) > 2.5 * usual * latency(whole, whole)
+    assert latency(thin, whole) > 2 * usual * latency(whole, whole)  # four runs
     assert len(opened) == 4
 
 

@@ -66,6 +66,10 @@ def test_a_page_shows_the_classes_that_are_most_often_mistaken(found):
 
 def test_a_student_that_falls_short_is_said_to(found):
     summary = json.loads(json.dumps(found.summary))
+    for is_told in (True, False):
+        summary["falls_short"] = is_told
+        assert replace(found, summary=summary).falls_short == is_told
+    del summary["falls_short"]  # a run of an earlier version
     summary["student"]["accuracy"] = summary["teacher"]["accuracy"] - 0.02
     assert replace(found, summary=summary).falls_short
     summary["student"]["accuracy"] = summary["teacher"]["accuracy"] - 0.005

@@ -230,7 +230,8 @@ def compress(
     An agent first decides which layers to remove, then how far to shrink the rest; the
     best students are distilled from the teacher and the best of those is written, with
     everything that was tried (history.jsonl), to the output folder. Within limits on
-    what it may take, the student is the most accurate that keeps them.
+    what it may take, the student is the most accurate that keeps them, or the smallest
+    that cannot be told from that.
     """
     arguments = locals()  # context.params holds paths as strings, before typer 0.29
     given = {
@@ -351,17 +352,16 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     console = Console()
     title = f"{options.teacher} on {options.task}"
     console.print(_table(summary, title, is_narrow=console.width < WIDE))
-    from n2n_gym.envs.outcome import SUCCESS_MARGIN
-    from n2n_gym.report.content import say_unlabelled
+    from n2n_gym.report.content import falls_short, say_unlabelled
     from n2n_gym.runs.folder import ONNX, REPORT
 
     if said := say_unlabelled(summary):
         console.print(f"[yellow]{said}[/yellow]", highlight=False)
-    found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
-    if found < wanted - SUCCESS_MARGIN and not summary["limits"]:
+    if falls_short(summary):
+        found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
         console.print(
-            f"[yellow]No finalist is as accurate as the teacher[/yellow] ({found:.2%} "
-            f"against {wanted:.2%} on validation): what was written is the "
+            f"[yellow]No finalist is as accurate as the teacher[/yellow]: on "
+            f"validation {found:.2%} against {wanted:.2%}. What was written is the "
             f"smallest that cannot be told from the one of the highest reward. "
             f"More --removal-updates, --shrinkage-updates or --final-epochs may help, "
             f"and --min-accuracy says what the student must reach.",
@@ -371,10 +371,10 @@ def _show(summary: dict[str, Any], options: Options) -> None:
     if interval := student.get("test_interval"):  # runs of before have none
         low, high = interval
         console.print(
-            f"Test images choose nothing: {student['test_accuracy']:.2%} of "
-            f"{test['num_images']:,} is {low:.1%} to {high:.1%} with 95 %, "
-            f"{100 * test['difference']:+.2f} points (+- {100 * test['error']:.2f}) "
-            f"from the teacher.",
+            f"On {test['num_images']:,} test images, which no choice has seen: "
+            f"{student['test_accuracy']:.2%}, 95 % interval {low:.1%} to {high:.1%}; "
+            f"{100 * test['difference']:+.2f} points from the teacher, give or take "
+            f"{100 * test['error']:.2f}.",
             highlight=False,
         )
     for row in summary["limits"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
-from n2n_gym.common.progress import one_display
+from n2n_gym.common.progress import leave_at_once, one_display
 
 INTERRUPTED = 130  # the exit code, as shells have it
 with_traceback = False  # whether the user asked for it
@@ -42,7 +41,7 @@ def stoppable(kept: Callable[[], str], *, has_bars: bool = True) -> Iterator[Non
     """
 
     def stop(signal_number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        signal.signal(signal.SIGINT, lambda *_: leave_at_once(INTERRUPTED))
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, stop)

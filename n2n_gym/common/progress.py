@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -32,6 +32,8 @@ from typing_extensions import Self
 
 AFTER: Final = 2.0  # seconds
 REFRESH: Final = 4.0  # a second
+MEMORY: Final = 3600.0  # seconds that a pace is estimated from: steps may take minutes
+SHOW_CURSOR: Final = b"\x1b[?25h"
 BAR: Final = 16  # characters
 TITLE: Final = "{task.description} [dim]{task.fields[said]}"
 QUIET: Final = "TQDM_DISABLE"  # an environment variable
@@ -127,6 +129,13 @@ def loading(what: str) -> Iterator[None]:
         yield
 
 
+def leave_at_once(code: int) -> NoReturn:
+    """End the process as it is, but for the terminal's cursor."""
+    if _display is not None:
+        os.write(2, SHOW_CURSOR)
+    os._exit(code)
+
+
 class _Left(ProgressColumn):
     """The time that is left, or that has gone by where it is not known."""
 
@@ -147,6 +156,8 @@ class _Display(Progress):
             _Left(),
             console=console,
             refresh_per_second=REFRESH,
+            speed_estimate_period=MEMORY,
+            redirect_stdout=sys.stdout.isatty(),  # else it is somebody else's
             expand=True,
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from operator import itemgetter
 
-from n2n_gym.compression.finalists import Finalists, Offer
+from n2n_gym.compression.choice import Offer
+from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.student_files import write_student
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.scoring import DistillationEvaluator

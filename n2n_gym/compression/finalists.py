@@ -11,15 +11,23 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from statistics import mean
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from n2n_gym.common.progress import Bar, progress
-from n2n_gym.compression.choice import burden, right_answers, smallest_alike
+from n2n_gym.compression.choice import (
+    Offer,
+    Scored,
+    burden,
+    is_told_from,
+    right_answers,
+    smallest_alike,
+)
 from n2n_gym.compression.student_files import Finished
 from n2n_gym.compression.timing import Pacing
+from n2n_gym.envs.outcome import SUCCESS_MARGIN
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import Runner
@@ -52,22 +60,6 @@ class Failed(ValueError):
     """No student could be distilled, or none keeps the limits."""
 
 
-class Offer(NamedTuple):
-    """A student, and the evaluator that knows it."""
-
-    student: Architecture
-    evaluator: DistillationEvaluator
-
-
-class Scored(NamedTuple):
-    """A student that has been scored, by a search or in a round of the finalists."""
-
-    reward: float
-    student: Architecture
-    accuracy: float = 0.0  # on the validation split
-    is_fixed: bool = False  # its widths stay, whatever the limits leave room for
-
-
 @dataclass
 class Finalists:
     """The choice among the best students of a search.
@@ -94,6 +86,7 @@ class Finalists:
     # The best of the last round so far; once it is chosen, what follows are rivals.
     best: Offer | None = None
     is_chosen: bool = False
+    falls_short: bool = False  # whether what is chosen can be told from the teacher
     _others: list[Architecture] = field(default_factory=list)  # of its last round
 
     def choose(
@@ -104,28 +97,29 @@ class Finalists:
         The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
         choice is the smallest student that cannot be told from the teacher, and only if
         all can the smallest that cannot be told from the one of the highest reward.
-        Within limits on resources that is the most accurate.
+        Within limits on resources that is the most accurate, and where a least accuracy
+        is asked for it is the smallest that has it.
 
         Args:
             last: Students to turn to where none that was found keeps the limits.
         """
-        by_student = {scored.student.fingerprint: scored for scored in found}
-        left = self._within(self._in_turns(by_student.values()), last)
+        unique = {scored.student.fingerprint: scored for scored in found}
+        left = self._within(self._in_turns(unique.values()), last)
         counts = self.timing.rounds()
         for number, (count, fewer) in enumerate(pairwise((*counts, 0))):
             if len(left) > fewer:
-                left = left[:count]
-                seeds = 1 if fewer or len(left) == 1 else self.timing.seeds()
+                seeds = 1 if fewer else self._seeds(left[:count])
                 epochs = self.timing.epochs(number)
                 evaluators = [self.evaluator(epochs, repeat=n) for n in range(seeds)]
-                left = self._in_turns(self._distil(left, evaluators, what))
+                left = self._in_turns(self._distil(left[:count], evaluators, what))
                 evaluator = evaluators[0]
                 offer = Offer((self._as_good(left) or left)[0].student, evaluator)
                 if not self.is_chosen:
                     self.best = offer
-        offer = Offer(self._smallest_alike(left, evaluators), evaluator)
+        student, falls_short = self._smallest_alike(left)
+        offer = Offer(student, evaluator)
         if not self.is_chosen:
-            self.best = offer
+            self.best, self.falls_short = offer, falls_short
         self._tell(left, evaluator, what)
         if not self.is_chosen:
             every = [scored.student for scored in left]
@@ -148,24 +142,33 @@ class Finalists:
         on_test = test_accuracy(network, self.teacher, self.device)
         return Finished(student, network, score, on_test)
 
-    def _smallest_alike(
-        self, left: Sequence[Scored], evaluators: Sequence[DistillationEvaluator]
-    ) -> Architecture:
-        """The choice among those of the last round."""
-        first = (self._as_good(left) or left)[0].student
+    def _seeds(self, left: Sequence[Scored]) -> int:
+        """That they are distilled from; what is written is of the first.
+
+        A least accuracy is one of what is written.
+        """
         if len(left) == 1 or self.requirements.least_accuracy is not None:
-            return first
+            return 1
+        return self.timing.seeds()
+
+    def _smallest_alike(self, left: Sequence[Scored]) -> tuple[Architecture, bool]:
+        """The choice of the last round, and whether it is told from the teacher."""
+        first = (self._as_good(left) or left)[0]
+        if len(left) == 1:
+            lost = self.teacher.score.accuracy - first.accuracy
+            return first.student, lost > SUCCESS_MARGIN
         students = [scored.student for scored in left]
         right = [
-            self._right([each.network(s, self.teacher) for each in evaluators])
-            for s in students
+            self._right([each.network(scored.student, self.teacher) for each in by])
+            for scored, by in ((scored, scored.evaluators) for scored in left)
         ]
-        reference = right[students.index(first)]
-        if not self.requirements:
-            whole = self._right([self.teacher.network(self.device)])
-            if max(each.mean() for each in right) >= whole.mean():
-                reference = whole
-        return students[smallest_alike(students, right, reference)]
+        whole = self._right([self.teacher.network(self.device)])
+        chosen = left.index(first)
+        if self.requirements.least_accuracy is None:
+            rewards = [scored.reward for scored in left]
+            best = None if self.requirements else whole
+            chosen = smallest_alike(students, rewards, right, best)
+        return students[chosen], is_told_from(right[chosen], whole)
 
     def _right(self, networks: Sequence[Network]) -> Tensor:
         return right_answers(networks, self.teacher, self.device)
@@ -345,13 +348,17 @@ class Finalists:
                 for each in evaluators
             ]
         for student, results in zip(students, zip(*found, strict=True), strict=True):
-            if isinstance(results[0], Failure):
-                logger.warning("a finalist is left out: %s", results[0].reason)
-            else:
-                scores = [each for each in results if isinstance(each, Score)]
-                worth = mean(map(self._worth, scores))
-                accuracy = mean(score.accuracy for score in scores)
-                distilled.append(Scored(worth, student, accuracy))
+            pairs = zip(evaluators, results, strict=True)
+            scores = {e: found for e, found in pairs if isinstance(found, Score)}
+            if evaluators[0] not in scores:  # what would be written
+                logger.warning("a finalist is left out: %s", _reason(results[0]))
+                continue
+            for failure in results[1:]:
+                if isinstance(failure, Failure):
+                    logger.warning("a finalist counts once: %s", failure.reason)
+            worth = mean(map(self._worth, scores.values()))
+            accuracy = mean(score.accuracy for score in scores.values())
+            distilled.append(Scored(worth, student, accuracy, evaluators=tuple(scores)))
         if not distilled:
             raise Failed("the distillation of every finalist failed")
         return distilled
@@ -380,6 +387,11 @@ class Finalists:
 
     def _worth(self, score: Score) -> float:
         return score.accuracy if self.requirements else n2n(score, self.teacher.score)
+
+
+def _reason(result: Score | Failure) -> str:
+    assert isinstance(result, Failure)
+    return result.reason
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:

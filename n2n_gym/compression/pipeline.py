@@ -21,8 +21,8 @@ from n2n_agents.search import random_search
 from n2n_gym.common.files import write_whole
 from n2n_gym.compression.assessment import compare_networks
 from n2n_gym.compression.best_so_far import write_best
+from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
-from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.preparation import Work, prepared
 from n2n_gym.compression.shelf import write_shelf
 from n2n_gym.compression.stages import OnStudent
@@ -139,6 +139,7 @@ def _write(
         time.monotonic() - work.began,
         shelf,
         teacher.task.counts_without_labels(),
+        work.final.falls_short,
     )
     content = json.dumps(summary.to_dict(), indent=1)
     write_report(folder, json.loads(content))

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from n2n_gym.compression.assessment import Parity, compare_files
-from n2n_gym.compression.finalists import Finalists, Scored
+from n2n_gym.compression.choice import Scored
+from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.plan import PLAN, final_epochs
 from n2n_gym.compression.student_files import Finished, figure, write_student
 from n2n_gym.compression.timing import Fixed

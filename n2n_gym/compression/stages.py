@@ -13,8 +13,8 @@ from typing import Any, Final
 from gymnasium.vector import VectorEnv
 
 from n2n_gym.common.progress import Bar, progress
+from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
-from n2n_gym.compression.finalists import Scored
 from n2n_gym.compression.local_search import LocalSearch
 from n2n_gym.compression.timing import ROLLOUTS, Pacing
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv

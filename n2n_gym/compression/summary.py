@@ -30,6 +30,7 @@ class Summary:
     seconds: float  # since this process took up the run
     shelf: list[Place]  # the students whose files are in ``students/``
     unlabelled: dict[str, int]  # images without labels, by split
+    falls_short: bool  # whether the student can be told from the teacher
 
     def to_dict(self) -> dict[str, Any]:
         """As ``summary.json`` has it."""
@@ -56,5 +57,6 @@ class Summary:
             "test": self.test.to_dict(),
             "seconds": self.seconds,
             "unlabelled": self.unlabelled,
+            "falls_short": self.falls_short,
             "shelf": [place.to_dict() for place in self.shelf],
         }

@@ -24,6 +24,7 @@ from n2n_gym.networks.decisions import (
     Shrinkage,
     legal_removal,
     positions_of,
+    shrink,
     shrinkages,
 )
 from n2n_gym.networks.tally import Counts
@@ -196,14 +197,20 @@ class RemovalEpisode(Episode):
 
     @property
     def floor(self) -> Counts:
-        if self.is_complete and not self._fit:
-            return self.taken
-        return self._floor.without(self._removable)
+        narrowest = self.narrowest
+        if narrowest is None:
+            return self._floor.without(self._removable)
+        return Counts(narrowest.num_params, narrowest.num_macs)
 
     @property
     def narrowest(self) -> Architecture | None:
         """What is least of one resource may not be of another, while layers can go."""
-        return self.student if self.is_complete and not self._fit else None
+        if not self.is_complete:
+            return None
+        if not self._fit:
+            return self.student
+        student, rates = self.rates_of_widths()
+        return shrink(student, dict.fromkeys(rates, 0.0))
 
     def mask(self) -> Mask:
         return np.array([1, self.is_complete or self._without is not None], np.int8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -106,7 +106,13 @@ class LimitSettings:
                 known = ", ".join((*named, *self.ranges)) or "none"
                 raise ValueError(f"there is no limit on {name!r}; known: {known}")
             bounds[name] = bound.item() if isinstance(bound, np.generic) else bound
-        drawn = read_limits(bounds)
+        own = {name: named[name] for name in named if not _is_plain(named[name])}
+        drawn = [
+            replace(own[name], bound=bound)
+            for name, bound in bounds.items()
+            if name in own
+        ]
+        drawn += read_limits({n: b for n, b in bounds.items() if n not in own})
         kept = [limit for limit in self.fixed if limit.name not in bounds]
         return (*kept, *drawn)
 
@@ -117,6 +123,11 @@ class LimitSettings:
             for each in limits
             if each not in self.fixed
         }
+
+
+def _is_plain(limit: Limit) -> bool:
+    """Whether it is on the one resource that it is named after."""
+    return limit.weights.keys() == {limit.name} and abs(limit.weights[limit.name]) == 1
 
 
 def _drawn(rng: np.random.Generator, least: float, most: float) -> float:

@@ -34,7 +34,7 @@ from n2n_gym.pytorch.regularisation import with_known_parts
 logger = logging.getLogger(__name__)
 
 TOLERANCE: Final = 1e-9  # of the largest value; equal operations differ by none
-IN_FLOAT32: Final = 1e-2  # likewise; rounding comes to less than a tenth of it
+IN_FLOAT32: Final = 1e-3  # likewise; rounding comes to less than a tenth of it
 LIBRARIES: Final = ("torch.", "torchvision.", "timm.")  # ask for no type of a tensor
 NUM_IMAGES: Final = 2  # batch norm in training mode needs two
 SIDES: Final = (32, 48, 64, 96, 128, 192)  # of images that stand for larger ones

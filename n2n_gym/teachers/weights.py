@@ -92,8 +92,11 @@ def _is_safetensors(path: Path) -> bool:
 
     A safetensors file begins with the length of its JSON, 8 bytes, and that JSON.
     """
-    with open(path, "rb") as file:
-        start = file.read(9)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     is_torchs = start.startswith((b"PK", b"\x80"))  # a zip, or a pickle of long ago
     return start[8:] == b"{" or (path.suffix == ".safetensors" and not is_torchs)
 
