@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = "tests.networks:make_small"
 RUNS = {
     "masked_ppo.py": ([SMALL, "6"], "best of 6: "),
-    "cleanrl_loop.py": ([SMALL, "2"], "update 1: mean reward "),
+    "cleanrl_style.py": ([SMALL, "2"], "update 1: mean reward "),
     "own_network.py": (["1", "{folder}"], "x smaller, "),
     "own_agent.py": ([SMALL, "4", "{folder}/run"], "own_agent:search"),
 }

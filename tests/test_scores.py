@@ -803,6 +803,15 @@ def test_a_score_of_another_machine_is_found_and_the_mixture_is_said_once(
         assert not caplog.text
 
 
+def test_a_merge_of_two_kinds_of_machines_says_so(store, tmp_path, caplog):
+    put(store, key(1), provenance=HERE)
+    with ScoreStore(tmp_path / "theirs.sqlite") as theirs:
+        put(theirs, key(2), provenance=ELSEWHERE[0])
+        caplog.clear()
+        store.merge(theirs)
+    assert "are mixed" in caplog.text
+
+
 def test_scores_of_one_machine_or_of_nobody_knows_which_are_no_mixture(store, caplog):
     put(store, key(1), provenance=HERE)
     put(store, key(2), provenance=HERE)

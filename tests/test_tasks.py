@@ -709,3 +709,18 @@ def test_a_side_that_is_none_is_told_apart(tmp_path):
         load_task(f"{tmp_path}@big")
     with pytest.raises(ValueError, match=r"images of own\.npz have one size"):
         load_task("own.npz@64")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_equal_images_of_a_task_of_ones_own_are_warned_of(split, caplog):
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: (rng.integers(0, 256, (80, 4, 4, 1), dtype=np.uint8), np.arange(80) % 2)
+        for name in SPLITS
+    }
+    task = Task("mine", (1, 4, 4), 2, lambda: arrays)
+    _ = task.splits
+    assert not caplog.text
+    arrays[split][0][:] = arrays[split][0][0]
+    _ = replace(task).splits
+    assert f"task mine: all 80 {split} images are equal" in caplog.text

@@ -241,6 +241,38 @@ def test_arithmetic_with_the_size_of_the_batch_is_refused():
             trace(Net(write), SHAPE)
 
 
+@pytest.mark.parametrize(
+    ("write", "count"),
+    [
+        (lambda net, x: x if x.shape[0] == 1 else F.relu(x), 1),
+        (lambda net, x: F.relu(x) if x.size(0) >= 8 else x, 500),
+        (lambda net, x: F.max_pool2d(x, 2) if x.shape[0] > 100 else x, 500),
+        (lambda net, x: x.flip(1) if x.shape[0] > 5 else x, 500),
+        (lambda net, x: -x if x.size()[0] < 2 else x, 1),
+    ],
+)
+def test_a_branch_for_so_many_images_is_refused(write, count):
+    message = rf"for {count} images at once than for a few: its forward asks how"
+    with pytest.raises(TraceError, match=message):
+        trace(Net(write), SHAPE)
+
+
+def test_a_branch_of_inference_mode_is_refused():
+    def write(net: Net, x: Tensor) -> Tensor:
+        return F.relu(x) if torch.is_inference_mode_enabled() else x
+
+    with pytest.raises(TraceError, match=r"does not compute what torch\.fx traces"):
+        trace(Net(write), SHAPE)
+
+
+def test_what_fails_for_one_image_alone_is_no_hindrance():
+    module = Net(lambda net, x: F.adaptive_avg_pool2d(x, 1).squeeze()[..., None, None])
+    network = build(trace(module, SHAPE)).eval()
+    network.load_state_dict(module.state_dict())
+    images = torch.randn(3, *SHAPE)
+    assert torch.equal(network(images), module.eval()(images))
+
+
 def test_a_layer_that_the_trace_lacks_is_named():
     class Skips(Net):
         def forward(self, x: Tensor) -> Tensor:
@@ -667,17 +699,29 @@ def test_what_does_not_translate_names_its_line(write, message):
         trace(Net(write), SHAPE)
 
 
-def test_a_module_made_in_a_forward_is_traced():
-    def write(net: Net, x: Tensor) -> Tensor:
-        x = nn.ReLU(inplace=True)(x + net.conv2(x))
-        x = nn.Sequential(nn.MaxPool2d(2), nn.LeakyReLU(0.3))(x)
-        return nn.AdaptiveAvgPool2d(2)(x)
-
-    net = Net(write)
-    net.conv2 = nn.Conv2d(8, 8, 1)
-    kinds = [type(layer).__name__ for layer in trace(net, SHAPE).layers]
-    after = ["Add", "Activation", "MaxPool", "Activation", "AdaptiveAvgPool"]
-    assert kinds[-7:-2] == after
+@pytest.mark.parametrize(
+    ("write", "kinds"),
+    [
+        (lambda net, x: nn.ReLU(inplace=True)(x + x.tanh()), ["Add", "Activation"]),
+        (
+            lambda net, x: nn.Sequential(nn.MaxPool2d(2), nn.LeakyReLU(0.3))(x),
+            ["MaxPool", "Activation"],
+        ),
+        (lambda net, x: nn.AdaptiveAvgPool2d(2)(x), ["AdaptiveAvgPool"]),
+        (lambda net, x: nn.ZeroPad2d((0, 1, 0, 1))(x), ["Pad"]),
+        (lambda net, x: nn.Upsample(scale_factor=2)(nn.ELU()(x)), ["Interpolate"]),
+    ],
+)
+def test_a_module_made_in_a_forward_is_traced(write, kinds):
+    torch.manual_seed(0)
+    net = Net(write).eval()
+    architecture = trace(net, SHAPE)
+    found = [type(layer).__name__ for layer in architecture.layers]
+    assert found[-2 - len(kinds) : -2] == kinds
+    network = build(architecture).eval()
+    network.load_state_dict(net.state_dict())
+    images = torch.randn(2, *SHAPE)
+    assert torch.equal(network(images), net(images))
 
 
 @pytest.mark.parametrize(

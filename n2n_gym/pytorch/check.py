@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -28,25 +28,22 @@ from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.graph import describe
 from n2n_gym.pytorch.plain import tensors_of
+from n2n_gym.pytorch.questions import (
+    IN_FLOAT32,
+    Translate,
+    asks_questions,
+    in_float32,
+    refuse_other_counts,
+)
 from n2n_gym.pytorch.randomised import randomised
 from n2n_gym.pytorch.regularisation import with_known_parts
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE: Final = 1e-9  # of the largest value; equal operations differ by none
-IN_FLOAT32: Final = 1e-3  # likewise; rounding comes to less than a tenth of it
-LIBRARIES: Final = ("torch.", "torchvision.", "timm.")  # ask for no type of a tensor
 NUM_IMAGES: Final = 2  # batch norm in training mode needs two
 SIDES: Final = (32, 48, 64, 96, 128, 192)  # of images that stand for larger ones
 _SEEDS: Final = range(5)  # for weights that let the images through
-
-
-class Translate(Protocol):
-    """``trace.translate``."""
-
-    def __call__(
-        self, module: nn.Module, input_shape: Shape, *, is_training: bool = False
-    ) -> Architecture: ...
 
 
 def as_it_computes(
@@ -62,6 +59,8 @@ def as_it_computes(
     """
     kind = type(module).__name__
     architecture = translate(module, input_shape)
+    if asks_questions(module):
+        refuse_other_counts(module, architecture, translate)
     comparison = _compared(module, architecture)
     difference = comparison.difference(is_training=True)
     if difference is not None:
@@ -113,7 +112,8 @@ def _compared(module: nn.Module, architecture: Architecture) -> _Comparison:
     if small != whole and (difference or not comparison.calls_alike(whole)):
         comparison = _Comparison(module, architecture, whole)
         difference = comparison.difference(is_training=False)
-    difference = difference or comparison.difference_of_float32()
+    if difference is None and asks_questions(module):
+        difference = comparison.difference_of_float32()
     if difference is not None:
         raise TraceError(
             f"{type(module).__name__} does not compute what torch.fx traces: in eval "
@@ -191,26 +191,16 @@ class _Comparison:
         return f"{what}, and {self._first_layer(is_training=is_training)}"
 
     def difference_of_float32(self) -> str | None:
-        """What the module does otherwise with float32 than with float64, in words.
-
-        A user's code may ask for the type: ``isinstance(x, torch.FloatTensor)``.
-        """
-        if all(type(m).__module__.startswith(LIBRARIES) for m in self.module.modules()):
-            return None
-        single = {
-            name: tensor.float() if tensor.is_floating_point() else tensor
-            for name, tensor in self.tensors.items()
-        }
-        images = self.images.float()
+        """What the module does otherwise with float32, in inference mode."""
+        expected = self.expected.logits
         try:
-            with _seeded(), torch.no_grad():
-                found = functional_call(self.module.eval(), single, (images,))
+            with _seeded():
+                found = in_float32(self.module, self.tensors, self.images)
         except Exception as error:  # the user's own code, which may raise anything
             return f"it fails with float32: {describe(error)}"
-        logits = self.expected.logits
-        if isinstance(found, Tensor) and _gives(found.double(), logits, IN_FLOAT32):
+        if isinstance(found, Tensor) and _gives(found.double(), expected, IN_FLOAT32):
             return None
-        return "it gives other logits with float32 than with float64"
+        return "it gives other logits with float32, or in inference mode"
 
     def calls_alike(self, images: Shape) -> bool:
         """Whether the module calls the same functions of images of another size."""

@@ -87,18 +87,23 @@ def trace(module: nn.Module, input_shape: Shape) -> Architecture:
 
 
 def translate(
-    module: nn.Module, input_shape: Shape, *, is_training: bool = False
+    module: nn.Module,
+    input_shape: Shape,
+    *,
+    is_training: bool = False,
+    num_images: int = _BATCH,
 ) -> Architecture:
     """The architecture that torch.fx sees, unchecked.
 
     Args:
         is_training: Whether to follow what the module does in training mode.
+        num_images: In a batch.
     """
     refuse_scripts(module)
     refuse_shared_tensors(module)
     kind = type(module).__name__
     module = copy_of(module)
-    images = (_BATCH, *input_shape)
+    images = (num_images, *input_shape)
     try:
         module = module.to("meta").float().train(is_training)
         graph = fx.GraphModule(module, Tracer(images).trace(module))

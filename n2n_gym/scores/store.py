@@ -243,7 +243,9 @@ class ScoreStore:
         """
         added = known = different = 0
         entries = iter(others)
+        self._note(self.count_by_machine())
         while batch := list(islice(entries, _AT_ONCE)):
+            self._note(entry.provenance for entry in batch)
             rows = {entry.key.digest: as_row(entry) for entry in batch}
             for ours in self._fetch(list(rows)):
                 if self._checked(ours):

@@ -17,6 +17,7 @@ SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
+_FEW: Final = 64  # images
 _DARK: Final = 16  # images no brighter than this of 255 were hardly scaled to it
 _SPLIT_SEED: Final = 0
 UNKNOWN: Final = -1  # in the place of each label of a split that has none
@@ -203,6 +204,13 @@ def check_classes(
                 f"needs images of each of the {num_classes} classes, or a student "
                 f"could forget one unpunished"
             )
+
+
+def are_equal(images: NDArray[Any]) -> bool:
+    """Whether there are several, and all are the same; a few tell most often."""
+    if len(images) < 2 or (images[:_FEW] != images[0]).any():
+        return False
+    return bool((images == images[0]).all())
 
 
 def find_oddities(

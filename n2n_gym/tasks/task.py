@@ -7,6 +7,7 @@ never does.
 from __future__ import annotations
 
 import hashlib
+import logging
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +19,7 @@ from n2n_gym.networks.layers import Shape
 from n2n_gym.tasks.arrays import (
     SPLITS,
     Arrays,
+    are_equal,
     check_classes,
     check_images,
     check_labels,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from n2n_gym.tasks.arrays import Statistics
     from n2n_gym.tasks.split import Split
     from n2n_gym.tasks.summary import ImageSummary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +145,10 @@ class Task:
         for split in SPLITS:
             images, labels = arrays[split]
             check_images(where, split, images)
+            if are_equal(images):
+                logger.warning(
+                    "%s: all %d %s images are equal", where, len(images), split
+                )
             check_labels(
                 where, split, labels, len(images), is_known=split not in self.unlabelled
             )

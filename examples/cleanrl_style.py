@@ -1,6 +1,6 @@
 """REINFORCE in one file, without a library: four episodes at a time, masks and all.
 
-python examples/cleanrl_loop.py                 # or with another teacher's name
+    python examples/cleanrl_style.py                # or with another teacher's name
 """
 
 import sys
