@@ -1,6 +1,8 @@
 """REINFORCE in one file, without a library: four episodes at a time, masks and all.
 
     python examples/cleanrl_style.py                # or with another teacher's name
+
+One file, one loop and no classes, as CleanRL writes its own.
 """
 
 import sys
