@@ -41,7 +41,7 @@ from n2n_gym.teachers.zoo import teacher_architecture
 
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 REPEATS = 20
-STUDENTS = 4  # of each size and number of processes, of nearly the same width
+STUDENTS = 4  # at least, of nearly the same width; two for each process
 PROCESSES = (2, 4, 8)
 
 
@@ -69,22 +69,28 @@ def noise(num_images: int) -> Task:
     return Task("noise", (3, 32, 32), 10, lambda: arrays)
 
 
-def students(teacher: Architecture, share: int) -> list[Architecture]:
+def students(teacher: Architecture, share: int, count: int) -> list[Architecture]:
     """Different ones of nearly one size: none is known when it is measured."""
     size = teacher.num_params // share
-    least = 0.9 * size
-    sizes = np.linspace(size, least, 4 * STUDENTS).astype(int)
+    sizes = np.linspace(size, 0.8 * size, 8 * count).astype(int)
     made = {s.fingerprint: s for s in (uniform_student(teacher, int(n)) for n in sizes)}
-    return list(made.values())[:STUDENTS]
+    assert len(made) >= count
+    return list(made.values())[:count]
 
 
 def measure(
-    teacher: Teacher, share: int, rung: Rung, device: torch.device, runner: Runner
+    teacher: Teacher,
+    share: int,
+    rung: Rung,
+    device: torch.device,
+    runner: Runner,
+    processes: int,
 ) -> tuple[float, float, str]:
     """Students a minute, their multiply-accumulates a second, and the precision."""
     evaluator = DistillationEvaluator(rung, device=device, runner=runner)
-    evaluator([students(teacher.architecture, 50)[0]], teacher)  # what comes once
-    chosen = students(teacher.architecture, share)
+    # What comes once, in each process.
+    evaluator(students(teacher.architecture, 50, 2 * processes), teacher)
+    chosen = students(teacher.architecture, share, max(STUDENTS, 2 * processes))
     started = time.perf_counter()
     evaluator(chosen, teacher)
     seconds = time.perf_counter() - started
@@ -114,7 +120,9 @@ def main() -> None:
         for count in (1, *PROCESSES):
             runner = InProcess() if count == 1 else Workers(count)
             with closing(runner):
-                pace, work, precision = measure(teacher, share, rung, device, runner)
+                pace, work, precision = measure(
+                    teacher, share, rung, device, runner, count
+                )
             print(
                 f"{'1/' + str(share):>12}{count:11}{pace:14.1f}{work / whole:9.1%}  "
                 f"{precision}",

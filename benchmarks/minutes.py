@@ -7,8 +7,8 @@
 
 A run each in a process and with an empty cache of its own; its seconds are those from
 the start of the process to the last file. With --rival a random search follows, whose
-seconds do not count: as many students as the run has scored, scored alike, its best
-distilled for as many epochs. With --busy another process keeps one core at work.
+seconds do not count: as many students as the run has scored, scored alike, as many of
+its best distilled for as many epochs. With --busy another process keeps a core at work.
 
 Every result is a line of ``results.jsonl`` in the output folder, with each network's
 answers to the test images, so that --show compares networks image by image: differences
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import mean
@@ -37,10 +38,10 @@ from benchmarks.results import Results
 from n2n_agents.search import random_search
 from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.pipeline import compress
-from n2n_gym.compression.plan import PLAN, final_epochs
+from n2n_gym.compression.plan import EPOCHS, PLAN, final_epochs
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.student_files import Finished
-from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, Fixed
+from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, SEEDS, SHORTER, Fixed
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.pytorch.devices import pick_device
@@ -50,7 +51,7 @@ from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.options import Options
 from n2n_gym.teachers.teacher import Teacher
 
-KEY: Final = ("task", "teacher", "minutes", "seed", "is_busy")
+KEY: Final = ("task", "teacher", "weights", "minutes", "seed", "is_busy", "has_rival")
 NETWORKS: Final = ("teacher", "student", "uniform", "magnitude", "random")
 SAMPLES: Final = 4000  # of the bootstrap
 POLL: Final = 0.2  # seconds
@@ -71,12 +72,38 @@ def of_finished(finished: Finished, teacher: Teacher) -> dict[str, Any]:
     return row(finished.network, teacher, **size)
 
 
+class AsPlanned(Fixed):
+    """The finalists of a random search are distilled as those of the run were."""
+
+    def __init__(self, plan: Path, removals: int, shrinkages: int) -> None:
+        super().__init__(final_epochs(plan), removals, shrinkages)
+        decided = json.loads(plan.read_text())["decisions"]
+        known = {what: value for what, value, _ in decided}
+        self._rounds = SHORTER[known["rounds of finalists"]]
+        self._epochs = [
+            known.get(f"{EPOCHS} {n + 1}", self.final_epochs)
+            for n in range(len(self._rounds))
+        ]
+        self._views = known.get("forms of each image", 1)
+
+    def rounds(self) -> Sequence[int]:
+        return [count for count, _ in self._rounds]
+
+    def epochs(self, number: int) -> int:
+        return self._epochs[number]
+
+    def seeds(self) -> int:
+        return SEEDS if len(self._rounds) > 1 else 1
+
+    def views(self) -> int:
+        return self._views
+
+
 def random_rival(options: Options, num_scored: int, folder: Path) -> Finished | None:
     """The best of a random search of as many students."""
     updates = [-(-num_scored // 2 // ROLLOUTS), num_scored // 2 // ROLLOUTS]
-    epochs = final_epochs(options.output / PLAN)
     teacher = options.load_teacher()
-    timing = Fixed(epochs, *updates)
+    timing = AsPlanned(options.output / PLAN, *updates)
     requirements = Requirements.read(teacher.architecture, options.constraints())
     alike = Options(
         teacher=options.teacher,
@@ -87,7 +114,7 @@ def random_rival(options: Options, num_scored: int, folder: Path) -> Finished | 
         evaluator="quick",
         removal_updates=updates[0],
         shrinkage_updates=updates[1],
-        final_epochs=epochs,
+        final_epochs=timing.final_epochs,
         controls="none",
     )
     runner = default_runner(ROUNDS[0][0])
@@ -144,31 +171,40 @@ def measure(options: dict[str, Any], *, has_rival: bool, is_busy: bool) -> Any:
     """A line of the results."""
     spin = [sys.executable, "-c", "while True: pass"]
     busy = subprocess.Popen(spin) if is_busy else None
+    try:
+        started, first, written = _run_alone(options, has_rival=has_rival)
+    finally:
+        if busy is not None:
+            busy.kill()
+    done, line = written.splitlines()[-2:]
+    seconds = float(done.split()[1]) - started
+    return {"seconds": seconds, "first_score": first, **json.loads(line)}
+
+
+def _run_alone(
+    options: dict[str, Any], *, has_rival: bool
+) -> tuple[float, float | None, str]:
+    """When it began, after how long there was a score, and what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         given = json.dumps({**options, "output": str(output)})
         arguments = ["--one", given, *["--rival"] * has_rival]
-        started = time.time()
+        started, first = time.time(), None
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.minutes", *arguments],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "N2N_CACHE": f"{folder}/cache"},
         )
-        first = None
         while first is None and process.poll() is None:
             time.sleep(POLL)
             history = output / HISTORY
             if history.exists() and history.stat().st_size:
                 first = time.time() - started
         written, _ = process.communicate()
-        if busy is not None:
-            busy.kill()
-        if process.returncode:
-            raise SystemExit(f"the run of {options} failed")
-    done, line = written.splitlines()[-2:]
-    seconds = float(done.split()[1]) - started
-    return {"seconds": seconds, "first_score": first, **json.loads(line)}
+    if process.returncode:
+        raise SystemExit(f"the run of {options} failed")
+    return started, first, written
 
 
 # What the results say
@@ -197,7 +233,8 @@ def show(results: Results) -> None:
     for result in results.read().values():
         key = tuple(result[name] for name in KEY if name != "seed")
         groups.setdefault(key, []).append(result)
-    for (task, teacher, minutes, is_busy), found in sorted(groups.items()):
+    for key, found in sorted(groups.items(), key=str):
+        task, teacher, _, minutes, is_busy, _ = key
         seconds = [each["seconds"] for each in found]
         share = max(seconds) / 60 / minutes
         firsts = [each["first_score"] for each in found if each["first_score"]]
@@ -255,7 +292,10 @@ def main() -> None:
     done = {} if chosen.show else results.read()
     for minutes in [] if chosen.show else chosen.minutes:
         for seed in chosen.seeds:
-            key = chosen.task, chosen.teacher, minutes, seed, chosen.busy
+            key = (
+                *(chosen.task, chosen.teacher, chosen.weights, minutes, seed),
+                *(chosen.busy, chosen.rival),
+            )
             if key in done:
                 continue
             options = {

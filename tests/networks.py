@@ -284,4 +284,9 @@ def awake(network: nn.Module, seed: int = 0) -> nn.Module:
             for tensor in (module.weight.data, module.bias.data, module.running_mean):
                 tensor.normal_(generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
+        elif isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d, nn.LayerNorm)):
+            for parameter in module.parameters():
+                parameter.data.normal_(generator=generator)
+        elif isinstance(module, nn.PReLU):
+            module.weight.data.uniform_(0.1, 0.4, generator=generator)
     return network.eval()

@@ -145,13 +145,13 @@ def silence(network: nn.Module, architecture: Architecture, group) -> None:
         if module.bias is not None:
             module.bias.data[silent] = 0
     for name, module in network.named_modules():
-        if isinstance(module, nn.BatchNorm2d) and reads_group(
-            architecture, name, group
-        ):
+        is_norm = isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d))
+        if is_norm and reads_group(architecture, name, group):
             offset, size = segment_of(architecture, name, group)
             part = slice(offset, offset + size)
             module.bias.data[part][silent] = 0
-            module.running_mean[part][silent] = 0
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean[part][silent] = 0
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
             if reads_group(architecture, name, group):
                 module.bias.data[silent] = 0
