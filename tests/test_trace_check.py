@@ -164,6 +164,7 @@ def test_questions_about_types_that_change_nothing_are_no_hindrance(write):
         lambda net, x: F.relu(x) if isinstance(x, torch.FloatTensor) else x,
         lambda net, x: F.relu(x) if isinstance(x, (int, torch.FloatTensor)) else x,
         lambda net, x: x * 0 if isinstance(x, torch.FloatTensor) else x,
+        lambda net, x: x * 1.008 if isinstance(x, torch.FloatTensor) else x,
         lambda net, x: x.tanh() if isinstance(net.fc.weight, torch.FloatTensor) else x,
     ],
 )
