@@ -195,7 +195,7 @@ class _Comparison:
         expected = self.expected.logits
         try:
             with _seeded():
-                found = in_float32(self.module, self.tensors, self.images)
+                found = in_float32(self.module, self.images)
         except Exception as error:  # the user's own code, which may raise anything
             return f"it fails with float32: {describe(error)}"
         if isinstance(found, Tensor) and _gives(found.double(), expected, IN_FLOAT32):

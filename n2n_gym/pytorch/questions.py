@@ -7,12 +7,10 @@ asks none of this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import Shape
@@ -71,13 +69,14 @@ def refuse_other_counts(
             )
 
 
-def in_float32(
-    module: nn.Module, tensors: Mapping[str, Tensor], images: Tensor
-) -> object:
+def in_float32(module: nn.Module, images: Tensor) -> object:
     """What a module in eval mode gives in single precision and inference mode."""
-    single = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
+
+    def narrow(_: str, tensor: Tensor) -> Tensor:
+        single = tensor.float() if tensor.is_floating_point() else tensor
+        is_parameter = isinstance(tensor, nn.Parameter)
+        return nn.Parameter(single, requires_grad=False) if is_parameter else single
+
+    single = copy_of(module, narrow).eval()
     with torch.inference_mode():
-        return functional_call(module.eval(), single, (images.float(),))
+        return single(images.float())

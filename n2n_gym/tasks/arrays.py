@@ -207,8 +207,13 @@ def check_classes(
 
 
 def are_equal(images: NDArray[Any]) -> bool:
-    """Whether there are several, and all are the same; a few tell most often."""
-    if len(images) < 2 or (images[:_FEW] != images[0]).any():
+    """Whether there are several, and all are the same; a few tell most often.
+
+    Those of a file that is only mapped are not read for this.
+    """
+    if isinstance(images, np.memmap) or len(images) < 2:
+        return False
+    if (images[:_FEW] != images[0]).any():
         return False
     return bool((images == images[0]).all())
 
