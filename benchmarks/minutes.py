@@ -41,7 +41,7 @@ from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.plan import EPOCHS, PLAN, final_epochs
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.student_files import Finished
-from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, SEEDS, SHORTER, Fixed
+from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, SHORTER, Fixed, seeds_in
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.pytorch.devices import pick_device
@@ -93,7 +93,7 @@ class AsPlanned(Fixed):
         return self._epochs[number]
 
     def seeds(self) -> int:
-        return SEEDS if len(self._rounds) > 1 else 1
+        return seeds_in(self._rounds)
 
     def views(self) -> int:
         return self._views

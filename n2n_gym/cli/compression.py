@@ -5,13 +5,10 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.options import (
@@ -31,16 +28,14 @@ from n2n_gym.cli.options import (
     at_least,
 )
 from n2n_gym.cli.output import print_json
+from n2n_gym.cli.summary import show_summary
 from n2n_gym.common.progress import loading
-from n2n_gym.common.quantities import show_quantity
-from n2n_gym.limits.constraints import ACCURACY
 
 # torch and what needs it are imported in the command, so that --help is quick.
 if TYPE_CHECKING:
     from n2n_gym.runs.options import Options
 
 BEGAN = time.monotonic()  # minutes count from here: torch is not loaded yet
-WIDE = 76  # columns that the whole table takes
 # Options of the command that are none of the run's.
 OWN = frozenset({"config", "resume", "as_json", "no_controls"})
 
@@ -271,55 +266,7 @@ def compress(
         if as_json:
             print_json({**summary, "output": str(folder)})
         else:
-            _show(summary, options)
-
-
-def _table(summary: dict[str, Any], title: str, *, is_narrow: bool) -> Table:
-    """The teacher, the student, and what that is compared with."""
-    whole = summary["teacher"]
-    table = Table(title=escape(title), box=box.SIMPLE if is_narrow else box.HEAVY_HEAD)
-    columns = ["", "parameters", "smaller", "MACs", "validation", "test"]
-    shown = ["", "smaller", "test"] if is_narrow else columns
-    for column in shown:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    names = {"uniform": "uniform width", "random": "random search"}
-    for key in ("teacher", "student", "uniform", "magnitude", "random"):
-        if row := summary.get(key):
-            times = f"{whole['num_params'] / row['num_params']:.1f}x"
-            cells = [
-                names.get(key, key),
-                f"{row['num_params']:,}",
-                "" if key == "teacher" else times,
-                f"{row['num_macs']:,}",
-                f"{row['accuracy']:.2%}",
-                f"{row['test_accuracy']:.2%}",
-            ]
-            by_column = dict(zip(columns, cells, strict=True))
-            style = "bold green" if key == "student" else ""
-            table.add_row(*(by_column[column] for column in shown), style=style)
-    return table
-
-
-def _shelf(summary: dict[str, Any], *, is_narrow: bool) -> Table:
-    """The students whose files were written."""
-    table = Table(title="Also written", box=box.SIMPLE if is_narrow else box.HEAVY_HEAD)
-    columns = ["students/", "smaller", "MACs", "ms", "test"]
-    shown = ["students/", "smaller", "test"] if is_narrow else columns
-    table.add_column(shown[0], overflow="fold")
-    for column in shown[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    whole = summary["teacher"]["num_params"]
-    for place in summary["shelf"]:
-        cells = [
-            ", ".join(place["roles"]),
-            f"{whole / place['num_params']:.1f}x",
-            f"{place['num_macs']:,}",
-            f"{place['latency_ms']:.3g}",
-            f"{place['test_accuracy']:.2%}",
-        ]
-        by_column = dict(zip(columns, cells, strict=True))
-        table.add_row(*(by_column[column] for column in shown))
-    return table
+            show_summary(summary, options)
 
 
 def _is_said(context: typer.Context, name: str) -> bool:
@@ -346,55 +293,3 @@ def _run(options: Options) -> None:
         with loading("Loading ONNX Runtime and the rest"):
             from n2n_gym.compression.pipeline import compress as run
         run(options, BEGAN)
-
-
-def _show(summary: dict[str, Any], options: Options) -> None:
-    console = Console()
-    title = f"{options.teacher} on {options.task}"
-    console.print(_table(summary, title, is_narrow=console.width < WIDE))
-    from n2n_gym.report.content import falls_short, say_unlabelled
-    from n2n_gym.runs.folder import ONNX, REPORT
-
-    if said := say_unlabelled(summary):
-        console.print(f"[yellow]{said}[/yellow]", highlight=False)
-    if falls_short(summary):
-        found, wanted = (summary[name]["accuracy"] for name in ("student", "teacher"))
-        console.print(
-            f"[yellow]No finalist is as accurate as the teacher[/yellow]: on "
-            f"validation {found:.2%} against {wanted:.2%}. What was written is the "
-            f"smallest that cannot be told from the one of the highest reward. "
-            f"More --removal-updates, --shrinkage-updates or --final-epochs may help, "
-            f"and --min-accuracy says what the student must reach.",
-            highlight=False,
-        )
-    student, test = summary["student"], summary["test"]
-    if interval := student.get("test_interval"):  # runs of before have none
-        low, high = interval
-        console.print(
-            f"On {test['num_images']:,} test images, which no choice has seen: "
-            f"{student['test_accuracy']:.2%}, 95 % interval {low:.1%} to {high:.1%}; "
-            f"{100 * test['difference']:+.2f} points from the teacher, give or take "
-            f"{100 * test['error']:.2f}.",
-            highlight=False,
-        )
-    for row in summary["limits"]:
-        bound, found = (
-            show_quantity(row["name"], row[n]) for n in ("bound", "student")
-        )
-        sign = ">=" if row["name"] == ACCURACY else "<="
-        kept = "kept" if row["is_kept"] else "[red]NOT kept[/red]"
-        line = f"{row['name']} {sign} {bound}: {kept}, {found}"
-        if "teacher" in row:
-            whole = show_quantity(row["name"], row["teacher"])
-            line += f"; the teacher has {whole}"
-        console.print(line, highlight=False)
-    if len(summary.get("shelf", ())) > 1:
-        console.print(_shelf(summary, is_narrow=console.width < WIDE))
-    path = options.output / ONNX
-    console.print(
-        f"{path}: {path.stat().st_size / 1e6:.2f} MB, logits equal to torch's to "
-        f"{summary['onnx_difference']:.0e}. {summary['num_scored']} students scored, "
-        f"{summary['seconds'] / 60:.1f} minutes.",
-        highlight=False,
-    )
-    console.print(f"{options.output / REPORT} shows it all.", highlight=False)

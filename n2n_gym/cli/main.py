@@ -24,6 +24,7 @@ from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
 from n2n_gym.cli.students import evaluate, export, report
 from n2n_gym.cli.training import list_agents, train
+from n2n_gym.common.progress import QUIET
 
 # torch and what needs it are imported in the commands, so that --help is quick.
 app = typer.Typer(
@@ -83,7 +84,7 @@ def main(
     level = logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s: %(message)s")
     if quiet:
-        os.environ["TQDM_DISABLE"] = "1"  # read as tqdm is imported, in workers too
+        os.environ[QUIET] = "1"  # read as tqdm is imported, in workers too
         os.environ.setdefault("WANDB_SILENT", "true")
     errors.with_traceback = debug
 

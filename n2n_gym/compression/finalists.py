@@ -159,8 +159,10 @@ class Finalists:
             return first.student, lost > SUCCESS_MARGIN
         students = [scored.student for scored in left]
         right = [
-            self._right([each.network(scored.student, self.teacher) for each in by])
-            for scored, by in ((scored, scored.evaluators) for scored in left)
+            self._right(
+                [e.network(each.student, self.teacher) for e in each.evaluators]
+            )
+            for each in left
         ]
         whole = self._right([self.teacher.network(self.device)])
         chosen = left.index(first)
@@ -348,14 +350,16 @@ class Finalists:
                 for each in evaluators
             ]
         for student, results in zip(students, zip(*found, strict=True), strict=True):
-            pairs = zip(evaluators, results, strict=True)
-            scores = {e: found for e, found in pairs if isinstance(found, Score)}
-            if evaluators[0] not in scores:  # what would be written
-                logger.warning("a finalist is left out: %s", _reason(results[0]))
+            first, *others = results
+            if isinstance(first, Failure):  # what would be written
+                logger.warning("a finalist is left out: %s", first.reason)
                 continue
-            for failure in results[1:]:
-                if isinstance(failure, Failure):
-                    logger.warning("a finalist counts once: %s", failure.reason)
+            scores = {evaluators[0]: first}
+            for evaluator, result in zip(evaluators[1:], others, strict=True):
+                if isinstance(result, Failure):
+                    logger.warning("a finalist counts once: %s", result.reason)
+                else:
+                    scores[evaluator] = result
             worth = mean(map(self._worth, scores.values()))
             accuracy = mean(score.accuracy for score in scores.values())
             distilled.append(Scored(worth, student, accuracy, evaluators=tuple(scores)))
@@ -387,11 +391,6 @@ class Finalists:
 
     def _worth(self, score: Score) -> float:
         return score.accuracy if self.requirements else n2n(score, self.teacher.score)
-
-
-def _reason(result: Score | Failure) -> str:
-    assert isinstance(result, Failure)
-    return result.reason
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:

@@ -91,7 +91,7 @@ def _compare(work: Work, student: Finished) -> dict[str, Finished | None]:
     options, search, final = work.options, work.search, work.final
     if options.controls == "none" or not search.timing.allows_controls():
         return {}
-    teacher, requirements = work.teacher, work.requirements
+    teacher, requirements = work.teacher, search.requirements
     num_params, keep = student.student.num_params, requirements.keep
     thin = partial(uniform_student, teacher.architecture, num_params, keep=keep)
     alike = partial(widest_uniform, requirements) if requirements else thin
@@ -123,7 +123,7 @@ def _write(
     others = [*work.final.runners_up(), *filter(None, rivals.values())]
     shelf = write_shelf(student, others, teacher, folder)
     path = folder / ONNX
-    compared = compare_networks(teacher, student.network, path, work.device)
+    compared = compare_networks(teacher, student.network, path, work.final.device)
     summary = Summary(
         teacher.score,
         compared.teacher.accuracy,
@@ -134,7 +134,7 @@ def _write(
         rivals.get("random"),
         num_scored,
         onnx_difference,
-        work.requirements.rows(student.student, student.score.accuracy, path),
+        work.search.requirements.rows(student.student, student.score.accuracy, path),
         compared,
         time.monotonic() - work.began,
         shelf,

@@ -64,14 +64,15 @@ class Work:
 
     began: float
     options: Options
-    device: torch.device
-    teacher: Teacher
-    requirements: Requirements
     run: Run
     plan: Plan
     evaluator: Evaluator
     search: Search
     final: Finalists
+
+    @property
+    def teacher(self) -> Teacher:
+        return self.search.teacher
 
 
 @contextmanager
@@ -115,18 +116,7 @@ def prepared(options: Options, began: float) -> Iterator[Work]:
             options.precision,
             run.folder / FINALISTS,
         )
-        yield Work(
-            began,
-            options,
-            device,
-            teacher,
-            requirements,
-            run,
-            plan,
-            evaluator,
-            search,
-            final,
-        )
+        yield Work(began, options, run, plan, evaluator, search, final)
 
 
 def _required(options: Options, device: torch.device) -> tuple[Teacher, Requirements]:

@@ -194,7 +194,7 @@ class Timed:
     def _final_epochs(self, rounds: Sequence[tuple[int, float]]) -> float:
         """That the last of these rounds can have, and what is compared with it."""
         work = sum(self._waves(count) * share for count, share in rounds)
-        work += (_seeds(self._rounds or rounds) - 1) * self._waves(rounds[-1][0])
+        work += (seeds_in(self._rounds or rounds) - 1) * self._waves(rounds[-1][0])
         if self.with_controls:
             work += self._waves(2)
         seconds = self.plan.left - self.reserve
@@ -202,7 +202,7 @@ class Timed:
         return min(MOST_EPOCHS, max(1.0, seconds / (each * work)))
 
     def seeds(self) -> int:
-        return _seeds(self._rounds)
+        return seeds_in(self._rounds)
 
     def views(self) -> int:
         def fit() -> int:
@@ -235,5 +235,6 @@ class Timed:
         return bool(self.plan.decide("controls", fit, 1))
 
 
-def _seeds(rounds: Sequence[tuple[int, float]]) -> int:
+def seeds_in(rounds: Sequence[tuple[int, float]]) -> int:
+    """That the last of these rounds is distilled from."""
     return SEEDS if len(rounds) > 1 else 1

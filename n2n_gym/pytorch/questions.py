@@ -51,11 +51,11 @@ def refuse_other_counts(
         TraceError: With so many it computes something else.
     """
     whole = architecture.input_shape
-    alone = copy_of(module).to("meta").float().eval()
+    copied = copy_of(module).to("meta").float().eval()
     for count in COUNTS:
         try:
             with torch.no_grad():
-                alone(torch.empty(count, *whole, device="meta"))
+                copied(torch.empty(count, *whole, device="meta"))
         except Exception:  # the user's own code, which may raise anything
             continue
         try:
