@@ -1,12 +1,13 @@
-"""What uniform width saves on an accelerator: parameters mislead, and so do MACs.
+"""How much latency and energy uniform width saves on an accelerator.
 
     python -m benchmarks.accelerator
 
-ResNet-18 at 32x32 and its channels all shrunk by one rate to a half, a fifth, a tenth
-and a twentieth of its parameters; each share is of the teacher's. Latency in torch, one
-image (also as a CUDA graph, without what Python takes to start the kernels) and 256, in
-turns with the teacher; energy by NVML's counter, which needs
-`pip install -e ".[nvml]"`, in batches of 256. One minute.
+A ResNet-18 for 32x32 images is compared with narrower copies that have a half, a fifth,
+a tenth and a twentieth of its parameters, with all widths at one rate. Latency is
+measured in torch, for one image and for 256, in turns with the teacher. For one image,
+the latency of a CUDA graph is measured too, which excludes Python's time to start the
+kernels. Energy is read from NVML's counter, in batches of 256, and needs
+`pip install -e ".[nvml]"`. Takes one minute.
 """
 
 from __future__ import annotations

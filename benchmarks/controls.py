@@ -1,16 +1,17 @@
-"""What a student has to beat: the teacher made narrower, and hand-designed networks.
+"""Controls for students: narrower teachers, and hand-designed networks.
 
     python -m benchmarks.controls                     # ResNet-18 on digits, 3 seeds
     python -m benchmarks.controls --teacher vgg19_bn --task cifar10 --seeds 1
 
-At a quarter, a tenth and a fortieth of the teacher's parameters, uniform width and
-magnitude filter pruning (Li et al., 2017), which inherit its weights; and SqueezeNet,
-FitNet-4 and a small VGG, which start from drawn ones. All are distilled by the same
-recipe, that of the rung ``full``.
+Students of uniform width and of magnitude pruning (Li et al., 2017) inherit the
+teacher's weights, and have a quarter, a tenth or a fortieth of its parameters.
+SqueezeNet, FitNet-4 and a small VGG start from random weights. All of these networks
+are distilled by the recipe of the evaluator ``full``.
 
-Every result is a line of ``results.jsonl`` in the output folder as soon as it is there:
-the same command goes on after a stop, and another teacher, task or number of epochs
-adds to the folder. One thread. The teacher is trained first, or taken from the cache.
+Each result is written at once as a line of ``results.jsonl`` in the output folder.
+After a stop, the same command resumes. Results for another teacher, task or number of
+epochs are added to the same folder. Runs on one thread. The teacher is trained first,
+or taken from the cache.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Control(NamedTuple):
 
 
 def make_controls(teacher: Teacher, epochs: int) -> list[Control]:
-    """Those that can be made so small; what cannot is said."""
+    """The controls by name; a control that cannot be made small enough is reported."""
     inherited, fresh = (rung.with_epochs(epochs) for rung in (FULL, FULL_FRESH))
     found = []
     for share in SHARES:
@@ -95,7 +96,7 @@ def measure_all(
     settings: Settings,
     results: Results,
 ) -> None:
-    """Measure what is not in the folder yet."""
+    """Measure what the folder does not have yet."""
     device = settings.device
     done = results.read()
     bar = tqdm([(seed, control) for seed in range(seeds) for control in controls])
@@ -157,7 +158,7 @@ def show(
 
 
 def spread(values: list[float], form: str) -> str:
-    """The mean, and the standard deviation where there are several."""
+    """The mean, and the standard deviation if there are several values."""
     text = form.format(mean(values))
     if len(values) > 1:
         text += " ± " + form.format(stdev(values))

@@ -1,19 +1,21 @@
-"""How many of the convolutional networks that people have can be teachers.
+"""How many published convolutional networks can be teachers.
 
     python -m benchmarks.coverage --output benchmarks/data/coverage/results.jsonl
 
-Needs timm and pytorchcv. Goes through networks of both by name, and through all of
-torchvision's. Each is made without trained weights and traced. What is traced is
-compared with the module: logits of two random images in float32, with random statistics
-and scales of normalisation; where these are not equal to the last bit, in float64,
-within 1e-9 of the largest. Then five random legal students are built and run on the
-meta device, and their parameters and multiply-accumulates counted by torch. A line of
-JSON is written for each network; the same command goes on where it was stopped, and
---again repeats those that had a given outcome.
+Needs timm and pytorchcv. Goes through the networks of timm and pytorchcv that a file
+lists, and through all of torchvision's. Each is made without trained weights and
+traced. The trace is compared with the module: by the logits of two random images in
+float32, with random statistics and scales of normalisation. If the logits are not equal
+to the last bit, the comparison is repeated in float64, with a tolerance of 1e-9 of the
+largest logit. Then five random legal students are built and run on the meta device, and
+torch counts their parameters and multiply-accumulates. A line of JSON is written for
+each network, with the CPU seconds of the trace and of its check. After a stop, the same
+command resumes. --again repeats networks with a given outcome; --show prints a summary
+of all.
 
-    exact       traced; the same logits; five students that exist and count right
+    exact       traced; the same logits; five students built, with correct counts
     refused     a TraceError, with its reason
-    wrong       traced, but it computes something else, or a student is wrong
+    wrong       traced, but with other logits, or with a wrong student
     raw         any other exception
     unmade      the library itself cannot make the network
 """
@@ -23,41 +25,42 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sysconfig
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.counting import miscounted
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
     RATES,
     Removal,
-    legal_removal,
     removals,
-    remove,
     shrink,
     shrinkages,
+    without,
 )
 from n2n_gym.networks.layers import Shape
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.trace import TraceError, trace
 
 NAMES = Path(__file__).parent / "data" / "coverage" / "networks.txt"
-PACKAGES = sysconfig.get_paths()["purelib"] + "/"  # where they are on this machine
+PACKAGES = sysconfig.get_paths()["purelib"] + "/"  # where packages are on this machine
 LIBRARIES = ("timm", "pytorchcv", "torchvision")
+OUTCOMES = ("exact", "refused", "wrong", "raw", "unmade")
 STUDENTS = 5
-TOLERANCE = 1e-9  # in float64, of the largest logit
+TOLERANCE = 1e-9  # in float64, relative to the largest logit
 
 
 class Made(NamedTuple):
-    """A network and the images that its library made it for."""
+    """A network, and the image size that its library made it for."""
 
     module: nn.Module
     image: Shape
@@ -94,7 +97,12 @@ MAKERS: dict[str, Callable[[str], Made]] = {
 
 
 def listed(path: Path) -> Iterator[tuple[str, str]]:
-    """(library, name) of a file with a comment before each library's names."""
+    """Library and name of each network: those that a file lists, then torchvision's.
+
+    Args:
+        path: A file with one name per line. A line that starts with # names the library
+            of the lines after it.
+    """
     from torchvision import models
 
     library = ""
@@ -108,7 +116,7 @@ def listed(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def examine(library: str, name: str) -> dict[str, Any]:
-    """A line of the output."""
+    """The result of one network, as a line of the output."""
     start = time.perf_counter()
     line: dict[str, Any] = {"library": library, "name": name}
     torch.manual_seed(0)
@@ -131,13 +139,16 @@ def _said(error: Exception) -> str:
 
 
 def _traced(module: nn.Module, image: Shape) -> dict[str, Any]:
+    start = time.process_time()
     architecture = trace(module, image)
+    seconds = time.process_time() - start
     drawn(module)
     far, precision = compared(module, build(architecture), image)
     found = removals(architecture)
     smaller = shrinkages(architecture)
     line: dict[str, Any] = {
         "image": image,
+        "trace_seconds": round(seconds, 1),
         "num_params": architecture.num_params,
         "num_macs": architecture.num_macs,
         "removals": len(found),
@@ -155,7 +166,7 @@ def _traced(module: nn.Module, image: Shape) -> dict[str, Any]:
 
 
 def drawn(module: nn.Module) -> None:
-    """Give normalisations statistics and scales that do something."""
+    """Give normalisations random statistics and scales."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         leaf = name.rpartition(".")[2]
@@ -172,7 +183,14 @@ _SCALES = ("weight", "gamma", "layer_scale", "scale")
 
 @torch.no_grad()
 def compared(module: nn.Module, network: nn.Module, image: Shape) -> tuple[float, str]:
-    """How far the logits differ, of the largest, and in which precision that was."""
+    """The largest difference between two networks' logits, and its precision.
+
+    The difference is relative to the largest logit. It is measured in float64 if the
+    logits in float32 are not equal.
+
+    Args:
+        network: The network that the module's trace was built into.
+    """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     network.load_state_dict({k: tensors[k] for k in network.state_dict()}, assign=True)
     images = torch.randn(2, *image, generator=torch.Generator().manual_seed(1))
@@ -190,7 +208,7 @@ def compared(module: nn.Module, network: nn.Module, image: Shape) -> tuple[float
 
 
 def _head(expected: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What the module does to its logits: a softmax, its logarithm or nothing."""
+    """The function that the module applies to its logits: softmax, its log, or none."""
     ones = torch.ones(len(expected), dtype=expected.dtype)
     if torch.allclose(expected.sum(1), ones) and bool((expected >= 0).all()):
         return lambda logits: logits.softmax(1)
@@ -202,37 +220,13 @@ def _head(expected: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
 def student_of(
     start: Architecture, found: tuple[Removal, ...], seed: int
 ) -> Architecture:
-    """Random legal removals, then random rates of widths and kernels."""
+    """A student of random legal removals and random rates of widths and kernels."""
     choose = random.Random(seed)
-    chance, taken = choose.random(), []
-    left = start.rewire(frozenset(), frozenset())
-    for removal in found:
-        if choose.random() < chance:
-            wiring = legal_removal(start, taken, left, removal)
-            if wiring is not None:
-                taken.append(removal)
-                left = wiring
-    student = remove(start, taken)
+    chance = choose.random()
+    student = without(start, [each for each in found if choose.random() < chance])
     chance = choose.random()
     smaller = [s for s in shrinkages(student) if choose.random() < chance]
     return shrink(student, {s: choose.choice(RATES) for s in smaller})
-
-
-def miscounted(student: Architecture) -> str:
-    """How torch's counts differ from the architecture's, empty if they do not."""
-    module = build(student, "meta").eval()
-    num_params = sum(p.numel() for p in module.parameters())
-    with FlopCounterMode(display=False) as counter:
-        logits = module(torch.empty(1, *student.input_shape, device="meta"))
-    num_macs = counter.get_total_flops() // 2
-    if tuple(logits.shape) != (1, student.num_outputs):
-        return f"wrong logits: {tuple(logits.shape)}"
-    if (num_params, num_macs) != (student.num_params, student.num_macs):
-        return (
-            f"wrong count: torch has {num_params} parameters and {num_macs} MACs, "
-            f"expected {student.num_params} and {student.num_macs}"
-        )
-    return ""
 
 
 def main() -> None:
@@ -244,6 +238,7 @@ def main() -> None:
     parser.add_argument("--library", choices=LIBRARIES, help="only this one")
     parser.add_argument("--only", nargs="*", help="only networks of these names")
     parser.add_argument("--again", nargs="*", default=[], help="these outcomes again")
+    parser.add_argument("--show", action="store_true", help="the table alone")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -255,6 +250,9 @@ def main() -> None:
             if line["outcome"] not in chosen.again:
                 lines[line["library"], line["name"]] = line
     wanted = list(listed(chosen.names))
+    if chosen.show:
+        print(table([lines[key] for key in wanted if key in lines]))
+        return
     kept = [line for key, line in lines.items() if key in set(wanted)]
     chosen.output.write_text("".join(json.dumps(line) + "\n" for line in kept))
     with open(chosen.output, "a") as file:
@@ -267,11 +265,50 @@ def main() -> None:
             file.write(json.dumps(line) + "\n")
             file.flush()
             print(library, name, line["outcome"], str(line["reason"])[:200], flush=True)
+    print(table(list(lines.values())))
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """Outcomes by library, the reasons of refusals, and the slowest traces."""
+    rows = ["| | " + " | ".join(OUTCOMES) + " | all |", "|---" * 7 + "|"]
     for library in LIBRARIES:
-        counts = Counter(
-            line["outcome"] for (of, _), line in lines.items() if of == library
+        counts = Counter(x["outcome"] for x in lines if x["library"] == library)
+        cells = [str(counts[outcome]) for outcome in OUTCOMES]
+        rows.append(f"| {library} | {' | '.join(cells)} | {counts.total()} |")
+    rows += ["", "| refused for | " + " | ".join(LIBRARIES) + " |", "|---" * 4 + "|"]
+    reasons = {
+        library: Counter(
+            kind_of(str(x["reason"]))
+            for x in lines
+            if x["outcome"] == "refused" and x["library"] == library
         )
-        print(f"{library}: {sum(counts.values())} networks, {dict(counts)}")
+        for library in LIBRARIES
+    }
+    total = sum(reasons.values(), Counter())
+    for reason in sorted(total, key=lambda each: (-total[each], each)):
+        counts = [str(reasons[library][reason] or "") for library in LIBRARIES]
+        rows.append(f"| {reason} | {' | '.join(counts)} |")
+    rows.append("")
+    for library in LIBRARIES:
+        timed = [x for x in lines if x["library"] == library and "trace_seconds" in x]
+        if timed:
+            slowest = max(timed, key=lambda x: x["trace_seconds"])
+            rows.append(
+                f"Slowest trace and check of {library}, of {len(timed)} timed: "
+                f"{slowest['trace_seconds']} s, {slowest['name']}."
+            )
+    return "\n".join(rows)
+
+
+def kind_of(reason: str) -> str:
+    """The reason of a refusal, without the network's own names and shapes."""
+    reason = reason.partition(", at ")[0]
+    node, colon, why = reason.partition("): ")
+    if "supported functions are" in reason or "supported modules are" in reason:
+        return "`" + re.sub(r".*(?:call \w+|type) (\w+).*", r"\1", reason[:200]) + "`"
+    why = why if colon else node.partition(": ")[2] or reason
+    why = re.sub(r", not turn .*", "", why)
+    return re.sub(r"[\w.]+ and [\w.]+ are one tensor: ", "", why)
 
 
 if __name__ == "__main__":

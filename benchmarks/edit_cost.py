@@ -1,12 +1,12 @@
-"""What a step costs as networks grow, without evaluation.
+"""The time of a step as networks grow, without evaluation.
 
     pip install -e ".[bench]"
     python benchmarks/edit_cost.py --plot benchmarks/edit_cost.png
 
 Plays random legal episodes on residual networks of 20 to 1,000 layers and on some of
-torchvision's, and prints the time of a step and of ``action_masks()``: the median over
-episodes, on one thread. The exponent is the slope of log time over log layers, fitted
-to the residual networks of 100 layers and more: 1 is linear.
+torchvision's networks. Prints the time of a step and of ``action_masks()``, as medians
+over episodes, on one thread. The exponent is the slope of log time over log layers,
+fitted to the residual networks with 100 layers or more; 1 is linear.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.teacher import Teacher
 from n2n_gym.teachers.zoo import teacher_architecture
 
-BLOCKS = (2, 4, 8, 16, 32, 64, 96, 141)  # 20 to 994 layers
+BLOCKS = (2, 4, 8, 16, 32, 64, 96, 141)  # 20 to 993 layers
 TEACHERS = ("resnet18", "mobilenet_v2", "resnet50", "densenet121", "efficientnet_v2_l")
 SECONDS = 3.0  # of play for each network and environment
 MASKS = 1000
@@ -36,7 +36,7 @@ TASK = Task("none", (3, 32, 32), 10, dict)
 
 
 class Cost(NamedTuple):
-    """What a network of so many layers takes, in microseconds."""
+    """Times for a network with this number of layers, in microseconds."""
 
     name: str
     num_layers: int
@@ -60,7 +60,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network of 7 layers a block and 6 others, as CIFAR's are."""
+    """A residual network like CIFAR's, with 7 layers per block and 6 others."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
 
 
 def measure(name: str, env: CompressionEnv) -> Cost:
-    """Medians over episodes; resets and the end of an episode are not steps."""
+    """Median times over episodes, without resets and the last steps."""
     generator = np.random.default_rng(0)
     steps, started = [], time.perf_counter()
     while time.perf_counter() - started < SECONDS or len(steps) < 3:

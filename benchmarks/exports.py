@@ -1,12 +1,13 @@
-"""Exported files against torch: random students of ten families, on all test images.
+"""Exported files compared with torch: random students of ten families.
 
     python -m benchmarks.exports            # some ten minutes of one core
 
-Each family's teacher learns digits for some epochs (kept in the cache); five random
-students of each, of a fiftieth of its size or more, inherit its weights, are distilled
-for as many epochs and exported, in float32 and in 8-bit integers. The logits of ONNX
-Runtime are compared with torch's on all of the test split, and these with torch's in
-double precision, to tell rounding from mistakes.
+Each family's teacher is trained on digits (and stored in the cache). Five random
+students of each teacher, with at least a fiftieth of its parameters, inherit its
+weights and are distilled for as many epochs as the teacher was trained. They are
+exported in float32 and in 8-bit integers. On the whole test split, the logits of ONNX
+Runtime are compared with torch's. Torch's logits in single precision are also compared
+with torch's in double precision, to tell rounding from mistakes.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.export.formats import CALIBRATED_BY, Exported, load_model, write_int8
 from n2n_gym.export.onnx import FromPixels, export_onnx, rounding
 from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.random_students import random_students
 from n2n_gym.pytorch.build import Network
 from n2n_gym.resources.machine import processor
-from n2n_gym.resources.students import random_students
 from n2n_gym.teachers.loading import load_teacher
 from n2n_gym.teachers.teacher import Teacher
 
@@ -47,20 +48,21 @@ FAMILIES = (
     "squeezenet1_1",
     "vgg11_bn",
 )
-SMALLEST = 50  # a student has one in so many of the teacher's parameters, or more
-DRAWN = 20  # students for each that is taken
+SMALLEST = 50  # a student has at least 1 / 50 of the teacher's parameters
+DRAWN = 20  # random students drawn for each one that is used
 CPU = torch.device("cpu")
 
 
 class Compared(NamedTuple):
-    """One student's files.
+    """One student's exported files, compared with torch.
 
     Attributes:
-        difference: The largest between logits of ONNX Runtime and of torch.
-        rounding: The largest between logits of torch in single and double precision.
-        differ: Images that both take for different classes.
-        accuracy, int8: On the test split, of the float32 file and of the 8-bit one.
-        bytes, int8_bytes: Of the files.
+        difference: Largest difference between logits of the float32 file and of torch.
+        rounding: Largest difference between logits of torch in single and in double
+            precision.
+        differ: Number of images that the float32 file and torch classify differently.
+        accuracy, int8: Test accuracy of the float32 file and of the 8-bit file.
+        bytes, int8_bytes: Sizes of the two files.
     """
 
     num_params: int
@@ -78,7 +80,7 @@ def logits_of(path: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def compare(network: Network, teacher: Teacher, folder: Path) -> Compared:
-    """Both files of a student, on the test split."""
+    """Compare a student's float32 file and 8-bit file with torch, on the test split."""
     train, test = (teacher.task.splits[name] for name in ("train", "test"))
     path, small = folder / "student.onnx", folder / "int8.onnx"
     export_onnx(network, teacher.normalise, test.images[:16], path, {})
@@ -103,7 +105,7 @@ def compare(network: Network, teacher: Teacher, folder: Path) -> Compared:
 
 
 def some_students(teacher: Teacher, count: int) -> list[Architecture]:
-    """Random ones, without those too small to learn anything."""
+    """Random students, without those that are too small to learn anything."""
     whole = teacher.architecture
     found = random_students(whole, DRAWN * count)
     large = [s for s in found if SMALLEST * s.num_params >= whole.num_params]
@@ -151,7 +153,7 @@ def main() -> None:
         f"{processor()}\n"
     )
     heads = ("family", "parameters", "logits differ by", "torch's from float64's")
-    heads += ("answers that differ", "float32", "int8", "most lost by int8")
+    heads += ("answers that differ", "float32", "int8", "largest loss by int8")
     heads += ("times smaller",)
     print(f"| {' | '.join(heads)} |\n|---|---|{'---:|' * (len(heads) - 2)}")
     everything = []

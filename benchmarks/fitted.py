@@ -1,11 +1,12 @@
-"""Do fitted students keep their limits, and leave no more than a step of a channel?
+"""Do fitted students keep their limits, and leave no room for one more channel?
 
     python -m benchmarks.fitted --output fitted.jsonl
 
-Random play of all three environments with ``fit=True`` on six teachers, limits drawn
-anew for each episode: on parameters, on MACs, and on both. Each student is built again
-from its limits and actions, and compared by its fingerprint. What is judged is kept by
-teacher, environment and kind of limits, so that the same command goes on after a stop.
+Plays random episodes of all three environments with ``fit=True``, on six teachers. Each
+episode draws its limits: on parameters, on MACs, or on both. Each episode is replayed
+from its limits and actions, and must give a student with the same fingerprint. Results
+are kept by teacher, environment and kind of limits, so the same command resumes after a
+stop.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ TEACHERS: Final = (
     *("densenet121", "regnet_y_400mf", "googlenet"),
 )
 ENVIRONMENTS: Final = (RemoveEnv, ShrinkEnv, CompressEnv)
-RANGE: Final = (1 / 50, 1.0)  # of the teacher's
+RANGE: Final = (1 / 50, 1.0)  # fractions of the teacher's amount
 
 
 def make(env: type[CompressionEnv], teacher: Architecture, which: int):
-    """An environment with one of three kinds of limits."""
+    """An environment with one of three kinds of limits.
+
+    Args:
+        which: 0 for limits on parameters, 1 on MACs, 2 on both.
+    """
     whole = {"num_params": teacher.num_params, "num_macs": teacher.num_macs}
     names = [("num_params",), ("num_macs",), tuple(whole)][which]
     ranges = {name: tuple(share * whole[name] for share in RANGE) for name in names}
@@ -52,7 +57,7 @@ def play(env: CompressionEnv, rng: np.random.Generator) -> tuple[list[int], dict
 
 
 def judge(env: CompressionEnv, student: Architecture, bounds: Mapping[str, float]):
-    """In a word, what is wrong with a fitted student, if anything."""
+    """The verdict on a fitted student: "on the surface", "narrowest", or a fault."""
     start, rates = env.episode.rates_of_widths()
     narrow = {d: 0.0 if d.variable == "width" else rate for d, rate in rates.items()}
     is_within = {name: getattr(student, name) <= bounds[name] for name in bounds}
@@ -75,7 +80,7 @@ def judge(env: CompressionEnv, student: Architecture, bounds: Mapping[str, float
 def judged(
     teacher: str, kind: type[CompressionEnv], which: int, count: int
 ) -> Counter[str]:
-    """What is said of so many students, each built and then replayed."""
+    """Counts of verdicts on this many students, each played and then replayed."""
     found: Counter[str] = Counter()
     whole = RemoveEnv(teacher, evaluator="size").teacher.architecture
     env, again = make(kind, whole, which), make(kind, whole, which)
@@ -96,7 +101,7 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=10_000)
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args()
-    # By teacher last: what is there after a stop is of all six.
+    # Teachers change fastest, so that a stopped run has results of all six.
     cells = [(t, e, w) for w in range(3) for e in ENVIRONMENTS for t in TEACHERS]
     each = -(-chosen.students // len(cells))
     kept: dict[str, dict[str, int]] = {}

@@ -1,15 +1,16 @@
-"""What a GPU makes of students: one script of at most twelve minutes.
+"""How fast a GPU distils students: one script of at most twelve minutes.
 
     python -m benchmarks.gpu                  # --device cpu shows that it works at all
 
 1. The device's peak: products of large bfloat16 matrices.
-2. Students a minute, one after another: a ResNet-18 and uniform width at a tenth of its
-   parameters, an epoch each on 20,000 images of noise of CIFAR-10's size, and what
-   share of the peak their multiply-accumulates come to.
-3. The same with several processes on the one device.
-4. `compress` on digits with four minutes.
+2. Students per minute, scored one after another: a ResNet-18, and uniform width at a
+   tenth of its parameters. Each is trained for an epoch on 20,000 noise images of
+   CIFAR-10's size. "Of peak" compares the students' multiply-accumulates per second
+   with the device's peak.
+3. Students per minute with several processes on the same device.
+4. `compress` on digits, with a time limit of four minutes.
 
-Each part is printed as soon as it is known. Noise takes as long as images do.
+Each result is printed at once. Noise images take as long as real ones.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ from n2n_gym.teachers.zoo import teacher_architecture
 
 SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 REPEATS = 20
-STUDENTS = 4  # at least, of nearly the same width; two for each process
+STUDENTS = 4  # at least this many at a time, and at least two for each process
 PROCESSES = (2, 4, 8)
 
 
 def peak(device: torch.device) -> float:
-    """Multiply-accumulates a second of one large bfloat16 product, the median."""
+    """Multiply-accumulates per second of one large bfloat16 product, the median."""
     side = SIDE.get(device.type, SIDE["cpu"])
     a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
     seconds = []
@@ -70,7 +71,11 @@ def noise(num_images: int) -> Task:
 
 
 def students(teacher: Architecture, share: int, count: int) -> list[Architecture]:
-    """Different ones of nearly one size: none is known when it is measured."""
+    """Distinct students of nearly the same size; equal students would be scored once.
+
+    Args:
+        share: The largest size is the teacher's parameters, divided by this.
+    """
     size = teacher.num_params // share
     sizes = np.linspace(size, 0.8 * size, 8 * count).astype(int)
     made = {s.fingerprint: s for s in (uniform_student(teacher, int(n)) for n in sizes)}
@@ -86,9 +91,14 @@ def measure(
     runner: Runner,
     processes: int,
 ) -> tuple[float, float, str]:
-    """Students a minute, their multiply-accumulates a second, and the precision."""
+    """Students per minute, their multiply-accumulates per second, and the precision.
+
+    Args:
+        share: The teacher's parameters, divided by this, are the students' size.
+        processes: Number of processes that the runner has.
+    """
     evaluator = DistillationEvaluator(rung, device=device, runner=runner)
-    # What comes once, in each process.
+    # A first student in each process, for one-time costs.
     evaluator(students(teacher.architecture, 50, 2 * processes), teacher)
     chosen = students(teacher.architecture, share, max(STUDENTS, 2 * processes))
     started = time.perf_counter()
@@ -114,7 +124,7 @@ def main() -> None:
     architecture = teacher_architecture("resnet18", Task("n", (3, 32, 32), 10, dict))
     weights = build(architecture).state_dict()
     teacher = load_teacher(architecture, noise(chosen.images), weights=weights)
-    rung = FULL.with_epochs(1).with_views(1)
+    rung = FULL.with_epochs(1).with_variants(1)
     print(f"{'parameters':>12}{'processes':>11}{'students/min':>14}{'of peak':>9}")
     for share in (1, 10):
         for count in (1, *PROCESSES):

@@ -1,17 +1,17 @@
-"""Does a search survive whatever kills its processes, and whatever cannot be written?
+"""Does a search survive kills of its processes, and files that cannot be written?
 
     python -m benchmarks.kills --kills 100 --output runs/kills
 
-Random searches over N2NRemove on digits, a small network, two workers, the scores in a
-file. Half of the kills (SIGKILL) hit the process, half one of its workers, at random
-moments; some wait until a score is being written, or the process is closing. After a
-kill of the process the same command is started again, after the end of a search comes
-the next. In the end everything is compared with the same searches left alone, on a
-store of their own. Then: eight processes at once on one store, disks that cannot be
-written, students that diverge.
+The subjects are random searches over N2NRemove on digits, with a small network, two
+workers, and scores in a file. Half of the kills (SIGKILL) hit the process, half one of
+its workers, at random moments. Some kills wait until a score is being written, or until
+the process is closing. After a kill of the process, the same command starts again;
+after the end of a search, the next one starts. At the end everything is compared with
+the same searches without kills, on a separate store. Further checks: eight processes
+use one store at once, disks cannot be written, and students diverge.
 
-Prints what it counts, and exits with 1 where something does not hold. Takes about a
-quarter of an hour on two cores.
+Prints its counts, and exits with 1 if a check fails. Takes about a quarter of an hour
+on two cores.
 """
 
 from __future__ import annotations
@@ -42,21 +42,18 @@ from benchmarks.troubles import (
     troubles,
 )
 
-LATEST: Final = 6.0  # seconds after a start, or after its workers' start
-PATIENCE: Final = 30.0  # seconds for what was left alone to end by itself
-# What a kill of the process waits for; the rest come at any moment.
+LATEST: Final = 6.0  # a kill's latest moment: seconds after a process starts
+PATIENCE: Final = 30.0  # seconds for processes left over to end by themselves
+# Fractions of the kills that wait for an event; other kills come at any moment.
 WRITING: Final = 0.3
 CLOSING: Final = 0.1
-
-
-# What the child processes do.
 
 
 # Kills.
 
 
 class Killer:
-    """Searches that are killed again and again, and what is counted meanwhile."""
+    """Runs searches, kills their processes again and again, and counts the kills."""
 
     def __init__(self, folder: Path, kills: int, episodes: int, workers: int) -> None:
         self.folder = folder
@@ -80,7 +77,7 @@ class Killer:
         return self.hit["process"] + self.hit["worker"]
 
     def go(self) -> None:
-        """One search after another, until there were so many kills."""
+        """Run one search after another, until the number of kills is reached."""
         for seed in count():
             self._finish(self.search([seed], self.store, str(self.log)))
             if self.num_kills >= self.kills or self.broken:
@@ -90,7 +87,7 @@ class Killer:
         return Search(seeds, str(store), log, self.episodes, self.workers)
 
     def _finish(self, chosen: Search) -> None:
-        """Start a search again until it has ended by itself."""
+        """Start a search again until it ends normally."""
         while True:
             with open(self.errors, "a") as file:
                 options = chosen._asdict()
@@ -107,7 +104,7 @@ class Killer:
             self.broken.append(f"search {chosen.seeds}: {reason}")
 
     def _disturb(self, process: subprocess.Popen[str]) -> bool:
-        """Kill the process, or workers until then; False if it ends before that."""
+        """Kill some workers, then the process; False if the process ends by itself."""
         while self.num_kills < self.kills:
             if self.targets[self.num_kills] == "process":
                 return self._kill(process)
@@ -134,7 +131,7 @@ class Killer:
         return process.returncode == -9
 
     def _kill_worker(self, process: subprocess.Popen[str]) -> bool:
-        """Kill one of its workers; False if it ends before that."""
+        """Kill one of the workers; False if the process ends first."""
         parent = psutil.Process(process.pid)
         while process.poll() is None and not parent.children():
             time.sleep(0.02)
@@ -158,7 +155,7 @@ class Killer:
                 time.sleep(0.001)
 
     def _moment(self, process: subprocess.Popen[str]) -> str:
-        """What the process was at when it was last heard of."""
+        """The last event of the process."""
         events = [e for pid, e, _ in read(self.log) if pid == process.pid]
         last = events[-1] if events else ""
         names = {"": "starting", "measured": "writing", "closing": "closing"}
@@ -177,7 +174,7 @@ def _wait(process: subprocess.Popen[str], seconds: float) -> None:
 
 
 def undisturbed(folder: Path, killer: Killer) -> list[list[Any]]:
-    """The same searches, left alone, on a store of their own."""
+    """The same searches without kills, on a store of their own."""
     seeds = list(range(len(killer.answers)))
     chosen = killer.search(seeds, folder / "alone.sqlite", None)
     output, _ = start("search", chosen._asdict(), folder).communicate()
@@ -186,7 +183,7 @@ def undisturbed(folder: Path, killer: Killer) -> list[list[Any]]:
 
 
 def survivors(sessions: Sequence[int]) -> int:
-    """Processes of these sessions that do not end by themselves."""
+    """Number of processes of these sessions that do not end within ``PATIENCE``."""
     until = time.monotonic() + PATIENCE
     while found := [pid for pid in psutil.pids() if _session(pid) in sessions]:
         if time.monotonic() > until:
@@ -205,7 +202,7 @@ def _session(pid: int) -> int:
 def check_kills(
     folder: Path, kills: int, *, episodes: int = EPISODES, workers: int = WORKERS
 ) -> list[Finding]:
-    """Kill searches, and compare what is left with searches left alone."""
+    """Kill searches, and compare the results with searches without kills."""
     killer = Killer(folder, kills, episodes, workers)
     killer.go()
     left = survivors(killer.sessions)
@@ -213,7 +210,7 @@ def check_kills(
     parts = len(list((folder / "cache").rglob("*.part")))
     if killer.broken:
         return [Finding("searches that ended wrongly", killer.broken, [])]
-    alone = undisturbed(folder, killer)
+    expected_answers = undisturbed(folder, killer)
     rows, expected = rows_of(killer.store), rows_of(folder / "alone.sqlite")
     ((num_rows, num_keys),) = ask(
         killer.store, "SELECT count(*), count(DISTINCT key) FROM scores"
@@ -230,7 +227,7 @@ def check_kills(
             kept.add(fingerprint)
     in_rows = {row[0] for row in rows.values()}
     moments = {k: v for k, v in sorted(killer.hit.items()) if "," in k}
-    best, best_alone = (_best(each) for each in (killer.answers, alone))
+    best, best_expected = (_best(each) for each in (killer.answers, expected_answers))
     again = sum(measured.values()) - len(measured)
     return [
         Finding("kills", killer.num_kills, kills),
@@ -252,8 +249,8 @@ def check_kills(
         Finding("temporary files left over", temporary, 0),
         Finding("half-written files left over in the cache", parts, 0),
         Finding("best student", f"{best[0][:12]}, reward {best[1]}"),
-        Finding("it is that of the searches left alone", best == best_alone, True),
-        Finding("so are all episodes", killer.answers == alone, True),
+        Finding("it is that of the searches left alone", best == best_expected, True),
+        Finding("so are all episodes", killer.answers == expected_answers, True),
         Finding("so is every row", rows == expected, True),
     ]
 
@@ -263,7 +260,7 @@ def _best(answers: Sequence[list[Any]]) -> list[Any]:
     return max(episodes, key=lambda episode: episode[1])
 
 
-# Sharing, and what cannot be written.
+# Shared stores, and files that cannot be written.
 
 
 def check_sharing(folder: Path, processes: int = 8) -> list[Finding]:
@@ -303,7 +300,7 @@ def check_sharing(folder: Path, processes: int = 8) -> list[Finding]:
 
 
 def report(title: str, findings: Sequence[Finding]) -> bool:
-    """Print what was found; whether all of it holds."""
+    """Print the findings; return whether all checks passed."""
     print(title, *findings, sep="\n", flush=True)
     return all(finding.holds for finding in findings)
 

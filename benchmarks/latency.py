@@ -1,18 +1,19 @@
-"""How well a student's latency is predicted: against what a clock says of new ones.
+"""How well latency is predicted for students that were not fitted.
 
     python -m benchmarks.latency                # ResNet-18 and two more, 50 minutes
     python -m benchmarks.latency --subjects vgg11_bn:32
 
-For each teacher the costs are measured as `n2n-gym compress --max-latency` would (or
-taken from the cache), then the exported files of 50 students that they were not fitted
-to, a third of random play, a third in blocks of channels, and a third of those that are
-large, as limits ask for; in two passes: how far the passes are apart is what a clock on
-this machine is worth. The error is that against the mean of both. "One by one" is each
-file's latency as it is measured for finalists. One thread; for a machine that does
-nothing else.
+For each teacher the costs are measured as `n2n-gym compress --max-latency` measures
+them, or taken from the cache. Then the exported files of 50 other students are timed. A
+third of them come from random play. A third have widths in blocks of channels. The last
+third also have such widths, and are large: searches within limits produce students of
+this kind. All students are timed in two passes; the difference between passes shows the
+clock's own error. The error of a prediction is relative to the mean of both passes.
+"One by one" means that each file is timed like a finalist. Runs on one thread of an
+idle machine.
 
-What was measured of a teacher is a line of ``results.jsonl`` in the output folder, and
-not measured again.
+A teacher's results are a line of ``results.jsonl`` in the output folder. Teachers that
+have a line there are not measured again.
 """
 
 from __future__ import annotations
@@ -31,38 +32,38 @@ from torch import nn
 
 from benchmarks.results import Results
 from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.random_students import random_students, students_in_blocks
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.resources import Latency, onnx_file
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.latency_table import latency_table, runner, time_students
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.nodes import BLOCK
-from n2n_gym.resources.students import random_students, students_in_blocks
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.zoo import teacher_architecture
 
 SUBJECTS = ("resnet18:8", "resnet18:32", "vgg11_bn:8", "mobilenet_v2:32")
-SEED = 4  # the costs are fitted to seed 0, and were chosen while looking at others
+SEED = 4  # costs are fitted to seed 0; their kinds were chosen with other seeds
 SECONDS = 120.0  # of a pass at most
 LARGE = 1 / 20  # of the teacher's multiply-accumulates, or latency: what limits ask for
 GROUPS = ("of random play", "in blocks of channels", "in blocks, large")
 
 
 class Found(NamedTuple):
-    """Latencies of a teacher's students, as multiples of its own.
+    """Latencies of students, as multiples of the teacher's.
 
     Attributes:
-        passes: Both, (2, students).
-        alone: Each as a finalist's is measured.
-        built: Seconds for the costs, which were known already if it is 0.
-        each: Milliseconds of a prediction.
-        whole: Of the teacher.
+        passes: Both passes, (2, students).
+        one_by_one: Each student measured like a finalist.
+        built: Seconds to measure the costs; 0 if they came from the cache.
+        each: Milliseconds of one prediction.
+        whole: Latency of the teacher in milliseconds.
     """
 
     subject: str
     predicted: NDArray[np.float64]
     passes: NDArray[np.float64]
-    alone: NDArray[np.float64]
+    one_by_one: NDArray[np.float64]
     num_costs: int
     built: float
     each: float
@@ -74,7 +75,7 @@ class Found(NamedTuple):
 
 
 def network(subject: str) -> Architecture:
-    """A teacher for images of a size, as "resnet18:32"."""
+    """A teacher from its name and its images' side, as in "resnet18:32"."""
     name, side = subject.split(":")
     channels = 1 if side == "8" else 3
     images = Task("images", (channels, int(side), int(side)), 10, dict)
@@ -109,12 +110,12 @@ def measure(subject: str, count: int) -> Found:
         for _ in range(2)
     ]
     whole = latency(teacher, teacher)
-    alone = np.array([latency(student, teacher) / whole for student in students])
+    one_by_one = np.array([latency(student, teacher) / whole for student in students])
     return Found(
         subject,
         predicted,
         np.array(passes),
-        alone,
+        one_by_one,
         len(table.costs),
         built,
         each,
@@ -123,7 +124,7 @@ def measure(subject: str, count: int) -> Found:
 
 
 def large_students(teacher: Architecture, count: int) -> list[Architecture]:
-    """In blocks of channels, and with some work left."""
+    """Students in blocks of channels with at least ``LARGE`` of the teacher's MACs."""
     students = students_in_blocks(teacher, 20 * count, block=BLOCK, seed=SEED + 1)
     large = [each for each in students if each.num_macs >= LARGE * teacher.num_macs]
     assert len(large) >= count
@@ -131,7 +132,7 @@ def large_students(teacher: Architecture, count: int) -> list[Architecture]:
 
 
 def plain(width: int) -> Architecture:
-    """Five convolutions of so many channels each."""
+    """A network of five 3x3 convolutions with this many channels each."""
     layers: list[nn.Module] = []
     for inputs in (3, *[width] * 4):
         layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
@@ -140,7 +141,7 @@ def plain(width: int) -> Architecture:
 
 
 def show_blocks() -> None:
-    """What it costs that a block of channels is not full."""
+    """Print the cost of a partly filled block of channels."""
     full, part = (plain(width) for width in (2 * BLOCK, 2 * BLOCK - 1))
     runs = [runner(onnx_file(each), each, Latency()) for each in (full, part)]
     timing = time_in_turns(runs)[1]
@@ -164,8 +165,8 @@ def show(found: Found) -> None:
             measured[large],
         ),
         "one pass, the other": (one, two),
-        "predicted, one by one": (found.predicted, found.alone),
-        "mean of both passes, one by one": (measured, found.alone),
+        "predicted, one by one": (found.predicted, found.one_by_one),
+        "mean of both passes, one by one": (measured, found.one_by_one),
     }.items():
         print(f"{found.subject:18}{what:34}{agreement(*pair)}")
     low, middle, high = np.quantile(measured, (0, 0.5, 1))
@@ -178,7 +179,7 @@ def show(found: Found) -> None:
 
 
 def draw(found: list[Found], path: Path) -> None:
-    """Predicted against measured, on logarithmic axes."""
+    """Plot predicted against measured latency, on logarithmic axes."""
     import matplotlib as mpl
 
     mpl.use("agg")

@@ -1,23 +1,22 @@
-"""Limits on latency and on size: are they kept, and by students better than thin ones?
+"""Limits on latency and size: are they kept, and do students beat uniform width?
 
     python -m benchmarks.limits                      # all of it, resumable
     python -m benchmarks.limits --tasks digits --shares 5 --seeds 1
     python -m benchmarks.limits --again              # time the files once more
     python -m benchmarks.limits --show               # what was measured so far
 
-A ResNet-18 is compressed within 1/2, 1/5, 1/10 and 1/20 of its latency, and of the size
-of its ONNX file, by the search that ``n2n-gym compress --max-latency`` makes, with a
-short budget. What it writes is measured afresh: the file's size, and its latency in
-five new sessions, in turns with the teacher's file; ``--again`` does that once more for
-all files that are there. One session may be slower than another, by where in memory its
-weights come to lie and what else the machine does, so that a limit is kept if the
-median of all sessions of a file keeps it, and the slowest is shown too. It is compared
-with the teacher at one rate of all widths that keeps the same limit, distilled for as
-many epochs from as many seeds; on latency also with that in blocks of channels, where
-the search begins.
+Each search compresses a ResNet-18 to 1/2, 1/5, 1/10 or 1/20 of its latency, or of its
+ONNX file's size. The search is that of ``n2n-gym compress``, with a short budget. The
+student's file is measured again: its size, and its latency in five new sessions, in
+turns with the teacher's file. ``--again`` repeats this for students with a limit on
+latency. Sessions differ by where weights lie in memory and by other work of the
+machine. So a limit counts as kept if the median of all sessions is within it; the
+slowest session is shown too. The student is compared with uniform width within the same
+limit, distilled for as many epochs from as many seeds. For latency there is also
+uniform width in blocks of channels, from which the search starts.
 
-Every cell is a line of ``results.jsonl`` in the output folder. One thread. CIFAR-10
-needs the folder that ``N2N_DATA`` names, and the trained teacher's weights in it.
+Each result is a line of ``results.jsonl`` in the output folder. Runs on one thread.
+CIFAR-10 needs the folder that ``N2N_DATA`` names, with the trained teacher's weights.
 """
 
 from __future__ import annotations
@@ -64,24 +63,24 @@ from n2n_gym.teachers.loading import load_teacher
 from n2n_gym.teachers.teacher import Teacher
 
 RESOURCE_OF: Final = {"latency": "latency_ms", "size": "onnx_bytes"}
-SHARES: Final = (2, 5, 10, 20)  # one in so many
-AGAIN: Final = "student, time "  # and its number, from 2 on
+SHARES: Final = (2, 5, 10, 20)  # the teacher's amount, divided by this, is a limit
+AGAIN: Final = "student, time "  # followed by its number, from 2 on
 UNIFORM: Final = {"uniform": 1, "uniform in blocks": BLOCK}
 KEY: Final = ("task", "resource", "share", "seed", "of")
 CPU: Final = torch.device("cpu")
-# Fewer finalists than a run of the command has, as 48 searches are made: two that were
-# found, and the uniform widths.
+# Fewer finalists than in a run of the command, because there are 48 searches: two
+# students, and the uniform widths.
 ROUNDS: Final = {
     "latency": ((4, 1 / 2), (1, 1.0)),
     "size": ((3, 1 / 2), (1, 1.0)),
 }
-SESSIONS: Final = 5  # of a file whose latency is measured afresh
-PRECISION: Final = 0.01  # of each
+SESSIONS: Final = 5  # for each file that is measured again
+PRECISION: Final = 0.01  # target for each latency
 SECONDS: Final = 30.0
 
 
 class Budget(NamedTuple):
-    """What one search may spend."""
+    """The budget of one search."""
 
     options: dict[str, Any]  # teacher and task
     removal_updates: int
@@ -90,12 +89,13 @@ class Budget(NamedTuple):
 
 
 def some_cifar10() -> Task:
-    # Each run takes the teacher through the test images: a minute for all of them.
+    # Each run computes the teacher's predictions on the test images; all of them take a
+    # minute.
     return some_of_cifar10(5_000, 500, 2_000)
 
 
 def cifar10_teacher(task: Task) -> Teacher:
-    """One for all runs, as the augmented images with its logits take minutes."""
+    """One teacher for all runs, because its logits of augmented images take minutes."""
     return _cifar10_teacher()
 
 
@@ -134,7 +134,8 @@ class Cell(NamedTuple):
 
 def options_of(cell: Cell, bound: float, seed: int, folder: Path) -> Options:
     budget = BUDGETS[cell.task]
-    # In the resources' own units; a latency with all its digits, to be met again.
+    # In the resources' own units. A latency keeps all digits, so that the limit is
+    # always exactly the same.
     limit = {
         "latency": {"max_latency": f"{bound!r}ms"},
         "size": {"max_size": f"{bound:.0f}B"},
@@ -155,7 +156,7 @@ def options_of(cell: Cell, bound: float, seed: int, folder: Path) -> Options:
 
 
 def bounds_of(task: str, teacher: Teacher, folder: Path) -> dict[str, float]:
-    """What the teacher takes, measured once for all cells."""
+    """The teacher's resources, measured once for all cells."""
     path = folder / f"{task}.json"
     whole = teacher.architecture
     if not path.exists():
@@ -172,9 +173,9 @@ def bounds_of(task: str, teacher: Teacher, folder: Path) -> dict[str, float]:
 
 
 def afresh(path: Path, teacher: Teacher) -> dict[str, Any]:
-    """A file's latency and size, as shares of the teacher's file.
+    """A file's latency and size, measured again, as fractions of the teacher's.
 
-    Latency also by session, and in milliseconds.
+    Latency is also given by session, and in milliseconds.
     """
     images = teacher.task.splits["test"].images[:2]
     with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +199,7 @@ def afresh(path: Path, teacher: Teacher) -> dict[str, Any]:
 
 
 def search(cell: Cell, teacher: Teacher, options: Options) -> dict[str, Any]:
-    """The student that a search finds within a limit."""
+    """Results of the student that a search finds within a limit."""
     started = time.perf_counter()
     folder = options.output
     if not is_finished(folder):
@@ -216,7 +217,7 @@ def search(cell: Cell, teacher: Teacher, options: Options) -> dict[str, Any]:
 def uniform_of(
     cell: Cell, teacher: Teacher, bound: float, block: int
 ) -> Architecture | None:
-    """The teacher at the largest rate of all widths that keeps a limit, if any does."""
+    """The widest uniform width that keeps a limit; None if no width keeps it."""
     limits = {RESOURCE_OF[cell.resource]: bound}
     requirements = Requirements.read(teacher.architecture, limits, metadata_of(teacher))
     try:
@@ -228,7 +229,7 @@ def uniform_of(
 def thin(
     cell: Cell, teacher: Teacher, student: Architecture, seed: int, folder: Path
 ) -> dict[str, Any]:
-    """The teacher at one rate of all widths, distilled as long."""
+    """Results of a uniform width, distilled like the search's student."""
     rung = FULL.with_epochs(BUDGETS[cell.task].epochs)
     settings = DistillationEvaluator(rung, device=CPU).settings(teacher)
     network: Network = distil(student, teacher, settings, seed=seed)
@@ -246,7 +247,7 @@ def thin(
 def measure_all(
     tasks: list[str], wanted: list[str], shares: list[int], seeds: int, folder: Path
 ) -> None:
-    """Measure what is not in the folder yet."""
+    """Measure what the folder does not have yet."""
     results = Results(folder, *KEY)
     for task in tasks:
         teacher = Options(**BUDGETS[task].options).load_teacher(CPU)
@@ -277,7 +278,7 @@ def measure_all(
 
 
 def measure_again(tasks: list[str], folder: Path) -> None:
-    """Measure the students' files that are in the folder once more."""
+    """Measure the files of students with a limit on latency once more."""
     results = Results(folder, *KEY)
     for task in tasks:
         teacher = Options(**BUDGETS[task].options).load_teacher(CPU)
@@ -299,7 +300,7 @@ def spread(values: list[float]) -> str:
 def lines_of(
     done: Mapping[tuple[Any, ...], Mapping[str, Any]], cell: Cell, seed: int
 ) -> list[Mapping[str, Any]]:
-    """What was measured of a student, each time."""
+    """All measurements of a student."""
     return [
         line
         for key, line in done.items()
@@ -308,17 +309,17 @@ def lines_of(
 
 
 def taken_by(lines: list[Mapping[str, Any]], resource: str) -> list[float]:
-    """What it takes, in each session, as shares of the teacher's."""
+    """Sizes, or latencies of all sessions, as fractions of the teacher's."""
     if resource == "size":
         return [line["size"] for line in lines]
     return [share for line in lines for share in line["sessions"]]
 
 
 def show(folder: Path) -> None:
-    """A row a limit: test accuracies over the seeds, and what was measured afresh."""
+    """Print one row per limit: test accuracies over the seeds, and measurements."""
     done = Results(folder, *KEY).read()
     cells = dict.fromkeys(Cell(*key[:3]) for key in done)
-    heads = ("task", "limit", "taken, highest", "in one session", "kept")
+    heads = ("task", "limit", "used, highest", "in one session", "kept")
     heads = (*heads, "student", "uniform width")
     heads = (*heads, "better by", "uniform in blocks")
     print(f"| {' | '.join(heads)} |\n|---|---|{'---:|' * 7}")

@@ -1,18 +1,18 @@
-"""What `compress --minutes` makes of its minutes.
+"""How good students are after `compress --minutes`.
 
     python -m benchmarks.minutes --minutes 4 --seeds 0 1 2 3 4 --rival
     python -m benchmarks.minutes --minutes 2 5 15 --seeds 0 1 2
     python -m benchmarks.minutes --task cifar10 --weights W --minutes 10 30 60
     python -m benchmarks.minutes --show
 
-A run each in a process and with an empty cache of its own; its seconds are those from
-the start of the process to the last file. With --rival a random search follows, whose
-seconds do not count: as many students as the run has scored, scored alike, as many of
-its best distilled for as many epochs. With --busy another process keeps a core at work.
+Each run has its own process and an empty cache. Its time is that from the start of the
+process to the last file. With --rival a random search follows, whose time does not
+count. This search scores as many students as the run, in the same way, and distils as
+many finalists for as many epochs. With --busy another process keeps a core busy.
 
-Every result is a line of ``results.jsonl`` in the output folder, with each network's
-answers to the test images, so that --show compares networks image by image: differences
-in points, with 95 % intervals by a bootstrap over seeds and images.
+Each result is a line of ``results.jsonl`` in the output folder, with each network's
+predictions on the test images. So --show compares networks image by image: differences
+in points, with 95 % bootstrap intervals over seeds and images.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ KEY: Final = ("task", "teacher", "weights", "minutes", "seed", "is_busy", "has_r
 NETWORKS: Final = ("teacher", "student", "uniform", "magnitude", "random")
 SAMPLES: Final = 4000  # of the bootstrap
 POLL: Final = 0.2  # seconds
+RESULTS: Final = Path(__file__).parent / "data" / "minutes"
 
 
 def row(network: torch.nn.Module, teacher: Teacher, **known: Any) -> dict[str, Any]:
-    """What is kept of a network: a bit for each test image it gets right."""
+    """A network's line: known facts, accuracy, and whether each test image is right."""
     split = teacher.task.splits["test"]
     answers = predict(network.cpu(), split, teacher.normalise)
     right = (answers == split.labels.cpu()).numpy()
@@ -73,7 +74,7 @@ def of_finished(finished: Finished, teacher: Teacher) -> dict[str, Any]:
 
 
 class AsPlanned(Fixed):
-    """The finalists of a random search are distilled as those of the run were."""
+    """A random search's numbers of updates and epochs, taken from the plan of a run."""
 
     def __init__(self, plan: Path, removals: int, shrinkages: int) -> None:
         super().__init__(final_epochs(plan), removals, shrinkages)
@@ -84,7 +85,7 @@ class AsPlanned(Fixed):
             known.get(f"{EPOCHS} {n + 1}", self.final_epochs)
             for n in range(len(self._rounds))
         ]
-        self._views = known.get("forms of each image", 1)
+        self._num_variants = known.get("forms of each image", 1)
 
     def rounds(self) -> Sequence[int]:
         return [count for count, _ in self._rounds]
@@ -95,12 +96,12 @@ class AsPlanned(Fixed):
     def seeds(self) -> int:
         return seeds_in(self._rounds)
 
-    def views(self) -> int:
-        return self._views
+    def num_variants(self) -> int:
+        return self._num_variants
 
 
 def random_rival(options: Options, num_scored: int, folder: Path) -> Finished | None:
-    """The best of a random search of as many students."""
+    """The best student of a random search that scores as many students as a run."""
     updates = [-(-num_scored // 2 // ROLLOUTS), num_scored // 2 // ROLLOUTS]
     teacher = options.load_teacher()
     timing = AsPlanned(options.output / PLAN, *updates)
@@ -141,7 +142,7 @@ def random_rival(options: Options, num_scored: int, folder: Path) -> Finished | 
 
 
 def make_one(options: Options, *, has_rival: bool) -> None:
-    """A run in this process; prints its line, after the moment it was done."""
+    """Make a run in this process; print the time of its end and its result as JSON."""
     age = time.time() - psutil.Process().create_time()
     summary = compress(options, time.monotonic() - age)
     print(f"done {time.time()}", flush=True)
@@ -168,11 +169,11 @@ def make_one(options: Options, *, has_rival: bool) -> None:
 
 
 def measure(options: dict[str, Any], *, has_rival: bool, is_busy: bool) -> Any:
-    """A line of the results."""
+    """One run's line of the results, measured in a process of its own."""
     spin = [sys.executable, "-c", "while True: pass"]
     busy = subprocess.Popen(spin) if is_busy else None
     try:
-        started, first, written = _run_alone(options, has_rival=has_rival)
+        started, first, written = _run_by_itself(options, has_rival=has_rival)
     finally:
         if busy is not None:
             busy.kill()
@@ -181,10 +182,10 @@ def measure(options: dict[str, Any], *, has_rival: bool, is_busy: bool) -> Any:
     return {"seconds": seconds, "first_score": first, **json.loads(line)}
 
 
-def _run_alone(
+def _run_by_itself(
     options: dict[str, Any], *, has_rival: bool
 ) -> tuple[float, float | None, str]:
-    """When it began, after how long there was a score, and what it wrote."""
+    """Start time of a run, seconds until its first score, and its output."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         given = json.dumps({**options, "output": str(output)})
@@ -207,7 +208,7 @@ def _run_alone(
     return started, first, written
 
 
-# What the results say
+# Statistics.
 
 
 def right_of(result: dict[str, Any], network: str) -> np.ndarray:
@@ -216,7 +217,11 @@ def right_of(result: dict[str, Any], network: str) -> np.ndarray:
 
 
 def interval(gaps: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % interval of (seeds, images) differences, in points."""
+    """Mean and 95 % bootstrap interval of differences, in percentage points.
+
+    Args:
+        gaps: (seeds, images): difference of two networks' answers, 1 for right, else 0.
+    """
     rng, (seeds, images) = np.random.default_rng(0), gaps.shape
     found = [
         gaps[rng.integers(seeds, size=seeds)][
@@ -234,11 +239,12 @@ def show(results: Results) -> None:
         key = tuple(result[name] for name in KEY if name != "seed")
         groups.setdefault(key, []).append(result)
     for key, found in sorted(groups.items(), key=str):
-        task, teacher, _, minutes, is_busy, _ = key
+        task, teacher, _, minutes, is_busy, has_rival = key
         seconds = [each["seconds"] for each in found]
         share = max(seconds) / 60 / minutes
         firsts = [each["first_score"] for each in found if each["first_score"]]
         busy = ", one core busy" if is_busy else ""
+        busy += ", with a random search" if has_rival else ""
         print(
             f"\n{teacher} on {task}, {minutes:g} minutes{busy}, {len(found)} seeds: "
             f"took {', '.join(f'{each / 60:.2f}' for each in seconds)} (at most "
@@ -278,7 +284,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rival", action="store_true", help="a random search, too")
     parser.add_argument("--busy", action="store_true", help="one core at other work")
-    parser.add_argument("--output", type=Path, default=Path("runs/minutes"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

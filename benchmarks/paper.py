@@ -1,12 +1,13 @@
-"""The paper's results beside ours, and the command that gives each of ours.
+"""The paper's results beside ours, and the commands that produce ours.
 
-    python -m benchmarks.paper               # blank where nothing was run, and how to
-    python -m benchmarks.paper --commands    # what fills the blanks, alone
+    python -m benchmarks.paper               # the tables, and commands for blanks
+    python -m benchmarks.paper --commands    # only the commands
 
-A row of ours is a folder that ``n2n-gym compress`` wrote under ``runs/paper``, or lines
-of ``benchmarks.controls`` there. Figures of the paper: Ashok et al., ICLR 2018, arXiv
-1709.06030; where the text gives differences alone, so does the table. What it says of
-transfer it says in curves: ours are those of ``benchmarks.transfer``.
+Our results are read from ``runs/paper``: each row is a folder that ``n2n-gym compress``
+wrote, or lines that ``benchmarks.controls`` wrote. The paper's results are from Ashok
+et al., ICLR 2018, arXiv 1709.06030. Where the paper's text gives only the difference
+from the teacher's accuracy, the table has only this difference. The paper shows
+transfer only in curves; ``benchmarks.transfer`` draws ours.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ ROWS = (
 
 
 class Designed(NamedTuple):
-    """A student that people designed, distilled from a ResNet-18."""
+    """A hand-designed network, distilled from a ResNet-18."""
 
     task: str
     name: str  # as ``n2n_gym.compression.hand_designed`` has it
@@ -87,7 +88,7 @@ DESIGNED = (
 
 
 class Ours(NamedTuple):
-    """What a run of ours found, on test images."""
+    """The results of one of our runs, on test images."""
 
     times: float
     change: float
@@ -96,7 +97,7 @@ class Ours(NamedTuple):
 
 
 def read(folder: Path) -> Ours | None:
-    """A run's figures; None where there is no finished run."""
+    """The results of a run; None if there is no finished run."""
     path = folder / "summary.json"
     if not path.exists():
         return None
@@ -113,7 +114,7 @@ def read(folder: Path) -> Ours | None:
 
 
 def read_designed(row: Designed, runs: Path) -> tuple[float, float] | None:
-    """Parameters and mean accuracy of ours; None where nothing was run."""
+    """Parameters and mean accuracy of our network; None if there is no result."""
     wanted = {"task": row.task, "control": row.name, "teacher_name": "resnet18"}
     found = [
         line
@@ -126,7 +127,7 @@ def read_designed(row: Designed, runs: Path) -> tuple[float, float] | None:
 
 
 def designed_as_markdown(runs: Path) -> str:
-    """The hand-designed students, theirs / ours."""
+    """The table of hand-designed networks: the paper's results / ours."""
     head = ["data", "teacher", "student", "parameters", "accuracy, %"]
     lines = [head, ["---"] * 3 + ["---:"] * 2]
     for row in DESIGNED:
@@ -140,14 +141,14 @@ def designed_as_markdown(runs: Path) -> str:
 
 
 def commands(runs: Path) -> list[str]:
-    """What fills the blanks, each once."""
+    """The commands for the missing results, each once."""
     found = [row.command(runs) for row in ROWS if read(runs / row.folder) is None]
     found += [row.command(runs) for row in DESIGNED if read_designed(row, runs) is None]
     return list(dict.fromkeys(found))
 
 
 def as_markdown(runs: Path) -> str:
-    """The table: each row's figures, theirs / ours."""
+    """The table of compressed networks: the paper's results / ours."""
     head = ["data", "teacher", "stages", "times smaller", "accuracy, %"]
     head += ["change, points", "R"]
     lines = [head, ["---"] * 3 + ["---:"] * 4]

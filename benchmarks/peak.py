@@ -1,4 +1,4 @@
-"""How far a training step is from what its matrix products alone would take."""
+"""A training step's time, compared with the time of only its matrix products."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ def wall_seconds(work: Callable[..., object], *arguments: Any) -> float:
 
 
 def products_of(student: Architecture, position: int, batch: int, dtype: torch.dtype):
-    """Forward, and backward to the weights and to the inputs, of one layer."""
+    """Functions that compute the matrix products of a layer in a training step.
+
+    They give the outputs, the gradient of the weights and, except in the first layer,
+    the gradient of the inputs.
+    """
     layer = student.layers[position]
     shape = student.shape_of(layer.inputs[0])
     x = torch.randn(batch, *shape).to(dtype)
@@ -59,7 +63,7 @@ def products_of(student: Architecture, position: int, batch: int, dtype: torch.d
 
 
 def products(student: Architecture, batch: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Seconds of each convolution and matrix product of a training step, alone."""
+    """Total seconds of a step's products, timed one by one, and the best FLOP/s."""
     rows = []
     for position, layer in enumerate(student.layers):
         if isinstance(layer, (Conv, DepthwiseConv, Linear)):
@@ -75,14 +79,14 @@ def products(student: Architecture, batch: int, dtype: torch.dtype) -> dict[str,
 
 
 def best_matmul(dtype: torch.dtype) -> float:
-    """FLOP/s of a large square product."""
+    """FLOP/s of the product of two large square matrices."""
     a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
     seconds = statistics.median(wall_seconds(lambda: a @ b) for _ in range(7))
     return 2 * 2048**3 / seconds
 
 
 def step_seconds(student: Architecture, teacher: Teacher, settings: Settings) -> float:
-    """Of one training step, the median of many."""
+    """Median seconds of one training step."""
     assert FULL.recipe is not None
     recipe = replace(FULL.recipe, epochs=1, precision=settings.precision)
     split = teacher.task.split("train", CPU)

@@ -1,4 +1,4 @@
-"""The paper's recipe written plainly: the reference that scoring is compared with."""
+"""A straightforward version of the paper's recipe, to compare the speed of scoring."""
 
 from __future__ import annotations
 

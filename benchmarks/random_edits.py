@@ -1,13 +1,13 @@
-"""Random students of many teachers: does every legal one exist, and cost what is said?
+"""Random students of many teachers: can every legal one be built, with correct counts?
 
     python -m benchmarks.random_edits --sequences 100000 --output random_edits.jsonl
 
-Plays random legal removals and then random shrinkages, and checks after each removal
-and at the end that nothing grows (at granularity layer, where a max pool may go, the
-MACs may). Builds one student of eighteen on the meta device to count its parameters and
-multiply-accumulates with torch. A line is written for each hundred sequences; the same
-command goes on where it was stopped. Any failure is printed with the seed that repeats
-it.
+Plays random legal removals and then random shrinkages. After each removal and at the
+end it checks that neither parameters nor MACs grow. The exception is granularity
+``layer``: a removed max pool can increase MACs. One student in eighteen is built on the
+meta device, and torch counts its parameters and multiply-accumulates. A line is written
+for each hundred sequences; after a stop, the same command resumes. A failure is printed
+with the seed that repeats it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.counting import miscounted
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
     GRANULARITIES,
@@ -38,14 +38,15 @@ from n2n_gym.networks.decisions import (
     shrinkages,
 )
 from n2n_gym.networks.layers import Shape, ShapeError
-from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.trace import translate
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.from_timm import is_timm, untrained
 from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import (
     IMAGE,
+    DealtNet,
     GroupNormNet,
+    MixedNet,
     PaddedNet,
     ScaledNet,
     VariedNet,
@@ -76,27 +77,30 @@ FAMILIES = {
     "RepVGG": ("timm:repvgg_a0",),
     "ReXNet": ("timm:rexnetr_100",),
     "StarNet": ("timm:starnet_s1",),
-    # Between them of every kind of layer.
-    "of the tests": (VariedNet, PaddedNet, GroupNormNet, ScaledNet),
+    # Together they have every kind of layer.
+    "of the tests": (
+        *(VariedNet, MixedNet, PaddedNet),
+        *(GroupNormNet, ScaledNet, DealtNet),
+    ),
 }
 TEACHERS = tuple(name for names in FAMILIES.values() for name in names)
 IMAGES = ((1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64))
-LARGE = (IMAGES[-1],)  # what timm's networks take as they are
-BLOCK = 100  # sequences a line of the output
-BUILT = 18  # one of as many sequences is built
+LARGE = (IMAGES[-1],)  # timm's networks are not adapted to smaller images
+BLOCK = 100  # sequences for each line of the output
+BUILT = 18  # the student of one in so many sequences is built
 
 
 Subject = str | type[nn.Module]  # a teacher: its name, or a network of the tests
 
 
 class Outcome(NamedTuple):
-    """What a random sequence came to."""
+    """The result of a random sequence."""
 
     teacher: str
     num_decisions: int
     compression: float  # how many times smaller
     was_built: bool
-    failure: str  # empty where all is well
+    failure: str  # empty if there is none
 
 
 @cache
@@ -122,7 +126,7 @@ def removals_of(
 
 
 def play(seed: int, *, is_built: bool) -> Outcome:
-    """One random sequence; everything about it follows from its number."""
+    """One random sequence, determined by its seed."""
     choose = random.Random(seed)
     teacher = TEACHERS[seed % len(TEACHERS)]
     name = teacher if isinstance(teacher, str) else teacher.__name__
@@ -135,7 +139,7 @@ def play(seed: int, *, is_built: bool) -> Outcome:
         shrunk, num_rates = _shrunk(student, choose)
         grows |= shrunk.num_params > student.num_params
         grows |= shrunk.num_macs > student.num_macs
-        failure = "grew" if grows else _miscounted(shrunk) if is_built else ""
+        failure = "grew" if grows else miscounted(shrunk) if is_built else ""
     except (ShapeError, RuntimeError) as error:
         return Outcome(name, 0, 1.0, is_built, f"unbuildable: {error}")
     times = start.num_params / shrunk.num_params
@@ -145,9 +149,9 @@ def play(seed: int, *, is_built: bool) -> Outcome:
 def _removed(
     start: Architecture, found: tuple[Removal, ...], choose: random.Random
 ) -> tuple[Architecture, int, bool]:
-    """Each removal with one and the same chance, where it is legal.
+    """Legal removals, each made with the same probability.
 
-    Gives the student, how many were taken, and whether anything grew on the way.
+    Returns the student, the number of removals, and whether anything grew.
     """
     grew = False
     chance = choose.random()
@@ -167,34 +171,17 @@ def _removed(
 
 
 def _shrunk(student: Architecture, choose: random.Random) -> tuple[Architecture, int]:
-    """Each shrinkage with one and the same chance, at any rate."""
+    """Shrinkages at random rates, each made with the same probability."""
     chance = choose.random()
     found = [s for s in shrinkages(student) if choose.random() < chance]
     return shrink(student, {s: choose.choice(RATES) for s in found}), len(found)
 
 
-def _miscounted(student: Architecture) -> str:
-    """How torch's counts differ from the architecture's, empty if they do not."""
-    module = build(student, "meta").eval()
-    num_params = sum(p.numel() for p in module.parameters())
-    with FlopCounterMode(display=False) as counter:
-        logits = module(torch.empty(1, *student.input_shape, device="meta"))
-    num_macs = counter.get_total_flops() // 2
-    if tuple(logits.shape) != (1, 10):
-        return f"wrong logits: {tuple(logits.shape)}"
-    if (num_params, num_macs) != (student.num_params, student.num_macs):
-        return (
-            f"wrong count: torch has {num_params} parameters and {num_macs} MACs, "
-            f"expected {student.num_params} and {student.num_macs}"
-        )
-    return ""
-
-
 def play_block(number: int) -> dict[str, Any]:
-    """A line of the output: sequences number * BLOCK and on."""
+    """A line of the output, for the sequences from number * BLOCK on."""
     torch.set_num_threads(1)
     seeds = range(number * BLOCK, (number + 1) * BLOCK)
-    # The teachers go round in turn, so that the built ones must not: a random pick.
+    # Teachers come in turn, so the students to build are picked at random.
     built = {s for s in seeds if random.Random(f"build {s}").random() < 1 / BUILT}
     outcomes = {seed: play(seed, is_built=seed in built) for seed in seeds}
     return {
@@ -208,7 +195,7 @@ def play_block(number: int) -> dict[str, Any]:
 
 
 def _finished(output: Path) -> list[dict[str, Any]]:
-    """What an earlier run has written, but for a line that was cut short."""
+    """The complete lines of an earlier run."""
     if not output.exists():
         return []
     text = output.read_text()

@@ -1,4 +1,4 @@
-"""What a benchmark has measured: lines of JSON, so that it goes on after a stop."""
+"""Results of a benchmark as lines of JSON, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Results:
-    """The file ``results.jsonl`` of a folder, a line a result, written at once.
+    """The file ``results.jsonl`` of a folder; each result is written at once as a line.
 
     Args:
-        key: The fields that tell results apart.
+        key: The fields that identify a result.
     """
 
     def __init__(self, folder: Path, *key: str) -> None:
@@ -19,7 +19,7 @@ class Results:
         self.key = key
 
     def read(self) -> dict[tuple[Any, ...], dict[str, Any]]:
-        """All whole lines, by what their key's fields hold."""
+        """All complete results, by the values of the fields in ``key``."""
         if not self.path.exists():
             return {}
         lines = self.path.read_text().splitlines()
@@ -27,7 +27,7 @@ class Results:
         return {tuple(result[name] for name in self.key): result for result in whole}
 
     def add(self, **result: Any) -> None:
-        # What a kill cut short must not swallow the next line.
+        # A line that a kill cut short must not merge with the next one.
         is_cut = self.path.exists() and not self.path.read_text().endswith("\n")
         with open(self.path, "a") as file:
             file.write("\n" * is_cut + json.dumps(result) + "\n")

@@ -1,15 +1,15 @@
-"""Does a run that is killed, again and again, end as if nobody had touched it?
+"""Does a run that is killed again and again end like an undisturbed one?
 
     python -m benchmarks.resumes --kills 50 --output runs/resumes
 
-Small runs of `n2n-gym compress` on digits, all of it: the teacher's training, both
-stages, the final distillation, the controls, the report. Each process gets a SIGKILL
-at a random moment of a random phase; then the run is resumed, until it ends and is
-compared with one that was left alone. Every run has a cache of its own, so that
-nothing is known beforehand but which precision is faster here: on a machine that does
-other things, that could come out otherwise.
+The runs are of `n2n-gym compress` on digits. They are small, but complete: the
+teacher's training, both stages, the final distillation, the controls, the report. Each
+process gets a SIGKILL at a random moment of a random phase. Then the run is resumed,
+until it ends and is compared with an undisturbed run. Every run has its own cache, so
+nothing is known beforehand. Only the choice of the faster precision is copied, because
+a busy machine could choose another precision.
 
-Prints in what each kill hit, and exits with 1 where something does not hold. Some ten
+Prints the phase that each kill hit, and exits with 1 if a check fails. Takes about ten
 minutes on two cores.
 """
 
@@ -42,8 +42,8 @@ from n2n_gym.runs.history import FINAL
 ROOT = Path(__file__).parent.parent
 UPDATES = {"remove": 4, "shrink": 4}
 ROLLOUTS = 5
-NUM_CONTROLS = 2  # students that they make: uniform width, magnitude
-# What must be the same, byte for byte.
+NUM_CONTROLS = 2  # control students: uniform width, magnitude
+# Files that must be equal byte for byte.
 SAME = (
     HISTORY,
     STUDENT,
@@ -62,12 +62,12 @@ PHASES = (
     "random search",
     "end",
 )
-LATEST = 2.0  # seconds after a phase has begun
-AGAIN = 8.0  # and more, of a process that has to get there again
+LATEST = 2.0  # a kill's latest moment, in seconds after its phase has begun
+AGAIN = 8.0  # seconds added for a process that starts within the phase
 
 
 def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
-    """The command, in a folder that has a cache beside it."""
+    """Start the command in a folder, with a cache beside it."""
     program = "from n2n_gym.cli import app; app()"
     if resume:
         arguments = ["--resume", str(folder)]
@@ -90,7 +90,7 @@ def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
 
 
 def phase(folder: Path) -> str:
-    """What a run is at."""
+    """The current phase of a run."""
     history = folder / HISTORY
     lines = history.read_bytes().splitlines() if history.exists() else []
     if not lines:
@@ -108,7 +108,7 @@ def phase(folder: Path) -> str:
 
 
 def untimed(folder: Path) -> dict[str, Any]:
-    """The summary, but for what was taken from a clock."""
+    """The summary without measured times."""
     summary = json.loads((folder / SUMMARY).read_text())
     del summary["seconds"]
     for name in ("teacher", "student"):
@@ -116,10 +116,12 @@ def untimed(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def differences(folder: Path, alone: Path) -> list[str]:
-    """Names of what is not as in the run that was left alone."""
-    found = [n for n in SAME if (folder / n).read_bytes() != (alone / n).read_bytes()]
-    if untimed(folder) != untimed(alone):
+def differences(folder: Path, undisturbed: Path) -> list[str]:
+    """Files that differ from the undisturbed run's, and other faults, as text."""
+    found = [
+        n for n in SAME if (folder / n).read_bytes() != (undisturbed / n).read_bytes()
+    ]
+    if untimed(folder) != untimed(undisturbed):
         found.append(SUMMARY)
     if not (folder / REPORT).is_file():
         found.append(REPORT)
@@ -134,7 +136,7 @@ def differences(folder: Path, alone: Path) -> list[str]:
 
 
 def run_to_the_end(folder: Path, kills: int, hit: Counter[str]) -> int:
-    """One run under so many kills, or fewer if it ends before; how many there were."""
+    """Make one run with up to this many kills; return their number."""
     done = 0
     while True:
         process = start(folder, resume=(folder / "options.toml").exists())
@@ -154,16 +156,16 @@ def run_to_the_end(folder: Path, kills: int, hit: Counter[str]) -> int:
 
 
 def copy_precision(one: Path, other: Path) -> None:
-    """Let one run's cache begin with the precision that another's has measured."""
+    """Copy the measured precision from one run's cache to another's."""
     caches = [folder.with_name(f"{folder.name}.cache") for folder in (one, other)]
     caches[1].mkdir()
     shutil.copy(caches[0] / "precision.json", caches[1])
 
 
 def wait_for_a_moment(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until a random moment of a random phase that is not over, or the end."""
+    """Wait for a random moment of a random later phase, or the end."""
     before = PHASES.index(phase(folder))
-    aim = random.randint(before, len(PHASES))  # one more: this time it may end
+    aim = random.randint(before, len(PHASES))  # the last value lets the process end
     if aim == len(PHASES):
         process.wait()
     while process.poll() is None and PHASES.index(phase(folder)) < aim:
@@ -183,8 +185,8 @@ def main() -> None:
     folder.mkdir(parents=True)
     random.seed(0)
     started = time.perf_counter()
-    alone = folder / "alone"
-    run_to_the_end(alone, 0, Counter())
+    undisturbed = folder / "alone"
+    run_to_the_end(undisturbed, 0, Counter())
     print(f"left alone: {time.perf_counter() - started:.0f} s", flush=True)
     hit: Counter[str] = Counter()
     different: list[str] = []
@@ -192,10 +194,10 @@ def main() -> None:
     while hit.total() < options.kills:
         runs += 1
         name = folder / f"run{runs}"
-        copy_precision(alone, name)
-        # Where a run ends before its last kill, the next goes on.
+        copy_precision(undisturbed, name)
+        # If a run ends before its last kill, the next run gets the rest.
         run_to_the_end(name, options.kills - hit.total(), hit)
-        different += [f"{name.name}: {what}" for what in differences(name, alone)]
+        different += [f"{name.name}: {what}" for what in differences(name, undisturbed)]
     print(f"{hit.total()} kills in {runs} runs:")
     for what, count in hit.most_common():
         print(f"  {count:3} in: {what}")

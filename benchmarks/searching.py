@@ -1,4 +1,4 @@
-"""What the processes that are killed do: random searches that note what happens."""
+"""The processes that are killed: random searches that log their events."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 import n2n_gym
-from benchmarks.subjects import Block
+from benchmarks.subjects import Basic
 from n2n_agents.search import random_search
 from n2n_gym.evaluators.distillation import Settings
-from n2n_gym.evaluators.elastic import random_student
 from n2n_gym.evaluators.loading import load_rung
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.evaluators.runner import InProcess, Result, Runner, Trial
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.decisions import removals
+from n2n_gym.networks.random_students import random_student
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure
 from n2n_gym.scores import ScoreStore
@@ -50,27 +50,27 @@ WILD: Final = Rung("wild", recipe=Recipe(1, 32, learning_rate=1e30))
 
 
 class Search(NamedTuple):
-    """What a child process is to do."""
+    """What a child process does: random searches, one for each seed."""
 
     seeds: Sequence[int]
     store: str | bool
-    log: str | None = None  # of what happens in it, as it happens
+    log: str | None = None  # file of its events, written as they happen
     episodes: int = EPISODES  # with each seed; few, or a multiple of TOGETHER
     workers: int | None = WORKERS
     rung: str = "short"
-    largest_file: int | None = None  # bytes: a full disk
+    largest_file: int | None = None  # in bytes, to act like a full disk
 
 
 def small_network(task: Task) -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(task.input_shape[0], 8, 3, 1, 1), nn.ReLU()),
-        *(Block(8, 8, 1), Block(8, 12, 2), Block(12, 12, 1), Block(12, 16, 2)),
+        *(Basic(8, 8, 1), Basic(8, 12, 2), Basic(12, 12, 1), Basic(12, 16, 2)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, task.num_classes)),
     )
 
 
 class Noted:
-    """A runner that notes each result, and when its receiver has kept it."""
+    """A runner that logs each result, and when the receiver has stored it."""
 
     def __init__(self, runner: Runner, log: str) -> None:
         self.runner = runner
@@ -82,7 +82,7 @@ class Noted:
         for result in self.runner.run(trials, teacher, settings):
             found = result.result
             if isinstance(found, Failure) and found.retryable:
-                yield result  # its workers were hit twice: it is measured anew, later
+                yield result  # two of its workers were killed: measured again later
                 continue
             fingerprint = trials[result.number].student.fingerprint
             note(self.log, "measured", fingerprint)
@@ -94,14 +94,17 @@ class Noted:
 
 
 def note(log: str, event: str, fingerprint: str = "") -> None:
-    """A line that a kill leaves whole."""
+    """Write a line that a kill leaves complete."""
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, f"{os.getpid()} {event} {fingerprint}\n".encode())
     os.close(file)
 
 
 def search(chosen: Search) -> list[list[Any]]:
-    """Random searches; gives each one's episodes: student, return, accuracy, error."""
+    """Play random searches; return a list of episodes for each search.
+
+    An episode is [student's fingerprint, return, accuracy or None, error or None].
+    """
     n2n_gym.register()
     torch.set_num_threads(1)
     if chosen.largest_file is not None:
@@ -144,7 +147,11 @@ def search(chosen: Search) -> list[list[Any]]:
 
 
 def share(store: str, number: int) -> dict[str, float]:
-    """Score students that others score at the same moment; gives their accuracies."""
+    """Score students while other processes use the same store; return accuracies.
+
+    Args:
+        number: Number of this process; neighbours score overlapping students.
+    """
     torch.set_num_threads(1)
     teacher = load_teacher(small_network, "digits", device="cpu")
     offered, scores = removals(teacher.architecture), {}
@@ -169,7 +176,7 @@ def be_child(what: str, options: str) -> None:
 def start(
     what: str, options: dict[str, Any], folder: Path, **more: Any
 ) -> subprocess.Popen[str]:
-    """A child, with temporary files and a cache in the folder, a session of its own."""
+    """Start a child in a new session; its cache and temporary files are in a folder."""
     temporary = folder / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     folders = {"N2N_CACHE": str(folder / "cache"), "TMPDIR": str(temporary)}

@@ -1,16 +1,18 @@
-"""How fast students are scored, against the paper's recipe written plainly.
+"""How fast students are scored, compared with a simple form of the paper's recipe.
 
     python -m benchmarks.speed
 
-CIFAR-10 (the folder that ``N2N_DATA`` names), 5,000 training and 500 validation images,
-a ResNet-18 teacher, students of its size, a quarter and a tenth (all widths at one
-rate). Everything that is compared is measured in turn, in this one run.
+The data set is CIFAR-10 (in the folder that ``N2N_DATA`` names), with 5,000 training
+and 500 validation images. The teacher is a ResNet-18. Its students, at uniform width,
+have all, a quarter and a tenth of its parameters. Our evaluators and the reference are
+measured in turns, in one run.
 
-The reference: the student from scratch, 5 epochs; PNG images decoded and augmented one
-by one by a DataLoader with two workers, a pass of the teacher for every batch of 128,
-Adam, float32, torch's own number of threads. Ours runs in one worker process. CPU time
-is that of all processes and threads, in user and kernel mode. Some 35 minutes.
-``--only accelerator`` measures a GPU alone: students a minute, in some 10 minutes.
+The reference trains the student from scratch for 5 epochs. A DataLoader with two
+workers decodes and augments PNG images one by one. There is a pass of the teacher for
+every batch of 128, Adam, float32, and torch's default number of threads. Our evaluators
+run in one worker process. CPU time is that of all processes and threads, in user and
+kernel mode. Takes about 35 minutes. ``--only accelerator`` measures students per minute
+on a GPU, in about 10 minutes.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ REFERENCE_EPOCHS = 5
 
 
 def make_teacher() -> Teacher:
-    """ResNet-18 with trained weights where they are, else trained for one epoch."""
+    """A ResNet-18 with stored weights; without them, it is trained for one epoch."""
     task = some_of_cifar10(NUM_IMAGES, NUM_VALIDATION)
     weights = data_folder() / "resnet18_cifar10.safetensors"
     if weights.exists():
@@ -72,14 +74,11 @@ def make_teacher() -> Teacher:
     return load_teacher("resnet18", task, epochs=1)
 
 
-# The reference: what a researcher writes first, on a good day.
-
-
 # Measuring.
 
 
 def cpu_seconds(work: Callable[..., object], *arguments: Any) -> float:
-    """Of all threads of this process and of its children, living and ended."""
+    """CPU time of all threads of this process and of its children, alive or ended."""
 
     def used() -> float:
         both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -108,19 +107,19 @@ class Ours:
         assert isinstance(done.result, Score), done.result
 
     def cpu_of_epoch(self, student: Architecture) -> float:
-        """Of one epoch of "full": what it adds to building and validating."""
+        """CPU time of one epoch of "full", without building and validating."""
         assert FULL.recipe is not None
-        # Of one view: the others are made once for all students, and picking one of
-        # them for an image is all that they cost a student.
-        bare = replace(FULL, recipe=None, statistics=0, views=1)
+        # With one variant: the teacher's logits of the others are computed once for all
+        # students, so they cost a student hardly anything.
+        bare = replace(FULL, recipe=None, statistics=0, num_variants=1)
         whole = replace(bare, recipe=replace(FULL.recipe, epochs=1))
         return cpu_seconds(self.score, student, whole) - cpu_seconds(
             self.score, student, bare
         )
 
 
-class Report:
-    """What was measured, as JSON and as lines."""
+class Figures:
+    """The measurements, as JSON and as lines."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
@@ -131,9 +130,9 @@ class Report:
 
 
 def compare_with_reference(
-    ours: Ours, students: dict[str, Architecture], repeats: int, report: Report
+    ours: Ours, students: dict[str, Architecture], repeats: int, report: Figures
 ) -> None:
-    """An epoch and a score on each cheap rung against the reference, all in turn."""
+    """Measure our epoch, each cheap evaluator's score and the reference, in turns."""
     teacher = ours.teacher
     files = Files(teacher.task, teacher.normalise.mean, teacher.normalise.std)
     whole = teacher.network(CPU)
@@ -145,7 +144,7 @@ def compare_with_reference(
                 taken["reference", name].append(seconds)
                 taken["epoch", name].append(ours.cpu_of_epoch(student))
                 for rung in (SHORT, INHERIT, ELASTIC):
-                    # Elastic students are cut from other weights of the same shapes.
+                    # Elastic students inherit other weights, but cost the same.
                     ruled = replace(rung, start="teacher")
                     seconds = cpu_seconds(ours.score, student, ruled)
                     taken[rung.name, name].append(seconds)
@@ -163,7 +162,7 @@ def compare_with_reference(
             f"{label:20} {name:9} {middle[what, name]:7.2f} CPU-s, reference "
             f"{epochs * middle['reference', name]:7.1f}: {ratio:.3g}x",
         )
-    # Two threads might wait for each other at the cost of CPU time.
+    # On one thread, because threads that wait for each other cost CPU time.
     name, student = list(students.items())[-1]
     with thread_count(1):
         seconds = cpu_seconds(reference_epoch, build(student), whole, files)
@@ -174,7 +173,9 @@ def compare_with_reference(
     )
     recipe = elastic.recipe_for(NUM_IMAGES)
     one = replace(recipe, epochs=1)
-    once = recipe.epochs * cpu_seconds(elastic.stretch, teacher, ours.settings, one)
+    once = recipe.epochs * cpu_seconds(
+        elastic.train_elastic, teacher, ours.settings, one
+    )
     evaluations = once / (REFERENCE_EPOCHS * middle["reference", "full size"])
     report.add(
         "elastic once",
@@ -188,17 +189,20 @@ def compare_with_peak(
     teacher: Teacher,
     students: dict[str, Architecture],
     settings: Settings,
-    report: Report,
+    report: Figures,
 ) -> None:
-    """The share of a step that its products take, and how near to the best they are."""
+    """Report how much of a step matrix products take, and the step's FLOP/s.
+
+    The step's FLOP/s are compared with those of the fastest product.
+    """
     dtype = getattr(torch, settings.precision)
     assert FULL.recipe is not None
     batch = FULL.recipe.batch_size
-    alone = {name: products(s, batch, dtype) for name, s in students.items()}
-    best = max(best_matmul(dtype), *(each["best"] for each in alone.values()))
+    matrix_products = {name: products(s, batch, dtype) for name, s in students.items()}
+    best = max(best_matmul(dtype), *(each["best"] for each in matrix_products.values()))
     for name, student in students.items():
         step = step_seconds(student, teacher, settings)
-        share = alone[name]["seconds"] / step
+        share = matrix_products[name]["seconds"] / step
         # Forward, and backward to weights and inputs: three times the products.
         rate = 6 * student.num_macs * batch / step
         report.add(
@@ -220,9 +224,9 @@ def compare_workers(
     teacher: Teacher,
     students: dict[str, Architecture],
     settings: Settings,
-    report: Report,
+    report: Figures,
 ) -> None:
-    """Students a minute of two workers and of one, in turn."""
+    """Measure students per minute with two workers and with one, in turns."""
     ruled = replace(settings, rung=SHORT)
     work = [Trial(students["1/10"], seed) for seed in range(8)]
     pools = {1: Workers(1), 2: Workers(2)}
@@ -244,12 +248,12 @@ def compare_workers(
     )
 
 
-def time_a_stored_score(teacher: Teacher, folder: Path, report: Report) -> None:
-    """An episode's last step where the student's score is in the store."""
+def time_a_stored_score(teacher: Teacher, folder: Path, report: Figures) -> None:
+    """Time the last step of episodes whose student has a score in the store."""
     store = ScoreStore(folder / "scores.sqlite")
     seconds = []
     for i in range(51):
-        # A new evaluator knows nothing that the store does not.
+        # A new evaluator has only the store's scores.
         evaluator = DistillationEvaluator(INHERIT, device=CPU, store=store)
         evaluator.settings(teacher)
         env = RemoveEnv(teacher, evaluator=evaluator)
@@ -266,7 +270,7 @@ def time_a_stored_score(teacher: Teacher, folder: Path, report: Report) -> None:
     )
 
 
-def time_steps(report: Report) -> None:
+def time_steps(report: Figures) -> None:
     env = RemoveEnv("resnet18", evaluator="size")
     env.action_space.seed(0)
     steps_per_second(env)
@@ -275,7 +279,7 @@ def time_steps(report: Report) -> None:
     report.add("steps", rates, f"steps without evaluation, resnet18: {rate:,.0f}/s")
 
 
-def measure_on_cpu(repeats: int, folder: Path, report: Report) -> None:
+def measure_on_cpu(repeats: int, folder: Path, report: Figures) -> None:
     teacher = make_teacher()
     whole = teacher.architecture
     students = {
@@ -300,8 +304,8 @@ def measure_on_cpu(repeats: int, folder: Path, report: Report) -> None:
     compare_workers(teacher, students, settings, report)
 
 
-def measure_on_accelerator(device: torch.device, report: Report) -> None:
-    """Students a minute on all of CIFAR-10, several processes sharing the device."""
+def measure_on_accelerator(device: torch.device, report: Figures) -> None:
+    """Measure students per minute on all of CIFAR-10, with 1 to 8 processes."""
     teacher = load_teacher("resnet18", "cifar10", device=device)
     whole = teacher.architecture
     precision = faster_precision(teacher, device, 64, 1)
@@ -335,7 +339,7 @@ def measure_on_accelerator(device: torch.device, report: Report) -> None:
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
-    """Two panels of ratios to the reference, on a logarithmic scale."""
+    """Plot ratios to the reference as bars, on a logarithmic scale."""
     from matplotlib import pyplot as plt
 
     rows = [("one epoch", "epoch"), ("short", "short"), ("elastic", "elastic")]
@@ -344,8 +348,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     height = 0.25
     for i, name in enumerate(SIZES):
         ratios = [figures[f"{key} {name}"]["ratio"] for _, key in rows]
-        places = np.arange(len(rows)) + (1 - i) * height
-        bars = axes.barh(places, ratios, height, label=name)
+        kinds = np.arange(len(rows)) + (1 - i) * height
+        bars = axes.barh(kinds, ratios, height, label=name)
         axes.bar_label(bars, [f"{r:.1f}x" if r < 10 else f"{r:.0f}x" for r in ratios])
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.invert_yaxis()
@@ -361,11 +365,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="of each epoch")
     parser.add_argument("--output", type=Path, default=Path("runs/speed"))
-    places = ("cpu", "accelerator")
-    parser.add_argument("--only", choices=places, help="both by default, where there")
+    kinds = ("cpu", "accelerator")
+    parser.add_argument("--only", choices=kinds, help="both by default, where there")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    report = Report()
+    report = Figures()
     started = time.perf_counter()
     print(f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, ")
     print(f"Python {platform.python_version()}")

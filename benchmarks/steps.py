@@ -2,9 +2,9 @@
 
     python benchmarks/steps.py
 
-Plays random legal episodes with the size evaluator and prints steps per second of CPU
-time, the median of several repeats; reset and the assembly of the last info count. What
-else the machine does changes CPU time little, and wall time much.
+Plays random legal episodes with the size evaluator. Prints steps per second of CPU
+time, as medians of several repeats, including resets and last infos. Other work of the
+machine changes CPU time little, and wall time much.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from n2n_gym.resources.machine import processor
 
 REPEATS = 5
 SECONDS = 2.0  # of each repeat
-# With the shares of limits that are counted at every step, and that are built for it.
+# With limits that are counted at every step, and with limits that need the built
+# student.
 COUNTED, BUILT = {"num_params": 1e6}, {"peak_bytes": 1e5}
 CASES = [
     ("N2NRemove-v0", "resnet18", None),

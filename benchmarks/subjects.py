@@ -1,4 +1,4 @@
-"""What several benchmarks measure: a part of CIFAR-10, a residual block."""
+"""Subjects of several benchmarks: a residual block, a part of CIFAR-10."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.task import Task
 
 
-class Block(nn.Module):
-    """Two convolutions and a skip (He et al., 2016)."""
+class Basic(nn.Module):
+    """Two convolutions and a shortcut (He et al., 2016)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
-        if stride != 1:
+        if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False),
                 nn.BatchNorm2d(outputs),
@@ -37,7 +37,11 @@ class Block(nn.Module):
 def some_of_cifar10(
     train: int, validation: int | None = None, test: int | None = None
 ) -> Task:
-    """CIFAR-10's first images, from its own splits."""
+    """A task with the first images of each of CIFAR-10's own splits.
+
+    Args:
+        train, validation, test: Number of images of each split; None for all.
+    """
 
     def read() -> dict[str, Any]:
         counts = {"train": train, "validation": validation, "test": test}

@@ -1,12 +1,12 @@
-"""How many evaluations agents need, on tasks whose every student has been scored.
+"""How many students agents score, on tasks with complete tables of scores.
 
     python -m benchmarks.tables                        # the agents, on the tables kept
     python -m benchmarks.tables --make remove-digits   # a table anew: half an hour
 
-Three tasks have at most 4,096 students each. All were distilled once (the rung "short")
-and their scores are kept in ``benchmarks/data/tables``. So an agent's evaluation is a
-look into the table, and many agents and seeds cost minutes. What is counted: distinct
-students until one of the best 0.2 % of the table is found.
+Three tasks have at most 4,096 students each. Each student was distilled once (with
+"short"), and ``benchmarks/data/tables`` has the scores. So scores are only looked up,
+and runs of many agents with many seeds take minutes. The result of a run is the number
+of distinct students that it scores until it finds one of the best 0.2 % of the table.
 
 Making ``remove-cifar10`` needs the folder that ``N2N_DATA`` names.
 """
@@ -29,7 +29,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from benchmarks.results import Results
-from benchmarks.subjects import Block, some_of_cifar10
+from benchmarks.subjects import Basic, some_of_cifar10
 from n2n_agents.library import find_agent
 from n2n_gym.comparison.budget import Ledger, run
 from n2n_gym.comparison.statistics import Estimate, as_table, estimate, iqm_of_all
@@ -52,7 +52,7 @@ CPU = torch.device("cpu")
 FOLDER = Path(__file__).parent / "data" / "tables"
 TOP = 0.002  # of a table
 MOST = 4_096  # students of a table
-PATIENCE = 200  # episodes in a row without a new student, that end a run
+PATIENCE = 200  # a run ends after this many episodes without a new student
 AGENTS = (
     "random",
     "reinforce",
@@ -89,14 +89,14 @@ def residual() -> nn.Module:
     for width in (16, 32, 64):
         if width > 16:
             layers += [nn.MaxPool2d(2), *units(width // 2, width)]
-        layers += [Block(width, width, 1) for _ in range(4)]
+        layers += [Basic(width, width, 1) for _ in range(4)]
     return nn.Sequential(*layers, *ends(64))
 
 
 def plain() -> nn.Module:
-    """Fourteen plain units in four stages (after VGG), for CIFAR-10.
+    """Thirteen units in sequence, in four stages (after VGG), for CIFAR-10.
 
-    The first halves the images' sides: it is 4,096 students that are distilled.
+    A pool after the first unit saves time, because 4,096 students are distilled.
     """
     return nn.Sequential(
         *units(3, 16),
@@ -111,7 +111,7 @@ def plain() -> nn.Module:
 
 
 def narrow() -> nn.Module:
-    """Three plain units, the last of them pointwise, for digits."""
+    """Three units in sequence, the last of them pointwise, for digits."""
     return nn.Sequential(
         *units(1, 24, 32), nn.MaxPool2d(2), *units(32, 48, kernel=1), *ends(48)
     )
@@ -136,7 +136,7 @@ SUBJECTS = {
 
 
 def load_subject(name: str, folder: Path | None = None) -> Teacher:
-    """The teacher; trained when its weights are asked for, and kept in the folder."""
+    """The teacher; it is trained when its weights are first needed, and stored."""
     subject = SUBJECTS[name]
     task = subject.task()
     architecture = trace(subject.network(), task.input_shape)
@@ -155,7 +155,7 @@ def load_subject(name: str, folder: Path | None = None) -> Teacher:
 
 
 def every_student(env: CompressionEnv) -> list[Architecture]:
-    """All that legal decisions lead to; an error if they are too many for a table."""
+    """All students of legal decisions; an error if there are too many for a table."""
     env.reset()
     found: dict[str, Architecture] = {}
     left = [env]
@@ -176,7 +176,7 @@ def every_student(env: CompressionEnv) -> list[Architecture]:
 
 
 class Table:
-    """Scores of all students; an evaluator."""
+    """The scores of all students, as an evaluator."""
 
     def __init__(self, path: Path) -> None:
         with np.load(path) as file:
@@ -205,7 +205,7 @@ def _score(row: NDArray[np.float64]) -> Score:
 
 
 def make(name: str, folder: Path, workers: int) -> None:
-    """Score every student; what is scored stays in a store, so that it can go on."""
+    """Score every student. Scores stay in a store, so the work can be resumed."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["N2N_CACHE"] = str(folder / "cache")
     teacher = load_subject(name, folder)
@@ -232,7 +232,7 @@ def make(name: str, folder: Path, workers: int) -> None:
 
 
 def evaluations_needed(name: str, agent: str, seed: int) -> int | None:
-    """Distinct students until one of the best is found; None if it never is."""
+    """Distinct students scored until one of the best is found; None without success."""
     table = Table(FOLDER / f"{name}.npz")
     env = SUBJECTS[name].env(load_subject(name), evaluator=table)
     needed: list[int] = []
@@ -256,7 +256,7 @@ def evaluations_needed(name: str, agent: str, seed: int) -> int | None:
 
 
 def compare(folder: Path, names: list[str], agents: list[str], seeds: int) -> None:
-    """All runs that the folder does not hold yet, then the table of all."""
+    """Make all runs that the folder does not have yet, then a table of all runs."""
     folder.mkdir(parents=True, exist_ok=True)
     results = Results(folder, "task", "agent", "seed")
     done = {key: result["needed"] for key, result in results.read().items()}
@@ -274,7 +274,7 @@ def compare(folder: Path, names: list[str], agents: list[str], seeds: int) -> No
 
 
 class Row(NamedTuple):
-    """What an agent needs on a task."""
+    """How many students an agent needs on a task."""
 
     needed: Estimate  # interquartile mean
     reached: int
@@ -284,7 +284,11 @@ class Row(NamedTuple):
 def summarise(
     done: dict[tuple[str, str, int], int | None],
 ) -> dict[str, dict[str, Row]]:
-    """By agent and task; a run that finds none counts as the whole table."""
+    """Results by agent and task.
+
+    A run that finds none of the best students counts as if it had scored the whole
+    table.
+    """
     sizes = {name: len(Table(FOLDER / f"{name}.npz").scores) for name, _, _ in done}
     found: dict[str, dict[str, Row]] = {}
     for name, agent in dict.fromkeys((name, agent) for name, agent, _ in done):
@@ -309,7 +313,7 @@ def as_markdown(rows: dict[str, dict[str, Row]], names: list[str]) -> str:
 
 
 def draw(rows: dict[str, dict[str, Row]], names: list[str], path: Path) -> None:
-    """Evaluations that each agent needs, a panel a task."""
+    """Plot the students that each agent needs, one panel per task."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(

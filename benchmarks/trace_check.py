@@ -1,11 +1,11 @@
-"""What it costs to check a trace, and whether torchvision's networks all pass.
+"""The cost of checking a trace, and whether torchvision's networks all pass.
 
     python benchmarks/trace_check.py --repeats 5
 
-Traces the ten largest networks of docs/teachers.md as a user would give them, with
-weights and for 224x224 images, with the comparison of logits and without. Prints the
-median times of both, in CPU seconds of one thread. Then checks all that can be teachers
-and prints what is refused or warned of.
+Traces the ten largest networks of docs/teachers.md like modules of a user: with
+weights, for 224x224 images. Each is traced several times with the comparison of logits
+and several times without it. Prints both median times, in CPU seconds of one thread.
+Then checks all networks that can be teachers and prints refusals and warnings.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LARGEST = 10
 
 
 def network(name: str) -> nn.Module:
-    """With weights in memory; what they are makes no difference."""
+    """A network with weights in memory; their values make no difference."""
     return torchvision_network(name, 10).to_empty(device="cpu")
 
 
@@ -45,9 +45,9 @@ def seconds(trace_it: Callable[..., object], module: nn.Module) -> float:
 
 
 def compare(name: str, repeats: int) -> tuple[float, float]:
-    """The median time of a trace without and with its check."""
+    """Median CPU seconds of a trace without its check, and with it."""
     module = network(name)
-    trace(module, MADE_FOR)  # the first call loads what the others find loaded
+    trace(module, MADE_FOR)  # not timed, because the first call is slower
     times = [
         (seconds(translate, module), seconds(trace, module)) for _ in range(repeats)
     ]
@@ -56,7 +56,7 @@ def compare(name: str, repeats: int) -> tuple[float, float]:
 
 
 def outcome(name: str) -> str:
-    """Why a trace is refused, or what is said of it; empty where all is well."""
+    """The refusal or the warnings of a trace; empty if there are none."""
     said: list[str] = []
     listener = logging.Handler()
     listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]

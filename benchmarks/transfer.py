@@ -1,13 +1,14 @@
-"""What a policy that was trained on one teacher is worth on another.
+"""How good a policy is on one teacher, after its training on another teacher.
 
     python -m benchmarks.transfer                    # three quarters of an hour
     python -m benchmarks.transfer --seeds 2 --pairs vgg11_bn:vgg16_bn
 
-For each pair a policy is trained on the first teacher. On the second, three agents make
-as many updates: one that starts from that policy, one that plays it as it is, and one
-from scratch. What is compared is the mean reward of the rollouts that come after so
-many updates, and on the way. Digits, the rung "inherit"; every update is a line of
-``results.jsonl``, and the same command goes on after a stop.
+For each pair a policy is trained on the first teacher. On the second teacher, three
+agents make the same number of updates: one starts from the trained policy, one plays
+this policy without training, and one starts from scratch. They are compared by the mean
+reward of the rollouts during and after these updates. The task is digits, with the
+evaluator "inherit". The rewards of each stage, pair and seed are a line of
+``results.jsonl``, and the same command resumes after a stop.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def make_env(stage: str, name: str) -> CompressionEnv:
 
 
 def measure(stage: str, pair: str, seed: int) -> dict[str, list[float]]:
-    """Mean rewards by start: of the rollouts before each update, and after the last."""
+    """Mean rewards before each update and after the last one, for each start."""
     first, second = pair.split(":")
     env = make_env(stage, first)
     policy = reinforce.make_policy(env, seed=seed)
@@ -61,7 +62,7 @@ def measure(stage: str, pair: str, seed: int) -> dict[str, list[float]]:
     env = make_env(stage, second)
     found = {}
     for start in STARTS:
-        # Another seed than before: the transferred policy has not seen these episodes.
+        # A different seed, so that the transferred policy has not seen these episodes.
         policy = reinforce.make_policy(env, seed=seed)
         if start != "scratch":
             policy.load_state_dict(weights)
@@ -71,7 +72,7 @@ def measure(stage: str, pair: str, seed: int) -> dict[str, list[float]]:
 
 
 def measure_all(results: Results, stage: str, pairs: list[str], seeds: int) -> None:
-    """Measure what is not in the file yet."""
+    """Measure what the file does not have yet."""
     done = results.read()
     wanted = [(stage, pair, seed) for seed in range(seeds) for pair in pairs]
     bar = tqdm([one for one in wanted if one not in done])
@@ -97,7 +98,7 @@ def gather(results: Results, stage: str) -> dict[str, dict[str, NDArray[np.float
 
 
 def as_markdown(found: dict[str, dict[str, NDArray[np.float64]]]) -> str:
-    """Rewards at the beginning and the end, interquartile means with intervals."""
+    """Interquartile means of rewards before and after all updates, with intervals."""
     head = ["pair", "start", "before any update", f"after {AFTER} updates"]
     head.append("better than from scratch")
     lines = []
@@ -111,7 +112,7 @@ def as_markdown(found: dict[str, dict[str, NDArray[np.float64]]]) -> str:
 
 
 def draw(found: dict[str, dict[str, NDArray[np.float64]]], path: Path) -> None:
-    """Mean rewards over updates, a panel a pair; the bands are the seeds' range."""
+    """Plot mean rewards over updates by pair; bands are the range over seeds."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""Searches that cannot write something, and students that diverge."""
+"""Searches that cannot write files, and students that diverge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from benchmarks.searching import WILD, Search, start
 from n2n_gym.scores import ScoreStore
 
-ANY: Final = object()  # what is only told
+ANY: Final = object()  # expected value of a finding that is only reported
 
 
 class Finding(NamedTuple):
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 def rows_of(store: Path) -> dict[str, tuple[Any, ...]]:
-    """All that a score is, by its key; not when it was measured."""
+    """All values of the scores, by key, without their times."""
     which = "key, fingerprint, accuracy, num_params, num_macs, cost, error"
     rows = ask(store, f"SELECT {which} FROM scores")
     return {row[0]: row[1:] for row in rows}
@@ -45,11 +45,11 @@ def ask(store: Path, question: str) -> list[tuple[Any, ...]]:
 
 
 class Trouble(NamedTuple):
-    """A search that cannot write something, and what it is to end with."""
+    """A search that cannot write a file, and how it must end."""
 
     what: str
     search: Search
-    told: Sequence[str]  # one line of its errors each
+    told: Sequence[str]  # texts in its errors, each in a line of its own
     exit_code: int = 0
     cache: str | None = None
 
@@ -92,14 +92,14 @@ def troubles(folder: Path) -> list[Trouble]:
         Trouble(
             "no room for temporary files",
             Search([0], False, largest_file=100_000, **few),
-            told=(f"OSError: {folder / 'tmp'}: the teacher cannot be written there",),
+            told=(f"OSError: the teacher cannot be written to {folder / 'tmp'}",),
             exit_code=1,
         ),
     ]
 
 
 def check_trouble(trouble: Trouble, folder: Path) -> list[Finding]:
-    """Each trouble is told in one line, and the run goes on where it can."""
+    """Check that a trouble is reported, and that the run goes on if it can."""
     environment = {} if trouble.cache is None else {"N2N_CACHE": trouble.cache}
     options = trouble.search._asdict()
     child = start("search", options, folder, env=environment, stderr=subprocess.PIPE)
@@ -120,7 +120,7 @@ def check_trouble(trouble: Trouble, folder: Path) -> list[Finding]:
 
 
 def check_diverging(folder: Path) -> list[Finding]:
-    """Students whose training diverges."""
+    """Check rewards, infos and stored rows of students that diverge."""
     store = folder / "diverged.sqlite"
     chosen = Search([0], str(store), episodes=4, rung=WILD.name)
     output, _ = start("search", chosen._asdict(), folder).communicate()

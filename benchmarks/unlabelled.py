@@ -1,11 +1,11 @@
-"""What labels are worth: the same students distilled with them and without.
+"""The value of labels: the same students distilled with and without them.
 
     python -m benchmarks.unlabelled --weights resnet18_cifar10.safetensors
 
-Random students of a ResNet-18 on some images of CIFAR-10, fully distilled for some
-epochs: on labels and the teacher's logits, and on its logits alone. Prints the true
-accuracies of both on labelled test images, and how often those without labels agree
-with the teacher on validation, which is what their reward was.
+Random students of a ResNet-18 on some images of CIFAR-10 are distilled fully: with
+labels and the teacher's logits, and with its logits alone. Prints both accuracies on
+labelled test images. For distillation without labels it also prints the agreement with
+the teacher on validation images, which takes the place of the accuracy in a reward.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.first_students import STATISTICS
 from n2n_gym.evaluators.distillation import Settings, distil
-from n2n_gym.evaluators.elastic import random_student
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals
+from n2n_gym.networks.random_students import random_student
 from n2n_gym.pytorch.inference import compute_accuracy
 from n2n_gym.tasks.arrays import SPLITS
 from n2n_gym.tasks.loading import load_task
@@ -33,7 +33,7 @@ from n2n_gym.teachers.teacher import Teacher
 
 
 def smaller(task: Task, num_images: int, num_test: int) -> tuple[Task, Task]:
-    """The first images of a task: with labels, and the same without any."""
+    """Two tasks of a task's first images: one with labels, one without."""
     sizes = {"train": num_images, "validation": max(100, num_images // 10)}
     sizes["test"] = num_test
     parts = {
@@ -56,7 +56,7 @@ def smaller(task: Task, num_images: int, num_test: int) -> tuple[Task, Task]:
 
 
 def draw(teacher: Teacher, count: int, largest: float) -> list[Architecture]:
-    """Distinct random students of at most a share of the teacher's work."""
+    """Distinct random students with at most ``largest`` times the teacher's MACs."""
     whole, rng = teacher.architecture, random.Random(0)
     offered, found = removals(whole), dict[str, Architecture]()
     while len(found) < count:
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     device = torch.device("cpu")
-    rung = replace(FULL, views=1).with_epochs(given.epochs)
+    rung = replace(FULL, num_variants=1).with_epochs(given.epochs)
     settings = Settings(rung, device, "float32", torch.get_num_threads())
     tasks = smaller(load_task("cifar10"), given.images, given.test)
     teachers = [

@@ -2,10 +2,13 @@
 
 import inspect
 import re
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
+from typing import get_type_hints
 
 from n2n_gym.envs import CompressEnv, RemoveEnv, ShrinkEnv
+from n2n_gym.runs.options import Options
 
 HERE = Path(__file__).parent
 
@@ -70,5 +73,18 @@ def write_commands() -> None:
     (HERE / "commands.md").write_text(f"{text}\n")
 
 
+def describe_options() -> None:
+    """Say of each of `Options` what the command's help says, and its plain type."""
+    hints = get_type_hints(Options, include_extras=True)
+    described = []
+    for name in (field.name for field in fields(Options)):
+        (option,) = hints[name].__metadata__
+        described.append(f"    {name}: {option.help}")
+    about = inspect.getdoc(Options) or ""
+    Options.__doc__ = "\n".join([about, "", "Args:", *described])
+    Options.__annotations__ = get_type_hints(Options)
+
+
 write_environments()
 write_commands()
+describe_options()

@@ -1,4 +1,4 @@
-"""Which environment each id makes."""
+"""The environment that each id makes."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -10,16 +10,17 @@ from envs_registry.presets import PRESETS
 
 
 class EntryPoints(NamedTuple):
-    """What makes an environment, as ``"module:attribute"``."""
+    """The functions that make an environment, as ``"module:attribute"``."""
 
     single: str
     vector: str
 
 
-MODULE: Final = "n2n_gym:"  # before an id, makes gymnasium import what registers it
-# Of the environments' arguments; said outright where results are kept.
+MODULE: Final = "n2n_gym:"  # prefix of an id; Gymnasium then imports n2n_gym
+# Arguments of the environments, named explicitly in stored results.
 DEFAULTS: Final = {"teacher": "resnet18", "task": "digits", "evaluator": "inherit"}
-# Likewise of those in which kernels shrink; until this was said, the rule was another.
+# Another such argument, for environments in which kernels shrink. Results without it
+# come from an older rule.
 KERNELS: Final = {"kernels": "nearest"}
 ENVIRONMENTS: Final = {
     "N2NRemove-v0": EntryPoints(
@@ -35,7 +36,7 @@ ENVIRONMENTS: Final = {
 
 
 def register() -> None:
-    """Register every id once; calling it again changes nothing."""
+    """Register every id that Gymnasium does not know yet."""
     wanted: dict[str, tuple[str, Mapping[str, Any]]]
     wanted = {name: (name, {}) for name in ENVIRONMENTS}
     wanted |= {name: (preset.env, preset.arguments) for name, preset in PRESETS.items()}

@@ -1,7 +1,7 @@
 """The benchmark tasks: environments with all arguments fixed, under ids of their own.
 
-An id stands for the same task for ever: where a change would give other scores, its
-version goes up.
+An id always means the same task. If a change of the code changes a task's scores, the
+id gets a new version.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any, Final, NamedTuple
 
 
 class Reference(NamedTuple):
-    """Rewards that others can be compared with."""
+    """Known rewards, to compare results with."""
 
     random: float  # random search's best, interquartile mean over seeds
     best: float  # the best known
-    agent: str  # that found it
-    evaluations: int  # distinct students of a run
+    agent: str  # agent that found it
+    evaluations: int  # number of distinct students that a run scores
 
 
 class Preset(NamedTuple):
     """One benchmark task."""
 
-    env: str  # the id that it fixes the arguments of
+    env: str  # id of the environment that has these arguments
     arguments: Mapping[str, Any]
     reference: Reference | None = None  # once it has been measured
 
@@ -51,7 +51,7 @@ def _digits(stage: str, network: str) -> tuple[str, Preset]:
         "evaluator": "inherit",
     }
     if stage == "Shrink":
-        arguments["kernels"] = "floor"  # as when these were first published
+        arguments["kernels"] = "floor"  # these tasks were published with it
     return name, Preset(_STAGES[stage], arguments, _REFERENCES.get(name))
 
 
@@ -61,18 +61,20 @@ PRESETS: Final[Mapping[str, Preset]] = dict(
 
 
 def as_markdown() -> str:
-    """The page about them."""
+    """The documentation page about the tasks, in Markdown."""
     lines = [
         "# Benchmark tasks",
         "",
-        "Environments with teacher, task and evaluator fixed, and all else as it is by "
-        "default. An id stands for the same task for ever; `gym.make` takes it, and so "
-        "does `n2n-gym compare --env`, whose report puts random search at 0, if it is "
-        "among the agents, and the best known at 1.",
+        "Environments with a fixed teacher, task and evaluator; all other arguments "
+        "have their defaults. An id always means the same task. `gym.make` and "
+        "`n2n-gym compare --env` take it. The report of `compare` normalises rewards: "
+        "random search, if it was run, is 0 and the best known reward is 1.",
         "",
-        "- **random**: the best reward of a random search, interquartile mean over "
-        "seeds; **best known**: the highest reward anyone has found, and with what. "
-        "Both in so many distinct students.",
+        "- **random**: the best reward of random search, as an interquartile mean "
+        "over seeds.",
+        "- **best known**: the highest reward found so far.",
+        "- **by**: the agent that found it.",
+        "- **students**: the budget of both, in distinct students.",
         "",
         "| id | teacher | task | evaluator | random | best known | by | students |",
         "|---|---|---|---|---:|---:|---|---:|",

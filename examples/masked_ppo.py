@@ -3,7 +3,7 @@
     pip install -e ".[sb3]"
     python examples/masked_ppo.py                   # or with another teacher's name
 
-The evaluator "inherit" scores students without training them, some a second.
+The evaluator "inherit" scores students without training, several per second.
 """
 
 import sys
@@ -17,7 +17,7 @@ STUDENTS = int(sys.argv[2]) if len(sys.argv) > 2 else 40
 
 
 class Best(BaseCallback):
-    """Keeps the best student, and ends the training after so many."""
+    """Keeps the best student, and ends the training after a number of students."""
 
     reward, student, seen = -1.0, None, 0
 

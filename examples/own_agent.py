@@ -1,8 +1,8 @@
-"""An agent of your own beside random search, with intervals and a report.
+"""Your own agent compared with random search, with intervals and a report.
 
     python examples/own_agent.py                    # or with another teacher's name
 
-An agent is a function of an environment and a seed that plays until it is stopped.
+An agent is a function of an environment and a seed. It plays until it is stopped.
 """
 
 import sys

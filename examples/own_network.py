@@ -1,6 +1,6 @@
 """From your own network and images to a small ONNX file.
 
-    python examples/own_network.py                  # or in other minutes than 4
+    python examples/own_network.py                  # 4 minutes, or another number
 
 The teacher is named "module:function", the task is an .npz file or a folder of images.
 """
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else "runs/own")
     folder.mkdir(parents=True, exist_ok=True)
     task = str(images(folder / "digits-of-mine.npz"))
-    chosen = Options("own_network:network", task, folder / "run", minutes=MINUTES)
-    found = compress(chosen)
+    chosen = {"output": folder / "run", "minutes": MINUTES}
+    found = compress(Options("own_network:network", task, **chosen))
     times = found.teacher.num_params / found.student.student.num_params
     print(f"{times:.0f}x smaller, {found.student.test_accuracy:.1%} of the test images")

@@ -1,4 +1,4 @@
-"""What a finished student is worth."""
+"""Rewards: functions of the student's and the teacher's score."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final, NamedTuple, Protocol
 
 from n2n_gym.common.plugins import check_call, lookup
 
-DEGENERATE: Final = -1.0  # the reward of what cannot be scored
+DEGENERATE: Final = -1.0  # the reward of a student that cannot be scored
 
 
 class Score(NamedTuple):
-    """What was measured of a student, or of the teacher.
+    """The measured properties of a student, or of the teacher.
 
     Attributes:
-        accuracy: On the validation split, in [0, 1].
-        num_params: Trainable parameters.
+        accuracy: Accuracy on the validation split, in [0, 1].
+        num_params: Number of trainable parameters.
         num_macs: Multiply-accumulates for one image.
-        cost: What finding it out costs, in nominal student-epochs: passes over the
-            training split, whether or not the score was known already.
-        cost_once: What is spent once for all students of the teacher, likewise.
-        resources: What was measured of it beside the accuracy, by name; filled in
-            for the reward.
+        cost: Nominal student-epochs (passes over the training split) that this score
+            costs, even if the store already had the score.
+        cost_once: Nominal student-epochs spent once for all students of the teacher.
+        resources: Resources by name. Evaluators leave this mapping empty; environments
+            fill it in before they compute the reward.
     """
 
     accuracy: float
@@ -34,30 +34,30 @@ class Score(NamedTuple):
     resources: Mapping[str, float] = {}
 
     def to_dict(self) -> dict[str, float]:
-        """What was found out of it, but for the resources."""
+        """All values except the resources."""
         return {n: v for n, v in self._asdict().items() if n != "resources"}
 
 
 class Failure(NamedTuple):
-    """Why a student has no score."""
+    """The reason why a student has no score."""
 
     reason: str
-    retryable: bool  # whether the same student may get one the next time
-    needs_memory: bool = False  # so that it had better be alone then
+    retryable: bool  # whether another try may succeed
+    needs_memory: bool = False  # whether to retry it with no other student
 
 
 class Reward(Protocol):
-    """A student's worth, from its score and its teacher's.
+    """The reward of a student: a function of its score and the teacher's.
 
-    One that asks for more than parameters and MACs names it in an attribute
-    ``resources``, and finds it in the scores' ``resources``.
+    A reward that needs resources other than parameters and MACs names them in its
+    attribute ``resources``. The ``resources`` of both scores then have these amounts.
     """
 
     def __call__(self, student: Score, teacher: Score) -> float: ...
 
 
 def needed(reward: Reward) -> tuple[str, ...]:
-    """Names of the resources that a reward asks for."""
+    """Names of the resources that a reward needs."""
     return tuple(getattr(reward, "resources", ()))
 
 
@@ -73,15 +73,16 @@ def n2n(student: Score, teacher: Score) -> float:
 
 
 def accuracy(student: Score, teacher: Score) -> float:
-    """R = accuracy_student / accuracy_teacher: for a search within limits."""
+    """R = accuracy_student / accuracy_teacher, for a search within limits."""
     return student.accuracy / teacher.accuracy
 
 
 def log_size(student: Score, teacher: Score) -> float:
     """R = log10(params_teacher / params_student) * accuracy_student / accuracy_teacher.
 
-    It goes on where the paper's reward ends: C(2 - C) is 0.99 at ten times smaller and
-    1 at the most, this is 1 at ten times, 2 at a hundred.
+    Unlike the paper's reward it does not saturate. For a student ten times smaller than
+    the teacher, C(2 - C) is 0.99 and the logarithm is 1. For one a hundred times
+    smaller, C(2 - C) is 0.9999 and the logarithm is 2.
     """
     times = teacher.num_params / student.num_params
     return math.log10(times) * student.accuracy / teacher.accuracy
@@ -89,11 +90,12 @@ def log_size(student: Score, teacher: Score) -> float:
 
 @dataclass(frozen=True)
 class Saving:
-    """The paper's reward with any resource in the parameters' place.
+    """The paper's reward with another resource in place of the parameters.
 
-    R = S(2 - S) * accuracy_student / accuracy_teacher, where S is the share of the
-    teacher's latency, say, that the student saves. A student that takes more than the
-    teacher is worth less than nothing, but not less than a failed one, -1.
+    R = S(2 - S) * accuracy_student / accuracy_teacher. S is the fraction of the
+    teacher's resource, for example latency, that the student saves. If the student
+    needs more than the teacher, R is negative, but at least -1, the reward of a
+    failure.
     """
 
     resource: str
@@ -109,16 +111,17 @@ class Saving:
 
 @dataclass(frozen=True)
 class Toward:
-    """The paper's reward, for a search within limits: no more saving than they ask for.
+    """The paper's reward within limits: savings beyond a limit do not count.
 
-    R = S(2 - S) * accuracy_student / accuracy_teacher, where S is the share of the way
-    that the student has gone from what the teacher takes to the limit, 1 at the most;
-    of several limits, that of which least. So within the limits accuracy is all. What
-    takes more than the teacher is worth less than nothing, but not less than a failed
-    student, -1.
+    R = S(2 - S) * accuracy_student / accuracy_teacher. A resource has to be reduced
+    from the teacher's amount to the limit. S is the fraction of this reduction that the
+    student achieves, at most 1. With several limits, the smallest S counts; limits that
+    the teacher keeps do not count. So among students within all limits, only accuracy
+    matters. If the student needs more than the teacher, R is negative, but at least -1,
+    the reward of a failure.
 
     Attributes:
-        bounds: The most of each resource, by name.
+        bounds: Upper limit of each resource, by name.
     """
 
     bounds: Mapping[str, float]
@@ -138,10 +141,10 @@ class Toward:
 
 @dataclass(frozen=True)
 class Weighted:
-    """R = a weighted sum of the accuracy against the teacher's and of savings.
+    """R = a weighted sum of the relative accuracy and of savings.
 
     Attributes:
-        weights: Of "accuracy" and of resources, by name:
+        weights: Weight of "accuracy" and of each resource, by name:
             ``{"accuracy": 1, "latency_ms": 0.3, "onnx_bytes": 0.1}``.
     """
 
@@ -157,9 +160,9 @@ class Weighted:
 
 
 def saving(resource: str, student: Score, teacher: Score) -> float:
-    """The share of what the teacher takes that the student does not, at most 1.
+    """The fraction of the teacher's resource that the student saves, at most 1.
 
-    0 where the teacher takes nothing: there is nothing to save.
+    It is 0 if the teacher's amount is 0.
     """
     if teacher.resources[resource] == 0:
         return 0.0
@@ -169,7 +172,11 @@ def saving(resource: str, student: Score, teacher: Score) -> float:
 def objectives(
     names: Iterable[str], student: Score, teacher: Score
 ) -> tuple[float, ...]:
-    """What is to be large: accuracy against the teacher's, and savings."""
+    """The objectives to maximise: relative accuracy and savings, in the names' order.
+
+    Args:
+        names: "accuracy", and the names of resources.
+    """
     return tuple(
         accuracy(student, teacher)
         if name == "accuracy"
@@ -187,10 +194,10 @@ REWARDS: Final[Mapping[str, Reward]] = {
 
 
 def load_reward(reward: str | Reward) -> Reward:
-    """A reward by its name, from "module:attribute", or as it is given.
+    """A reward, given by its name, as "module:attribute", or as a function.
 
     Raises:
-        ValueError: There is no such reward, or it is no function of two scores.
+        ValueError: There is no such reward, or it is not a function of two scores.
     """
     found: Reward = (
         lookup("reward", reward, REWARDS) if isinstance(reward, str) else reward

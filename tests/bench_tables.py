@@ -61,6 +61,8 @@ def small_table(env: str = "remove") -> Table:
     students = every_student(real_env(empty, AIMS["N2NBench/Small-v0"], "size"))
     found = list(students.values())
     rng, count = np.random.default_rng(0), len(students)
+    status = np.full((count, 3, 2), tables.SCORED, np.uint8)
+    status[:, 1:, 1] = tables.UNUSED
     return replace(
         empty,
         decisions=np.array(list(students), np.uint8),
@@ -72,7 +74,7 @@ def small_table(env: str = "remove") -> Table:
         onnx_bytes=np.ones(count, np.uint32),
         peak_bytes=np.ones(count, np.uint32),
         correct=rng.integers(20, 90, (count, 3, 2, 2)).astype(np.uint16),
-        status=np.full((count, 3, 2), tables.SCORED, np.uint8),
+        status=status,
         seconds=np.full((count, 3, 2), 0.5, np.float32),
         block=np.zeros(count, np.uint8),
         latency_ms=np.zeros((count, 0), np.float32),
@@ -85,6 +87,8 @@ def installed(table: Table, folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         write_table(folder / "small.npz", table)
         patch.setattr(tables, "FOLDER", folder)
+        for name in list(BENCH):
+            patch.delitem(BENCH, name)
         for name, task in AIMS.items():
             patch.setitem(BENCH, name, task)
             gym.register(id=name, entry_point=ENTRY, kwargs={"task": name})

@@ -1,4 +1,4 @@
-"""What the tests share: a cache of their own, and a teacher that trains in seconds."""
+"""Shared fixtures: a separate cache, and a teacher that trains in seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an environment gave, kept beside what a library made of it."""
+"""The results of an environment, recorded beside what a library made of them."""
 
 from __future__ import annotations
 

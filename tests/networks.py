@@ -147,6 +147,44 @@ class ShuffledNet(nn.Module):
         return self.fc(F.relu(self.last(x)).mean((2, 3)))
 
 
+class DealtNet(nn.Module):
+    """Branches of one width, joined, shuffled and split, as in ShuffleNet's stages.
+
+    Behind them a shuffle between grouped convolutions, as in its first version.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, 1, 1)
+        self.left = nn.Conv2d(6, 8, 1, bias=False)
+        self.left_norm = nn.BatchNorm2d(8)
+        self.right = nn.Conv2d(6, 8, 3, 1, 1)
+        self.inner1 = nn.Conv2d(8, 10, 1)
+        self.outer1 = nn.Conv2d(10, 8, 3, 1, 1)
+        self.inner2 = nn.Conv2d(8, 6, 1)
+        self.outer2 = nn.Conv2d(6, 8, 1)
+        self.last = nn.Conv2d(16, 18, 1)
+        self.squeeze = nn.Conv2d(18, 12, 1, groups=3)
+        self.squeeze_norm = nn.BatchNorm2d(12)
+        self.depthwise = nn.Conv2d(12, 12, 3, 1, 1, groups=12)
+        self.expand = nn.Conv2d(12, 18, 1, groups=3)
+        self.dropout = nn.Dropout(0.2)
+        self.fc = nn.Linear(18, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(torch.cat([self.left_norm(self.left(x)), self.right(x)], 1))
+        x = F.channel_shuffle(x, 2)
+        for inner, outer in ((self.inner1, self.outer1), (self.inner2, self.outer2)):
+            kept, taken = x.chunk(2, dim=1)
+            x = torch.cat([kept, F.relu(outer(F.relu(inner(taken))))], 1)
+            x = F.channel_shuffle(x, 2)
+        x = F.relu(self.last(x))
+        y = F.channel_shuffle(F.relu(self.squeeze_norm(self.squeeze(x))), 3)
+        x = x + self.expand(self.depthwise(y))
+        return self.fc(self.dropout(F.relu(x).mean((2, 3))))
+
+
 class ScaledBlock(nn.Module):
     """Normalised over the channels, linear at each place, scaled, as in ConvNeXt."""
 
@@ -230,6 +268,36 @@ class VariedNet(nn.Module):
         return self.fc(self.last(x.clamp(-2, 2)).mean((2, 3)))
 
 
+class MixedNet(nn.Module):
+    """Layers that follow their channels: all become narrower with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 12, 3, 1, 1)
+        self.norm = nn.InstanceNorm2d(12, affine=True)
+        self.slopes = nn.PReLU(12)
+        self.down = nn.Conv2d(12, 10, 3, 2)
+        self.wide = nn.Conv2d(10, 16, 3, 1, 1)
+        self.wide_norm = nn.InstanceNorm2d(16, affine=True)
+        self.back = nn.Conv2d(16, 8, 3, 1, 1)
+        self.left = nn.Conv2d(8, 8, 3, 1, 1)
+        self.right = nn.Conv2d(8, 8, 1)
+        self.squeeze = nn.Linear(8, 6)
+        self.excite = nn.Linear(6, 8)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.slopes(self.norm(self.stem(x)))
+        x = F.elu(self.down(F.pad(x, (0, 1, 0, 1))))
+        x = F.interpolate(x, scale_factor=2.0)[:, :, ::2, 1::2]
+        x = self.wide_norm(self.wide(x)).clamp(-2, 2)
+        x = self.back(F.interpolate(x, size=(5, 5), mode="bilinear"))
+        x = self.left(x) / 3 - self.right(x)
+        gate = F.gelu(self.squeeze(x.mean((2, 3))), approximate="tanh")
+        gate = self.excite(gate)[:, :, None, None]
+        return self.fc((x * gate.expand_as(x)).mean((2, 3)))
+
+
 class GroupNormNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -268,12 +336,25 @@ NETWORKS = (
     PlainNet,
     GroupedJoinNet,
     ShuffledNet,
+    DealtNet,
     ScaledNet,
     PaddedNet,
     VariedNet,
+    MixedNet,
     GroupNormNet,
 )
 IMAGE = (1, 8, 8)
+# timm's, small, and between them of every kind of layer that torchvision's have not.
+OF_TIMM = (
+    "fastvit_t8",
+    "hrnet_w18_small",
+    "inception_next_atto",
+    "mixnet_s",
+    "repvgg_a0",
+    "resnetv2_50d_gn",
+    "rexnetr_100",
+    "starnet_s1",
+)
 
 
 def awake(network: nn.Module, seed: int = 0) -> nn.Module:

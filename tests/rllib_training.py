@@ -73,7 +73,7 @@ def journal_of(algorithm: Algorithm) -> Journal:
 
 
 def read(env: Journal) -> dict[str, object]:
-    """What the environment itself says of its episodes."""
+    """The environment's own episodes: their infos."""
     check_episodes(env, at_least=UPDATES * 7)
     was_illegal = any(any(episode.was_illegal) for episode in env.episodes)
     return {"was_illegal": was_illegal, "values": env.values}

@@ -1,4 +1,4 @@
-"""What needs a GPU, or another accelerator that torch knows."""
+"""Tests that need a GPU, or another accelerator that torch knows."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def test_one_device_of_several_is_named():
 
 @only_nvidia
 def test_without_what_python_takes_a_batch_of_one_is_faster_too(large, thin):
-    started, alone = TorchLatency(), TorchLatency(graph=True)
-    assert alone(large, large) < 0.8 * started(large, large)
-    assert alone(thin, large) < 0.9 * alone(large, large)
+    started, as_graph = TorchLatency(), TorchLatency(graph=True)
+    assert as_graph(large, large) < 0.8 * started(large, large)
+    assert as_graph(thin, large) < 0.9 * as_graph(large, large)
 
 
 @only_nvidia

@@ -1,4 +1,4 @@
-"""What the wrappers for other libraries give, step by step."""
+"""The wrappers for other libraries, step by step."""
 
 import gymnasium as gym
 import numpy as np
@@ -40,7 +40,7 @@ def test_names_are_the_librarys_own():
 
 def test_continuous_actions_have_no_mask():
     env = make("N2NShrink-v0", action="continuous")
-    with pytest.raises(ValueError, match=r"masks belong to discrete actions, got Box"):
+    with pytest.raises(ValueError, match=r"only discrete actions have a mask, got Box"):
         MaskedObservation(env)
 
 

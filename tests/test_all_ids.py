@@ -1,4 +1,4 @@
-"""What holds of every registered environment."""
+"""Properties of every registered environment."""
 
 import copy
 import subprocess

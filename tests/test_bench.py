@@ -127,7 +127,7 @@ def test_the_cheaper_fidelity_has_its_own_scores_and_cost(table):
     env = gym.make("N2NBench/Small-v0", fidelity="inherit")
     *_, (_, _, _, _, info) = play(env, np.random.default_rng(0))
     row = table.row_of[info["fingerprint"]]
-    assert info["accuracy"] == table.correct[row, :, 1, 0].mean() / 100
+    assert info["accuracy"] == table.correct[row, 0, 1, 0] / 100  # of its one seed
     assert info["cost"] == 0.125
 
 
@@ -158,8 +158,8 @@ def test_a_vector_plays_what_single_ones_play(table):
         mask = info["action_mask"][0]
         action = int(np.flatnonzero(mask)[0])
         observations, *_, info = vector.step(np.full(3, action))
-        alone, *_ = single.step(action)
-        assert np.array_equal(observations[1], alone)
+        single_row, *_ = single.step(action)
+        assert np.array_equal(observations[1], single_row)
     vector.close()
 
 

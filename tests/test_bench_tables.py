@@ -1,6 +1,7 @@
 """N2N-Bench's own tables: whole, right, and equal to the real environments."""
 
 import os
+from collections import Counter
 
 import gymnasium as gym
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import n2n_gym  # noqa: F401  registers the ids
+from benchmarks.n2n_bench import pages
 from benchmarks.n2n_bench.make import (
     FIDELITIES,
     every_student,
@@ -21,7 +23,9 @@ from envs_registry import BENCH, BenchTask
 from n2n_gym.bench import load_table
 from n2n_gym.bench.env import TableEvaluator, real_env
 from n2n_gym.bench.table import FOLDER, SCORED, SPLITS
+from n2n_gym.comparison.suite import standings
 from n2n_gym.evaluators.rungs import BENCH_V1
+from n2n_gym.resources.machine import processor
 
 MADE = sorted(path.stem for path in FOLDER.glob("*.npz"))  # some in part
 TABLES = sorted({task.table for task in BENCH.values()})
@@ -33,9 +37,9 @@ def test_a_table_is_of_the_teacher_that_ships(name):
     table = load_table(name)
     assert len(table.row_of) == len(table) <= 4_096
     assert table.header["teacher"]["sha256"] == weights_hash(name)
-    is_scored = (table.status == SCORED).all((1, 2))
+    is_scored = (table.status == SCORED).any((1, 2))
     assert (table.block[is_scored] < len(table.header["blocks"])).all()
-    assert (table.correct[is_scored] > 0).all()
+    assert (table.correct[table.status == SCORED] > 0).all()
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -47,6 +51,21 @@ def test_a_table_has_every_student_that_legal_play_can_reach(name):
         assert table.row_of[student.fingerprint] == row
         assert table.num_params[row] == student.num_params
         assert table.num_macs[row] == student.num_macs
+
+
+@pytest.mark.skipif(not BENCH, reason="no table is complete yet")
+def test_the_leaderboard_in_the_docs_is_of_every_task_with_30_seeds():
+    runs = pages.read_all()
+    assert pages.PAGE.read_text() == pages.page(runs, standings(runs))
+    seeds = Counter((one.agent, one.task) for one in runs)
+    agents = {one.agent for one in runs}
+    assert seeds == {(agent, task): 30 for agent in agents for task in BENCH}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BENCH, reason="no table is complete yet")
+def test_the_page_of_the_tables_says_what_they_say():
+    assert pages.TABLES.read_text() == pages.tables_page()
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -94,6 +113,10 @@ def compare(name, episodes):
             assert np.array_equal(mine[4][key], value), key
 
 
+def _minor(version):
+    return version.rpartition(".")[0]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("N2N_DATA" not in os.environ, reason="N2N_DATA names no images")
 @pytest.mark.parametrize("name", MADE)
@@ -101,14 +124,18 @@ def test_students_that_are_scored_anew_have_their_counts(name):
     """To the digit on a machine of the table's kind, elsewhere within the noise."""
     table, teacher = load_table(name), load_subject(name)
     env = real_env(table, BenchTask(name, "n2n"), "size")
-    here = torch.__version__.rpartition(".")[0], torch.backends.cpu.get_cpu_capability()
+    here = (
+        _minor(torch.__version__),
+        processor(),
+        torch.backends.cpu.get_cpu_capability(),
+    )
     rng = np.random.default_rng(2)
     for row in rng.choice(scored_rows(table), 3, replace=False):
         block = table.header["blocks"][table.block[row]]
-        made = block["torch"].rpartition(".")[0], block["instructions"]
+        made = _minor(block["torch"]), block["processor"], block["instructions"]
         for which, rung in enumerate(FIDELITIES):
             found = score(student_of(table, row, env), teacher, rung, 0)
-            noise = table.standard_error(fidelity=rung.name) * table.num_seeds**0.5
+            noise = table.standard_error() * table.num_seeds() ** 0.5
             for place, split in enumerate(SPLITS):
                 kept = int(table.correct[row, 0, which, place])
                 allowed = 0 if here == made else 4 * noise * 5_000
@@ -116,13 +143,10 @@ def test_students_that_are_scored_anew_have_their_counts(name):
 
 
 def test_the_recipe_is_written_down():
-    """What the tables were made with never changes."""
+    """The recipe that the tables were made with never changes."""
     recipe = BENCH_V1.recipe
-    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (
-        1 / 18,
-        32,
-        0.03,
-    )
+    assert (recipe.epochs, recipe.batch_size) == (1 / 9, 128)
+    assert recipe.learning_rate == 0.03
     for name in MADE:
         kept = load_table(name).header["recipes"]["bench-v1"]
         assert kept["recipe"]["learning_rate"] == recipe.learning_rate

@@ -31,7 +31,7 @@ SMALL = [network.__name__ for network in NETWORKS]
 def played(
     start: Architecture, decisions: Sequence[Removal], wanted: Sequence[bool]
 ) -> tuple[list[list[Removal]], Architecture]:
-    """What had been taken at each decision of an episode, and its student."""
+    """The choices before each decision of an episode, and its student."""
     left = start.rewire(frozenset(), frozenset())
     taken: list[Removal] = []
     states = [taken]

@@ -16,7 +16,7 @@ channels_of = pytest.mark.parametrize("channels", range(1, 2 * FEW_CHANNELS, 3))
 
 
 def shortcut(channels: int, stride: tuple[int, int], groups: int = 1) -> nn.Module:
-    """A strided 1x1 convolution of so many channels, and what makes it a classifier."""
+    """A strided 1x1 convolution of this many channels, with a classifier after it."""
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, padding=1),
         nn.ReLU(),

@@ -14,11 +14,11 @@ from n2n_gym.evaluators.calibration import (
     Calibration,
     calibrate,
 )
-from n2n_gym.evaluators.elastic import random_student
 from n2n_gym.evaluators.loading import load_evaluator
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import removals
+from n2n_gym.networks.random_students import random_student
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Score
 from n2n_gym.tasks.augmentation import Augmentation
@@ -40,7 +40,7 @@ def calibration(teacher):
 
 @pytest.fixture(scope="module")
 def students(teacher):
-    """Of the kind that the map is fitted to, but others."""
+    """Students of the kind that the map is fitted to, but not the same ones."""
     start, rng = teacher.architecture, random.Random(99)
     return [random_student(start, removals(start), rng) for _ in range(30)]
 
@@ -101,11 +101,11 @@ def test_what_full_distillation_costs_once_is_counted_once(teacher):
     read, task = teacher.task.read, teacher.task
     moving = Task(task.name, (1, 8, 8), 10, read, augmentation=Augmentation(padding=1))
     teacher = replace(teacher, task=moving)
-    full = make(replace(FULL, views=3))
+    full = make(replace(FULL, num_variants=3))
     found = calibrate(teacher, make(CHEAP), full, num_students=5)
     (cheap,) = make(CHEAP)([teacher.architecture], teacher)
     (score,) = full([teacher.architecture], teacher)
-    assert score.cost_once == pytest.approx(2 / 3)  # two more views, forward only
+    assert score.cost_once == pytest.approx(2 / 3)  # two more variants, forward only
     assert found.cost == pytest.approx(5 * (cheap.cost + score.cost) + 2 / 3)
 
 
@@ -144,8 +144,8 @@ def test_it_is_read_as_it_was_written(calibration, tmp_path):
     [
         ({"accuracy_map": {"intercept": 0.0}}, "holds no calibration"),
         ({"accuracy_map": dict.fromkeys(WEIGHTS, -1.0)}, "at least 0, got"),
-        ({"accuracy_map": dict.fromkeys(WEIGHTS, float("nan"))}, "are finite"),
-        ({"format": 1}, "in another format; make it anew"),
+        ({"accuracy_map": dict.fromkeys(WEIGHTS, float("nan"))}, "must be finite"),
+        ({"format": 1}, "expected .*; make it anew"),
         ({"extra": 1}, "holds no calibration"),
     ],
 )
@@ -182,4 +182,4 @@ def test_the_command_writes_one_that_the_environments_take(
     assert evaluator.calibration.rung == "inherit"
     result = CliRunner().invoke(app, [*arguments[:2], "x.txt", *arguments[3:]])
     assert result.exit_code == 1
-    assert "a calibration is a .json file" in result.stderr
+    assert "a calibration must be a .json file" in result.stderr

@@ -167,7 +167,7 @@ def test_two_names_that_would_become_one_are_refused(state):
 # Places
 
 
-PLACES = [
+NESTINGS = [
     "net",
     "model",
     "state_dict",
@@ -182,7 +182,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("kind", ["object", "pt"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", NESTINGS)
 def test_the_state_dict_may_lie_at_any_place(place, kind, state, tmp_path):
     optimiser = torch.optim.SGD(network().parameters(), 0.1, momentum=0.9)
     checkpoint = {
@@ -366,8 +366,8 @@ def test_two_that_are_equal_are_one(first, second, state):
 )
 @pytest.mark.parametrize("is_first", [True, False])
 def test_of_two_the_one_that_fits_is_taken(is_first, other, state):
-    places = ("a", "b") if is_first else ("b", "a")
-    assert_reads(dict(zip(places, (state, other), strict=True)), state)
+    names = ("a", "b") if is_first else ("b", "a")
+    assert_reads(dict(zip(names, (state, other), strict=True)), state)
 
 
 def test_the_closest_one_is_spoken_of(state):
@@ -382,8 +382,8 @@ def test_the_closest_one_is_spoken_of(state):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "but dict"),
-        ([torch.zeros(3)], "but list"),
+        ({}, "got dict"),
+        ([torch.zeros(3)], "got list"),
         ({"epoch": 3}, "its 'epoch' is int"),
         ({"model": {}}, "its 'model' is dict"),
         ({"model": {"fc.weight": [1.0, 2.0]}}, "its 'fc.weight' is list"),
@@ -394,10 +394,10 @@ def test_the_closest_one_is_spoken_of(state):
 def test_what_holds_no_state_dict_is_refused(content, message, tmp_path):
     path = tmp_path / "w.pt"
     torch.save(content, path)
-    with pytest.raises(ValueError, match=rf"w\.pt holds no state dict.*{message}"):
+    with pytest.raises(ValueError, match=rf"w\.pt has no state dict: .*{message}"):
         read_network(network(), TASK, path)
     if isinstance(content, dict):
-        with pytest.raises(ValueError, match=f"the state dict holds no .*{message}"):
+        with pytest.raises(ValueError, match=f"the state dict has no .*{message}"):
             read_network(network(), TASK, content)
 
 

@@ -64,7 +64,7 @@ def test_the_smallest_that_is_alike_is_chosen(students):
 
 
 def test_what_is_like_the_teacher_comes_before_what_is_smaller(students):
-    """Of 1,000 images the teacher gets 950 right, the large one 949, the small 930."""
+    """Right answers on 1,000 images: teacher 950, large student 949, small one 930."""
     whole, large = answers(1000, range(50)), answers(1000, range(51))
     small = answers(1000, range(70))
     assert smallest_alike(students[:2], [0.7, 0.9], [large, small], whole) == 0
@@ -85,7 +85,7 @@ def test_one_image_tells_nobody_apart():
 
 
 def test_another_repeat_is_another_seed_and_the_first_keeps_its_key(teacher, students):
-    rung = FULL.with_epochs(1).with_views(1)
+    rung = FULL.with_epochs(1).with_variants(1)
     first, again, second = (
         DistillationEvaluator(rung, repeat=repeat) for repeat in (0, 0, 1)
     )
@@ -144,7 +144,7 @@ def test_finalists_of_the_last_round_have_several_seeds(teacher, students, tmp_p
 def test_the_choice_goes_by_answers(
     teacher, students, tmp_path, monkeypatch, wrong, limits
 ):
-    """Of 360 images, with a teacher that gets five of them wrong."""
+    """360 images, with five wrong answers of the teacher."""
     final = finalists(teacher, tmp_path, limits)
     size = {student.num_params: n for n, student in enumerate(students)}
 

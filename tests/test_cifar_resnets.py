@@ -1,12 +1,19 @@
 """CIFAR's ResNets with shortcuts without weights: exact, and all can be decided."""
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from n2n_gym.compression.pipeline import compress
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals, remove, shrink, shrinkages
 from n2n_gym.networks.layers import Conv, PadChannels, Slice
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.trace import trace
+from n2n_gym.runs.options import Options
+from n2n_gym.tasks.loading import load_task
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.cifar import DEPTHS, cifar_resnet
 from n2n_gym.teachers.zoo import is_name, teacher_architecture
@@ -59,3 +66,32 @@ def test_blocks_inner_widths_and_kernels_can_be_decided(name):
 def test_they_fit_images_of_other_sizes(image):
     start = teacher_architecture("resnet20", Task("none", image, 10, dict))
     assert build(start).eval()(torch.randn(2, *image)).shape == (2, 10)
+
+
+@pytest.mark.slow
+def test_one_is_compressed_and_exported(tmp_path):
+    summary = compress(
+        Options(
+            teacher="resnet20",
+            task="digits",
+            evaluator="inherit",
+            removal_updates=1,
+            shrinkage_updates=1,
+            final_epochs=2,
+            controls="none",
+            output=tmp_path,
+            device="cpu",
+        )
+    )
+    student = Architecture.from_json((tmp_path / "architecture.json").read_text())
+    teacher = teacher_architecture("resnet20", load_task("digits"))
+    assert student.num_params == summary.student.student.num_params
+    assert student.num_params < teacher.num_params
+    network = build(student)
+    network.load_state_dict(load_file(tmp_path / "student.safetensors"))
+    images = load_task("digits").splits["test"].images[:32]
+    session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
+    (logits,) = session.run(None, {"pixels": images.float().numpy() / 255})
+    with torch.no_grad():
+        expected = network.eval()(summary.normalise(images)).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)

@@ -72,9 +72,9 @@ def test_it_goes_on_where_it_was_killed(compared, tmp_path):
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
     path = tmp_path / "results.jsonl"
     for text, why in (
-        ("student,accuracy\n", "line 1 is no result"),
-        ("[1]\n", "line 1 is no result"),
-        ('{"version": 99}\n', "is of version 99, not 1"),
+        ("student,accuracy\n", "line 1 is not a result"),
+        ("[1]\n", "line 1 is not a result"),
+        ('{"version": 99}\n', "has version 99 of the format"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=why):
@@ -117,7 +117,7 @@ def test_the_command_writes_results_and_a_report(tmp_path, monkeypatch):
 
     result = invoke("--evaluations", 5, "--output", folder)
     assert result.exit_code == 1
-    assert "--resume goes on with it" in " ".join(result.stderr.split())
+    assert "resume it with --resume" in " ".join(result.stderr.split())
     assert (folder / "results.jsonl").read_text() == before
     assert invoke("--evaluations", 5, "--output", folder, "--resume").exit_code == 0
     assert (folder / "results.jsonl").read_text() == before
@@ -166,10 +166,10 @@ def test_an_agent_starts_from_a_policy(tmp_path):
 
 def test_the_command_refuses_a_budget_that_makes_no_sense(tmp_path):
     for arguments, why in (
-        ((), "a budget needs a number of epochs or of evaluations"),
+        ((), "a budget must limit the epochs, the evaluations"),
         (("--budget", 0), "epochs must be a positive number, got 0.0"),
         (("--evaluations", -1), "evaluations must be a positive number, got -1"),
-        (("--budget", 5), "cost nothing"),
+        (("--budget", 5), "cost no epochs"),
     ):
         result = invoke("--workers", 1, "--output", tmp_path / "x", *arguments)
         assert result.exit_code == 1
@@ -182,9 +182,9 @@ def test_reinforce_begins_anew_where_it_has_settled(monkeypatch):
     made = []
     make_policy = reinforce.make_policy
 
-    def make(env, *, seed):
+    def make(env, *, seed, **options):
         made.append(seed)
-        return make_policy(env, seed=seed)
+        return make_policy(env, seed=seed, **options)
 
     monkeypatch.setattr(reinforce, "make_policy", make)
     env = RemoveEnv("vgg11_bn", evaluator="size")
@@ -204,9 +204,9 @@ def test_a_file_holds_runs_of_one_budget_and_one_evaluator(tmp_path):
         return plan(envs, ["random"], [0], evaluations=evaluations)
 
     compare(planned(size, 2), path)
-    with pytest.raises(ValueError, match="holds runs with evaluations 2, not 3"):
+    with pytest.raises(ValueError, match="has runs with evaluations 2; runs with 3"):
         compare(planned(size, 3), path)
-    with pytest.raises(ValueError, match=r"holds runs with arguments .*'size'"):
+    with pytest.raises(ValueError, match=r"has runs with arguments .*'size'"):
         compare(planned({**size, "evaluator": "inherit"}, 2), path)
     compare(planned({**size, "teacher": "resnet18"}, 2), path)  # another task
 
@@ -214,7 +214,7 @@ def test_a_file_holds_runs_of_one_budget_and_one_evaluator(tmp_path):
 def test_a_budget_pays_for_a_student_at_least():
     ledger = Ledger(epochs=0.5)
     info = {"fingerprint": "x", "cost": 0.4, "cost_once": 2.0}
-    with pytest.raises(ValueError, match=r"0\.5 epochs .* student, which takes 2\.4"):
+    with pytest.raises(ValueError, match=r"0\.5 epochs .* student costs 2\.4"):
         ledger.add(1.0, (0,), info)
 
 
@@ -230,7 +230,7 @@ def test_decisions_of_numpy_are_kept_as_numbers():
 
 
 def test_agents_of_other_actions_are_refused_before_any_run():
-    with pytest.raises(ValueError, match="sac takes continuous actions, and n2n_gym"):
+    with pytest.raises(ValueError, match="sac needs continuous actions, and n2n_gym"):
         plan([ENV], ["random", "sac"], [0], evaluations=2)
     continuous = ("N2NShrink-v0", {**ENV[1], "action": "continuous"})
     assert len(plan([continuous], ["sac", "td3"], [0], evaluations=2)) == 2
@@ -264,7 +264,7 @@ def test_runs_from_before_kernels_had_the_nearest_length_are_not_gone_on_with(
     before = path.read_text()
     new = plan([(old.env, arguments)], [agent], range(2), evaluations=3)
     assert {one.arguments["kernels"] for one in new} == {"nearest"}
-    with pytest.raises(ValueError, match=r"holds runs with arguments .*'kernels'"):
+    with pytest.raises(ValueError, match=r"has runs with arguments .*'kernels'"):
         compare(new, path)
     assert path.read_text() == before
 
@@ -290,6 +290,6 @@ def test_what_is_kept_is_an_argument_of_every_run(tmp_path):
     played = [line["actions"] for line in lines if line["kind"] == "evaluation"]
     assert {len(actions) for actions in played} == {len(asked)}
     result = invoke(*options, "--output", folder, "--resume")
-    assert "holds runs with arguments" in " ".join(result.stderr.split())
+    assert "has runs with arguments" in " ".join(result.stderr.split())
     result = invoke(*options, "--output", tmp_path / "no", "--keep", "featurs")
     assert "names no layer" in " ".join(result.stderr.split())

@@ -1,17 +1,12 @@
 """Minari: episodes recorded with their masks, read, played again, and imitated."""
 
 import gc
-import sys
 
+import minari
 import numpy as np
 import pytest
 import torch
 from torch import nn
-
-if sys.version_info < (3, 11):
-    pytest.skip("Minari 0.5 needs Python 3.11", allow_module_level=True)
-
-import minari
 
 from n2n_agents.adapters import MaskedObservation
 from tests.journal import make

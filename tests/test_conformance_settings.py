@@ -1,7 +1,6 @@
 """Every environment with every setting, played by each RL library with its masks."""
 
 import gc
-import sys
 
 import gymnasium as gym
 import numpy as np
@@ -29,9 +28,6 @@ pytestmark = [
 ]
 setting_of = pytest.mark.parametrize("setting", SETTINGS)
 stage_of = pytest.mark.parametrize("name", STAGES)
-needs_311 = pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="these libraries need Python 3.11"
-)
 
 
 @setting_of
@@ -58,7 +54,7 @@ def test_torchrl_checks_and_plays_it(name, setting):
 @setting_of
 @stage_of
 def test_rows_of_our_vector_are_those_of_gymnasiums(name, setting):
-    """What CleanRL's scripts and skrl step through."""
+    """CleanRL's scripts and skrl step through vectors."""
     arguments = arguments_of(name, setting)
     rows = [
         gym.make_vec(f"n2n_gym:{name}", num_envs=3, **more, **arguments)
@@ -101,7 +97,6 @@ def test_skrl_steps_our_vector(name, setting):
     wrapped.close()
 
 
-@needs_311
 @setting_of
 @stage_of
 def test_tianshou_collects_with_masks(name, setting):
@@ -126,7 +121,6 @@ def test_tianshou_collects_with_masks(name, setting):
     check_legal(journals, at_least=8)
 
 
-@needs_311
 @setting_of
 @stage_of
 def test_minari_records_it(name, setting, tmp_path, monkeypatch):

@@ -1,16 +1,11 @@
 """Tianshou: DQN, which reads masks, and PPO."""
 
-import sys
 from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-
-if sys.version_info < (3, 11):
-    pytest.skip("Tianshou 2 needs Python 3.11", allow_module_level=True)
-
 from tianshou.algorithm import DQN, PPO
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy

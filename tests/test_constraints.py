@@ -142,14 +142,14 @@ def test_rows_are_penalised_as_the_environment_is(teacher):
     def make():
         return ShrinkEnv(teacher, evaluator="size", constraints={"num_params": 2000})
 
-    vector, alone = CompressionVectorEnv(make(), 3), make()
+    vector, single = CompressionVectorEnv(make(), 3), make()
     rng = np.random.default_rng(0)
-    actions = rng.integers(TEN, size=(len(alone.decisions), 3))
+    actions = rng.integers(TEN, size=(len(single.decisions), 3))
     vector.reset()
     for row in actions:
         _, rewards, _, _, infos = vector.step(row)
     for i in range(3):
-        reward, info = play(alone, actions[:, i].tolist())
+        reward, info = play(single, actions[:, i].tolist())
         assert rewards[i] == reward
         assert infos["violated"][i] == info["violated"]
         assert infos["excess_num_params"][i] == info["excess_num_params"]
@@ -351,12 +351,12 @@ def test_continuous_actions_have_no_mask_to_be_strict_with(teacher):
 
 
 @pytest.fixture
-def limited(teacher) -> RemoveEnv:
+def constrained(teacher) -> RemoveEnv:
     return RemoveEnv(teacher, evaluator="size", constraints={"num_params": 1})
 
 
-def test_epsilon_falls_from_1_to_0_and_never_rises(limited):
-    env = ProgressiveConstraint(limited, episodes=4)
+def test_epsilon_falls_from_1_to_0_and_never_rises(constrained):
+    env = ProgressiveConstraint(constrained, episodes=4)
     seen = []
     for _ in range(7):
         seen.append(env.epsilon)
@@ -367,8 +367,8 @@ def test_epsilon_falls_from_1_to_0_and_never_rises(limited):
     assert seen[5:] == [0.0, 0.0]
 
 
-def test_by_default_limits_have_closed_in_after_75_episodes(limited):
-    env = ProgressiveConstraint(limited)
+def test_by_default_limits_have_closed_in_after_75_episodes(constrained):
+    env = ProgressiveConstraint(constrained)
     for _ in range(74):
         play(env, keep_all(env))
     assert 0 < env.epsilon < 1e-6
@@ -376,19 +376,19 @@ def test_by_default_limits_have_closed_in_after_75_episodes(limited):
     assert env.epsilon == 0
 
 
-def test_progress_is_said_and_does_not_go_back(limited):
-    env = ProgressiveConstraint(limited, episodes=None)
+def test_progress_is_said_and_does_not_go_back(constrained):
+    env = ProgressiveConstraint(constrained, episodes=None)
     play(env, keep_all(env))
     assert env.epsilon == 1.0
     for progress, wanted in ((0.5, 0.5), (0.2, 0.5), (1.0, 1.0), (0.0, 1.0)):
         env.set_progress(progress)
-        assert env.epsilon == epsilon_at(wanted) == limited.epsilon
+        assert env.epsilon == epsilon_at(wanted) == constrained.epsilon
     with pytest.raises(ValueError, match=r"1\.5"):
         env.set_progress(1.5)
 
 
-def test_a_fork_goes_its_own_way_from_where_it_was(limited):
-    env = ProgressiveConstraint(limited, episodes=4)
+def test_a_fork_goes_its_own_way_from_where_it_was(constrained):
+    env = ProgressiveConstraint(constrained, episodes=4)
     play(env, keep_all(env))
     fork = copy.deepcopy(env)
     assert fork.epsilon == env.epsilon == 0.75**4
@@ -396,16 +396,16 @@ def test_a_fork_goes_its_own_way_from_where_it_was(limited):
     assert fork.epsilon == fork.unwrapped.epsilon == 0.5**4
     assert env.epsilon == env.unwrapped.epsilon == 0.75**4
     with pytest.raises(ValueError, match="episodes"):
-        ProgressiveConstraint(limited, episodes=0)
+        ProgressiveConstraint(constrained, episodes=0)
 
 
-def test_rows_of_a_vector_share_their_progress(limited):
-    env = ProgressiveConstraintVector(CompressionVectorEnv(limited, 2), episodes=8)
+def test_rows_of_a_vector_share_their_progress(constrained):
+    env = ProgressiveConstraintVector(CompressionVectorEnv(constrained, 2), episodes=8)
     seen = []
     for _ in range(5):
         seen.append(env.epsilon)
         env.reset()
-        for action in keep_all(limited):
+        for action in keep_all(constrained):
             _, rewards, _, _, _ = env.step(np.full(2, action))
         np.testing.assert_allclose(rewards, penalised(0.0, seen[-1]))
     assert seen == [1.0, 0.75**4, 0.5**4, 0.25**4, 0.0]
@@ -425,8 +425,8 @@ def test_rows_of_gymnasiums_vector_count_for_themselves(teacher):
     assert env.get_attr("epsilon") == (0.5**4, 0.5**4)
 
 
-def test_a_vectors_copy_goes_its_own_way(limited):
-    env = ProgressiveConstraintVector(CompressionVectorEnv(limited, 2), episodes=8)
+def test_a_vectors_copy_goes_its_own_way(constrained):
+    env = ProgressiveConstraintVector(CompressionVectorEnv(constrained, 2), episodes=8)
     fork = copy.deepcopy(env)
     fork.set_progress(1.0)
     assert fork.epsilon == 0.0
@@ -495,7 +495,7 @@ def test_a_limit_by_itself_is_one():
     ids=["3", "None", "huge", "True", "number", "text"],
 )
 def test_what_is_no_mapping_of_bounds_by_name_is_refused(given):
-    with pytest.raises(ValueError, match=r"limit|constraints are a mapping"):
+    with pytest.raises(ValueError, match=r"limit|constraints must be a mapping"):
         read_limits(given)
 
 

@@ -28,6 +28,7 @@ from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import (
     IMAGE,
     NETWORKS,
+    DealtNet,
     GroupedJoinNet,
     ShuffledNet,
     SmallResNet,
@@ -36,7 +37,7 @@ from tests.networks import (
 CPU = torch.device("cpu")
 DIGITS = Task("none", IMAGE, 10, dict)
 CIFAR10 = Task("none", (3, 32, 32), 10, dict)
-DEAL_ANEW = (GroupedJoinNet, ShuffledNet)
+DEAL_ANEW = (GroupedJoinNet, ShuffledNet, DealtNet)
 
 
 def as_teacher(architecture: Architecture, network: nn.Module, **more) -> Teacher:
@@ -70,7 +71,7 @@ def two_layers(first: list[float], second: list[float], **more) -> Teacher:
 
 
 def widths_of(student: Architecture) -> list[int]:
-    """Of every layer that has one."""
+    """The width of every layer that has one."""
     kinds = (Conv, Linear)
     return [layer.width for layer in student.layers if isinstance(layer, kinds)]
 
@@ -103,7 +104,7 @@ def test_uniform_width_scaling_comes_close_to_a_size_and_stays_within(share):
 
 
 def test_uniform_width_scaling_reaches_the_smallest_and_refuses_what_is_smaller():
-    teacher = teacher_architecture("shufflenet_v2_x0_5", DIGITS)  # most are fixed
+    teacher = teacher_architecture("shufflenet_v2_x0_5", DIGITS)
     smallest = smallest_of(teacher)
     size = smallest.num_params
     assert uniform_student(teacher, size) == smallest
@@ -211,7 +212,8 @@ def test_rates_reach_its_widths_exactly(kind):
         assert shrink(start, rates) == student
 
 
-# GroupedJoinNet and ShuffledNet deal out channels anew: some weights start fresh.
+# Where channels are dealt out anew, some weights start fresh, or channels are kept by
+# where they go as well as by their strength.
 @pytest.mark.parametrize("kind", [k for k in NETWORKS if k not in DEAL_ANEW])
 def test_what_a_student_inherits_are_the_strongest_filters_of_all(kind):
     """One threshold tells those that it keeps from those that it does not."""
@@ -254,7 +256,7 @@ def filters(network: nn.Module, name: str) -> torch.Tensor:
 
 
 def are_kept(network: nn.Module, student: nn.Module, name: str) -> torch.Tensor:
-    """Which of a layer's filters the student has, (C,) bool; in their order."""
+    """Mask of a layer's filters that the student has, (C,) bool."""
     known = filters(network, name)[:, 0]
     left = filters(student, name)
     assert (left == left[:, :1]).all()
@@ -346,7 +348,10 @@ def short(rung: Rung, epochs: int) -> Rung:
 
 def test_hand_designed_students_are_distilled_by_the_recipe_of_all():
     assert FULL_FRESH.recipe == FULL.recipe
-    assert (FULL_FRESH.views, FULL_FRESH.statistics) == (FULL.views, FULL.statistics)
+    assert (FULL_FRESH.num_variants, FULL_FRESH.statistics) == (
+        FULL.num_variants,
+        FULL.statistics,
+    )
     assert FULL_FRESH.name != FULL.name
 
 
@@ -373,7 +378,7 @@ def test_a_magnitude_student_learns_from_what_it_inherits(teacher):
 
 
 def test_a_fresh_start_inherits_nothing_even_under_the_teachers_names(teacher):
-    untrained = replace(FULL_FRESH, recipe=None, statistics=0, views=1)
+    untrained = replace(FULL_FRESH, recipe=None, statistics=0, num_variants=1)
     settings = Settings(untrained, CPU, "float32", 1)
     network = distil(teacher.architecture, teacher, settings, seed=5)
     with seeded(5, CPU):

@@ -12,17 +12,22 @@ from n2n_gym.networks.decisions import (
     shrink,
     shrinkages,
     units,
+    without,
 )
 from n2n_gym.networks.decisions.shrinkage import shrunk_length, shrunk_width
 from n2n_gym.networks.layers import (
     Activation,
     AdaptiveAvgPool,
     Add,
+    ChannelShuffle,
+    Chunk,
     Concat,
     Conv,
     Flatten,
     Linear,
+    MaxPool,
     ShapeError,
+    SpatialMean,
 )
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.trace import trace
@@ -30,8 +35,11 @@ from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import (
     IMAGE,
+    DealtNet,
     DenseNet,
     GatedNet,
+    MixedNet,
+    PaddedNet,
     PlainNet,
     ScaledNet,
     ShuffledNet,
@@ -63,11 +71,7 @@ def test_resnet18_has_13_units_and_11_branches():
 
 def test_all_removals_taken_make_resnet18_62_times_smaller():
     start = resnet18()
-    taken, left = (), start.rewire(set(), set())
-    for removal in removals(start):
-        wiring = legal_removal(start, taken, left, removal)
-        if wiring is not None:
-            taken, left = (*taken, removal), wiring
+    left = without(start, removals(start))
     assert start.num_params / left.num_params == pytest.approx(61.8, abs=0.05)
 
 
@@ -304,10 +308,54 @@ def test_widths_that_reach_an_addition_through_a_concatenation_are_fixed():
     assert shrinkages(Architecture((1, 8, 8), layers)) == ()
 
 
-def test_widths_that_are_split_or_shuffled_are_fixed():
-    start = trace(ShuffledNet(), IMAGE)
+def test_unequal_widths_that_are_split_or_shuffled_together_are_fixed():
+    start = trace(ShuffledNet(), IMAGE)  # 12 channels, then 6
     found = [s.name for s in shrinkages(start, ("width",))]
     assert found == ["inner1", "inner2", "last"]
+
+
+def test_equal_widths_that_are_split_or_shuffled_together_shrink_alike():
+    start = trace(DealtNet(), IMAGE)
+    widths = {s.name: s for s in shrinkages(start, ("width",))}
+    assert list(widths) == ["stem", "left", "inner1", "inner2", "last", "squeeze"]
+    tied = [start.layers[p].name for p in widths["left"].layers]
+    assert tied == ["left", "right", "outer1", "outer2"]
+    assert widths["left"].multiple == 1  # 2 n channels, shuffled and split in 2
+    assert widths["squeeze"].multiple == 3  # shuffled in 3 groups
+    thin = shrink(start, {widths["left"]: 0.4})  # 8 to 3
+    assert thin.shape_of(thin.positions["cat"]) == (6, 8, 8)
+    assert thin.shape_of(thin.positions["chunk"]) == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("parts", "groups", "multiple"),
+    [
+        (2, 1, 2),
+        (3, 1, 3),
+        # a third is split in 2
+        (3, 2, 6),
+        (4, 3, 12),
+        # a half is shuffled in 4 groups: of 8
+        (2, 4, 8),
+    ],
+)
+def test_a_part_of_a_width_divides_as_often_as_it_is_split(parts, groups, multiple):
+    layers = (
+        Conv("wide", (-1,), 24, (1, 1)),
+        Chunk("part", (0,), 0, parts),
+        ChannelShuffle("shuffle", (1,), groups),
+        SpatialMean("mean", (2,)),
+        Linear("fc", (3,), 10),
+    )
+    (width,) = shrinkages(Architecture((1, 8, 8), layers))
+    assert width.multiple == multiple
+
+
+def test_what_is_not_allowed_to_shrink_holds_all_that_it_is_dealt_out_with():
+    start = trace(DealtNet(), IMAGE)
+    held = {s.name for s in shrinkages(start, ("width",), keep={"outer1"})}
+    assert "left" not in held
+    assert "inner1" in held
 
 
 def test_a_layer_scale_has_the_width_of_what_it_scales():
@@ -418,3 +466,19 @@ def test_the_smallest_of_everything_still_runs():
     start = trace(GatedNet(), IMAGE)
     student = shrink(start, dict.fromkeys(shrinkages(start), 0.1))
     assert build(student).eval()(torch.zeros(2, *IMAGE)).shape == (2, 10)
+
+
+def test_arithmetic_with_numbers_is_no_part_of_a_unit():
+    """Without ``right``, ``left / 3 - right(x)`` is ``left / 3 - x``."""
+    start = trace(MixedNet(), IMAGE)
+    (unit,) = [r for r in removals(start) if (r.form, r.name) == ("unit", "right")]
+    assert [start.layers[position].name for position in unit.layers] == ["right"]
+    names = [layer.name for layer in remove(start, [unit]).layers]
+    assert "sub.negated" in names
+
+
+def test_a_max_pool_over_padding_of_minus_infinity_stays():
+    """Without it the student's logits would not be finite."""
+    start = trace(PaddedNet(), IMAGE)
+    pool = next(layer for layer in start.layers if isinstance(layer, MaxPool))
+    assert pool.name not in [removal.name for removal in removals(start, "layer")]

@@ -1,5 +1,6 @@
 """The Python of the README and of the documentation runs as it stands."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import coverage
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "data" / "coverage" / "results.jsonl"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}, {block.splitlines()[-1]}")
@@ -33,6 +36,12 @@ def test_a_block_runs(block, finished_run, tmp_path, monkeypatch, capsys):
 
 def test_there_are_blocks_to_run():
     assert len(BLOCKS) >= 11
+
+
+def test_the_table_of_networks_is_of_the_results_kept():
+    """What ``python -m benchmarks.coverage --show`` prints."""
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    assert coverage.table(lines) in (ROOT / "benchmarks" / "results.md").read_text()
 
 
 def test_links_lead_somewhere():

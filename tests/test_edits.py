@@ -1,4 +1,4 @@
-"""What holds of every legal student, whatever the decisions."""
+"""Properties of every legal student, whatever the decisions."""
 
 from __future__ import annotations
 

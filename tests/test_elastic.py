@@ -9,6 +9,7 @@ from n2n_gym.evaluators.loading import load_evaluator
 from n2n_gym.evaluators.rungs import ELASTIC, INHERIT
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import removals
+from n2n_gym.networks.random_students import random_student
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inheritance import Inheritance
 from n2n_gym.pytorch.trace import trace
@@ -26,7 +27,7 @@ def test_slices_are_what_the_student_inherits(kind):
     rng, offered = random.Random(0), removals(whole)
     images = torch.rand(4, *IMAGE, generator=torch.Generator().manual_seed(1))
     for _ in range(10):
-        student = elastic.random_student(whole, offered, rng)
+        student = random_student(whole, offered, rng)
         torch.manual_seed(1)
         built = inheritance.build(student).eval()
         # What has no counterpart is fresh: the same in both.
@@ -57,7 +58,7 @@ def test_gradients_reach_what_a_student_was_cut_from_and_nothing_else(teacher):
 
 def test_random_students_are_legal_and_of_all_sizes(teacher):
     whole, rng = teacher.architecture, random.Random(0)
-    students = [elastic.random_student(whole, removals(whole), rng) for _ in range(200)]
+    students = [random_student(whole, removals(whole), rng) for _ in range(200)]
     shares = sorted(s.num_params / whole.num_params for s in students)
     assert shares[0] < 0.05
     assert shares[-1] > 0.9
@@ -72,7 +73,7 @@ def quickly(monkeypatch):
 @pytest.mark.slow
 def test_students_cut_from_an_elastic_teacher_work_at_once(teacher, quickly):
     whole, rng = teacher.architecture, random.Random(1)
-    students = [elastic.random_student(whole, removals(whole), rng) for _ in range(12)]
+    students = [random_student(whole, removals(whole), rng) for _ in range(12)]
     found = {}
     for rung in (INHERIT, ELASTIC):
         evaluator = DistillationEvaluator(rung, device="cpu", precision="float32")
@@ -90,7 +91,7 @@ def test_students_cut_from_an_elastic_teacher_work_at_once(teacher, quickly):
 def test_an_elastic_teacher_is_made_once_and_kept(teacher, quickly, monkeypatch):
     first = load_evaluator("elastic", "cpu", store=False)
     (score,) = first([teacher.architecture], teacher)
-    monkeypatch.setattr(elastic, "stretch", None)  # would fail if it were called
+    monkeypatch.setattr(elastic, "train_elastic", None)  # would fail if it were called
     again = load_evaluator("elastic", "cpu", store=False)
     assert again([teacher.architecture], teacher) == [score]
 

@@ -1,3 +1,4 @@
+import json
 import os
 from contextlib import closing
 from dataclasses import replace
@@ -131,6 +132,18 @@ def test_what_its_score_depends_on_is_in_the_key(teacher, students):
     keys = {evaluator.key(students[0], teacher).digest for evaluator in evaluators}
     keys |= {quick().key(student, teacher).digest for student in students}
     assert len(keys) == len(evaluators) + len(students) - 1
+
+
+def test_keys_have_the_names_that_the_first_scores_were_kept_under(teacher, students):
+    key = DistillationEvaluator(FULL, device="cpu").key(students[0], teacher)
+    rung = {
+        *("name", "start", "recipe", "fewest_images", "statistics", "is_fitted"),
+        *("views", "is_augmented", "precision"),
+    }
+    settings = json.loads(key.settings)
+    assert settings.keys() >= rung
+    assert "num_variants" not in settings
+    assert settings["views"] == FULL.num_variants == 8
 
 
 def test_what_a_teacher_says_is_in_the_key_too(teacher, students):
@@ -326,7 +339,7 @@ def test_precision_can_be_fixed_and_is_part_of_the_key(teacher):
         assert f'"precision":"{name}"' in key.settings
     with pytest.raises(ValueError, match="unknown precision='int8'; known: None, flo"):
         load_evaluator("inherit", "cpu", precision="int8")
-    with pytest.raises(ValueError, match="are for evaluators by name"):
+    with pytest.raises(ValueError, match="need an evaluator by name"):
         load_evaluator(SizeEvaluator(), precision="float32")
     env = RemoveEnv(teacher, evaluator="inherit", store=False, precision="bfloat16")
     assert env.evaluator.precision == "bfloat16"

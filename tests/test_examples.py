@@ -15,6 +15,7 @@ RUNS = {
     "masked_ppo.py": ([SMALL, "6"], "best of 6: "),
     "cleanrl_style.py": ([SMALL, "2"], "update 1: mean reward "),
     "own_network.py": (["1", "{folder}"], "x smaller, "),
+    "n2n_bench.py": ([], "mean test regret"),
     "own_agent.py": ([SMALL, "4", "{folder}/run"], "own_agent:search"),
 }
 

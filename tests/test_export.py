@@ -12,21 +12,25 @@ from n2n_gym.compression.assessment import evaluate_onnx
 from n2n_gym.compression.student_files import classes_of, preprocessing_of
 from n2n_gym.export import onnx as export
 from n2n_gym.export.onnx import export_onnx
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import shrink, shrinkages
+from n2n_gym.networks.layers import (
+    ACTIVATIONS,
+    KINDS,
+    Activation,
+    Concat,
+    Conv,
+    Flatten,
+    Linear,
+)
+from n2n_gym.networks.random_students import random_students
 from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.inheritance import Inheritance
 from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.saving import save_weights
-from n2n_gym.pytorch.trace import trace
+from n2n_gym.pytorch.trace import trace, translate
 from n2n_gym.tasks.task import Task
-from tests.networks import (
-    GatedNet,
-    GroupNormNet,
-    PaddedNet,
-    ScaledNet,
-    ShuffledNet,
-    SmallResNet,
-    VariedNet,
-)
+from tests.networks import IMAGE, NETWORKS, OF_TIMM, SmallResNet, awake
 
 ABOUT = {"teacher": "small", "task": "digits"}
 LOGGER = evaluate_onnx.__module__
@@ -58,13 +62,54 @@ def test_onnx_gives_torchs_logits_for_any_batch(network, teacher, images, tmp_pa
         )
 
 
-@pytest.mark.parametrize(
-    "kind", [ShuffledNet, ScaledNet, GatedNet, PaddedNet, VariedNet, GroupNormNet]
-)
+def test_the_networks_have_every_kind_of_layer():
+    kinds = {
+        layer.kind for kind in NETWORKS for layer in translate(kind(), IMAGE).layers
+    }
+    assert kinds == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_every_kind_of_layer_can_be_exported(kind, teacher, images, tmp_path):
-    student = build(trace(kind(), images.shape[1:])).eval()
+    """In a network as it is, and in a student of it, with its weights."""
+    torch.manual_seed(0)
+    whole = awake(kind())
+    start = trace(whole, images.shape[1:])
+    inheritance = Inheritance(start, whole.state_dict())
     path = tmp_path / "student.onnx"
-    assert export_onnx(student, teacher.normalise, images, path, ABOUT) <= 1e-4
+    for student in (start, *random_students(start, 1)):
+        network = inheritance.build(student).eval()
+        assert export_onnx(network, teacher.normalise, images, path, ABOUT) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_students_of_timms_networks_can_be_exported(name, teacher, tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    whole = awake(timm.create_model(name, num_classes=10, in_chans=1))
+    start = trace(whole, (1, 64, 64))
+    (student,) = random_students(start, 1)
+    network = Inheritance(start, whole.state_dict()).build(student).eval()
+    images = torch.randint(256, (4, 1, 64, 64), dtype=torch.uint8)
+    path = tmp_path / "student.onnx"
+    assert export_onnx(network, teacher.normalise, images, path, ABOUT) <= 1e-4
+
+
+def test_every_activation_can_be_exported(teacher, images, tmp_path):
+    layers = [Conv("stem", (-1,), 4, (3, 3), padding=(1, 1))]
+    for function in ACTIVATIONS:
+        layers.append(Activation(function, (0,), function, slope=0.3, alpha=0.7))
+    of_each = tuple(range(1, len(layers)))
+    layers += [
+        Concat("all", of_each),
+        Flatten("flat", (len(layers),)),
+        Linear("fc", (len(layers) + 1,), 10),
+    ]
+    torch.manual_seed(0)
+    network = build(Architecture(images.shape[1:], tuple(layers))).eval()
+    path = tmp_path / "student.onnx"
+    assert export_onnx(network, teacher.normalise, images, path, ABOUT) <= 1e-4
 
 
 def test_the_file_says_what_it_is(network, teacher, images, tmp_path):
@@ -175,7 +220,7 @@ def test_own_images_that_are_called_digits_are_not_taken_for_the_published(
     about, tmp_path
 ):
     path = written(drawn("digits", **about), tmp_path / "student.onnx")
-    with pytest.raises(ValueError, match="other images than the digits that is publ"):
+    with pytest.raises(ValueError, match="other images than the published digits"):
         evaluate_onnx(path, None, "test")
 
 
@@ -187,7 +232,7 @@ def test_the_published_digits_are_found_by_their_name(task, tmp_path):
 @pytest.mark.parametrize("count", [2, 9, 11, 20])
 def test_a_task_of_more_or_fewer_classes_is_refused(count, task, tmp_path):
     path = written(task, tmp_path / "student.onnx")
-    message = f"tells 10 classes apart, the task drawn has {count}"
+    message = f"has 10 classes, the task drawn has {count}"
     with pytest.raises(ValueError, match=message):
         evaluate_onnx(path, drawn(count=count), "test")
 

@@ -1,9 +1,9 @@
-"""What the benchmark of fidelity computes from its measurements."""
+"""The statistics of the fidelity benchmark."""
 
 import numpy as np
 import pytest
 
-from benchmarks.fidelity import agreement, left_one_out, tau_of_similar
+from benchmarks.agreement import agreement, left_one_out, tau_of_similar
 from n2n_gym.rewards import Score
 
 

@@ -1,13 +1,16 @@
 """The help of every command on a terminal of 60, 80 and 120 columns."""
 
 import re
+from dataclasses import fields
 
 import pytest
 import typer
 from typer import rich_utils
 from typer.testing import CliRunner
 
+from n2n_agents.library import AGENTS, CONTINUOUS
 from n2n_gym.cli import app
+from n2n_gym.runs.options import Options
 
 FEWEST = 40  # columns of a help text, on a terminal of 80
 MOST = 12  # options that are shown first
@@ -96,6 +99,22 @@ def test_no_shrinkage_is_accepted_and_less_is_not():
     assert "-1 is not in the range x>=0" in result.output
 
 
+def test_compress_has_an_option_for_each_field_with_its_default():
+    command = typer.main.get_command(app).commands["compress"]
+    shown = {parameter.name: parameter.default for parameter in command.params}
+    for field in fields(Options):
+        assert shown.pop(field.name) == field.default
+    assert shown.keys() == {"config", "resume", "no_controls", "as_json"}
+
+
 def test_what_does_nothing_is_hidden_and_accepted():
     command = typer.main.get_command(app).commands["compress"]
     assert command.make_context("compress", ["--train-teacher"]).params["train_teacher"]
+
+
+def test_compare_names_every_agent_that_takes_its_environments():
+    """Others take continuous actions, and run from Python alone."""
+    command = typer.main.get_command(app).commands["compare"]
+    (option,) = [each for each in command.params if each.name == "agents"]
+    named = re.findall(r"[\w@-]+", option.help.partition(":")[2])
+    assert set(AGENTS) - set(CONTINUOUS) <= set(named)

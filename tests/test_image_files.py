@@ -222,7 +222,7 @@ def float_pfm(path: Path) -> None:
 def test_values_without_a_known_range_are_refused(tmp_path, write):
     path = tmp_path / "image"
     write(path)
-    message = r"image cannot be read as an image: its values \(mode .*8 or 16 bits"
+    message = r"image cannot be read as an image: its mode is .*8 or 16 bits"
     with pytest.raises(ValueError, match=message):
         read_image(str(path))
 
@@ -311,7 +311,7 @@ def test_a_transparent_colour_of_other_than_8_bits_is_refused(
     path = tmp_path / "image"
     chunks = ((b"tRNS", struct.pack(f">{len(key)}H", *key)),)
     write_png(path, row, 1, bits=bits, colour=colour, chunks=chunks)
-    with pytest.raises(ValueError, match="a transparent colour of other than 8 bits"):
+    with pytest.raises(ValueError, match="its transparent colour is not of 8 bits"):
         read_image(str(path))
 
 
@@ -477,7 +477,7 @@ def test_a_link_to_a_folder_above_is_refused(tmp_path, target):
     folder = touch(tmp_path, "b/a.png") / "b"
     (tmp_path / "c").symlink_to(folder)
     os.symlink(target, folder / "again")
-    with pytest.raises(ValueError, match=r"again is a link to .*, which it is in"):
+    with pytest.raises(ValueError, match=r"again is a link to .*, which contains it"):
         find_files(folder)
 
 
@@ -485,7 +485,7 @@ def test_links_that_lead_into_each_other_are_refused(tmp_path):
     one, two = (touch(tmp_path, f"{name}/a.png") / name for name in ("one", "two"))
     (one / "two").symlink_to(two)
     (two / "one").symlink_to(one)
-    with pytest.raises(ValueError, match=r"is a link to .*, which it is in"):
+    with pytest.raises(ValueError, match=r"is a link to .*, which contains it"):
         find_files(one)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals, remove, shrink, shrinkages
@@ -15,6 +16,7 @@ from n2n_gym.networks.layers import (
     Linear,
     SpatialMean,
 )
+from n2n_gym.networks.random_students import random_students
 from n2n_gym.pytorch.build import Network, build
 from n2n_gym.pytorch.inheritance import Inheritance
 from n2n_gym.pytorch.trace import trace
@@ -23,6 +25,8 @@ from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import (
     IMAGE,
     NETWORKS,
+    OF_TIMM,
+    DealtNet,
     DenseNet,
     GatedNet,
     GroupedJoinNet,
@@ -114,9 +118,10 @@ def test_a_consumer_whose_input_has_another_width_starts_fresh():
     assert torch.equal(student.fc.weight, teacher.fc.weight)
 
 
-# Layer and group normalisation see how many channels there are.
+# Layer and group normalisation see how many channels there are. Where channels are
+# dealt out, not every choice of them can go: those have a test of their own.
 @pytest.mark.parametrize(
-    "kind", [k for k in NETWORKS if k not in (ScaledNet, GroupNormNet)]
+    "kind", [k for k in NETWORKS if k not in (ScaledNet, GroupNormNet, DealtNet)]
 )
 def test_channels_that_do_nothing_can_be_shrunk_away(kind):
     """Through additions, concatenations, gates, flattens and groups alike."""
@@ -129,6 +134,78 @@ def test_channels_that_do_nothing_can_be_shrunk_away(kind):
     torch.testing.assert_close(
         inheritance.build(student).eval()(images()), network(images())
     )
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_channel_of_a_student_is_another_one_of_its_teachers(kind):
+    """After removals as well, which leave other splits and shuffles."""
+    _, architecture, inheritance = make(kind)
+    for student in random_students(architecture, 10):
+        for name, kept in inheritance.written(student).items():
+            assert len(kept) == student.shape_of(student.positions[name])[0]
+            whole = architecture.shape_of(architecture.positions[name])[0]
+            assert set(kept) <= set(range(whole))
+            assert len(set(kept)) == len(kept)
+        assert inheritance.build(student).eval()(images()).isfinite().all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("name", ["DealtNet", "shufflenet_v2_x0_5"])
+def test_channels_that_do_nothing_can_be_shrunk_away_behind_shuffles(name, rate):
+    torch.manual_seed(0)
+    if name == "DealtNet":
+        assert_nothing_is_lost(awake(DealtNet()), IMAGE, rate)
+    else:
+        network = awake(models.shufflenet_v2_x0_5(num_classes=10))
+        assert_nothing_is_lost(network, (3, 64, 64), rate)
+
+
+# Layer and group normalisation, which those have, see how many channels there are.
+NORMALISED = ("inception_next_atto", "resnetv2_50d_gn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in OF_TIMM if n not in NORMALISED])
+def test_channels_that_do_nothing_can_be_shrunk_away_in_timms_networks(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = awake(timm.create_model(name, num_classes=10))
+    assert_nothing_is_lost(network, (3, 64, 64), 0.4)
+
+
+def assert_nothing_is_lost(
+    network: nn.Module, shape: tuple[int, int, int], rate: float
+) -> None:
+    """All widths shrink, and random channels that could stay are all that do anything.
+
+    Then these stay, and the logits are the same.
+    """
+    architecture = trace(network, shape)
+    student = shrink(architecture, dict.fromkeys(widths(architecture), rate))
+    assert student.num_params < architecture.num_params
+    for part in network.modules():  # what is silent stays silent
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.zeros_(part.bias)
+            nn.init.zeros_(part.running_mean)
+        elif isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1:
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    weights = network.state_dict()
+    noise = {key: torch.rand(tensor.shape) for key, tensor in weights.items()}
+    chosen = Inheritance(architecture, weights, ranked_by=noise).written(student)
+    for layer, kept in chosen.items():
+        module = network.get_submodule(layer)
+        silent = torch.ones(len(module.weight), dtype=torch.bool)
+        silent[kept] = False
+        module.weight.data[silent] = 0
+        if module.bias is not None:
+            module.bias.data[silent] = 0
+    inheritance = Inheritance(architecture, network.state_dict())
+    for layer, kept in inheritance.written(student).items():
+        assert set(kept) == set(chosen[layer]), layer
+    small = inheritance.build(student).double().eval()
+    batch = images(shape).double()
+    torch.testing.assert_close(small(batch), network.double()(batch))
 
 
 def silence(network: nn.Module, architecture: Architecture, group) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from benchmarks import latency
+from benchmarks.results import Results
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import shrink, shrinkages
 from n2n_gym.networks.layers import (
@@ -22,10 +25,11 @@ from n2n_gym.networks.layers import (
     Linear,
     MaxPool,
 )
+from n2n_gym.networks.random_students import random_students, students_in_blocks
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.resources import Latency, latency_table, predicted
 from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
-from n2n_gym.resources.graph import OPERATORS, timed_onnx
+from n2n_gym.resources.graph import timed_onnx
 from n2n_gym.resources.latency_table import (
     LatencyTable,
     PredictedLatency,
@@ -34,12 +38,13 @@ from n2n_gym.resources.latency_table import (
 )
 from n2n_gym.resources.measured import onnx_file, open_session, pixels_of
 from n2n_gym.resources.nodes import CACHES, Node, nodes, work
-from n2n_gym.resources.students import random_students, students_in_blocks
+from n2n_gym.resources.operators import OPERATORS
 from tests.networks import (
     IMAGE,
     DenseNet,
     GatedNet,
     GroupNormNet,
+    MixedNet,
     PaddedNet,
     ScaledNet,
     ShuffledNet,
@@ -48,7 +53,7 @@ from tests.networks import (
 )
 
 KINDS = [SmallResNet, DenseNet, GatedNet, ShuffledNet, ScaledNet]
-NEW_KINDS = [PaddedNet, VariedNet, GroupNormNet]
+NEW_KINDS = [PaddedNet, VariedNet, MixedNet, GroupNormNet]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,7 @@ def few(monkeypatch, tmp_path):
 
 
 def operators(content: bytes, folder) -> Counter[str]:
-    """What ONNX Runtime makes of a file."""
+    """The operators that ONNX Runtime runs for a file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -198,8 +203,10 @@ def test_costs_are_found_again():
     assert median_error(amounts, ratios) < 0.01
     blind = [Counter({"nodes": each["nodes"]}) for each in amounts]
     assert median_error(blind, ratios) > 0.2  # on those it is fitted to, and on others
-    alone = [Counter({f"kind {number}": 1}) for number in range(20)]
-    assert median_error(alone, ratios) == 1.0  # of each of which no other says a thing
+    separate = [Counter({f"kind {number}": 1}) for number in range(20)]
+    assert (
+        median_error(separate, ratios) == 1.0
+    )  # of each of which no other says a thing
 
 
 def test_ratios_are_of_the_first():
@@ -273,3 +280,10 @@ def test_what_has_no_cost_takes_nothing(whole):
     table = LatencyTable({"run": 0.25}, batch=1, threads=1)
     student = random_students(whole, 1)[0]
     assert PredictedLatency(table, 2.0)(student, whole) == 0.5
+
+
+def test_the_stored_measurements_have_the_fields_of_the_benchmark():
+    folder = Path(latency.__file__).parent / "data" / "latency"
+    lines = Results(folder, "subject").read()
+    assert lines
+    assert all(line.keys() == set(latency.Found._fields) for line in lines.values())

@@ -54,6 +54,8 @@ from n2n_gym.networks.layers import (
     to_dict,
 )
 from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.operations import OPERATIONS
+from n2n_gym.resources.operators import NODES
 
 IMAGE_SHAPE = (3, 8, 8)
 EXAMPLES = settings(max_examples=200, deadline=None)
@@ -180,7 +182,7 @@ def read_by(case: Case) -> tuple[Shape, ...]:
 def feeders(shapes: tuple[Shape, ...]) -> tuple[list[Layer], list[int]]:
     """Layers that make values of these shapes from the image, and where they stand."""
     layers: list[Layer] = []
-    places = []
+    positions = []
     for i, shape in enumerate(shapes):
         layers.append(Conv(f"width{i}", (-1,), shape[0], (1, 1)))
         last = (len(layers) - 1,)
@@ -188,14 +190,14 @@ def feeders(shapes: tuple[Shape, ...]) -> tuple[list[Layer], list[int]]:
             layers.append(AdaptiveAvgPool(f"size{i}", last, shape[1:]))
         else:
             layers.append(SpatialMean(f"size{i}", last))
-        places.append(len(layers) - 1)
-    return layers, places
+        positions.append(len(layers) - 1)
+    return layers, positions
 
 
 def network_of(case: Case) -> Architecture:
-    layers, places = feeders(case.inputs)
+    layers, positions = feeders(case.inputs)
     entries = to_dict(case.layer)
-    entries["inputs"] = [places[position] for position in case.layer.inputs]
+    entries["inputs"] = [positions[position] for position in case.layer.inputs]
     return Architecture(IMAGE_SHAPE, (*layers, from_dict(entries)))
 
 
@@ -210,6 +212,7 @@ def count_macs(architecture: Architecture) -> tuple[Shape, int]:
 def test_every_kind_has_a_case():
     assert {case.layer.kind for case in CASES} == set(KINDS)
     assert set(KINDS.values()) == final_classes(Layer)
+    assert set(KINDS.values()) == set(OPERATIONS) == set(NODES)
 
 
 def final_classes(of: type) -> set[type]:
@@ -248,7 +251,7 @@ def pairs(smallest: int, largest: int) -> st.SearchStrategy[tuple[int, int]]:
 
 
 def torch_shape(module: nn.Module, shape: Shape) -> Shape | None:
-    """What torch makes of a map of this shape; None where it refuses."""
+    """The shape of torch's output for a map of this shape; None if torch refuses it."""
     try:
         return tuple(module(torch.zeros(1, *shape)).shape[1:])
     except RuntimeError:
@@ -340,7 +343,7 @@ def test_ceil_mode_pools_agree_with_torch(
         (Multiply("mul", TWO), (MAP, (1, 8, 8)), "got ((6, 8, 8), (1, 8, 8))"),
         (Multiply("mul", TWO), (MAP, (5, 1, 1)), "got ((6, 8, 8), (5, 1, 1))"),
         (Multiply("mul", TWO), (MAP, VECTOR), "got ((6, 8, 8), (6,))"),
-        (Multiply("mul", ONE), (MAP,), "a gate needs the shape of what it gates"),
+        (Multiply("mul", ONE), (MAP,), "a gate must have the shape of its map"),
         (Concat("cat", TWO), (MAP, HALF), "got ((6, 8, 8), (6, 4, 4))"),
         (Concat("cat", TWO), (MAP, VECTOR), "got ((6, 8, 8), (6,))"),
         (

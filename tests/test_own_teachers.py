@@ -152,7 +152,7 @@ def test_a_function_may_give_a_whole_teacher(teacher, task):
     networks.whole = lambda task: teacher
     try:
         assert load_teacher("tests.networks:whole") is teacher
-        with pytest.raises(ValueError, match="is whole"):
+        with pytest.raises(ValueError, match="already has weights"):
             load_teacher("tests.networks:whole", weights="own")
     finally:
         del networks.whole
@@ -163,8 +163,8 @@ def test_a_function_may_give_a_whole_teacher(teacher, task):
     [
         ("tests.networks:missing", "cannot be imported"),
         ("missing_module:make", "cannot be imported"),
-        ("tests.networks:awake", "must give a torch module"),
-        (3, "a teacher is a name, .* got 3"),
+        ("tests.networks:awake", "must return a torch module"),
+        (3, "a teacher must be a name, .* got 3"),
     ],
 )
 def test_what_is_no_teacher_is_refused(teacher, message, monkeypatch):
@@ -392,16 +392,16 @@ def test_a_file_is_read_by_what_is_in_it(suffix, save, state, task, tmp_path):
 @pytest.mark.parametrize(
     ("content", "suffix", "message"),
     [
-        (b"", ".pt", "is neither a safetensors file nor what torch.save wrote"),
+        (b"", ".pt", "is neither a safetensors file nor a file of torch.save"),
         (
             b"some text",
             ".pt",
-            "is neither a safetensors file nor what torch.save wrote",
+            "is neither a safetensors file nor a file of torch.save",
         ),
-        (b"", ".safetensors", "is no safetensors file"),
-        (b"\x00" * 100, ".safetensors", "is no safetensors file"),
+        (b"", ".safetensors", "is not a safetensors file"),
+        (b"\x00" * 100, ".safetensors", "is not a safetensors file"),
         (None, ".pt", "there is no file"),
-        ([1, 2], ".pt", "holds no state dict but list"),
+        ([1, 2], ".pt", "has no state dict: got list"),
         ({"epoch": 3}, ".pt", "its 'epoch' is int"),
     ],
 )
@@ -434,7 +434,7 @@ def test_weights_of_another_architecture_are_refused_with_the_first_difference(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensor: tensor * float("nan"), "'fc.weight' is not finite"),
+        (lambda tensor: tensor * float("nan"), "'fc.weight' must be finite"),
         (lambda tensor: tensor.to("meta"), "'fc.weight' is on the meta device"),
     ],
 )
@@ -447,7 +447,7 @@ def test_weights_that_are_no_numbers_are_refused(change, message, state, task):
 def test_a_mapping_may_be_what_a_training_script_keeps(state, task):
     checkpoint = {"model": state, "epoch": 3}
     assert_same_weights(load_teacher(SMALL, task, weights=checkpoint), state)
-    with pytest.raises(ValueError, match="the state dict holds no state dict: its 'e"):
+    with pytest.raises(ValueError, match="has no state dict: its 'epoch' is int"):
         load_teacher(SMALL, task, weights={"epoch": 3})
 
 
@@ -462,9 +462,9 @@ def test_the_colours_do_not_depend_on_the_order_of_the_weights(task, tmp_path):
 
 def test_weights_for_other_classes_are_refused(task):
     seven = SmallResNet(classes=7).state_dict()
-    with pytest.raises(ValueError, match="tells 7 classes apart, the task has 10"):
+    with pytest.raises(ValueError, match="has 7 classes, the task has 10"):
         load_teacher(SMALL, task, weights=seven)
-    with pytest.raises(ValueError, match="7 classes apart, task digits has 10"):
+    with pytest.raises(ValueError, match="7 classes, task digits has 10"):
         load_teacher(SmallResNet(classes=7), task)
 
 
@@ -586,13 +586,15 @@ def test_a_normalisation_belongs_to_its_teacher(module, task):
     ],
 )
 def test_a_normalisation_that_does_not_fit_is_refused(module, task, statistics):
-    with pytest.raises(ValueError, match="for each of 1 channels; got"):
+    with pytest.raises(ValueError, match=r"for each of 1 channels.*; got"):
         load_teacher(module, task, normalisation=statistics)
 
 
 def test_a_normalisation_of_another_form_is_refused(module, task):
     for statistics in ((0.5, 0.5), (("a",), (1.0,)), ((0.5,), (0.5,), (0.5,))):
-        with pytest.raises(ValueError, match=r"is \(\(mean, \.\.\.\), \(deviation"):
+        with pytest.raises(
+            ValueError, match=r"must be \(\(mean, \.\.\.\), \(deviation"
+        ):
             load_teacher(module, task, normalisation=statistics)
 
 
@@ -647,7 +649,7 @@ def test_published_weights_of_googlenet_see_what_they_were_trained_on(tmp_path):
 
 def test_published_weights_have_their_own_classes(tmp_path):
     publish("squeezenet1_1", "IMAGENET1K_V1", tmp_path)
-    with pytest.raises(ValueError, match="1000 classes apart, task noise has 10"):
+    with pytest.raises(ValueError, match="1000 classes, task noise has 10"):
         load_teacher("squeezenet1_1", tiny_task((3, 64, 64)), weights="IMAGENET1K_V1")
 
 

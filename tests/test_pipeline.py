@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
-from n2n_agents.policies import load_policy
+from n2n_agents import kept
+from n2n_agents.kept import load_policy, trained_path, write_trained
+from n2n_agents.policies import make_policy
 from n2n_gym.cli import app
 from n2n_gym.cli.main import EXAMPLES
 from n2n_gym.compression import finalists
@@ -26,6 +28,7 @@ from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.timing import Fixed
+from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import elastic
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.limits.requirements import Requirements
@@ -70,7 +73,7 @@ def run(request, tmp_path_factory):
 
 
 def options_of(run, **changes) -> Options:
-    """Those of the small run, but for some."""
+    """The options of the small run, with some changes."""
     folder, _ = run
     before = vars(Options.read(folder / "options.toml"))
     return Options(**{**before, **changes})
@@ -189,7 +192,7 @@ def test_a_finished_run_is_shown_again(run):
 
 
 def untimed(folder) -> dict:
-    """What a summary says, but for what was taken from a clock."""
+    """A summary without measured times."""
     summary = json.loads((folder / "summary.json").read_text())
     del summary["seconds"]
     for place in summary["shelf"]:  # who is the fastest is from the clock, too
@@ -204,11 +207,11 @@ STOPS = (0, 3, 10, 11, 14, 17)
 
 
 class Stopped(BaseException):
-    """What ends a run in a test, as a signal would."""
+    """Ends a run in a test, like a signal."""
 
 
 def compress_until(num_lines, stop, options, monkeypatch) -> None:
-    """A run that is stopped after so many lines of its history."""
+    """A run that is stopped after this many lines of its history."""
     recipe = Recipe(2, 32, largest_gradient=1.0)
     monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
     add = History.add
@@ -319,11 +322,56 @@ def test_policies_of_another_run_play_on_as_they_are(run, monkeypatch, tmp_path)
         assert json.loads(line)["reinforce/number"] == 1
 
 
+def aimed_policies(folder, stages):
+    """Policies for the small teacher that were trained at targets, in files."""
+    folder.mkdir()
+    makes = {"remove": RemoveEnv, "shrink": ShrinkEnv}
+    for stage in stages:
+        env = makes[stage](
+            SMALL.teacher,
+            "digits",
+            evaluator="size",
+            constraints={"num_params": 4_000},
+        )
+        about = {"fits": False, "aims": ["params"], "card": {}}
+        policy = make_policy(env, seed=3)
+        write_trained(trained_path(folder, stage), policy, stage, **about)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_shipped", [False, True])
+def test_trained_policies_see_the_limits_and_play_twenty_students_if_frozen(
+    is_shipped, monkeypatch, tmp_path
+):
+    recipe = Recipe(2, 32, largest_gradient=1.0)
+    monkeypatch.setattr(learning, "teacher_recipe", lambda *_: recipe)
+    folder = aimed_policies(tmp_path / "trained", ("remove", "shrink"))
+    more = {"frozen": True, "removal_updates": 6, "shrinkage_updates": 5}
+    if is_shipped:
+        monkeypatch.setattr(kept, "TRAINED", folder)
+    else:
+        more["init_policy"] = folder
+    more |= {"max_params": "2000", "controls": "none", "output": tmp_path / "run"}
+    compress(Options(**{**vars(SMALL), **more}))
+    lines = [x for x in history(tmp_path / "run") if x["search"] == "reinforce"]
+    for stage in ("remove", "shrink"):
+        of_stage = [line for line in lines if line["stage"] == stage]
+        assert len(of_stage) == 20
+        assert all("excess_num_params" in line for line in of_stage)
+        before = load_policy(trained_path(folder, stage)).state_dict()
+        after = load_policy(tmp_path / "run" / f"reinforce-{stage}.policy.pt")
+        assert all(torch.equal(w, before[n]) for n, w in after.state_dict().items())
+    # Removal that breaks the limit is not penalised: shrinkage follows.
+    removed = [line for line in lines if line["stage"] == "remove"]
+    assert any(line["violated"] and line["reward"] > 0 for line in removed)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frozen": True}, "give init_policy"),
-        ({"init_policy": Path("nowhere")}, "no policy nowhere/reinforce-remove.policy"),
+        ({"frozen": True}, "as init_policy"),
+        ({"init_policy": Path("nowhere")}, "neither nowhere/reinforce-remove.policy"),
         ({"logs": "xml"}, "unknown format 'xml'; known: csv, json, tensorboard"),
     ],
 )
@@ -400,7 +448,7 @@ def test_a_control_that_cannot_be_so_small_is_left_out(teacher, tmp_path, caplog
         teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
     )
     history = History(tmp_path / "history.jsonl")
-    final.report = history.add
+    final.tell = history.add
     make = partial(magnitude_student, teacher, 10)
     assert final.compare_sizes({"magnitude": make})["magnitude"] is None
     assert "magnitude: num_params=10 cannot be reached" in caplog.text
@@ -471,8 +519,8 @@ def test_examples_are_commands(example):
         (["--evaluator", "x.json"], "x.json holds no calibration"),
         (["--store", "abc://x"], "abc"),
         (["--weights", "x.pt"], "there is no file x.pt with weights"),
-        (["--mean", "0.5"], "--mean and --std go together"),
-        (["--mean", "half", "--std", "1"], "are numbers with commas between"),
+        (["--mean", "0.5"], "--mean and --std must be given together"),
+        (["--mean", "half", "--std", "1"], "must be numbers separated by commas"),
         (["--mean", "0.5,0.5", "--std", "1,1"], "for each of 1 channels"),
         (["--teacher", "vit_b_16"], "node 'permute' (call method permute)"),
     ],

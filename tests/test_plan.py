@@ -1,4 +1,4 @@
-"""What a run does in the minutes it has: decisions, kept and repeated."""
+"""Runs with --minutes: their decisions, kept and repeated."""
 
 import json
 import time
@@ -48,7 +48,7 @@ def test_minutes_are_read_as_people_write_them(text, seconds):
 
 @pytest.mark.parametrize("text", ["0", "0m", "", "-5", "five", "5d", "1h30x", "nan"])
 def test_what_is_no_time_is_refused(text):
-    with pytest.raises(ValueError, match="accepted are 5, 5m, 90s, 1h30"):
+    with pytest.raises(ValueError, match="such as 5, 5m, 90s or 1h30"):
         read_minutes(text)
 
 
@@ -103,7 +103,7 @@ def test_a_plan_of_a_run_that_was_stopped_is_not_repeated(tmp_path, clock):
     Plan(tmp_path / "plan.json", 100, clock.now).decide("updates", lambda: 10, 3)
     again = Plan(tmp_path / "mine.json", None, clock.now, tmp_path / "plan.json")
     assert again.decide("updates", lambda: 99, 3) == 10
-    with pytest.raises(ValueError, match=r"plan\.json ends where 'epochs' is due"):
+    with pytest.raises(ValueError, match=r"plan\.json ends where 'epochs' is expected"):
         again.decide("epochs", lambda: 7, 3)
 
 
@@ -133,12 +133,14 @@ def test_a_damaged_plan_is_refused_by_name(tmp_path, content):
 def test_a_plan_of_other_decisions_is_refused(tmp_path, clock):
     Plan(tmp_path / "plan.json", 100, clock.now).decide("updates", lambda: 10, 3)
     again = Plan(tmp_path / "mine.json", None, clock.now, tmp_path / "plan.json")
-    with pytest.raises(ValueError, match="decides 'updates' where 'epochs' is due"):
+    with pytest.raises(ValueError, match="has 'updates' where 'epochs' is expected"):
         again.decide("epochs", lambda: 1, 3)
 
 
 def timed(tmp_path, clock, seconds: float, *, workers: int = 2, **more) -> Timed:
-    """Of students that take a second each in the search, and 0.2 an epoch."""
+    """A plan for students that take a second each in the search, and 0.2 s per
+    epoch.
+    """
     pace = Pace()
     pace.amount, pace.seconds = 10, 10.0 / workers
     plan = Plan(tmp_path / "plan.json", seconds, clock.now)
@@ -147,7 +149,9 @@ def timed(tmp_path, clock, seconds: float, *, workers: int = 2, **more) -> Timed
 
 
 def play(timing: Timed, clock: Clock, *, slower: float = 1.0) -> float:
-    """A run in which all takes as long as it is thought to; seconds used."""
+    """A run in which everything takes as long as estimated; returns the seconds
+    used.
+    """
     timing.start_search()
     each = timing.scores.seconds / timing.scores.amount * slower
     stages = {"reinforce: remove": timing.removal_updates}
@@ -159,11 +163,13 @@ def play(timing: Timed, clock: Clock, *, slower: float = 1.0) -> float:
             clock.now += 5 * each
             if timing.is_enough(stage, 5 * (update + 1)):
                 break
-    for number, count in enumerate(timing.rounds()):
+    counts = timing.rounds()
+    for number, count in enumerate(counts):
         epochs = timing.epochs(number)
-        seconds = timing._waves(count) * epochs * 0.2 * slower
-        clock.now += seconds
-        timing.distilled(count, epochs, seconds)
+        for _ in range(timing.seeds() if number == len(counts) - 1 else 1):
+            seconds = timing._waves(count) * epochs * 0.2 * slower
+            clock.now += seconds
+            timing.distilled(count, epochs, seconds)
     if timing.with_controls and timing.allows_controls():
         clock.now += timing._waves(2) * epochs * 0.2 * slower
     clock.now += timing.reserve
@@ -174,10 +180,12 @@ def play(timing: Timed, clock: Clock, *, slower: float = 1.0) -> float:
 @pytest.mark.parametrize("workers", [1, 2, 8])
 @pytest.mark.parametrize("with_controls", [True, False])
 @pytest.mark.parametrize("is_limited", [True, False])
+@pytest.mark.parametrize("most_seeds", [1, 2])
 def test_the_time_is_used_and_not_exceeded(
-    tmp_path, clock, seconds, workers, with_controls, is_limited
+    tmp_path, clock, seconds, workers, with_controls, is_limited, most_seeds
 ):
     more = {"with_controls": with_controls, "is_limited": is_limited}
+    more["most_seeds"] = most_seeds
     timing = timed(tmp_path, clock, seconds, workers=workers, **more)
     used = play(timing, clock)
     assert used <= 1.05 * seconds
@@ -201,16 +209,16 @@ def test_with_little_time_fewer_are_distilled_and_longer(tmp_path, clock):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "a_view", "views"), [(240, 0.0, 8), (240, 100, 1), (240, 10, 4)]
+    ("seconds", "a_view", "num_variants"), [(240, 0.0, 8), (240, 100, 1), (240, 10, 4)]
 )
 def test_images_have_as_many_forms_as_the_teacher_has_time_for(
-    tmp_path, clock, seconds, a_view, views
+    tmp_path, clock, seconds, a_view, num_variants
 ):
     timing = timed(tmp_path, clock, seconds)
-    timing.seconds_a_view = lambda: a_view
-    assert timing.views() == views
-    timing.seconds_a_view = lambda: 0.0
-    assert timing.views() == views  # it was decided
+    timing.seconds_a_variant = lambda: a_view
+    assert timing.num_variants() == num_variants
+    timing.seconds_a_variant = lambda: 0.0
+    assert timing.num_variants() == num_variants  # it was decided
 
 
 def test_the_last_epochs_are_in_the_plan(tmp_path, clock):
@@ -225,3 +233,18 @@ def test_a_plan_that_came_to_no_finalists_says_so(tmp_path, clock):
     timing.start_search()
     with pytest.raises(ValueError, match="no finalists yet"):
         final_epochs(tmp_path / "plan.json")
+
+
+def test_a_wall_clock_that_jumps_changes_no_decision(tmp_path, monkeypatch):
+    """As when a machine sets its clock, or summer time ends."""
+    began = time.monotonic()
+    plan = Plan(tmp_path / "plan.json", 100, began)
+    for jump in (-1e9, 0.0, 1e9):
+        monkeypatch.setattr(time, "time", lambda jump=jump: 1.7e9 + jump)
+        assert plan.decide("seconds", lambda: plan.left, 0.0) == pytest.approx(
+            100, abs=5
+        )
+    kept = json.loads((tmp_path / "plan.json").read_text())
+    assert all(0 <= at < 5 for _, _, at in kept["decisions"])
+    again = Plan(tmp_path / "plan.json", 100, time.monotonic())
+    assert again.left == pytest.approx(100, abs=5)

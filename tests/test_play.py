@@ -29,7 +29,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def counts(network):
-    """How many decisions there are, in each stage of a play that keeps everything."""
+    """The number of decisions in each stage of a play that keeps everything."""
     remove = RemoveEnv(network, evaluator="size")
     shrink = ShrinkEnv(network, start=network.architecture, evaluator="size")
     return len(remove.decisions), len(shrink.decisions)

@@ -82,5 +82,5 @@ def test_what_is_scored_otherwise_is_not_its_result(tmp_path):
     path = tmp_path / "results.jsonl"
     (one,) = plan([(NAME, {"evaluator": "size"})], ["random"], [0], evaluations=1)
     Results(path).add(perform(one))
-    with pytest.raises(Refused, match=r"stands for one task.*has others: evaluator"):
+    with pytest.raises(Refused, match=r"determines its arguments.*not set evaluator"):
         validate(path)

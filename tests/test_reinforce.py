@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from n2n_agents.kept import load_policy, save_policy
 from n2n_agents.players import Player
-from n2n_agents.policies import NO_ACTION, load_policy, make_policy, save_policy
+from n2n_agents.policies import NO_ACTION, make_policy
 from n2n_agents.reinforce import (
     MODERN,
     PAPER,
@@ -50,8 +51,8 @@ def shrink_env(teacher) -> ShrinkEnv:
 
 def test_a_return_is_the_undiscounted_sum(remove_env):
     policy = make_policy(remove_env)
-    places = policy.places(remove_env)
-    player = Player(policy, places, None)
+    columns = policy.columns_in(remove_env)
+    player = Player(policy, columns, None)
     player.act(*first_step(remove_env))
     assert player.episode([0.25, 0.0, 0.5], {}).reward == 0.75
 
@@ -113,10 +114,10 @@ def test_plain_policies_are_the_papers_for_each_stage(remove_env, shrink_env):
 def read_by(policy, env) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows, no actions, and no states, as the policy reads them."""
     observation = torch.from_numpy(env.reset()[0])[None]
-    places = policy.places(env)
+    columns = policy.columns_in(env)
     actions = torch.full(observation.shape[:2], NO_ACTION)
-    states = torch.zeros(*observation.shape[:2], len(places.states))
-    return observation[..., places.rows], actions, states
+    states = torch.zeros(*observation.shape[:2], len(columns.states))
+    return observation[..., columns.rows], actions, states
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", "two-pass"])
@@ -404,7 +405,7 @@ class ImportanceEvaluator(SizeEvaluator):
 
 
 def all_rewards(env: RemoveEnv) -> list[float]:
-    """Of every student that legal decisions lead to; all-keep first, greediest last."""
+    """Rewards of every legal student; all-keep first, the greediest last."""
     start, found = env.start, []
     reference = env.evaluator.score_teacher(env.teacher)
 
@@ -555,13 +556,13 @@ def test_a_checkpoint_of_another_training_is_refused(remove_env, tmp_path):
     with pytest.raises(ValueError, match="another training: its policy is"):
         train(remove_env, plain, MODERN, seed=1, checkpoint=path)
     save_policy(policy, path)
-    with pytest.raises(ValueError, match="no training to go on with"):
+    with pytest.raises(ValueError, match="no training that can be resumed"):
         train(remove_env, policy, MODERN, seed=1, checkpoint=path)
 
 
 def test_a_policy_of_another_stage_is_refused(remove_env, shrink_env):
     for learn in (play, train):
-        with pytest.raises(ValueError, match=r"between 10 actions.* offers 2"):
+        with pytest.raises(ValueError, match=r"has 10 actions and the environment 2"):
             learn(remove_env, make_policy(shrink_env))
 
 
@@ -594,7 +595,7 @@ def test_a_policy_of_another_contract_is_refused_with_its_columns(tmp_path):
     path = tmp_path / "old.pt"
     arguments = {"kind": "bidirectional", "columns": ["type", "kernel"]}
     torch.save({"policy": arguments, "weights": {}}, path)
-    with pytest.raises(ValueError, match=r"another contract: .* columns type, kernel"):
+    with pytest.raises(ValueError, match=r"another contract; .*: type, kernel"):
         load_policy(path)
 
 
@@ -611,7 +612,7 @@ def test_a_plain_policy_reads_the_papers_columns_alone(stage, request):
     directions = 2 if stage == "remove_env" else 1
     assert policy.head.in_features == directions * 30
     assert policy.states == []
-    assert [env.metadata["columns"][i] for i in policy.places(env).rows] == (
+    assert [env.metadata["columns"][i] for i in policy.columns_in(env).rows] == (
         policy.columns
     )
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import kills
-from n2n_gym.common.files import alone_with, kept_if_possible, write_whole
+from n2n_gym.common.files import kept_if_possible, locked, write_whole
 from n2n_gym.evaluators import elastic
 from n2n_gym.evaluators.distillation import Settings
 from n2n_gym.evaluators.rungs import ELASTIC
@@ -95,6 +95,6 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     other = tmp_path / "small1.safetensors.123.part"
     left.touch()
     other.touch()
-    with alone_with(path):
+    with locked(path):
         assert not left.exists()
         assert other.exists()

@@ -1,4 +1,4 @@
-"""What a student takes, computed and measured."""
+"""Resources of a student, computed and measured."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from n2n_gym.networks.layers import (
     Flatten,
     Linear,
 )
+from n2n_gym.networks.random_students import random_students
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.trace import trace
@@ -38,7 +39,6 @@ from n2n_gym.resources import (
 from n2n_gym.resources.accelerator import TorchLatency
 from n2n_gym.resources.clock import time_in_turns
 from n2n_gym.resources.measured import open_session, session_of
-from n2n_gym.resources.students import random_students
 from tests.networks import IMAGE, SmallResNet
 from tests.test_edits import start_of
 
@@ -211,7 +211,7 @@ def test_energy_is_read_from_the_counters_of_linux(whole, tmp_path):
 
 def test_a_machine_without_counters_says_so(whole, tmp_path):
     meter = load_meter(["energy"], {"energy": Energy(tmp_path)})
-    with pytest.raises(ResourceError, match="this machine reports no energy"):
+    with pytest.raises(ResourceError, match="this machine has no energy counters"):
         meter(whole, whole)
 
 

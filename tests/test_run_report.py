@@ -95,7 +95,7 @@ def test_the_best_keep_the_limits_of_the_run(folder, found):
         if "error" not in line and line["stage"] != "remove":
             line["excess_num_params"] = line["num_params"] - bound
         lines.append(line)
-    path = folder.with_name("limited.jsonl")
+    path = folder.with_name("within.jsonl")
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     trials = _trials(path, ["num_params"])
     best = replace(found, trials=trials).best
@@ -279,7 +279,7 @@ def test_the_slider_shows_each_student_of_the_shelf(page, found):
 
     def shown() -> tuple[list[str], str]:
         figures = page.locator("#place dd.value").all_inner_texts()
-        return figures, page.locator("#places tr.chosen code").inner_text()
+        return figures, page.locator("#shelf-rows tr.chosen code").inner_text()
 
     slider.focus()
     page.keyboard.press("Home")
@@ -294,7 +294,7 @@ def test_the_slider_shows_each_student_of_the_shelf(page, found):
     box = slider.bounding_box()
     page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
     assert shown()[1] == shelf[0]["file"]
-    page.locator("#places tr").nth(default).click()
+    page.locator("#shelf-rows tr").nth(default).click()
     assert shown()[1] == shelf[default]["file"]
     assert slider.input_value() == str(default)
 

@@ -53,7 +53,7 @@ def test_a_misspelt_option_is_named_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="option 'xyzzy'; known: teacher, task"):
         Options.read(path)
     path.write_text("teacher: vgg11\n")
-    with pytest.raises(ValueError, match="is no TOML"):
+    with pytest.raises(ValueError, match="is not TOML"):
         Options.read(path)
 
 
@@ -100,7 +100,7 @@ def test_a_folder_of_something_else_is_left_alone(options):
     options.output.mkdir()
     (options.output / "thesis.tex").write_text("years of work")
     with (
-        pytest.raises(FileExistsError, match=r"holds no run \(but thesis.tex\)"),
+        pytest.raises(FileExistsError, match=r"holds no run: it has thesis.tex"),
         open_run(options),
     ):
         pass
@@ -162,7 +162,7 @@ def test_a_second_process_is_refused(options):
         )
     assert result.returncode == 1
     assert "BlockingIOError" in result.stderr
-    assert "another process is at this run" in result.stderr
+    assert "is in use by another process" in result.stderr
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
@@ -206,7 +206,7 @@ def test_another_line_than_before_ends_the_run(tmp_path):
     history.close()
     history = History(path)
     fill(history, [0])
-    with pytest.raises(ValueError, match="line 2 would be another now"):
+    with pytest.raises(ValueError, match="line 2 differs from what"):
         fill(history, [2])
     history.close()
     assert len(path.read_text().splitlines()) == 3

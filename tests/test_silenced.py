@@ -1,7 +1,8 @@
-"""Removals against silence: what a student computes without a branch or a unit.
+"""Removals compared with silencing: a student's logits without a branch or a unit.
 
-It is what the original module computes when forward hooks silence it: a branch adds
-zeros or multiplies by ones, the modules of a unit hand on what they are given.
+They must equal those of the original module with forward hooks that silence the part. A
+silenced branch adds zeros or multiplies by ones; the modules of a silenced unit return
+their input.
 """
 
 from __future__ import annotations
@@ -19,20 +20,19 @@ from n2n_gym.networks.layers import Add, Multiply
 from n2n_gym.pytorch.inheritance import Inheritance
 from n2n_gym.pytorch.trace import trace
 from n2n_gym.teachers.cifar import cifar_resnet
-from tests.networks import IMAGE, GroupNormNet, PaddedNet, ScaledNet, VariedNet, awake
-
-SMALL = (GroupNormNet, PaddedNet, ScaledNet, VariedNet)
-# Between them of every kind of layer that torchvision's have not.
-OF_TIMM = (
-    "fastvit_t8",
-    "hrnet_w18_small",
-    "inception_next_atto",
-    "mixnet_s",
-    "repvgg_a0",
-    "resnetv2_50d_gn",
-    "rexnetr_100",
-    "starnet_s1",
+from tests.networks import (
+    IMAGE,
+    OF_TIMM,
+    DealtNet,
+    GroupNormNet,
+    MixedNet,
+    PaddedNet,
+    ScaledNet,
+    VariedNet,
+    awake,
 )
+
+SMALL = (DealtNet, GroupNormNet, MixedNet, PaddedNet, ScaledNet, VariedNet)
 
 
 def silent(
@@ -61,7 +61,10 @@ def silent(
 
 
 def num_equal(module: nn.Module, image: tuple[int, int, int], most: int) -> int:
-    """How many removals, of those that hooks can do, give equal logits; others fail."""
+    """The number of removals with equal logits, among those that hooks can do.
+
+    Other logits fail the test.
+    """
     start = trace(module, image)
     inheritance = Inheritance(start, module.state_dict())
     module = module.double()

@@ -129,8 +129,8 @@ def test_half_of_the_free_memory_is_the_limit(tmp_path, task, monkeypatch):
 def test_the_limit_can_be_set_by_hand(tmp_path, task):
     size = task.splits["train"].images.nbytes
     for limit, is_streamed in ((size, False), (size - 1, True)):
-        limited = replace(mapped(tmp_path, task), resident_bytes=limit)
-        assert limited.split("train", CPU).is_streamed == is_streamed
+        small = replace(mapped(tmp_path, task), resident_bytes=limit)
+        assert small.split("train", CPU).is_streamed == is_streamed
 
 
 def test_what_is_known_of_a_memory_map_is_what_is_known_of_memory(task, streamed):
@@ -164,7 +164,7 @@ def huge(folder: Path) -> Task:
 
 
 def mapped_bytes(path: Path) -> int:
-    """How much of a file this process has mapped."""
+    """Bytes of a file that this process has mapped."""
     maps = psutil.Process().memory_maps()
     return sum(m.rss + m.swap for m in maps if m.path == str(path))
 

@@ -1,11 +1,16 @@
 """N2N-Bench's protocol: runs, their file, and what they say."""
 
+import gzip
 import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.n2n_bench import pages, rules
 from envs_registry import BENCH
 from n2n_gym.bench import find_task
 from n2n_gym.bench.env import regrets
@@ -94,14 +99,17 @@ def changed(line, **change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"best": {str(n): 0.99 for n in BUDGETS}}, "best reward of 5 students"),
-        ({"rows": [1, 1]}, "there twice"),
+        (
+            {"best": {str(n): 0.99 for n in BUDGETS}},
+            "best reward of the first 5 students",
+        ),
+        ({"rows": [1, 1]}, "listed twice"),
         ({"rows": [100_000]}, "rows must be from 0"),
         ({"rows": list(range(400))}, "students of 300|rows must be"),
         ({"rows": []}, "rows must be"),
         ({"task": "N2NBench/Smal-v0"}, "unknown task"),
         ({"version": 9}, "is of n2n-bench 9"),
-        ({"colour": "red"}, "is no run"),
+        ({"colour": "red"}, "is not a run"),
     ],
 )
 def test_a_run_that_is_not_so_is_refused(results, tmp_path, change, message):
@@ -113,12 +121,51 @@ def test_a_run_that_is_not_so_is_refused(results, tmp_path, change, message):
         list(read_suite(path))
 
 
+def test_a_compressed_file_holds_the_same_runs(results, tmp_path):
+    path = tmp_path / "results.jsonl.gz"
+    path.write_bytes(gzip.compress(results.read_bytes()))
+    assert suite.is_suite(path)
+    assert list(read_suite(path)) == list(read_suite(results))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"results\.jsonl\.gz cannot be read"):
+        list(read_suite(path))
+
+
+def test_the_page_lists_each_agent_with_its_command(table, results):
+    runs = list(read_suite(results))
+    made = [replace(one, command="n2n-gym compare", commit="abc") for one in runs]
+    written = pages.page(made, standings(made))
+    for agent in AGENTS:
+        assert f"| {agent} | `n2n-gym compare` | abc |" in written
+    assert suite.as_markdown(standings(runs)).strip() in written
+    assert f"`small` ({len(table):,})" in written
+
+
+def test_the_page_of_tables_has_the_figures_of_the_rules(table, monkeypatch):
+    monkeypatch.setattr(rules, "DRAWS", 5)
+    written = pages.tables_page()
+    found = rules.judge("N2NBench/Small-v0", AIMS["N2NBench/Small-v0"], table)
+    (row,) = [x for x in written.splitlines() if x.startswith("| `Small-v0`")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == str(found.legal) == str(len(table))
+    assert float(cells[3]) == pytest.approx(found.perfect, abs=1e-4)
+    assert float(cells[4]) == pytest.approx(found.regression, abs=1e-4)
+    assert float(cells[6]) == pytest.approx(found.play, abs=1e-4)
+    assert float(cells[8]) == pytest.approx(
+        max(table.values(AIMS["N2NBench/Small-v0"])), abs=1e-4
+    )
+
+
 def test_the_command_writes_a_leaderboard_and_validates_it(table, tmp_path):
     runner, output = CliRunner(), tmp_path / "bench"
     arguments = ["compare", "--suite", "n2n-bench", "--agents", "random,regression"]
     made = runner.invoke(app, [*arguments, "--seeds", "2", "--output", str(output)])
     assert made.exit_code == 0, made.output
     assert (output / "leaderboard.md").read_text().count("\n") == 4
+    one = next(read_suite(output / "results.jsonl"))
+    head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(head, capture_output=True, text=True)
+    assert one.commit.rstrip("+") == done.stdout.strip()[:10]  # "" where there is none
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     again = runner.invoke(app, [*arguments, "--output", str(output)])
     assert again.exit_code != 0
@@ -149,7 +196,7 @@ def test_bad_commands_are_named(table, tmp_path, options, message):
 def test_without_a_whole_table_there_is_nothing_to_compare(monkeypatch, tmp_path):
     for name in list(BENCH):
         monkeypatch.delitem(BENCH, name)
-    with pytest.raises(ValueError, match="no table of N2N-Bench is whole yet"):
+    with pytest.raises(ValueError, match="no table of N2N-Bench is complete yet"):
         perform_suite(["random"], range(1), tmp_path / "results.jsonl")
-    with pytest.raises(ValueError, match="no table of N2N-Bench is whole yet"):
+    with pytest.raises(ValueError, match="no table of N2N-Bench is complete yet"):
         find_task("N2NBench/Remove-Residual-CIFAR10x16-v0")

@@ -1,4 +1,4 @@
-"""What a teacher answers to its task's images: precision, progress, what is kept."""
+"""A teacher's logits of its task's images: precision, progress, storage."""
 
 import io
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Traces that are not the network, and what is said of them."""
+"""Traces that differ from the network, and their errors and warnings."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_arithmetic_with_the_size_of_the_batch_is_refused():
     ],
 )
 def test_a_branch_for_so_many_images_is_refused(write, count):
-    message = rf"for {count} images at once than for a few: its forward asks how"
+    message = rf"for {count} images at once than for a few: its forward uses"
     with pytest.raises(TraceError, match=message):
         trace(Net(write), SHAPE)
 
@@ -264,6 +264,15 @@ def test_a_branch_of_inference_mode_is_refused():
 
     with pytest.raises(TraceError, match=r"does not compute what torch\.fx traces"):
         trace(Net(write), SHAPE)
+
+
+def test_a_network_that_amplifies_rounding_is_no_branch():
+    def write(net: Net, x: Tensor) -> Tensor:
+        large = x * 1e6
+        return (x + large) - large
+
+    architecture = trace(Net(write), SHAPE)
+    assert architecture.num_params == sum(p.numel() for p in Net().parameters())
 
 
 def test_what_fails_for_one_image_alone_is_no_hindrance():
@@ -728,8 +737,8 @@ def test_a_module_made_in_a_forward_is_traced(write, kinds):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda net, x: nn.Conv2d(8, 8, 1)(x), "with weights is made in a forward"),
-        (lambda net, x: nn.BatchNorm2d(8)(x), "with weights is made in a forward"),
+        (lambda net, x: nn.Conv2d(8, 8, 1)(x), "not make a module with weights"),
+        (lambda net, x: nn.BatchNorm2d(8)(x), "not make a module with weights"),
         (lambda net, x: nn.Dropout()(x), "not switched off in eval mode"),
         (lambda net, x: nn.LocalResponseNorm(8)(x), "avg_pool|pow|unsqueeze|square"),
     ],

@@ -39,7 +39,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def arrays(task):
-    """Of digits, a third of the images."""
+    """A third of the images of digits."""
     return {
         name: tuple(array[::3] for array in split.arrays())
         for name, split in task.splits.items()
@@ -188,13 +188,13 @@ def test_labels_of_some_images_are_refused(tmp_path, arrays, changes, message):
 
 @pytest.mark.parametrize("unlabelled", [("test",), ("validation", "test"), "train"])
 def test_other_splits_without_labels_are_refused(arrays, unlabelled):
-    with pytest.raises(ValueError, match="without labels can be the training images"):
+    with pytest.raises(ValueError, match="unlabelled must be"):
         make_task(arrays, unlabelled)
 
 
 def test_labels_that_are_said_to_be_none_are_refused(arrays):
     data = Task("own", (1, 8, 8), 0, lambda: arrays, unlabelled=ALL)
-    with pytest.raises(ValueError, match="train is said to have no labels, and has"):
+    with pytest.raises(ValueError, match="train is unlabelled but has labels"):
         _ = data.splits
 
 
@@ -244,7 +244,7 @@ def test_weights_say_how_many_classes_a_network_by_name_has(tmp_path, arrays):
         "squeezenet1_1", data, weights={"state_dict": saved}, device="cpu"
     )
     assert teacher.task.num_classes == 7
-    with pytest.raises(ValueError, match="does not say how many classes resnet18"):
+    with pytest.raises(ValueError, match="does not show how many classes resnet18"):
         load_teacher("resnet18", data, weights=saved, device="cpu")
 
 
@@ -254,7 +254,7 @@ def test_a_teacher_of_one_answer_is_refused(arrays):
         module.fc.weight.zero_()
         module.fc.bias[3] = 1
     found = load_teacher(module, make_task(arrays, ALL), device="cpu")
-    with pytest.raises(ValueError, match="images of own for the same class, 3"):
+    with pytest.raises(ValueError, match="predicts class 3 for all"):
         _ = found.task.splits
 
 

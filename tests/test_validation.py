@@ -86,7 +86,7 @@ def put(name, value, inside=None):
         (put("number", 2), "evaluation", "it should be number 1"),
         (put("cost", 1.0), "evaluation", "the cost so far is 0"),
         (put("episodes", 0), "evaluation", "episodes do not go up"),
-        (put("seed", 7), "evaluation", "says that it is of"),
+        (put("seed", 7), "evaluation", "has the fields of run"),
         (put("students", 3), "end", "students are missing"),
         (put("cost", 3.0), "end", "the cost is 0"),
         (put("kind", "end"), "evaluation", "a line with students None"),
@@ -108,7 +108,7 @@ def test_a_run_without_an_end_and_one_with_two_are_refused(results, tmp_path):
     path = tmp_path / "edited.jsonl"
     for edited_lines in (lines[:-1], [*lines, lines[-1]]):
         path.write_text("".join(edited_lines))
-        with pytest.raises(Refused, match="not a run with one end"):
+        with pytest.raises(Refused, match="followed by one end"):
             validate(path)
     line = json.loads(lines[-1])
     path.write_text(json.dumps({**line, "actions": 3}) + "\n")
@@ -121,15 +121,15 @@ def test_a_better_score_that_agrees_with_itself_is_refused(scored, tmp_path):
     rewards = [line["reward"] for line in lines]
     factor = 0.99 * max(rewards) / min(rewards)  # nearly as good as the best
     lowest = rewards.index(min(rewards))
-    places = iter(range(len(lines)))
+    positions = iter(range(len(lines)))
     copy = tmp_path / "edited.jsonl"
     with copy.open("w") as file:
         for line in Results(scored).lines():
-            if line["kind"] == "evaluation" and next(places) == lowest:
+            if line["kind"] == "evaluation" and next(positions) == lowest:
                 line["info"]["accuracy"] *= factor
                 line["reward"] *= factor
             file.write(json.dumps(line) + "\n")
-    with pytest.raises(Refused, match="is claimed; scored anew it is"):
+    with pytest.raises(Refused, match="but scoring again gives"):
         validate(copy)
 
 

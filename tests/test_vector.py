@@ -51,7 +51,7 @@ class Recorder(SizeEvaluator):
 
 
 def assert_equal(one, two) -> None:
-    """Of what a vector's reset or step returns: values, types and shapes."""
+    """Compare results of a vector's reset or step: values, types and shapes."""
     assert type(one) is type(two)
     if isinstance(one, dict):
         assert one.keys() == two.keys()
@@ -210,7 +210,7 @@ def test_rows_cannot_have_evaluators_of_their_own(teacher):
 
 
 def illegal_second(teacher) -> list[int]:
-    """Actions of which the second is illegal: the unit's branch is gone already."""
+    """Actions with an illegal second one: the unit's branch is already gone."""
     names = [(d.form, d.name) for d in RemoveEnv(teacher, evaluator="size").decisions]
     assert names[0][0] == "branch"
     assert names[1][0] == "unit"

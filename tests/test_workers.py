@@ -240,7 +240,9 @@ def test_a_full_folder_for_temporary_files_is_an_error_that_names_it(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(OSError, match=f"{tmp_path}: .* File too large; TMPDIR"):
+        with pytest.raises(
+            OSError, match=f"to {tmp_path} .* File too large; set TMPDIR"
+        ):
             workers._path_of(teacher)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

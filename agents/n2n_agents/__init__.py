@@ -1,1 +1,1 @@
-"""Agents that know the Gymnasium interface alone."""
+"""Agents that use only the Gymnasium interface."""

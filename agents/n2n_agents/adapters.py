@@ -1,4 +1,4 @@
-"""Wrappers that put things where some libraries look for them."""
+"""Wrappers that put masks and infos where other libraries expect them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Info = dict[str, Any]
 class MaskedObservation(
     gym.Wrapper[Any, Any, Observation, Any], gym.utils.RecordConstructorArgs
 ):
-    """A dictionary of the observation and the mask, (A,) bool, True where legal.
+    """Observations with masks: a dictionary of the rows and a mask, (A,) bool.
 
-    The default names are RLlib's, that of the mask TorchRL's too; Tianshou's are
-    ``observations="obs", action_mask="mask"``.
+    The mask is True for legal actions. The default names are RLlib's; TorchRL uses the
+    same name for the mask. Tianshou needs ``observations="obs", action_mask="mask"``.
 
     Args:
-        env: One with discrete actions, which has ``info["action_mask"]``.
-        observations: The observation's name.
-        action_mask: The mask's name.
+        env: An environment with discrete actions and ``info["action_mask"]``.
+        observations: Name of the observation in the dictionary.
+        action_mask: Name of the mask in the dictionary.
 
     Raises:
-        ValueError: The actions are not discrete, so that there is no mask.
+        ValueError: The actions are not discrete, so there is no mask.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MaskedObservation(
         super().__init__(env)
         if not isinstance(env.action_space, gym.spaces.Discrete):
             raise ValueError(
-                f"masks belong to discrete actions, got {env.action_space}"
+                f"only discrete actions have a mask, got {env.action_space}"
             )
         self._names = observations, action_mask
         num_actions = int(env.action_space.n)
@@ -72,14 +72,15 @@ class MaskedObservation(
 class NumericInfo(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Infos without their strings, such as the student's architecture.
 
-    Tianshou keeps infos in its buffers, with None where a step has no such string,
-    and then refuses to train: it takes None for a broken number. TorchRL's reader of
-    infos takes arrays alone, which have ``dtype="float32"`` in its default specs.
+    Tianshou stores infos in its buffers, with None for a string that a step lacks. It
+    then takes None for a broken number and refuses to train. TorchRL's info reader
+    takes only arrays; ``dtype="float32"`` gives the type that it expects by default.
 
     Args:
-        env: One whose infos have numbers and strings.
-        dtype: Of arrays, (), that numbers become, (N,) for tuples of them; by default
-            they stay Python's.
+        env: An environment with numbers and strings in its infos.
+        dtype: Type of arrays: each number becomes an array of shape (), each tuple an
+            array of shape (N,). By default numbers stay Python numbers, and tuples are
+            left out.
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, dtype: str | None = None) -> None:

@@ -1,8 +1,9 @@
-"""The agents by name: each takes an environment and ``seed=``, and plays until stopped.
+"""The agents by name: functions of an environment and ``seed=``.
 
-``"reinforce@policy.pt"`` starts from a policy that was trained before, perhaps on
-another teacher; ``"frozen@policy.pt"`` plays it as it is. An own agent is any such
-function, ``"module:function"``.
+Agents play until an exception stops them; some searches end earlier, when they have
+nothing left to try. ``"reinforce@policy.pt"`` starts from a trained policy, perhaps of
+another teacher. ``"frozen@policy.pt"`` plays a trained policy without further training.
+``"module:function"`` names your own agent.
 """
 
 from __future__ import annotations
@@ -17,24 +18,29 @@ from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
 
-from n2n_agents import reinforce, search
+from n2n_agents import bayesian, imitation, local, reinforce, rollouts, search
+from n2n_agents.kept import SUFFIX, find_trained, load_trained
 
 Agent: TypeAlias = Callable[..., None]
 CONTINUOUS: Final = ("sac", "td3")  # take continuous actions
 ENDLESS: Final = 10**9  # updates
-STALE: Final = 50  # episodes in a row without a new student: a policy has settled
-APART: Final = 1_000_003  # seeds of trainings that follow one another
+STALE: Final = 50  # after so many episodes without a new student, a policy has settled
+APART: Final = 1_000_003  # distance between the seeds of successive trainings
 
 
 class _Settled(Exception):
-    """A policy only repeats itself."""
+    """A policy has found no new student in ``STALE`` episodes."""
 
 
-def learn(env: gym.Env[Any, Any], *, seed: int) -> None:
-    """REINFORCE; whenever its policy has settled, another one from the beginning.
+def learn(env: gym.Env[Any, Any], *, seed: int, is_prepared: bool = True) -> None:
+    """REINFORCE with restarts.
 
-    Where a policy settles is sometimes no more than a local optimum. What it repeats on
-    the way costs nothing, as only distinct students do.
+    If a policy of the package suits the environment, the training starts from it. A
+    policy that finds no more new students, perhaps in a local optimum, is replaced by a
+    fresh one. Repeated students cost nothing, because budgets count distinct students.
+
+    Args:
+        is_prepared: Whether a policy that comes with the package may be used.
     """
     seen: set[str] = set()
     stale = 0
@@ -50,7 +56,10 @@ def learn(env: gym.Env[Any, Any], *, seed: int) -> None:
     for number in count():
         stale = 0
         mine = seed + APART * number
-        policy = reinforce.make_policy(env, seed=mine)
+        uniformity = reinforce.MODERN.uniformity
+        policy = find_trained(env) if is_prepared and number == 0 else None
+        if policy is None:
+            policy = reinforce.make_policy(env, seed=mine, uniformity=uniformity)
         with suppress(_Settled):
             reinforce.train(
                 env,
@@ -63,7 +72,7 @@ def learn(env: gym.Env[Any, Any], *, seed: int) -> None:
 
 
 def learn_as_the_paper(env: gym.Env[Any, Any], *, seed: int) -> None:
-    """REINFORCE as it was published: one policy."""
+    """REINFORCE as published, with one policy."""
     policy = reinforce.make_policy(env, seed=seed, is_plain=True)
     reinforce.train(env, policy, reinforce.PAPER, updates=ENDLESS, seed=seed)
 
@@ -71,9 +80,21 @@ def learn_as_the_paper(env: gym.Env[Any, Any], *, seed: int) -> None:
 def go_on(
     env: gym.Env[Any, Any], settings: reinforce.Hyperparameters, path: str, *, seed: int
 ) -> None:
-    """REINFORCE from a policy that was trained before."""
-    policy = reinforce.load_policy(path)
+    """REINFORCE from a trained policy."""
+    policy = _load(path, env)
     reinforce.train(env, policy, settings, updates=ENDLESS, seed=seed)
+
+
+def _load(path: str, env: rollouts.Environment) -> reinforce.Policy:
+    """The policy in a file; a safetensors file must be for this environment's stage."""
+    if path.endswith(SUFFIX):
+        return load_trained(path, env)
+    return reinforce.load_policy(path)
+
+
+def search_from(env: rollouts.Environment, path: str, *, seed: int) -> None:
+    """Local search from a policy's likeliest student; the policy draws the changes."""
+    local.local_search(env, seed=seed, policy=_load(path, env))
 
 
 def _sb3(env: gym.Env[Any, Any], algorithm: str, *, seed: int) -> None:
@@ -84,12 +105,16 @@ def _sb3(env: gym.Env[Any, Any], algorithm: str, *, seed: int) -> None:
 
 AGENTS: Final[dict[str, Agent]] = {
     "reinforce": learn,
+    "reinforce@none": partial(learn, is_prepared=False),
     "reinforce-paper": learn_as_the_paper,
     "random": search.random_search,
     "uniform": search.uniform,
     "greedy": search.greedy,
     "beam": search.beam_search,
     "evolution": search.evolution,
+    "local": local.local_search,
+    "bayesian": bayesian.bayesian,
+    "imitation": imitation.imitate,
     "ppo": partial(_sb3, algorithm="PPO"),
     "a2c": partial(_sb3, algorithm="A2C"),
     "dqn": partial(_sb3, algorithm="DQN"),
@@ -100,35 +125,51 @@ AGENTS: Final[dict[str, Agent]] = {
     "td3": partial(_sb3, algorithm="TD3"),
 }
 ABOUT: Final = {
-    "reinforce": "a recurrent policy (Ashok et al., 2018), with settings that find "
-    "better students in as many episodes; begins anew where it has settled",
-    "reinforce-paper": "the same with the paper's settings",
-    "reinforce@policy.pt": "the first, from a policy that was trained before",
-    "frozen@policy.pt": "that policy as it is",
+    "reinforce": "REINFORCE with a recurrent policy (Ashok et al., 2018), better "
+    "settings than the paper's, and restarts",
+    "reinforce-paper": "REINFORCE with the paper's settings",
+    "reinforce@policy.pt": "REINFORCE from a trained policy",
+    "reinforce@none": "REINFORCE from a fresh policy, even where the package has one",
+    "frozen@policy.pt": "a trained policy, without further training",
     "random": "random legal actions",
-    "uniform": "one action everywhere, each in turn",
-    "greedy": "the change that costs the score least, again and again",
+    "uniform": "one action at every decision; each action in turn",
+    "greedy": "greedy search: always the change that costs the least reward",
     "beam": "beam search",
     "evolution": "ageing evolution of decision sequences (Real et al., 2019)",
-    "ppo": "of Stable-Baselines3, reading the rows by attention",
-    "a2c": "likewise",
-    "dqn": "likewise",
-    "maskable-ppo": "of sb3-contrib, with masks",
-    "recurrent-ppo": "of sb3-contrib",
-    "qrdqn": "of sb3-contrib",
-    "sac": "of Stable-Baselines3, for continuous shrinkage",
-    "td3": "likewise",
+    "local": "local search: a few changes of the best so far, starting from one rate "
+    "for all widths",
+    "local@policy.pt": "the same from a policy's best actions; the policy draws the "
+    "changes",
+    "bayesian": "a Gaussian process over actions and sizes chooses the next students",
+    "imitation": "a recurrent policy that imitates the best so far (Abolafia et al., "
+    "2018)",
+    "ppo": "PPO of Stable-Baselines3, with attention over the rows",
+    "a2c": "A2C of Stable-Baselines3, with attention over the rows",
+    "dqn": "DQN of Stable-Baselines3, with attention over the rows",
+    "maskable-ppo": "MaskablePPO of sb3-contrib, with masks",
+    "recurrent-ppo": "RecurrentPPO of sb3-contrib",
+    "qrdqn": "QR-DQN of sb3-contrib",
+    "sac": "SAC of Stable-Baselines3, for continuous shrinkage",
+    "td3": "TD3 of Stable-Baselines3, for continuous shrinkage",
 }
-# Those that start from the policy of a file.
-TRAINED: Final = {"reinforce": reinforce.MODERN, "frozen": reinforce.FROZEN}
+# Agents that keep limits on computed resources by themselves, without a strict mask.
+FORESEEING: Final = ("local", "bayesian", "imitation")
+# Agents that play all rows of a vector environment together.
+BATCHED: Final = ("random", *FORESEEING)
+# Agents that start from a policy file.
+TRAINED: Final[dict[str, Agent]] = {
+    "reinforce": partial(go_on, settings=reinforce.MODERN),
+    "frozen": partial(go_on, settings=reinforce.FROZEN),
+    "local": search_from,
+}
 
 
 def find_agent(name: str) -> Agent:
-    """The agent of a name, ``"name@policy.pt"``, or ``"module:function"``.
+    """The agent called ``"name"``, ``"name@policy.pt"`` or ``"module:function"``.
 
     Raises:
-        ValueError: There is none, it is of a library that is not installed, or the
-            file holds no policy.
+        ValueError: There is no such agent, its library is not installed, or the file
+            has no policy.
         OSError: There is no such file.
     """
     if name in AGENTS:
@@ -140,7 +181,7 @@ def find_agent(name: str) -> Agent:
     kind, at, path = name.partition("@")
     if at and kind in TRAINED:
         reinforce.load_policy(path)
-        return partial(go_on, settings=TRAINED[kind], path=path)
+        return partial(TRAINED[kind], path=path)
     module, colon, function = name.partition(":")
     if not colon:
         forms = ", ".join(f"'{kind}@policy.pt'" for kind in TRAINED)

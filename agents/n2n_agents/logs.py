@@ -1,8 +1,8 @@
-"""The progress of a training, as files and in the services that people watch.
+"""Logs of a training, as files or in tracking services.
 
-CSV, JSON lines and TensorBoard's are written by the logger of Stable-Baselines3, so
-that REINFORCE's curves lie beside those of its agents; Weights & Biases and MLflow get
-theirs through their own libraries.
+The logger of Stable-Baselines3 writes CSV, JSON lines and TensorBoard files, so
+REINFORCE's curves can be compared with those of that library's agents. Weights & Biases
+and MLflow are used through their own libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from n2n_agents.reinforce import Episode, Update
 if TYPE_CHECKING:
     from stable_baselines3.common.logger import Logger
 
-# The package that each needs.
+# The package that each format needs.
 FORMATS: Final = {
     "csv": "stable_baselines3",
     "json": "stable_baselines3",
@@ -33,19 +33,19 @@ FORMATS: Final = {
     "mlflow": "mlflow",
 }
 FILES: Final = ("csv", "json", "tensorboard")
-PROJECT: Final = "n2n-gym"  # in the services, unless their own variables name another
-# A best student's figures, from the last info of its episode.
+PROJECT: Final = "n2n-gym"  # in the services, unless an environment variable names one
+# Numbers of the best student, from the last info of its episode.
 FIGURES: Final = ("accuracy", "num_params", "num_macs", "compression")
 
-# Draws the student of an episode's last info, (H, W, 3) uint8.
+# Function that draws the student of a last info, (H, W, 3) uint8.
 Picture = Callable[[Mapping[str, Any]], NDArray[np.uint8]]
 
 
 def check_formats(formats: str | Sequence[str]) -> list[str]:
-    """Names, perhaps in one text with commas between.
+    """A list of the names of formats, given as a list or as one string with commas.
 
     Raises:
-        ValueError: One is unknown, or needs a package that is not there.
+        ValueError: A format is unknown, or needs a package that is not installed.
     """
     if isinstance(formats, str):
         formats = [name.strip() for name in formats.split(",") if name.strip()]
@@ -63,11 +63,12 @@ def check_formats(formats: str | Sequence[str]) -> list[str]:
 
 
 class Log:
-    """What ``reinforce.train`` takes as ``on_update``, and as ``on_episode``.
+    """Callbacks for ``reinforce.train``: the log itself, and its method ``episode``.
 
-    Without episodes it has the updates' scalars; with them, a histogram of their
-    rewards, the best student's figures, and its picture. Updates of a training that
-    went on are told of again, their episodes are not.
+    The log, as ``on_update``, writes the updates' scalars. The method, as
+    ``on_episode``, adds a histogram of rewards, and the best student's numbers and
+    picture. A resumed training reports its earlier updates again, but not their
+    episodes.
     """
 
     def __init__(self, logger: Logger, picture: Picture | None) -> None:
@@ -77,7 +78,7 @@ class Log:
         self._best = float("-inf")
 
     def episode(self, episode: Episode) -> None:
-        """Remember it for the next update."""
+        """Remember an episode for the next update."""
         from stable_baselines3.common.logger import Image
 
         self._rewards.append(episode.reward)
@@ -110,18 +111,19 @@ def log_updates(
     *,
     picture: Picture | None = None,
 ) -> Iterator[Log]:
-    """A log, while its files are open.
+    """A log with files that are open inside the context.
 
-    A training that goes on tells of all its updates again, so that in a new folder the
-    files are whole after a stop: ``progress.csv``, ``progress.json`` (a line an
-    update), and TensorBoard's. In the services it goes on with its run, whose id is
-    kept beside the folder, and adds the updates that are not there yet.
+    The files are ``progress.csv``, ``progress.json`` (one line per update), and
+    TensorBoard's. They are complete even in a new folder, because a resumed training
+    reports all its updates again. In the tracking services, a resumed training
+    continues its earlier run and adds only the missing updates. A file beside the
+    folder has the id of this run.
 
     Args:
-        picture: Draws the best students, for those that show pictures.
+        picture: Function that draws the best students, for formats with pictures.
 
     Raises:
-        ValueError: A format is unknown, or needs a package that is not there.
+        ValueError: A format is unknown, or needs a package that is not installed.
     """
     check_formats(formats)
     from stable_baselines3.common.logger import configure  # an extra
@@ -138,18 +140,18 @@ def log_updates(
 
 
 def _kept_id(folder: Path, service: str, make: Callable[[], str]) -> str:
-    """The id of the service's run that belongs to a folder, made with the first."""
+    """The id of a folder's run in the service; made at the first use."""
     path = folder.with_name(f"{folder.name}.{service}-id")
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
         part.write_text(make())
-        part.replace(path)  # whole or not at all, whenever it is stopped
+        part.replace(path)  # complete or not at all, even if interrupted
     return path.read_text()
 
 
 def _wandb(folder: Path) -> Any:
-    """Writes to a run of Weights & Biases, named as the folder."""
+    """A writer to a run of Weights & Biases, which is named after the folder."""
     import wandb
     from stable_baselines3.common.logger import Image, KVWriter
 
@@ -163,7 +165,7 @@ def _wandb(folder: Path) -> Any:
                 id=_kept_id(folder, "wandb", partial(token_hex, 8)),
                 resume="allow",
             )
-            self.known = self.run.step - 1  # it says the next
+            self.known = self.run.step - 1  # `step` is the next one
 
         def write(self, key_values: Any, key_excluded: Any, step: int = 0) -> None:
             if step <= self.known:
@@ -184,7 +186,7 @@ def _wandb(folder: Path) -> Any:
 
 
 def _mlflow(folder: Path) -> Any:
-    """Writes to a run of MLflow, named as the folder."""
+    """A writer to a run of MLflow, which is named after the folder."""
     import mlflow
     from stable_baselines3.common.logger import Image, KVWriter
 

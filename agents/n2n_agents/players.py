@@ -1,8 +1,8 @@
-"""Episodes as a policy plays them, with what it read and did, to learn from."""
+"""Episodes that a policy plays, with the inputs and actions that it learns from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,45 +12,64 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from n2n_agents.policies import NO_ACTION, Places, Policy, require_fit
+from n2n_agents.policies import NO_ACTION, Columns, Policy, require_fit
+from n2n_agents.proposals import nearest
 from n2n_agents.rollouts import Environment, Observation, play_all
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode as a policy plays it."""
+    """One episode played by a policy."""
 
-    rows: Tensor  # (T, F), what describes the real rows
-    states: Tensor  # (T, S), what changes, as it was when each row was decided
+    rows: Tensor  # (T, F), columns that describe the rows, without padding rows
+    states: Tensor  # (T, S), columns that change, at the time of each row's decision
     actions: Tensor  # (T,) int64, NO_ACTION in rows that are not decided
-    masks: Tensor  # (T, A) bool, all True in such rows
+    masks: Tensor  # (T, A) bool, all True in rows that are not decided
     reward: float  # the return
-    info: dict[str, Any]  # the last
+    info: dict[str, Any]  # the last info
 
 
 class Player:
-    """Plays one episode with a policy, and remembers it.
+    """Plays one episode with a policy and remembers it.
 
-    It asks the policy for this episode alone, since a forward pass over several can
-    differ in the last bits, and with them a draw.
+    It calls the policy with one episode at a time. With several episodes in a forward
+    pass, logits can differ in the last bits, which can change a sampled action.
+
+    Args:
+        generator: Generator that samples actions; None for the likeliest action at
+            every step.
+        given: Actions to take instead of the policy's, by the decision's position. The
+            nearest legal action replaces an illegal one.
     """
 
     def __init__(
-        self, policy: Policy, places: Places, generator: torch.Generator | None
+        self,
+        policy: Policy,
+        columns: Columns,
+        generator: torch.Generator | None,
+        given: Mapping[int, int] | None = None,
     ) -> None:
         self.policy = policy
-        self.places = places
+        self.columns = columns
         self.generator = generator
+        self.given = given or {}
+        self.position = -1
         self.is_begun = False
 
     def act(self, observation: Observation, mask: NDArray[np.int8] | None) -> int:
         assert mask is not None, "policies choose between discrete actions"
         if not self.is_begun:
             self._begin(observation)
-        current = int(observation[:, self.places.current].argmax())
+        current = int(observation[:, self.columns.current].argmax())
         self.states[current] = torch.from_numpy(
-            observation[current][self.places.states]
+            observation[current][self.columns.states]
         )
+        self.position += 1
+        if self.position in self.given:
+            action = nearest(np.flatnonzero(mask), self.given[self.position])
+            self.masks[current] = torch.from_numpy(mask.astype(bool))
+            self.actions[current] = action
+            return action
         if self.policy.kind != "bidirectional":
             self.logits = self._logits()
         is_legal = self.masks[current] = torch.from_numpy(mask.astype(bool))
@@ -65,12 +84,12 @@ class Player:
 
     def _begin(self, observation: Observation) -> None:
         self.is_begun = True
-        places = self.places
+        columns = self.columns
         real = observation
-        if places.is_row is not None:  # rows that only fill up come last
-            real = observation[: int(observation[:, places.is_row].sum())]
-        self.rows = torch.from_numpy(real[:, places.rows])
-        self.states = torch.zeros(len(self.rows), len(places.states))
+        if columns.is_row is not None:  # padding rows come last
+            real = observation[: int(observation[:, columns.is_row].sum())]
+        self.rows = torch.from_numpy(real[:, columns.rows])
+        self.states = torch.zeros(len(self.rows), len(columns.states))
         self.actions = torch.full((len(self.rows),), NO_ACTION)
         shape = len(self.rows), self.policy.num_actions
         self.masks = torch.ones(shape, dtype=torch.bool)
@@ -79,7 +98,7 @@ class Player:
 
     @torch.no_grad()
     def _logits(self) -> Tensor:
-        """Of this episode's rows, (T, A)."""
+        """Logits of this episode's rows, (T, A)."""
         logits: Tensor = self.policy(
             self.rows[None], self.actions[None], self.states[None]
         )
@@ -101,24 +120,25 @@ def play(
     policy: Policy,
     generator: torch.Generator | None = None,
 ) -> Episode:
-    """Play one episode: sampled from the policy, or its likeliest actions.
+    """Play one episode: with sampled actions, or with the most probable ones.
 
     Args:
-        generator: Samples; None for the likeliest action at every step.
+        generator: Generator for sampling; None for the most probable action at every
+            step.
     """
     require_fit(policy, env)
-    (episode,) = play_players(env, [Player(policy, policy.places(env), generator)])
+    (episode,) = play_players(env, [Player(policy, policy.columns_in(env), generator)])
     return episode
 
 
 def play_players(env: Environment, players: Sequence[Player]) -> Iterator[Episode]:
-    """An episode with each of the players, in their order."""
+    """One episode by each player, in the order of the players."""
     played = play_all(env, [player.act for player in players])
     for player, (rewards, info) in zip(players, played, strict=True):
         yield player.episode(rewards, info)
 
 
 def generator_of(seed: int, episode: int) -> torch.Generator:
-    """An episode's own, so that it does not matter which are played before it."""
+    """The generator of one episode, which does not depend on earlier episodes."""
     (state,) = np.random.SeedSequence([seed, episode]).generate_state(1)
     return torch.Generator().manual_seed(int(state))

@@ -1,46 +1,44 @@
 """Recurrent policies over the rows of an observation, as in N2N learning.
 
-They play any environment whose observation is a sequence of rows, (T, F). One that
-names its columns in ``metadata["columns"]`` is read by name: a policy takes the columns
-that it knows, wherever they are, and says which it misses. Without names the last three
-columns are taken for ``current``, ``decided`` and ``choice``, and all before them for
-descriptions of the row.
+They play any environment with a sequence of rows, (T, F), as its observation. If
+``metadata["columns"]`` names the columns, a policy finds its columns by name, and a
+missing column is an error. Without names, the last three columns are ``current``,
+``decided`` and ``choice``, and all other columns describe the row.
 """
 
 from __future__ import annotations
 
-import io
-import os
+import math
 from collections.abc import Sequence
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from n2n_agents.proposals import WIDTH, Proposer, common_level
 from n2n_agents.rollouts import Environment
 
-VERSION: Final = 1  # of what columns mean and how policies are kept
-# Columns that change during an episode: in the row, and the state of all of it.
+# Columns that change during an episode: those of the row, and those of the episode.
 IN_THE_ROW: Final = ("current", "decided", "choice")
-STATE: Final = ("left", "taken_", "least_", "target_")  # names, or how they begin
-IS_ROW: Final = "is_row"  # 0 in rows that only fill the observation up
+STATE: Final = ("left", "taken_", "least_", "target_")  # names or prefixes
+IS_ROW: Final = "is_row"  # 0 in padding rows
 # x_t = (l, k, s, p, n, s_start, s_end) of the paper.
 PAPER_COLUMNS: Final = (
     *("type", "kernel", "stride", "padding", "outputs", "skip_start", "skip_end"),
 )
 NO_ACTION: Final = -1
-FREQUENCIES: Final = 16  # of the sinusoids that tell a row's place
+FREQUENCIES: Final = 16  # frequencies of the sinusoids of a row's position
+DECIDES: Final = "decides_"  # prefix of the columns that say what a row decides
+NEAR: Final = 0.25  # standard deviation of the logarithm of a new policy's rates
 KINDS: Final = ("bidirectional", "autoregressive", "two-pass")
 
 
-class Places(NamedTuple):
-    """Where in an environment's rows a policy finds what it reads."""
+class Columns(NamedTuple):
+    """Positions, in an environment's rows, of the columns that a policy reads."""
 
     rows: list[int]  # columns that describe rows
-    states: list[int]  # columns that change, as they are when a row is decided
+    states: list[int]  # columns that change; read when a row is decided
     current: int
     is_row: int | None
 
@@ -48,18 +46,21 @@ class Places(NamedTuple):
 class Policy(nn.Module):
     """A recurrent network that gives logits for every row.
 
-    ``"bidirectional"`` is pi(a_t | h_{t-1}, h_{t+1}, x_t), the paper's for removal;
-    ``"autoregressive"`` is pi(a_t | a_{t-1}, h_{t-1}, x_t), the paper's for shrinkage.
-    ``"two-pass"`` reads all rows in both directions, then decides one after another:
-    it knows what comes, and what was decided.
+    ``"bidirectional"`` is pi(a_t | h_{t-1}, h_{t+1}, x_t), the paper's policy for
+    removal. ``"autoregressive"`` is pi(a_t | a_{t-1}, h_{t-1}, x_t), the paper's policy
+    for shrinkage.
+    ``"two-pass"`` first reads all rows in both directions, then decides row by row. So
+    each decision knows later rows and earlier choices.
 
     Args:
-        columns: Names of those that describe rows, where the environment has names.
-        states: Names of those that change. They are read as they are, not standardised.
-        is_plain: It reads rows as they are, and its head the LSTM's output alone, as
-            the paper's. Otherwise rows are standardised over the sequence and carry
-            their place in it, since layers often differ in little else, and the head
-            reads them beside the LSTM's output.
+        columns: Names of the columns that describe rows, if the environment has names.
+        states: Names of the columns that change. They are not standardised.
+        kinds: Names of the columns that say what a row decides. Each such column has
+            its own bias for the actions, which is added to the head's output.
+        is_plain: Whether rows are read unchanged, and the head reads only the LSTM's
+            output, as in the paper. Otherwise each column is standardised over the
+            rows, and rows get their position, because layers often differ in little
+            else. The head then also reads the LSTM's inputs.
     """
 
     def __init__(
@@ -72,12 +73,13 @@ class Policy(nn.Module):
         is_plain: bool = False,
         columns: list[str] | None = None,
         states: Sequence[str] = (),
+        kinds: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"unknown policy {kind!r}; known: {', '.join(KINDS)}")
         self.kind, self.is_plain, self.columns = kind, is_plain, columns
-        self.states = list(states)
+        self.states, self.kinds = list(states), list(kinds)
         self.num_features, self.num_actions = num_features, num_actions
         self.arguments = {
             "kind": kind,
@@ -87,6 +89,7 @@ class Policy(nn.Module):
             "is_plain": is_plain,
             "columns": columns,
             "states": self.states,
+            "kinds": self.kinds,
         }
         described = num_features + (0 if is_plain else 2 * FREQUENCIES)
         decided = num_actions + len(self.states)
@@ -108,6 +111,10 @@ class Policy(nn.Module):
         )
         num_read = (1 + is_bidirectional) * hidden
         self.head = nn.Linear(num_read + (not is_plain) * num_inputs, num_actions)
+        if self.kinds:
+            assert columns is not None, "kinds of decisions are columns"
+            self._kind_places = [columns.index(name) for name in self.kinds]
+            self.bias = nn.Parameter(torch.zeros(len(self.kinds), num_actions))
 
     def forward(
         self,
@@ -118,45 +125,70 @@ class Policy(nn.Module):
         """Logits of every row, (B, T, A).
 
         Args:
-            rows: What describes them, (B, T, F).
-            actions: Taken at each row, (B, T) int64, ``NO_ACTION`` where there was
-                none. Autoregressive logits depend on those of earlier rows,
-                bidirectional ones on none.
-            states: What changes, in each row as it was when that was decided,
-                (B, T, S); zeros in others.
+            rows: The columns that describe rows, (B, T, F).
+            actions: Action taken at each row, (B, T) int64, ``NO_ACTION`` in rows
+                without an action. Bidirectional logits ignore actions; all other logits
+                depend on the actions of earlier rows.
+            states: The columns that change, at the time of each row's decision,
+                (B, T, S); zeros in other rows.
         """
+        read = torch.cat(
+            [self.describe(rows), *self._decided(rows, actions, states)], -1
+        )
+        return self.decide(self.lstm(read)[0], read, rows)
+
+    def describe(self, rows: Tensor) -> Tensor:
+        """Inputs of the LSTM that depend only on the rows, (B, T, D)."""
         inputs = [rows]
         if not self.is_plain:
-            inputs = [_standardised(rows), _places(rows)]
+            inputs = [_standardised(rows), _positions(rows)]
         if self.kind == "two-pass":
             inputs.append(self.context(torch.cat(inputs, -1))[0])
-        if self.kind != "bidirectional":
-            before = torch.full_like(actions, NO_ACTION)
-            before[:, 1:] = actions[:, :-1]
-            taken = nn.functional.one_hot(before + 1, self.num_actions + 1)[..., 1:]
-            inputs.append(taken.to(rows))
-            if self.states:
-                assert states is not None, "this policy reads the episode's state"
-                inputs.append(states)
-        read = torch.cat(inputs, -1)
-        found = self.lstm(read)[0]
+        return torch.cat(inputs, -1)
+
+    def _decided(
+        self, rows: Tensor, actions: Tensor, states: Tensor | None
+    ) -> list[Tensor]:
+        """Inputs of the LSTM that depend on decisions: previous actions and states."""
+        if self.kind == "bidirectional":
+            return []
+        before = torch.full_like(actions, NO_ACTION)
+        before[:, 1:] = actions[:, :-1]
+        inputs = [one_hot(before, self.num_actions).to(rows)]
+        if self.states:
+            assert states is not None, "this policy reads the episode's state"
+            inputs.append(states)
+        return inputs
+
+    def decide(self, found: Tensor, read: Tensor, rows: Tensor) -> Tensor:
+        """Logits of these rows, (..., A).
+
+        Args:
+            found: Outputs of the LSTM in these rows.
+            read: Inputs of the LSTM in these rows.
+        """
         if not self.is_plain:
             found = torch.cat([found, read], -1)
         logits: Tensor = self.head(found)
+        if self.kinds:
+            logits = logits + rows[..., self._kind_places] @ self.bias
         return logits
 
-    def places(self, env: Environment) -> Places:
-        """Where this environment has what the policy reads.
+    def columns_in(self, env: Environment) -> Columns:
+        """Positions of the policy's columns in this environment.
 
         Raises:
-            ValueError: It misses some columns.
+            ValueError: The environment lacks some columns.
         """
         names = _columns(env)
         if (self.columns is None) != (names is None):
             who = "policy" if self.columns is None else "environment"
-            raise ValueError(f"the {who} has no names of columns, the other has")
+            raise ValueError(
+                f"the {who} has no column names, and the other has; both or neither "
+                f"must have them"
+            )
         if self.columns is None or names is None:
-            return Places(list(range(self.num_features)), [], -3, None)
+            return Columns(list(range(self.num_features)), [], -3, None)
         wanted = [*self.columns, *self.states]
         if missing := [name for name in wanted if name not in names]:
             raise ValueError(
@@ -164,7 +196,7 @@ class Policy(nn.Module):
                 f"environment does not show"
             )
         place = {name: i for i, name in enumerate(names)}
-        return Places(
+        return Columns(
             [place[name] for name in self.columns],
             [place[name] for name in self.states],
             place["current"],
@@ -172,13 +204,22 @@ class Policy(nn.Module):
         )
 
 
+def one_hot(actions: Tensor, num_actions: int) -> Tensor:
+    """Actions, (...), as one-hot vectors, (..., A) int64; zeros for ``NO_ACTION``."""
+    return nn.functional.one_hot(actions + 1, num_actions + 1)[..., 1:]
+
+
 def _standardised(rows: Tensor) -> Tensor:
-    """Each column with mean 0 and deviation 1 over the sequence, (B, T, F)."""
+    """Each column with mean 0 and standard deviation 1 over the sequence, (B, T, F)."""
     return (rows - rows.mean(1, keepdim=True)) / (rows.std(1, keepdim=True) + 1e-3)
 
 
-def _places(rows: Tensor) -> Tensor:
-    """Sinusoids of each row's place (Vaswani et al., 2017), (B, T, 2 * FREQUENCIES)."""
+def _positions(rows: Tensor) -> Tensor:
+    """Sinusoids of each row's position (Vaswani et al., 2017).
+
+    Returns:
+        (B, T, 2 * FREQUENCIES).
+    """
     place = torch.arange(rows.shape[1], dtype=rows.dtype)[:, None]
     frequency = torch.pi * 100 ** (-torch.arange(FREQUENCIES) / FREQUENCIES)
     waves = torch.cat([(place * frequency).sin(), (place * frequency).cos()], -1)
@@ -191,18 +232,29 @@ def make_policy(
     *,
     is_plain: bool = False,
     hidden: int = 30,
+    uniformity: float = 0.0,
+    level: float | None = None,
     seed: int = 0,
 ) -> Policy:
-    """A fresh policy that fits an environment.
+    """A new policy that fits an environment.
 
     Args:
-        kind: ``"two-pass"`` by default. The paper's own is bidirectional for two
-            actions (keep or remove), autoregressive for more.
-        is_plain: Whether it is the paper's own, which reads the paper's columns alone.
+        kind: Kind of policy, from ``KINDS``. By default ``"two-pass"``. For plain
+            policies and without column names, the default is the paper's kind:
+            bidirectional for two actions (keep or remove), autoregressive for more.
+        is_plain: Whether it is the paper's policy, which reads only the paper's
+            columns.
+        uniformity: Probability with which a new policy keeps a layer or a kernel; the
+            rates of widths are then close to ``level``. With 0, the policy has torch's
+            default initialisation. Plain policies and policies without column names
+            ignore this argument.
+        level: The rate that a new policy gives to widths. If all decisions are
+            removals, it is an upper bound on the probability of keeping a layer. By
+            default the environment's ``common_level``.
 
     Raises:
-        ValueError: The environment's observations are no rows, or its actions no
-            choices.
+        ValueError: The environment's observations are not rows, or its actions not
+            discrete.
     """
     num_columns, num_actions = _sizes(env)
     names = _columns(env)
@@ -219,9 +271,11 @@ def make_policy(
         num_features = len(columns)
     elif is_plain:
         num_features = len(PAPER_COLUMNS)
+    is_biased = uniformity > 0 and columns is not None and not is_plain
+    kinds = [name for name in columns or () if name.startswith(DECIDES)]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return Policy(
+        policy = Policy(
             kind,
             num_features,
             num_actions,
@@ -229,16 +283,44 @@ def make_policy(
             is_plain=is_plain,
             columns=columns,
             states=states,
+            kinds=kinds if is_biased else (),
         )
+    if is_biased:
+        proposer = Proposer(env, seed=seed)
+        level = common_level(proposer) if level is None else level
+        # If widths are decided, small widths make the student small, not removals.
+        kept = uniformity if WIDTH in proposer.kinds else min(uniformity, level)
+        bias = [
+            initial_bias(name, num_actions, proposer.keep, kept, level)
+            for name in kinds
+        ]
+        policy.bias.data = torch.tensor(bias, dtype=torch.float32)
+    return policy
+
+
+def initial_bias(
+    kind: str, num_actions: int, keep: int, kept: float, level: float
+) -> list[float]:
+    """Initial bias of each action for one kind of decision, (A,), up to a constant.
+
+    The logarithm of a width's rate is normally distributed around log(level). In a
+    decision of another kind, ``keep`` has the probability ``kept`` if only one other
+    action is legal.
+    """
+    if kind == WIDTH:
+        rates = [(action + 1) / num_actions for action in range(num_actions)]
+        return [-(math.log(rate / level) ** 2) / (2 * NEAR**2) for rate in rates]
+    odds = math.log(kept / (1 - kept))
+    return [odds * (action == keep) for action in range(num_actions)]
 
 
 def _describes(name: str) -> bool:
-    """Whether a column says what a row is, whatever is decided."""
+    """Whether a column describes the row and never changes."""
     return name not in (*IN_THE_ROW, IS_ROW) and not name.startswith(STATE)
 
 
 def _sizes(env: Environment) -> tuple[int, int]:
-    """Columns, and actions."""
+    """Number of columns, and of actions."""
     if isinstance(env, gym.vector.VectorEnv):
         space, actions = env.single_observation_space, env.single_action_space
     else:
@@ -256,90 +338,16 @@ def _columns(env: Environment) -> list[str] | None:
 
 
 def require_fit(policy: Policy, env: Environment) -> None:
-    """Raise a ValueError that says why a policy cannot play in an environment."""
+    """Raise a ValueError if a policy cannot play in an environment."""
     num_columns, num_actions = _sizes(env)
     if policy.num_actions != num_actions:
         raise ValueError(
-            f"the policy decides between {policy.num_actions} actions, the environment "
-            f"offers {num_actions}: it was made for another stage"
+            f"the policy has {policy.num_actions} actions and the environment "
+            f"{num_actions}, so it was made for another stage"
         )
     if policy.num_features > num_columns - len(IN_THE_ROW):
         raise ValueError(
-            f"the policy reads {policy.num_features} columns, the environment shows "
-            f"{num_columns - len(IN_THE_ROW)}"
+            f"the policy reads {policy.num_features} columns, but the environment has "
+            f"only {num_columns - len(IN_THE_ROW)}"
         )
-    policy.places(env)
-
-
-# On disk.
-
-
-def save_policy(policy: Policy, path: str | Path, **more: Any) -> None:
-    """Write a policy's arguments and weights, nothing that could run code.
-
-    Whatever was at the path stays whole until the new file is.
-
-    Args:
-        more: What to keep beside them: plain values and tensors.
-    """
-    content = {
-        "version": VERSION,
-        "policy": policy.arguments,
-        "weights": policy.state_dict(),
-        **more,
-    }
-    buffer = io.BytesIO()  # torch would hide what is wrong with a file
-    torch.save(content, buffer)
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_content(path: str | Path) -> dict[str, Any]:
-    """Everything that ``save_policy`` wrote.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
-    try:
-        content = torch.load(path, weights_only=True)
-        if "policy" in content and content.get("version") != VERSION:
-            read = content["policy"].get("columns") or ["without names"]
-            raise ValueError(
-                f"{path} holds a policy of another contract: it reads the columns "
-                f"{', '.join(read)}, which mean something else now; train it anew"
-            )
-        _policy_of(content)
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        UnpicklingError,
-        EOFError,
-    ) as error:
-        raise ValueError(f"{path} does not hold a policy: {error}") from error
-    found: dict[str, Any] = content
-    return found
-
-
-def load_policy(path: str | Path) -> Policy:
-    """The policy that ``save_policy`` wrote, or that of a training's checkpoint.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
-    return _policy_of(read_content(path))
-
-
-def _policy_of(content: dict[str, Any]) -> Policy:
-    policy = Policy(**content["policy"])
-    policy.load_state_dict(content["weights"])
-    return policy
+    policy.columns_in(env)

@@ -1,7 +1,7 @@
 """REINFORCE with recurrent policies, as in N2N learning (Ashok et al., ICLR 2018).
 
-It works on any environment that ``n2n_agents.policies`` can play and which tells the
-legal actions in ``info["action_mask"]``; and on vectors of such, with the same result.
+It works on any environment that ``n2n_agents.policies`` can play and that has legal
+actions in ``info["action_mask"]``. A vector of such environments gives the same result.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from n2n_agents.kept import load_policy, read_content, save_policy
 from n2n_agents.players import Episode, Player, generator_of, play, play_players
-from n2n_agents.policies import (
-    NO_ACTION,
-    Policy,
-    load_policy,
-    make_policy,
-    read_content,
-    require_fit,
-    save_policy,
-)
+from n2n_agents.policies import NO_ACTION, Policy, make_policy, require_fit
 from n2n_agents.rollouts import Environment
 
 __all__ = [
@@ -33,6 +26,7 @@ __all__ = [
     "PAPER",
     "Episode",
     "Hyperparameters",
+    "Policy",
     "Update",
     "load_policy",
     "make_policy",
@@ -48,7 +42,11 @@ __all__ = [
 def moving_average(
     average: float | None, values: Sequence[float], decay: float
 ) -> float:
-    """An exponential moving average after further values; None before the first."""
+    """An exponential moving average after these values.
+
+    Args:
+        average: The average before these values; None if they are the first.
+    """
     for value in values:
         average = value if average is None else decay * average + (1 - decay) * value
     assert average is not None, "a moving average needs a value"
@@ -56,16 +54,17 @@ def moving_average(
 
 
 def advantages(returns: Sequence[float], baseline: float, scale: float) -> Tensor:
-    """(R_k - b) / scale of each rollout, (m,); the paper has no scale."""
+    """(R_k - b) / scale of each rollout, (m,); in the paper the scale is 1."""
     return (torch.tensor(returns) - baseline) / scale
 
 
 def reinforce_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
-    """-(1/m) sum_k A_k sum_t log pi(a_t), whose gradient REINFORCE descends.
+    """-(1/m) sum_k A_k sum_t log pi(a_t); its negative gradient is REINFORCE's update.
 
     Args:
-        log_probs: Of the actions taken, (m, T); 0 where there was none.
-        advantages: Of each rollout, (m,).
+        log_probs: Log-probabilities of the actions taken, (m, T); 0 in rows without an
+            action.
+        advantages: Advantage of each rollout, (m,).
     """
     return -(log_probs.sum(1) * advantages).mean()
 
@@ -74,8 +73,8 @@ def mean_entropy(log_probs: Tensor, is_decided: Tensor) -> Tensor:
     """Entropy of the policy, summed over the rows decided, averaged over rollouts.
 
     Args:
-        log_probs: Of all actions, (m, T, A), -inf where illegal.
-        is_decided: (m, T) bool.
+        log_probs: Log-probabilities of all actions, (m, T, A), -inf where illegal.
+        is_decided: Mask of the rows with a decision, (m, T) bool.
     """
     probs = log_probs.exp()
     each = -(probs * log_probs.masked_fill(probs == 0, 0)).sum(-1)
@@ -97,17 +96,20 @@ def log_probabilities(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """How a policy learns; the paper's by default.
+    """The settings of a training; by default the paper's.
 
     Attributes:
-        rollouts: Episodes an update, all of the same policy.
-        learning_rate: Adam's. The paper's code has 0.1 for shrinkage, with which
-            nothing is learned; this serves both.
-        baseline_decay: Of the moving average of earlier rewards; before the first
-            update it is the mean of the first rollouts.
-        entropy_bonus: Weight of the policy's entropy, against settling too early.
+        rollouts: Number of episodes per update, all with the same policy.
+        learning_rate: Adam's learning rate. The paper's code has 0.1 for shrinkage,
+            which learns nothing; this value serves both stages.
+        baseline_decay: Decay of the moving average of earlier rewards. Before the first
+            update, the baseline is the mean of the first rollouts.
+        entropy_bonus: Weight of the policy's entropy, against early convergence.
         is_scaled: Whether advantages are divided by the root of the moving average of
-            their squares, so that a step does not shrink as rewards draw together.
+            their squares. Then steps do not shrink as rewards become similar.
+        uniformity: How close a new policy is to one rate for all widths and no
+            removals: see ``make_policy``. The paper's policy starts with the default
+            initialisation of its layers.
     """
 
     rollouts: int = 5
@@ -115,34 +117,37 @@ class Hyperparameters:
     baseline_decay: float = 0.9
     entropy_bonus: float = 0.0
     is_scaled: bool = False
+    uniformity: float = 0.0
 
 
 PAPER: Final = Hyperparameters()
-# Finds better students in as many episodes.
-MODERN: Final = Hyperparameters(learning_rate=5e-3, entropy_bonus=0.1, is_scaled=True)
-# Plays as it is: a policy that was trained elsewhere, used without training.
+# Finds better students than the paper's settings in as many episodes.
+MODERN: Final = Hyperparameters(
+    learning_rate=5e-3, entropy_bonus=0.1, is_scaled=True, uniformity=0.9
+)
+# For a policy that was trained elsewhere: it plays without further training.
 FROZEN: Final = replace(MODERN, learning_rate=0.0)
 
 
 class Update(NamedTuple):
-    """What one update of the policy was made from."""
+    """The data of one update of the policy."""
 
     number: int  # from 1
     mean_reward: float
-    best_reward: float  # of its rollouts
-    baseline: float  # that the rewards were compared with
+    best_reward: float  # best reward of its rollouts
+    baseline: float  # baseline of the rewards
     loss: float
     entropy: float  # nats an episode
-    gradient: float  # norm
+    gradient: float  # norm of the gradient
 
 
 @dataclass
 class _Progress:
-    """All that a training goes on from, beside the policy."""
+    """The state of a training, besides the policy."""
 
     optimiser: torch.optim.Adam
     baseline: float | None = None  # moving average of rewards
-    square: float | None = None  # moving average of their squared distances from it
+    square: float | None = None  # moving average of squared distances from it
     updates: list[Update] | None = None
 
 
@@ -161,26 +166,31 @@ def train(
     """Improve a policy in place.
 
     Args:
-        env: An environment, or a vector of such, in which the rollouts are played
-            together; the result is the same. Rollouts must be a multiple of its rows.
-        seed: Of the episodes: each has a generator of its own, from this and its
-            number.
-        subject: What the environment is, in words or as JSON: a checkpoint of another
-            is refused.
-        checkpoint: Where all of the training is kept after each update. Where there is
-            such a file of this training already, it goes on as if it had never stopped.
-        on_episode: Called after each episode that is played.
-        on_update: Called after each update; first with those of the checkpoint.
+        env: An environment, or a vector of environments that plays the rollouts
+            together, with the same result. The number of rollouts must be a multiple of
+            the number of rows.
+        policy: The policy to improve.
+        settings: The settings of the training.
+        updates: Total number of updates.
+        seed: Seed of the episodes. Each episode's generator is made from the seed and
+            the episode's number.
+        subject: Description of the environment, in words or as JSON. A checkpoint with
+            another subject is refused.
+        checkpoint: File of the training, written after each update. If the file exists,
+            the training resumes from it, with the same results as without a break.
+        on_episode: Callback after each episode.
+        on_update: Callback after each update. At the start, it gets the updates of the
+            checkpoint.
 
     Returns:
-        All updates, those of the checkpoint included.
+        All updates, including those of the checkpoint.
 
     Raises:
         ValueError: The policy does not fit the environment, or the checkpoint is of
             another training.
     """
     require_fit(policy, env)
-    places = policy.places(env)
+    columns = policy.columns_in(env)
     progress = _Progress(
         torch.optim.Adam(policy.parameters(), lr=settings.learning_rate), updates=[]
     )
@@ -194,7 +204,7 @@ def train(
     for number in range(len(progress.updates), updates):
         episodes = []
         numbers = range(number * settings.rollouts, (number + 1) * settings.rollouts)
-        players = [Player(policy, places, generator_of(seed, k)) for k in numbers]
+        players = [Player(policy, columns, generator_of(seed, k)) for k in numbers]
         for episode in play_players(env, players):
             episodes.append(episode)
             if on_episode is not None:
@@ -213,7 +223,7 @@ def _learn(
     progress: _Progress,
     episodes: Sequence[Episode],
 ) -> None:
-    """One update from the rollouts of one policy."""
+    """One update of the policy from its rollouts."""
     earned = [episode.reward for episode in episodes]
     decay = settings.baseline_decay
     baseline = progress.baseline
@@ -255,7 +265,7 @@ def _learn(
 def _save(
     path: Path, policy: Policy, progress: _Progress, about: dict[str, Any]
 ) -> None:
-    # The episodes' generators need no state: each is made from the seed and a number.
+    # The episodes' generators have no state: each is made from the seed and a number.
     save_policy(
         policy,
         path,
@@ -272,7 +282,7 @@ def _restore(
 ) -> None:
     content = read_content(path)
     if "optimiser" not in content:
-        raise ValueError(f"{path} holds a policy, but no training to go on with")
+        raise ValueError(f"{path} holds a policy, but no training that can be resumed")
     kept = {"policy": content["policy"], **content["about"]}
     wanted = {"policy": policy.arguments, **about}
     for name, value in wanted.items():

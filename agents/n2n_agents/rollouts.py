@@ -1,7 +1,7 @@
-"""Episodes in an environment, one after another or, in a vector, in lock step.
+"""Episodes in an environment, one after another, or in lock step in a vector.
 
-What an episode is does not depend on that: each has an actor of its own, with a
-generator of its own if it draws anything.
+Both ways give the same episodes: each episode has its own actor, and each actor that
+samples has its own generator. An actor is a function that chooses actions (``Act``).
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Observation: TypeAlias = NDArray[np.float32]
 Environment: TypeAlias = (
     gym.Env[Observation, Any] | gym.vector.VectorEnv[Observation, Any, NDArray[Any]]
 )
-# An episode's next action, of the observation and the mask of legal ones; there is none
-# where actions are continuous.
+# Function that returns an episode's next action, from the observation and the mask.
+# With continuous actions the mask is None.
 Act: TypeAlias = Callable[[Observation, NDArray[np.int8] | None], Any]
 Played: TypeAlias = tuple[list[float], dict[str, Any]]  # rewards, last info
 
 
 def play_all(env: Environment, acts: Sequence[Act]) -> Iterator[Played]:
-    """Play an episode with each of the actors; they come in their order.
+    """One episode by each actor, in the order of the actors.
 
     Raises:
-        ValueError: A vector's rows cannot share the episodes evenly.
+        ValueError: The number of episodes is not a multiple of the vector's rows.
     """
     if not isinstance(env, gym.vector.VectorEnv):
         for act in acts:
@@ -53,7 +53,7 @@ def play_on(
     info: dict[str, Any],
     act: Act,
 ) -> Played:
-    """Play the rest of an episode, from what the environment gave last."""
+    """Play the rest of an episode, given the last observation and info."""
     rewards, is_over = [], False
     while not is_over:
         action = act(observation, info.get("action_mask"))
@@ -66,14 +66,14 @@ def play_on(
 def _play_together(
     env: gym.vector.VectorEnv[Observation, Any, NDArray[Any]], acts: Sequence[Act]
 ) -> list[Played]:
-    """One episode in each row; a row that ends before the others is left alone."""
+    """One episode in each row; no actor is called after the end of its episode."""
     observations, infos = env.reset()
     rewards: list[list[float]] = [[] for _ in acts]
     last: dict[int, dict[str, Any]] = {}
     while len(last) < len(acts):
         masks = infos.get("action_mask")
         running = [i for i in range(len(acts)) if i not in last]
-        # Anything legal, where nothing is decided.
+        # Rows that have ended get any legal action.
         actions: Any = (
             create_empty_array(env.single_action_space, env.num_envs)
             if masks is None
@@ -82,7 +82,7 @@ def _play_together(
         for i in running:
             actions[i] = acts[i](observations[i], None if masks is None else masks[i])
         observations, earned, terminated, truncated, infos = env.step(actions)
-        ends = infos.get("final_info", infos)  # there where rows reset by themselves
+        ends = infos.get("final_info", infos)  # used if rows reset automatically
         for i in running:
             rewards[i].append(float(earned[i]))
             if terminated[i] or truncated[i]:
@@ -90,8 +90,33 @@ def _play_together(
     return [(rewards[i], last[i]) for i in range(len(acts))]
 
 
+def play_until(
+    env: Environment, acts: Sequence[Act], length: int
+) -> tuple[Observation, NDArray[np.int8] | None]:
+    """The first row's observation and mask after some steps of an episode.
+
+    Args:
+        env: Environment, or vector environment.
+        acts: One actor for each row of a vector environment, or one actor.
+        length: Number of steps; it must not end the episode.
+    """
+    if not isinstance(env, gym.vector.VectorEnv):
+        (act,) = acts
+        observation, info = env.reset()
+        for _ in range(length):
+            action = act(observation, info.get("action_mask"))
+            observation, _, _, _, info = env.step(action)
+        return observation, info.get("action_mask")
+    observations, infos = env.reset()
+    for _ in range(length):
+        masks = infos["action_mask"]
+        chosen = [act(observations[i], masks[i]) for i, act in enumerate(acts)]
+        observations, _, _, _, infos = env.step(np.array(chosen))
+    return observations[0], infos["action_mask"][0]
+
+
 def info_of(infos: dict[str, Any], row: int) -> dict[str, Any]:
-    """A vector's infos as the environment of one row gave its own."""
+    """The info of one row, as a single environment returns it."""
     return {
         key: _value_of(value, row)
         for key, value in infos.items()

@@ -1,11 +1,10 @@
-"""Agents of Stable-Baselines3 and sb3-contrib, set up for N2N's environments.
+"""Agents of Stable-Baselines3 and sb3-contrib, with settings for N2N's environments.
 
-Their episodes are short, earn one reward, at the end, and cost much to score: so little
-is collected between updates, much is learned from it, and nothing is discounted. The
-observation stays a sequence of rows: ``LayerSequence`` reads it by attention, so that
-a policy does not depend on how many rows there are. ``max_rows=`` of the environments
-gives the same observation space to several teachers, and with it one policy; it is
-saved and loaded the way of Stable-Baselines3.
+Episodes are short, have one reward at the end, and are expensive to score. So there are
+few steps between updates, many gradient steps per update, and no discount.
+``LayerSequence`` reads the rows by attention, so a policy fits any number of rows. With
+``max_rows=``, several teachers have the same observation space, so one policy can play
+with all of them. Stable-Baselines3 saves and loads policies.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ ON_POLICY: Final = ("PPO", "A2C", "MaskablePPO", "RecurrentPPO")
 VALUE: Final = ("DQN", "QRDQN")
 CONTINUOUS: Final = ("SAC", "TD3")
 ALGORITHMS: Final = (*ON_POLICY, *VALUE, *CONTINUOUS)
-EPISODES: Final = 5  # collected between updates
-EXPLORING: Final = 60  # episodes in which values' exploration falls, in a search
+EPISODES: Final = 5  # episodes between updates
+EXPLORING: Final = 60  # episodes in which a search's exploration rate falls
 ENDLESS: Final = 10**8  # steps
 
 
 class LayerSequence(BaseFeaturesExtractor):
-    """Rows to features: attention over all rows, read at the row being decided.
+    """Features of rows: attention over rows, then the current row and the mean of all.
 
-    Rows of zeros, which only fill the observation up, are left out.
+    Padding rows do not count.
 
     Args:
-        observation_space: Of rows, (T, F).
-        current: The column that marks the row being decided.
-        width: Of the rows inside; there are twice as many features.
+        observation_space: Space of rows, (T, F).
+        current: Position of the column that marks the current row.
+        width: Width of the attention layers; there are twice as many features.
     """
 
     def __init__(
@@ -71,12 +70,12 @@ def make(
     """An agent of one of ``ALGORITHMS`` that fits an environment.
 
     Args:
-        env: One environment; observations must be rows. SAC and TD3 take continuous
+        env: One environment, with rows as observations. SAC and TD3 take continuous
             actions, the others discrete ones.
-        settings: Of the algorithm, in place of ours.
+        settings: Arguments of the algorithm that replace those of this module.
 
     Raises:
-        ValueError: The algorithm is unknown, or the observations are no rows.
+        ValueError: The algorithm is unknown, or the observations are not rows.
     """
     if algorithm not in ALGORITHMS:
         known = ", ".join(ALGORITHMS)
@@ -100,12 +99,12 @@ def make(
 
 
 def _settings(algorithm: str, rows: int) -> dict[str, Any]:
-    """Ours; ``rows`` stands for the length of an episode."""
+    """This module's settings, for episodes of at most ``rows`` decisions."""
     steps = EPISODES * rows
     reader = {"features_extractor_class": LayerSequence, "net_arch": [64]}
     common = {"gamma": 1.0, "policy_kwargs": reader, "device": "cpu"}
     if algorithm == "A2C":
-        # All of the return to every step: there is nothing to bootstrap from.
+        # Every step gets the full return: there is nothing to bootstrap from.
         return common | {
             "n_steps": steps,
             "learning_rate": 1e-3,
@@ -143,9 +142,9 @@ def _settings(algorithm: str, rows: int) -> dict[str, Any]:
 
 
 def search(env: gym.Env[Any, Any], algorithm: str, *, seed: int = 0) -> None:
-    """Learn until something that is called raises: a budget's end, for instance."""
+    """Learn until an exception, for example at the end of a budget."""
     settings: dict[str, Any] = {}
-    if algorithm in VALUE:  # a share of all steps, of which there is no end
+    if algorithm in VALUE:  # a fraction of all steps, which never end
         assert isinstance(env.observation_space, gym.spaces.Box)
         rows, _ = env.observation_space.shape
         settings["exploration_fraction"] = EXPLORING * rows / ENDLESS

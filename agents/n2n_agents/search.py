@@ -1,8 +1,7 @@
-"""Search without a policy: what a policy has to be better than.
+"""Searches without a policy, as baselines for policies.
 
-All of them know the Gymnasium interface alone: the mask of legal actions, and that a
-copy of an environment goes on with its episode. Those that take ``episodes`` go on
-until something that they call raises, if it is None.
+They use only the Gymnasium interface: the mask of legal actions, and copies of a
+running environment. A search with ``episodes=None`` goes on until an exception ends it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from n2n_agents import rollouts
 
 Env: TypeAlias = gym.Env[rollouts.Observation, Any]
-BATCH: Final = 64  # episodes at once of an endless search
+BATCH: Final = 64  # episodes that an endless search plays at once, per row
 
 
 class Found(NamedTuple):
@@ -37,12 +36,12 @@ def random_search(
     seed: int = 0,
     on_episode: Callable[[float, dict[str, Any]], None] | None = None,
 ) -> None:
-    """Play legal actions drawn uniformly; continuous ones too.
+    """Play random legal actions, discrete or continuous, drawn uniformly.
 
     Args:
-        env: An environment or a vector of such; the episodes are the same.
-        episodes: How many; a multiple of a vector's rows.
-        on_episode: Called with the return and the last info of each episode.
+        env: An environment, or a vector of environments; both give the same episodes.
+        episodes: Number of episodes, a multiple of a vector's rows.
+        on_episode: Callback with the return and the last info of each episode.
     """
     if isinstance(env, gym.vector.VectorEnv):
         space, rows = env.single_action_space, env.num_envs
@@ -57,7 +56,7 @@ def random_search(
 
 
 def _uniform(seed: Sequence[int], space: gym.Space[Any]) -> rollouts.Act:
-    """Draws from the legal actions, or from all where they are continuous."""
+    """An actor that draws from the legal actions; from all if they are continuous."""
     generator = np.random.default_rng(seed)
 
     def act(
@@ -72,7 +71,7 @@ def _uniform(seed: Sequence[int], space: gym.Space[Any]) -> rollouts.Act:
 
 
 def uniform(env: Env, *, seed: int = 0) -> None:
-    """The same action at every decision: all widths at one rate, for instance."""
+    """Play one episode for each action, with this action at every decision."""
     num_actions = _num_actions(env)
     length = len(_play(env, lambda position: 0).actions)
     for action in range(1, num_actions):
@@ -80,9 +79,10 @@ def uniform(env: Env, *, seed: int = 0) -> None:
 
 
 def greedy(env: Env, *, seed: int = 0) -> None:
-    """From the whole network, always the one change that costs the score least.
+    """Greedy search from the start network: always the change that costs least.
 
-    A change halves an action's distance from the first: 1 becomes 0, 9 becomes 4.
+    The cost of a change is the reward that it loses. A change halves one action (9
+    becomes 4), or increases it by one if keep is action 0.
     """
     rng = np.random.default_rng(seed)
     _num_actions(env)
@@ -101,9 +101,10 @@ def greedy(env: Env, *, seed: int = 0) -> None:
 
 
 def beam_search(env: Env, *, seed: int = 0, width: int = 4) -> None:
-    """The most promising beginnings of an episode, decision by decision.
+    """Beam search over the beginnings of an episode, decision by decision.
 
-    A beginning is worth what it earns with all that follows kept.
+    The value of a beginning is the reward of the episode that goes on with keep at all
+    later decisions. The ``width`` best beginnings go on.
     """
     rng = np.random.default_rng(seed)
     _num_actions(env)
@@ -135,10 +136,11 @@ def evolution(
     population: int = 20,
     tournament: int = 5,
 ) -> None:
-    """Ageing evolution (Real et al., 2019) of the sequences of actions.
+    """Ageing evolution (Real et al., 2019) of action sequences.
 
-    Each child has two parents, the best of so many drawn each, takes every action from
-    either, and changes one on average. The oldest of the population dies.
+    A child has two parents, each the best of ``tournament`` randomly drawn students of
+    the population. Each action comes from either parent, and on average one action is
+    redrawn. The child replaces the oldest student of the population.
     """
     rng = np.random.default_rng(seed)
     num_actions = _num_actions(env)
@@ -171,7 +173,7 @@ def _best_of(
 
 
 def _play(env: Env, wanted: Callable[[int], int]) -> Found:
-    """An episode of the actions wanted, by position, or the nearest that are legal."""
+    """An episode of the wanted actions, or of the nearest legal ones."""
     taken: list[int] = []
 
     def act(observation: rollouts.Observation, mask: NDArray[np.int8] | None) -> int:
@@ -199,17 +201,21 @@ def _with(actions: Sequence[int], position: int, action: int) -> list[int]:
 
 
 def _num_actions(env: Env) -> int:
-    """How many there are; ValueError if they are no choices."""
+    """The number of actions.
+
+    Raises:
+        ValueError: The actions are not discrete.
+    """
     if not isinstance(env.action_space, gym.spaces.Discrete):
         raise ValueError(f"actions must be Discrete, got {env.action_space}")
     return int(env.action_space.n)
 
 
 def _keep(env: Env) -> int:
-    """The action that leaves things as they are."""
+    """The action that changes nothing."""
     return int(env.metadata["keep"])
 
 
 def _further(env: Env, action: int) -> int:
-    """An action further from what leaves things as they are."""
+    """An action that changes more than this one, or this one if it changes most."""
     return action // 2 if _keep(env) else min(action + 1, _num_actions(env) - 1)

@@ -1,1 +1,1 @@
-"""N2N-Bench's tables: how they are made, and what has to hold of them."""
+"""N2N-Bench's tables: making them, and checking their rules."""

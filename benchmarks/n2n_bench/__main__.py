@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, Callable[[Any], None]]]] = {
         "distil forty students to convergence",
         lambda of: checks.converge(of.table, of.minutes),
     ),
+    "latency": ("predict latencies", lambda of: checks.latency(of.table)),
     "speed": ("steps a second", lambda of: checks.speed(of.table)),
 }
 

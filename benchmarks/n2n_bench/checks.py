@@ -1,7 +1,8 @@
-"""What is shown of a table: scores made again, convergence, speed.
+"""Checks of a table: repeated scores, convergence, latency, speed.
 
 python -m benchmarks.n2n_bench again remove-residual
 python -m benchmarks.n2n_bench converge remove-residual --minutes 60
+python -m benchmarks.n2n_bench latency remove-residual
 python -m benchmarks.n2n_bench speed remove-residual
 """
 
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,11 +38,14 @@ from envs_registry.bench import BENCH, BenchTask
 from n2n_gym.bench.env import BenchEnv, real_env
 from n2n_gym.bench.table import SPLITS, write_table
 from n2n_gym.evaluators.rungs import BENCH_V1
+from n2n_gym.resources.latency_table import PredictedLatency, latency_table
+from n2n_gym.resources.machine import processor
+from n2n_gym.resources.measured import Latency
 
 AGAIN: Final = 20  # students scored anew
 CONVERGED: Final = 40  # students distilled to convergence
-SEEDS: Final = 2  # of each of them
-EPOCHS: Final = 5.0  # of that, over all training images
+SEEDS: Final = 2  # of each student distilled to convergence
+EPOCHS: Final = 5.0  # of this distillation, over all training images
 RATE: Final = 0.1
 FOLDER: Final = Path(__file__).parents[1] / "data" / "n2n_bench"
 LONGEST: Final = 20.0  # seconds that speed is measured for
@@ -53,7 +58,7 @@ CONVERGENCE: Final = replace(
 
 
 def again(name: str) -> None:
-    """Students drawn at random, scored once more: by how much counts differ."""
+    """Score random students again; print how far the counts of right answers differ."""
     torch.set_num_threads(1)
     table, teacher = open_table(name), load_subject(name)
     env = real_env(table, BenchTask(name, "n2n"), "size")
@@ -62,7 +67,7 @@ def again(name: str) -> None:
     for row in tqdm(rows):
         student = student_of(table, row, env)
         for which, rung in enumerate(FIDELITIES):
-            for seed in range(table.num_seeds):
+            for seed in range(table.num_seeds(rung.name)):
                 found = score(student, teacher, rung, seed)
                 assert found is not None
                 kept = dict(zip(SPLITS, table.correct[row, seed, which], strict=True))
@@ -75,17 +80,18 @@ def again(name: str) -> None:
 
 
 def by_size(sizes: NDArray[Any], count: int) -> list[int]:
-    """Places of so many, one of each equal part in order of size."""
+    """Positions of random students of all sizes: one from each group by size."""
     order, rng = np.argsort(sizes, kind="stable"), np.random.default_rng(0)
     parts = np.array_split(order, count)
     return [int(rng.choice(part)) for part in parts]
 
 
 def converge(name: str, minutes: float) -> None:
-    """Forty students distilled long; goes on where it was. The header has the figures.
+    """Distil forty students to convergence; after a stop, the same call resumes.
 
-    Kendall's tau of the table's mean accuracy with that of long distillation, and
-    between the two seeds of the latter: the most that a table could reach.
+    The header gets two rank correlations (Kendall's tau). One compares the table's mean
+    accuracy with the sum over two seeds of long distillation. The other compares these
+    two seeds: it is the ceiling for a table.
     """
     torch.set_num_threads(1)
     table, teacher = open_table(name), load_subject(name)
@@ -119,8 +125,32 @@ def converge(name: str, minutes: float) -> None:
     print(json.dumps(table.header["convergence"]))
 
 
+def latency(name: str) -> None:
+    """Add this machine's column of predicted latencies, and measure its error."""
+    table, teacher = open_table(name), load_subject(name).architecture
+    clock = Latency()
+    costs = latency_table(teacher, clock)
+    predict = PredictedLatency(costs, clock(teacher, teacher))
+    env = real_env(table, BenchTask(name, "n2n"), "size")
+    students = [student_of(table, row, env) for row in tqdm(range(len(table)))]
+    found = np.array([predict(student, teacher) for student in students], np.float32)
+    rows = np.random.default_rng(2).permutation(len(table))[:AGAIN]
+    errors = [abs(found[row] / clock(students[row], teacher) - 1) for row in tqdm(rows)]
+    machine = {
+        "processor": processor(),
+        "onnxruntime": version("onnxruntime"),
+        "threads": clock.threads,
+        "batch": clock.batch,
+        "median_error": round(float(np.median(errors)), 3),
+    }
+    table.header["machines"].append(machine)
+    columns = np.column_stack([table.latency_ms, found])
+    write_table(path_of(name), replace(table, latency_ms=columns))
+    print(json.dumps({"table": name, **machine}))
+
+
 def speed(name: str) -> None:
-    """Milliseconds to import and make, and steps a second, of a table's tasks."""
+    """Print, for each task, milliseconds to import and to make it, and its speed."""
     for task in (task for task, of in BENCH.items() if of.table == name):
         program = (
             "import time; a = time.perf_counter(); import gymnasium, n2n_gym; "
@@ -142,7 +172,7 @@ def speed(name: str) -> None:
 
 
 def _play(env: BenchEnv) -> tuple[int, int, float]:
-    """Random episodes: their steps, how many, and seconds of CPU time."""
+    """Random episodes: number of steps, of episodes, and seconds of CPU time."""
     rng = np.random.default_rng(0)
     steps = episodes = 0
     started = time.process_time()

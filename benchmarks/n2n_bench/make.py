@@ -1,23 +1,25 @@
-"""Making a table: every student listed, then scored, a few at a time, in any order.
+"""Making a table: list every student, then score them in random order.
 
     python -m benchmarks.n2n_bench make remove-residual --minutes 60
     python -m benchmarks.n2n_bench merge remove-residual elsewhere.npz
 
-A table is kept in the package from its first score on, and written again every minute:
-a stopped run goes on where it was. Students are scored in a fixed order at random, so
-that a part of a table is a fair sample of it.
+The table's file is in the package. It is written every minute, so a stopped run can be
+resumed. Students are scored in a fixed random order, so the scored part of a table is a
+fair sample of the table.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.fx.experimental.optimization import fuse
 from tqdm.auto import tqdm
 
 from benchmarks.n2n_bench.subjects import (
@@ -35,6 +37,7 @@ from n2n_gym.bench.table import (
     MISSING,
     SCORED,
     SPLITS,
+    UNUSED,
     Table,
     read_table,
     write_table,
@@ -43,7 +46,7 @@ from n2n_gym.envs import CompressionEnv
 from n2n_gym.evaluators.distillation import Settings, distil
 from n2n_gym.evaluators.rungs import BENCH_V1, INHERIT, Rung
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch.determinism import alone
+from n2n_gym.pytorch.determinism import isolated
 from n2n_gym.pytorch.inference import BATCH, compute_accuracy
 from n2n_gym.pytorch.training import Diverged
 from n2n_gym.resources.computed import peak_bytes
@@ -52,32 +55,42 @@ from n2n_gym.resources.prediction import FileSize
 from n2n_gym.teachers.teacher import Teacher
 
 FIDELITIES: Final = (BENCH_V1, INHERIT)
-SEEDS: Final = 3
+SEEDS: Final = {BENCH_V1.name: 3, INHERIT.name: 1}
 MOST: Final = 4_096  # students of a table
 WRITE_EVERY: Final = 60.0  # seconds
-NONE: Final = 255  # of ``block``
+NONE: Final = 255  # ``block`` of a student without a score
 LICENCE: Final = "CC0-1.0"
 
 
-def every_student(env: CompressionEnv) -> dict[tuple[int, ...], Architecture]:
-    """What legal decisions lead to, by the first of the ways there; ascending."""
+def every_episode(
+    env: CompressionEnv,
+) -> Iterator[tuple[tuple[int, ...], float, Architecture]]:
+    """Each sequence of legal decisions, its probability under random play, its student.
+
+    Random play draws uniformly from the legal actions.
+    """
     env.reset()
-    found: dict[str, tuple[tuple[int, ...], Architecture]] = {}
-    left: list[tuple[tuple[int, ...], CompressionEnv]] = [((), env)]
+    left: list[tuple[tuple[int, ...], float, CompressionEnv]] = [((), 1.0, env)]
     while left:
-        actions, here = left.pop()
-        # The last that is put there is taken next: so the lowest comes first.
-        for action in np.flatnonzero(here.action_masks())[::-1].tolist():
+        before, chance, here = left.pop()
+        legal = np.flatnonzero(here.action_masks()).tolist()
+        for action in legal:
             after = copy.deepcopy(here)
-            after.episode.decide(action)
+            after.advance(action)
+            actions, mine = (*before, action), chance / len(legal)
             if after.is_complete:
-                student = after.episode.student
-                way = (*actions, action)
-                if way < found.get(student.fingerprint, ((*way, 0), student))[0]:
-                    found[student.fingerprint] = way, student
+                yield actions, mine, after.episode.student
             else:
-                after._feasible = None
-                left.append(((*actions, action), after))
+                left.append((actions, mine, after))
+
+
+def every_student(env: CompressionEnv) -> dict[tuple[int, ...], Architecture]:
+    """All students of legal decisions, each by its first sequence; ascending."""
+    found: dict[str, tuple[tuple[int, ...], Architecture]] = {}
+    for actions, _, student in every_episode(env):
+        known = found.get(student.fingerprint)
+        if known is None or actions < known[0]:
+            found[student.fingerprint] = actions, student
     assert len(found) <= MOST, f"{len(found)} students"
     return dict(sorted(found.values()))
 
@@ -86,14 +99,17 @@ def blank(name: str) -> Table:
     """A table without scores."""
     subject, teacher = SUBJECTS[name], load_subject(name)
     start = teacher.architecture
-    shape = SEEDS, len(FIDELITIES)
+    shape = max(SEEDS.values()), len(FIDELITIES)
+    status = np.full((MOST, *shape), MISSING, np.uint8)
+    for which, rung in enumerate(FIDELITIES):
+        status[:, SEEDS[rung.name] :, which] = UNUSED
     header = {
         "name": name,
         "env": subject.env,
         "arguments": dict(subject.arguments),
         "architecture": start.to_json(),
         "fidelities": [rung.name for rung in FIDELITIES],
-        "recipes": {rung.name: asdict(rung) for rung in FIDELITIES},
+        "recipes": {rung.name: rung.as_written() for rung in FIDELITIES},
         "cost": {rung.name: _cost(teacher, rung) for rung in FIDELITIES},
         "num_images": {split: len(teacher.task.splits[split]) for split in SPLITS},
         "task": {"name": TASK, "sha256": teacher.task.fingerprint},
@@ -119,7 +135,7 @@ def blank(name: str) -> Table:
         onnx_bytes=np.array([size(s, start) for s in found]).round().astype(np.uint32),
         peak_bytes=np.array([peak_bytes(s, start) for s in found], np.uint32),
         correct=np.zeros((count, *shape, len(SPLITS)), np.uint16),
-        status=np.zeros((count, *shape), np.uint8),
+        status=status[:count],
         seconds=np.zeros((count, *shape), np.float32),
         block=np.full(count, NONE, np.uint8),
         latency_ms=np.zeros((count, 0), np.float32),
@@ -140,13 +156,14 @@ def _teacher_correct(teacher: Teacher) -> dict[str, int]:
 
 
 def count_correct(network: Any, teacher: Teacher) -> dict[str, int]:
-    """Right answers on validation and on test images."""
+    """Number of correct predictions on validation and on test images."""
+    fused = fuse(network.eval())  # batch norm inside convolutions takes no time
     found = {}
     for name in SPLITS:
         split = teacher.task.split(name, CPU)
-        with alone(1):
+        with isolated(1):
             accuracy = compute_accuracy(
-                network, split, teacher.normalise, batch_size=BATCH["cpu"]
+                fused, split, teacher.normalise, batch_size=BATCH["cpu"]
             )
         found[name] = round(accuracy * len(split))
     return found
@@ -157,7 +174,7 @@ def path_of(name: str) -> Any:
 
 
 def open_table(name: str) -> Table:
-    """What there is of a table; with arrays that may be written to."""
+    """The table so far, with writable arrays."""
     path = path_of(name)
     table = read_table(path) if path.exists() else blank(name)
     arrays = {each: np.array(getattr(table, each)) for each in _ARRAYS}
@@ -167,7 +184,7 @@ def open_table(name: str) -> Table:
 def score(
     student: Architecture, teacher: Teacher, rung: Rung, seed: int
 ) -> dict[str, int] | None:
-    """Right answers of one student from one seed; None where it diverged."""
+    """Correct predictions of one student with one seed; None if it diverged."""
     settings = Settings(rung, CPU, "float32", 1)
     try:
         network = distil(student, teacher, settings, seed=seed)
@@ -177,8 +194,8 @@ def score(
 
 
 def scored_rows(table: Table) -> NDArray[np.int64]:
-    """Rows that all seeds have scored with all fidelities."""
-    return np.flatnonzero((table.status == SCORED).all((1, 2)))
+    """Rows with scores for all seeds and fidelities."""
+    return np.flatnonzero(np.isin(table.status, (SCORED, UNUSED)).all((1, 2)))
 
 
 def student_of(table: Table, row: int, env: CompressionEnv) -> Architecture:
@@ -192,7 +209,7 @@ def student_of(table: Table, row: int, env: CompressionEnv) -> Architecture:
 
 
 def make(name: str, minutes: float) -> None:
-    """Score students that have no score yet, for so long."""
+    """Score students that have no score yet, until the minutes are over."""
     torch.set_num_threads(1)
     table = open_table(name)
     teacher = load_subject(name)
@@ -219,7 +236,7 @@ def make(name: str, minutes: float) -> None:
 
 def _score_row(table: Table, row: int, student: Architecture, teacher: Teacher) -> None:
     for which, rung in enumerate(FIDELITIES):
-        for seed in range(SEEDS):
+        for seed in range(SEEDS[rung.name]):
             place = row, seed, which
             if table.status[place] != MISSING:
                 continue
@@ -232,7 +249,7 @@ def _score_row(table: Table, row: int, student: Architecture, teacher: Teacher) 
 
 
 def _block_of(table: Table) -> int:
-    """Where this machine stands among those that have scored the table."""
+    """Index of this machine among those that have scored the table."""
     here = {
         "torch": torch.__version__,
         "processor": processor(),
@@ -245,14 +262,14 @@ def _block_of(table: Table) -> int:
 
 
 def merge(name: str, other: Any) -> None:
-    """Take over scores that another file of the same table has and this one lacks."""
+    """Add the scores that this table lacks and another file of the same table has."""
     mine, theirs = open_table(name), read_table(other)
     for key in ("architecture", "recipes", "task", "teacher", "fidelities"):
         if mine.header[key] != theirs.header[key]:
             raise ValueError(f"{other} is of another table: its {key} differs")
     assert (mine.fingerprints == theirs.fingerprints).all()
     blocks: list[dict[str, str]] = mine.header["blocks"]
-    for row in np.flatnonzero((mine.status == MISSING).all((1, 2))):
+    for row in np.flatnonzero((mine.status == MISSING).any((1, 2))):
         if (theirs.status[row] == MISSING).any():
             continue
         block = theirs.header["blocks"][theirs.block[row]]

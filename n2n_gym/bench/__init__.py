@@ -1,4 +1,4 @@
-"""N2N-Bench: compression tasks whose every student is known. Imports no torch."""
+"""N2N-Bench: compression tasks with a complete table of students. Imports no torch."""
 
 from n2n_gym.bench.env import BenchEnv
 from n2n_gym.bench.table import Table, find_task, load_table, read_table, write_table

@@ -1,4 +1,4 @@
-"""The environments of N2N-Bench: the real ones, with scores from a table."""
+"""The environments of N2N-Bench, which take their scores from a table."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class TableEvaluator:
     """Scores from a table.
 
     Attributes:
-        fidelity: Which of the table's; None for its first.
-        seed: Which seed's score; None for the mean of all.
+        fidelity: Name of one of the table's fidelities; None for the table's first.
+        seed: Number of the seed, from 0; None for the mean over all seeds.
     """
 
     table: Table
@@ -57,7 +57,7 @@ class TableEvaluator:
 def real_env(
     table: Table, task: BenchTask, evaluator: Any, **arguments: Any
 ) -> CompressionEnv:
-    """The environment that a table is about, with any evaluator."""
+    """The table's environment, with the task's reward and limit and this evaluator."""
     limits = None if task.limit is None else dict([table.bound(task)])
     make: Callable[..., CompressionEnv] = _STAGES[table.header["env"]]
     return make(
@@ -72,11 +72,11 @@ def real_env(
 
 @dataclass
 class _Node:
-    """A prefix of decisions, and what came of each action that was tried there."""
+    """A sequence of decisions, and the results of the actions tried after it."""
 
-    env: CompressionEnv  # stands there, and is never stepped itself
+    env: CompressionEnv  # after these decisions; only its copies take steps
     observation: NDArray[np.float32]
-    info: dict[str, Any]  # of reset
+    info: dict[str, Any]  # info of reset
     after: dict[tuple[int, int | None], _Edge] = field(default_factory=dict)
 
 
@@ -92,31 +92,35 @@ class _Edge:
 class BenchEnv(gym.Env[NDArray[np.float32], int]):
     """
     ## Description
-    A task of N2N-Bench: every student that legal play can reach has been distilled
-    before, and its score comes from a table. Otherwise it is the environment that the
-    table was made with: spaces, masks, infos and rewards are the same.
+    A task of N2N-Bench. Every student that legal actions can lead to was distilled in
+    advance, and its score comes from a table. Spaces, masks, infos and rewards are
+    those of the environment that the table was made with.
 
     ## Action Space, Observation Space, Starting State, Rewards, Episode End
-    Those of N2NRemove, N2NShrink or N2NCompress with the table's teacher.
-    `reset(options={"decisions": [...]})` restores a prefix; `copy.deepcopy` forks.
+    As in N2NRemove, N2NShrink or N2NCompress, with the table's teacher.
+    `reset(options={"decisions": [...]})` restores a sequence of decisions;
+    `copy.deepcopy` copies a running episode.
 
     ## Information
-    As there. At the end also `regret`: the best reward of the table less this one, by
-    the mean over seeds on validation images; `test_regret`: likewise on test images,
-    for reports alone; `seconds`: the CPU time that scoring would have taken.
+    As in those environments. At the end there are three more numbers. `regret` is the
+    table's best mean reward on validation images minus this student's mean reward.
+    `test_regret` is the regret on test images; it is for reports, not for agents.
+    `seconds` is the mean CPU time of scoring this student with one seed, measured when
+    the table was made.
 
     ## Arguments
     ```python
-    gym.make("N2NBench/Remove-Residual-CIFAR10x16-v0")
+    gym.make("N2NBench/Remove-Residual-CIFAR10x16-Params2-v0")
     ```
 
     Args:
-        task: The id.
-        noise: "mean": a score is the mean over the table's seeds. "seed": it is one
-            seed's, drawn by the environment's generator at the end of each episode.
-        fidelity: How students were scored: "bench-v1", or "inherit" (cheaper). The
-            regrets are by "bench-v1" always.
-        render_mode: "ansi" or "rgb_array".
+        task: Id of the task.
+        noise: With "mean", a score is the mean over the table's seeds. With "seed", it
+            is the score of one seed, which the environment's generator draws at the end
+            of each episode.
+        fidelity: How students were scored: "bench-v1", or "inherit" (cheaper). Regrets
+            always use "bench-v1".
+        render_mode: "ansi" (text) or "rgb_array" (a picture).
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
@@ -153,9 +157,9 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
         self.objectives = real.objectives
         self._root = _Node(real, *real.reset())
         self._node: _Node | None = None
-        self._env = real  # as it is after the last step
+        self._env = real  # the environment after the last step
 
-    # What the episode says.
+    # Properties of the episode.
 
     @property
     def start(self) -> Architecture:
@@ -164,21 +168,21 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
 
     @property
     def student(self) -> Architecture:
-        """What the decisions so far leave."""
+        """The student after the decisions so far."""
         return self._env.student
 
     @property
     def decisions(self) -> Sequence[Any]:
-        """In their order."""
+        """All decisions of an episode, in order."""
         return self._env.decisions
 
     @property
     def position(self) -> int:
-        """How many decisions have been made."""
+        """The number of decisions made so far."""
         return self._env.position
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """``info["action_mask"]`` as sb3-contrib asks for it."""
+        """``info["action_mask"]`` under the name that sb3-contrib looks for."""
         return self._env.action_masks()
 
     # The Gymnasium interface.
@@ -186,7 +190,7 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode, or restore one: see the real environment's ``reset``."""
+        """Start an episode, or restore one: see ``CompressionEnv.reset``."""
         super().reset(seed=seed)
         self._node, self._env = self._root, self._root.env
         if options:
@@ -198,17 +202,18 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
     def step(
         self, action: Any
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Make the decision at hand; after the last, look the student up.
+        """Make the next decision; after the last one, look up the student's score.
 
         Raises:
-            RuntimeError: There is no episode to step in.
+            RuntimeError: The episode has ended, or none was started.
         """
         node = self._node
         if node is None:
             raise RuntimeError("there is no episode to step in; call reset() first")
         seed = None
         if self.noise == "seed" and node.env.position + 1 == len(node.env.decisions):
-            seed = int(self.np_random.integers(self.table.num_seeds))
+            seeds = self.table.num_seeds(self._evaluator.fidelity)
+            seed = int(self.np_random.integers(seeds))
         key = (action if type(action) is int else _plain(action), seed)
         edge = node.after.get(key)
         if edge is None:
@@ -224,9 +229,7 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
         if not is_over:
             return _Edge(_Node(twin, observation, {}), twin, observation, reward, info)
         row = self.table.row_of[info["fingerprint"]]
-        which = self.table.fidelities.index(
-            self._evaluator.fidelity or self.table.fidelities[0]
-        )
+        which = self.table.which(self._evaluator.fidelity)
         scored = self.table.status[row, :, which] == SCORED
         info |= {
             "regret": regrets(self.task, "validation")[row].item(),
@@ -240,7 +243,7 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
         return self._env.render()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BenchEnv:
-        """An independent copy of the running episode; what is known is shared."""
+        """A copy with its own episode; both environments use the same table."""
         twin = copy.copy(self)
         twin.action_space = copy.deepcopy(self.action_space)
         twin._np_random = copy.deepcopy(self._np_random)
@@ -250,7 +253,7 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
 
 @lru_cache
 def regrets(task: BenchTask, split: str) -> NDArray[np.float64]:
-    """The table's best reward less that of each student, (N,)."""
+    """The table's best reward minus each student's reward, (N,)."""
     table = load_table(task.table)
     values = table.values(task, split)
     found: NDArray[np.float64] = values.max() - values
@@ -258,7 +261,7 @@ def regrets(task: BenchTask, split: str) -> NDArray[np.float64]:
 
 
 def _fresh(info: dict[str, Any]) -> dict[str, Any]:
-    """The same, with a mask of its own."""
+    """A copy of an info, with a copy of its mask."""
     if "action_mask" not in info:
         return dict(info)
     return {**info, "action_mask": info["action_mask"].copy()}

@@ -1,7 +1,8 @@
-"""What every agent has to beat: random search, and a regression on two numbers.
+"""Baselines for every agent: random search, and a regression on parameters and MACs.
 
-Both work on the table itself. The regression knows the parameters and MACs of students
-that it has not scored, which an agent does not.
+Both baselines read the table directly. The regression knows the parameters and MACs of
+all students. An agent sees the parameters and MACs of one student at a time, when only
+the last decision about this student remains.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from envs_registry.bench import BenchTask
 from n2n_gym.bench.table import Table
 
 SAMPLE: Final = 30  # students that the regression is fitted to
-PROBES: Final = 20  # of its best predictions, which are then scored
+PROBES: Final = 20  # best predictions that are scored
 
 Values = NDArray[np.float64]
 
@@ -24,7 +25,12 @@ Values = NDArray[np.float64]
 def random_search(
     rewards: Values, budgets: Sequence[int], rng: np.random.Generator
 ) -> list[int]:
-    """The best row within each budget, of distinct students in random order."""
+    """The row of the best student that random search finds with each budget.
+
+    Args:
+        rewards: Reward of each student, (N,).
+        budgets: Numbers of students that are scored.
+    """
     order = rng.permutation(len(rewards))
     return [int(order[:n][rewards[order[:n]].argmax()]) for n in budgets]
 
@@ -39,13 +45,19 @@ def regression_search(
     *,
     sample: int | None = None,
 ) -> list[int]:
-    """The best row within each budget, by a quadratic in log parameters and log MACs.
+    """The row of the best student that the regression finds with each budget.
 
-    A part of each budget is drawn at random, and the regression is fitted to it; the
-    rest are its best predictions. Small samples fit fewer terms.
+    The first students of each budget are drawn at random. A quadratic in log parameters
+    and log MACs is fitted to their accuracies. The rest of the budget goes to the
+    students with the best predicted rewards. With few drawn students the fit is linear,
+    not quadratic.
 
     Args:
-        sample: How many are drawn; a third by default, at most ``SAMPLE``.
+        rewards: Reward of each student, (N,).
+        accuracy: Accuracy of each student, (N,).
+        budgets: Numbers of students that are scored.
+        sample: Number of students drawn; by default a third of the budget, from 4 to
+            ``SAMPLE``, but never more than the budget.
     """
     within = table.within(task)
     best = []
@@ -63,7 +75,7 @@ def regression_search(
 
 
 def _worth(table: Table, task: BenchTask, accuracy: Values) -> Values:
-    """What students of these accuracies would earn, up to a factor."""
+    """Rewards of students with these accuracies, up to a constant factor."""
     if task.reward == "accuracy":
         return accuracy
     c = 1 - table.num_params / table.start.num_params
@@ -71,7 +83,7 @@ def _worth(table: Table, task: BenchTask, accuracy: Values) -> Values:
 
 
 def _predict(table: Table, accuracy: Values, drawn: NDArray[np.int64]) -> Values:
-    """Accuracies of all students, from those of a few."""
+    """Accuracies of all students, (N,), by a fit to the ``drawn`` students."""
     logs = np.log(np.stack([table.num_params, table.num_macs], 1).astype(float))
     x = (logs - logs.mean(0)) / logs.std(0)
     ones = np.ones((len(x), 1))

@@ -1,7 +1,7 @@
-"""A table of students: every one that legal play can reach, scored with several seeds.
+"""A table of all students that legal actions can lead to, scored with several seeds.
 
-A file is plain arrays (``numpy.savez_compressed``), read without unpickling and checked
-against its own SHA-256. ``docs/n2n-bench.md`` says what each array is.
+A file has arrays (``numpy.savez_compressed``). It is read without unpickling and
+checked against its own SHA-256. ``docs/n2n-bench.md`` explains each array.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from n2n_gym.rewards import DEGENERATE, Score, load_reward
 
 FORMAT: Final = 1
 FOLDER: Final = Path(__file__).parent / "tables"
-MISSING, SCORED, FAILED = 0, 1, 2  # of ``status``
+MISSING, SCORED, FAILED, UNUSED = 0, 1, 2, 3  # values of ``status``
 SPLITS: Final = ("validation", "test")  # the last axis of ``correct``
 
 Values = NDArray[np.float64]
@@ -36,22 +36,26 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Every student of one teacher, and what each is worth.
+    """Every student of one teacher, with its scores.
 
     N students, T decisions, S seeds, F fidelities, M machines.
 
     Attributes:
-        header: What the table is about: see ``docs/n2n-bench.md``.
-        decisions: uint8 (N, T): the actions that lead to a student, of several ways the
-            first in lexicographic order. Rows ascend.
+        header: Facts about the whole table; see ``docs/n2n-bench.md``.
+        decisions: uint8 (N, T): the actions that lead to each student. Of several
+            sequences for one student, this is the lexicographically first. Rows are in
+            ascending order.
         fingerprints: uint8 (N, 32): SHA-256 of the student.
         num_params, num_macs, onnx_bytes, peak_bytes: uint32 (N,).
-        correct: uint16 (N, S, F, 2): right answers, on validation and on test images.
-        status: uint8 (N, S, F): 0 not scored yet, 1 scored, 2 failed. What is not 1 has
-            no count; none is ever filled in.
+        correct: uint16 (N, S, F, 2): number of correct predictions on validation and on
+            test images.
+        status: uint8 (N, S, F): 0 not scored yet, 1 scored, 2 failed, 3 a seed that the
+            fidelity does not have. Only with status 1 is the value in ``correct`` a
+            count; missing counts are never estimated.
         seconds: float32 (N, S, F): CPU time of a score.
-        block: uint8 (N,): which of ``header["blocks"]`` scored it; 255 for none.
-        latency_ms: float32 (N, M): predicted, by machine.
+        block: uint8 (N,): index in ``header["blocks"]`` of the machine that scored the
+            student; 255 if no machine has.
+        latency_ms: float32 (N, M): predicted latency on each machine.
     """
 
     header: Mapping[str, Any]
@@ -78,9 +82,15 @@ class Table:
     def fidelities(self) -> tuple[str, ...]:
         return tuple(self.header["fidelities"])
 
-    @property
-    def num_seeds(self) -> int:
-        return int(self.status.shape[1])
+    def num_seeds(self, fidelity: str | None = None) -> int:
+        """Number of seeds of a fidelity; None stands for the table's first."""
+        which = self.which(fidelity)
+        return int((self.status[:, :, which] != UNUSED).any(0).sum())
+
+    def which(self, fidelity: str | None) -> int:
+        """Index of a fidelity; None stands for the table's first."""
+        known = self.fidelities
+        return self._place("fidelity", fidelity or known[0], known)
 
     @property
     def is_complete(self) -> bool:
@@ -93,7 +103,7 @@ class Table:
 
     @cached_property
     def row_of(self) -> Mapping[str, int]:
-        """A student's row by its fingerprint."""
+        """The row of each student, by the student's fingerprint."""
         return {row.tobytes().hex(): i for i, row in enumerate(self.fingerprints)}
 
     def accuracy(
@@ -106,18 +116,19 @@ class Table:
         """Accuracy of each student, (N,); nan where a score is missing or failed.
 
         Args:
-            split: "validation" or "test".
-            fidelity: By default the table's first, which its name stands for.
-            seed: One seed's score, counted from 0; by default the mean of all.
+            split: Name of the split: "validation" or "test".
+            fidelity: Name of the fidelity; by default the table's first.
+            seed: Number of the seed, from 0; by default the mean over all seeds of the
+                fidelity.
 
         Raises:
             ValueError: There is no such split, fidelity or seed.
         """
         place = self._place("split", split, SPLITS)
-        which = self._place("fidelity", fidelity or self.fidelities[0], self.fidelities)
+        which, seeds = self.which(fidelity), range(self.num_seeds(fidelity))
         if seed is not None:
-            self._place("seed", seed, range(self.num_seeds))
-        chosen = slice(None) if seed is None else slice(seed, seed + 1)
+            self._place("seed", seed, seeds)
+        chosen = seeds if seed is None else [seed]
         counts = self.correct[:, chosen, which, place].astype(float)
         counts[self.status[:, chosen, which] != SCORED] = np.nan
         found: Values = counts.mean(1) / self.header["num_images"][split]
@@ -134,7 +145,7 @@ class Table:
     def score(
         self, row: int, *, fidelity: str | None = None, seed: int | None = None
     ) -> Score | None:
-        """What an evaluator says of a student; None where a score has failed."""
+        """The score of a student, as evaluators return it; None if scoring failed."""
         found = self._accuracy_by(fidelity, seed)[row]
         if np.isnan(found):
             return None
@@ -169,9 +180,9 @@ class Table:
         fidelity: str | None = None,
         seed: int | None = None,
     ) -> Values:
-        """The reward of each student, (N,); -1 where it breaks the limit or failed.
+        """The reward of each student, (N,); -1 for a broken limit or a missing score.
 
-        It is computed once, and cannot be written to.
+        The array is read-only, because later calls return the same array.
         """
         key = task, split, fidelity, seed
         if key not in self._rewards:
@@ -195,7 +206,7 @@ class Table:
         return found
 
     def within(self, task: BenchTask) -> NDArray[np.bool_]:
-        """Which students keep the task's limit, (N,)."""
+        """Mask of the students that keep the task's limit, (N,)."""
         if task.limit is None:
             return np.ones(len(self), bool)
         name, bound = self.bound(task)
@@ -203,16 +214,16 @@ class Table:
         return kept
 
     def bound(self, task: BenchTask) -> tuple[str, int]:
-        """The limit: which resource, and the most that a student may take of it."""
+        """Name of the resource that the task limits, and its largest amount."""
         assert task.limit is not None
         name, share = task.limit
         return name, int(getattr(self.start, name) * share)
 
     def pareto(self, cost: str = "num_params", split: str = "validation") -> Values:
-        """Rows of students that none beats in both, (P,) ascending in cost.
+        """Rows of Pareto-optimal students, (P,), ascending in cost.
 
         Args:
-            cost: An array's name: "num_params", "num_macs", "onnx_bytes" or
+            cost: Name of an array: "num_params", "num_macs", "onnx_bytes" or
                 "peak_bytes".
         """
         accuracy, costs = self.accuracy(split), getattr(self, cost)
@@ -226,28 +237,35 @@ class Table:
     def standard_error(
         self, split: str = "validation", fidelity: str | None = None
     ) -> float:
-        """Of a student's mean accuracy over the seeds, pooled over all students."""
+        """Standard error of a student's mean accuracy over seeds; nan with one seed.
+
+        The variance over seeds is averaged over all students.
+        """
+        count = self.num_seeds(fidelity)
+        if count < 2:
+            return float("nan")
         seeds = [
-            self.accuracy(split, fidelity=fidelity, seed=seed)
-            for seed in range(self.num_seeds)
+            self.accuracy(split, fidelity=fidelity, seed=seed) for seed in range(count)
         ]
         variance = np.nanmean(np.var(seeds, axis=0, ddof=1))
-        return float(np.sqrt(variance / self.num_seeds))
+        return float(np.sqrt(variance / count))
 
 
 class DamagedTable(ValueError):
-    """A file that is no table, or not the one that was written."""
+    """The file is not a table, or has changed since it was written."""
 
 
 def find_task(name: str) -> BenchTask:
     """A task by its id.
 
     Raises:
-        ValueError: There is none; the nearest is named.
+        ValueError: There is no such task; the message names the nearest.
     """
     plain = name.rpartition(":")[2]
     if not BENCH:
-        raise ValueError(f"unknown task {name!r}: no table of N2N-Bench is whole yet")
+        raise ValueError(
+            f"unknown task {name!r}: no table of N2N-Bench is complete yet"
+        )
     if plain not in BENCH:
         near = difflib.get_close_matches(plain, BENCH, 1, 0.0)
         raise ValueError(
@@ -258,13 +276,16 @@ def find_task(name: str) -> BenchTask:
 
 
 def load_table(name: str) -> Table:
-    """A table by its name, or that of a task by the task's id.
+    """A table by its name, or by the id of one of its tasks.
 
     Raises:
-        ValueError: There is no such table; or it is damaged, which names its file.
+        ValueError: There is no such table, or it is damaged; the message names the
+            file.
     """
     known = sorted(path.stem for path in FOLDER.glob("*.npz"))
     if name not in known:
+        if not known:
+            raise ValueError(f"unknown table {name!r}: no table has been made yet")
         if "/" not in name:
             near = difflib.get_close_matches(name, (*known, *BENCH), 1, 0.0)
             raise ValueError(
@@ -284,10 +305,10 @@ def read_table(path: Path) -> Table:
     """A table from a file.
 
     Raises:
-        DamagedTable: It is no table, or not as it was written.
+        DamagedTable: The file is not a table, or has changed.
     """
     try:
-        # Read whole: where NumPy fails half-way it leaves the file open.
+        # Read completely first: if NumPy fails half-way, it leaves the file open.
         arrays = dict(np.load(io.BytesIO(path.read_bytes()), allow_pickle=False))
         found = arrays.pop("sha256").tobytes().hex()
         expected = _digest(arrays).hexdigest()
@@ -305,7 +326,7 @@ def read_table(path: Path) -> Table:
 
 
 def write_table(path: Path, table: Table) -> None:
-    """The file, whole or not at all."""
+    """Write a table completely or not at all."""
     arrays = {
         each.name: getattr(table, each.name)
         for each in fields(table)
@@ -316,6 +337,7 @@ def write_table(path: Path, table: Table) -> None:
     digest = np.frombuffer(_digest(arrays).digest(), np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, sha256=digest, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, buffer.getvalue())
 
 

@@ -14,143 +14,182 @@ from rich.table import Table
 
 from envs_registry import DEFAULTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import (
+from n2n_gym.cli.output import AsJson, print_json
+from n2n_gym.common.commit import commit_of_code
+from n2n_gym.common.plugins import refuse_unknown
+from n2n_gym.runs.shared_options import (
     FILES,
     PLACE,
-    SEARCH,
     Device,
     Keep,
+    OptionalEvaluator,
     OptionalTask,
     OptionalTeacher,
 )
-from n2n_gym.cli.output import AsJson, print_json
-from n2n_gym.common.plugins import refuse_unknown
 
-# What needs torch or scipy is imported in the commands, so that --help is quick.
+# Torch and scipy are imported inside the commands, so that --help is fast.
 if TYPE_CHECKING:
-    from n2n_gym.comparison.statistics import Row
+    from n2n_gym.comparison.runner import AgentRun
+    from n2n_gym.comparison.statistics import Curves, Row
 
 STAGES: Final = ("N2NRemove-v0", "N2NShrink-v0")  # compared by default
 
 
+KEPT: Final = (
+    "Stopped. What was scored is kept; go on with the same command and --resume."
+)
+
+Envs = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Id of an environment or a benchmark task "
+        "(N2N/Remove-Digits-ResNet18-v0); repeat for more. By default N2NRemove-v0 and "
+        "N2NShrink-v0."
+    ),
+]
+Agents = Annotated[
+    str,
+    typer.Option(
+        help="Agents, separated by commas: reinforce, reinforce@none, reinforce-paper, "
+        "random, uniform, greedy, beam, evolution, local, bayesian, imitation, ppo, "
+        "a2c, dqn, maskable-ppo, recurrent-ppo, qrdqn, or module:function."
+    ),
+]
+Suite = Annotated[
+    str | None,
+    typer.Option(help="n2n-bench: all its tasks by its protocol (--seeds 30)."),
+]
+Seeds = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Number of runs of each agent.")
+]
+Budget = Annotated[
+    float | None, typer.Option(help="Budget of a run, in nominal student-epochs.")
+]
+Evaluations = Annotated[
+    int | None, typer.Option(help="Budget of a run, in distinct students instead.")
+]
+Output = Annotated[
+    Path, typer.Option(help="Folder for results.jsonl, report.html, curves.png.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Resume the comparison in that folder.", **FILES),
+]
+# Of its own, because here a process makes a whole run.
+AtOnce = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Parallel runs; by default one per core.", **PLACE
+    ),
+]
+
+
 def compare(
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="An environment's id, once for each: N2NRemove-v0 and N2NShrink-v0 by "
-            "default, or one of the benchmark tasks (N2N/Remove-Digits-ResNet18-v0)."
-        ),
-    ] = None,
-    agents: Annotated[
-        str,
-        typer.Option(
-            help="Names with commas between: reinforce, reinforce-paper, random, "
-            "uniform, greedy, beam, evolution, ppo, a2c, dqn, maskable-ppo, "
-            "recurrent-ppo, qrdqn, or module:function."
-        ),
-    ] = "random,evolution,reinforce",
-    suite: Annotated[
-        str | None,
-        typer.Option(help="n2n-bench: all of its tasks by its protocol (--seeds 30)."),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Runs of each agent.")
-    ] = 5,
-    budget: Annotated[
-        float | None, typer.Option(help="Nominal student-epochs of a run.")
-    ] = None,
-    evaluations: Annotated[
-        int | None, typer.Option(help="Distinct students of a run, in place of that.")
-    ] = None,
+    env: Envs = None,
+    agents: Agents = "random,evolution,reinforce",
+    suite: Suite = None,
+    seeds: Seeds = 5,
+    budget: Budget = None,
+    evaluations: Evaluations = None,
     teacher: OptionalTeacher = None,
     task: OptionalTask = None,
-    evaluator: Annotated[
-        str | None,
-        typer.Option(
-            help="How students are scored: size, inherit (default), ...", **SEARCH
-        ),
-    ] = None,
+    evaluator: OptionalEvaluator = None,
     keep: Keep = None,
-    output: Annotated[
-        Path, typer.Option(help="A folder for results.jsonl, report.html, curves.png.")
-    ] = Path("runs/compare"),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the runs of that folder.", **FILES),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Runs at once; one a core by default.", **PLACE
-        ),
-    ] = None,
+    output: Output = Path("runs/compare"),
+    resume: Resume = False,
+    workers: AtOnce = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare agents at one budget: every agent with every seed.
 
-    A budget counts what each distinct student of a run costs, known or not. Students
-    are scored once for all runs: the store keeps them.
+    The budget counts each distinct student of a run, even if its score is known. Each
+    student is scored once for all runs, because the store keeps scores.
     """
-    kept = "Stopped. What was scored is kept; go on with the same command and --resume."
-    if suite is not None:
-        others: dict[str, Any] = {"env": env, "teacher": teacher, "task": task}
-        others |= {"evaluator": evaluator, "budget": budget}
-        others |= {"evaluations": evaluations, "keep": keep}
-        others |= {"device": device, "workers": workers}
-        with plain_errors(), stoppable(lambda: kept):
-            _compare_on_suite(suite, agents, seeds, output, resume, others, as_json)
-        return
-    with plain_errors(), stoppable(lambda: kept):
-        from n2n_gym.comparison.runner import Results, plan
-        from n2n_gym.comparison.runner import compare as perform
-        from n2n_gym.comparison.statistics import (
-            as_markdown,
-            draw,
-            read_curves,
-            summarise,
-        )
-        from n2n_gym.evaluators.loading import num_cores
-        from n2n_gym.report import write_comparison
+    names = [name.strip() for name in agents.split(",")]
+    with plain_errors(), stoppable(lambda: KEPT):
+        from n2n_gym.comparison.runner import plan
 
-        path = output / "results.jsonl"
-        if path.exists() and not resume:
-            raise ValueError(f"{path} is there already; --resume goes on with it")
-        sys.path.append(str(Path.cwd()))  # own agents may be files there
+        if suite is not None:
+            others: dict[str, Any] = {"env": env, "teacher": teacher, "task": task}
+            others |= {"evaluator": evaluator, "budget": budget}
+            others |= {"evaluations": evaluations, "keep": keep}
+            others |= {"device": device, "workers": workers}
+            _check_suite(suite, others)
+            path = _results(output, is_resumed=resume)
+            _compare_on_suite(names, seeds, path, as_json=as_json)
+            return
+        path = _results(output, is_resumed=resume)
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
         given["keep"] = keep
         envs = [_resolve(name, given, device) for name in env or STAGES]
-        runs = plan(
-            envs,
-            [name.strip() for name in agents.split(",")],
-            range(seeds),
-            epochs=budget,
-            evaluations=evaluations,
-        )
-        for name, arguments in envs:
-            _prepare(name, arguments)
-        perform(runs, path, workers=workers or num_cores())
-        curves = read_curves(Results(path).lines())
-        best_known = {
-            name: preset.reference.best
-            for name, preset in PRESETS.items()
-            if preset.reference is not None
-        }
-        rows = summarise(curves, best_known)
-        (output / "report.md").write_text(as_markdown(rows))
+        runs = plan(envs, names, range(seeds), epochs=budget, evaluations=evaluations)
+        curves, rows = _perform(envs, runs, path, workers)
         unit = "student-epochs" if evaluations is None else "distinct students"
-        drawn = _draw(draw, curves, output / "curves.png", unit)
-        write_comparison(
-            output,
-            curves,
-            rows,
-            budget=f"{evaluations or budget:g} {unit}",
-            unit=unit,
-            command=shlex.join(["n2n-gym", *sys.argv[1:]]),
-        )
+        drawn = _write(curves, rows, output, f"{evaluations or budget:g}", unit)
     if as_json:
-        print_json({"output": str(output), "agents": list(map(_as_document, rows))})
-        return
+        agents_found = list(map(_as_document, rows))
+        print_json({"output": str(output), "agents": agents_found})
+    else:
+        _show(curves, rows, f"{output}: report.html, report.md, results.jsonl{drawn}")
+
+
+def _results(output: Path, *, is_resumed: bool) -> Path:
+    """The file for results; raise a ValueError if a new comparison finds it there."""
+    path = output / "results.jsonl"
+    if path.exists() and not is_resumed:
+        raise ValueError(
+            f"{path} already exists; resume it with --resume, or give another file"
+        )
+    sys.path.append(str(Path.cwd()))  # own agents may be files there
+    return path
+
+
+def _perform(
+    envs: list[tuple[str, dict[str, Any]]],
+    runs: list[AgentRun],
+    path: Path,
+    workers: int | None,
+) -> tuple[Curves, list[Row]]:
+    """Make the runs that the file lacks; return the curves and results of all runs."""
+    from n2n_gym.comparison.runner import Results
+    from n2n_gym.comparison.runner import compare as perform
+    from n2n_gym.comparison.statistics import read_curves, summarise
+    from n2n_gym.evaluators.loading import num_cores
+
+    for name, arguments in envs:
+        _prepare(name, arguments)
+    perform(runs, path, workers=workers or num_cores())
+    curves = read_curves(Results(path).lines())
+    best_known = {
+        name: preset.reference.best
+        for name, preset in PRESETS.items()
+        if preset.reference is not None
+    }
+    return curves, summarise(curves, best_known)
+
+
+def _write(
+    curves: Curves, rows: list[Row], output: Path, budget: str, unit: str
+) -> str:
+    """Write the files of a comparison; return the text that mentions curves.png."""
+    from n2n_gym.comparison.statistics import as_markdown, draw
+    from n2n_gym.report import write_comparison
+
+    (output / "report.md").write_text(as_markdown(rows))
+    drawn = _draw(draw, curves, output / "curves.png", unit)
+    write_comparison(
+        output,
+        curves,
+        rows,
+        budget=f"{budget} {unit}",
+        unit=unit,
+        command=shlex.join(["n2n-gym", *sys.argv[1:]]),
+    )
+    return drawn
+
+
+def _show(curves: Curves, rows: list[Row], written: str) -> None:
     table = Table("agent", title="Best rewards: interquartile mean, 95 % interval")
     for name in curves:
         table.add_column(escape(name), justify="right")
@@ -160,34 +199,30 @@ def compare(
         table.add_row(escape(row.agent), *cells, str(row.is_better or ""))
     console = Console()
     console.print(table)
-    made = f"report.html, report.md, results.jsonl{drawn}"
-    console.print(f"{output}: {made}", highlight=False)
+    console.print(written, highlight=False)
+
+
+def _check_suite(suite: str, others: dict[str, Any]) -> None:
+    """Raise a ValueError if the suite is unknown, or one of ``others`` is given."""
+    from n2n_gym.comparison.suite import SUITE
+
+    refuse_unknown("suite", suite, (SUITE,))
+    if given := [f"--{name}" for name, value in others.items() if value is not None]:
+        raise ValueError(
+            f"--suite determines these options; leave out {', '.join(given)}"
+        )
 
 
 def _compare_on_suite(
-    suite: str,
-    agents: str,
-    seeds: int,
-    output: Path,
-    resume: bool,
-    others: dict[str, Any],
-    as_json: bool,
+    agents: list[str], seeds: int, path: Path, *, as_json: bool
 ) -> None:
-    """Every agent with every seed on every task; writes the leaderboard."""
+    """Run every agent with every seed on every task; write the leaderboard."""
     from n2n_gym.comparison import suite as protocol
 
-    refuse_unknown("suite", suite, (protocol.SUITE,))
-    if given := [f"--{name}" for name, value in others.items() if value is not None]:
-        raise ValueError(f"--suite fixes what {', '.join(given)} would; leave it out")
-    path = output / "results.jsonl"
-    if path.exists() and not resume:
-        raise ValueError(f"{path} is there already; --resume goes on with it")
-    sys.path.append(str(Path.cwd()))  # own agents may be files there
+    output = path.parent
+    command = shlex.join(["n2n-gym", *sys.argv[1:]])
     runs = protocol.perform_suite(
-        [name.strip() for name in agents.split(",")],
-        range(seeds),
-        path,
-        command=shlex.join(["n2n-gym", *sys.argv[1:]]),
+        agents, range(seeds), path, command=command, commit=commit_of_code()
     )
     found = protocol.standings(runs)
     (output / "leaderboard.md").write_text(protocol.as_markdown(found))
@@ -219,16 +254,16 @@ def validate(
     rescore: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Students to score anew, the best first."
+            min=0, metavar="N", help="Students to score again, the best first."
         ),
     ] = 20,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the results of a comparison: replay the decisions, score students anew.
+    """Check the results of a comparison: replay the decisions, score students again.
 
-    Accepts rewards within the noise of scores, measured here. The file is read as data:
-    it can name what comes with this package, and runs no code of its own.
+    Rewards may differ by the noise of scores, which is measured here. The file is only
+    read as data: it can name only what belongs to this package, and no code in it runs.
     """
     with plain_errors(), stoppable(lambda: "Stopped."):
         from n2n_gym.comparison.suite import is_suite, read_suite
@@ -266,7 +301,7 @@ def validate(
 
 
 def _as_document(row: Row) -> dict[str, Any]:
-    """What an agent reached, its figures by name."""
+    """An agent's results as a JSON document."""
     figures = {name: getattr(row, name) for name in ("normalised", "is_better")}
     return {
         "agent": row.agent,
@@ -278,7 +313,13 @@ def _as_document(row: Row) -> dict[str, Any]:
 def _resolve(
     name: str, given: dict[str, str | None], device: str | None
 ) -> tuple[str, dict[str, Any]]:
-    """An id as gymnasium finds it in any process, and its arguments."""
+    """The full id of an environment, and the environment's arguments.
+
+    The id names its module, so that gymnasium finds the environment in any process.
+
+    Args:
+        given: Options by name; None for an option that is not given.
+    """
     chosen = {key: value for key, value in given.items() if value is not None}
     if name.removeprefix(MODULE) in PRESETS:
         if chosen:
@@ -295,7 +336,10 @@ def _resolve(
 
 
 def _prepare(name: str, arguments: dict[str, Any]) -> None:
-    """Make what all runs share before them: the teacher, perhaps an elastic one."""
+    """Play one episode, which makes the networks that all runs need.
+
+    These are the teacher and, for some evaluators, an elastic teacher.
+    """
     import gymnasium as gym
 
     from n2n_agents.rollouts import play_all

@@ -1,4 +1,4 @@
-"""How the commands end when something is wrong, or when they are stopped."""
+"""How commands end after an error or an interrupt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with_traceback = False  # whether the user asked for it
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """One line for what the user can mend; a traceback for a mistake of ours."""
+    """Context that shows only one line for an error that the user can fix."""
     try:
         yield
     except (ValueError, OSError, ArithmeticError) as error:
@@ -33,11 +33,13 @@ def plain_errors() -> Iterator[None]:
 
 @contextmanager
 def stoppable(kept: Callable[[], str], *, has_bars: bool = True) -> Iterator[None]:
-    """The first Ctrl-C ends what is inside and says what is kept, the second at once.
+    """Context in which Ctrl-C ends the command with a text.
+
+    A second Ctrl-C ends the process at once.
 
     Args:
-        kept: What to say then.
-        has_bars: Whether bars of progress share a display inside.
+        kept: Function that returns the text, which says what has been stored.
+        has_bars: Whether one display shows all progress bars of the context.
     """
 
     def stop(signal_number: int, frame: FrameType | None) -> None:

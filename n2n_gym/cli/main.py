@@ -1,4 +1,4 @@
-"""The commands that compress networks, and list what that takes."""
+"""The application, and the commands that list teachers and tasks."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from n2n_gym.cli import errors
 from n2n_gym.cli.comparison import compare, validate
 from n2n_gym.cli.compression import compress
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import Device, Mean, Precision, Std, TaskName
 from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.cli.play import play
 from n2n_gym.cli.scores import scores
 from n2n_gym.cli.students import evaluate, export, report
 from n2n_gym.cli.training import list_agents, train
 from n2n_gym.common.progress import QUIET
+from n2n_gym.runs.shared_options import TASK, Device, Mean, Precision, Std, TaskName
 
-# torch and what needs it are imported in the commands, so that --help is quick.
+# Torch is imported inside the commands, so that --help is fast.
 app = typer.Typer(
     name="n2n-gym",
     help="Make a trained network small.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",  # so that paragraphs are set anew to the width
+    rich_markup_mode="markdown",  # so that paragraphs are wrapped to the width
     pretty_exceptions_enable=False,
 )
 teachers = typer.Typer(help="Teachers: trained networks, made once and kept.")
@@ -54,7 +54,9 @@ app.command("agents")(list_agents)
 Epochs = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Of the teacher's training; by the size of the data."
+        min=1,
+        metavar="N",
+        help="Training epochs; by default by the data's size.",
     ),
 ]
 
@@ -71,12 +73,12 @@ def main(
         bool, typer.Option("--quiet", help="No progress bars and no warnings.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="A traceback with every error.")
+        bool, typer.Option("--debug", help="Show a traceback with every error.")
     ] = False,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Say which it is."
+            "--version", callback=_show_version, is_eager=True, help="Show the version."
         ),
     ] = False,
 ) -> None:
@@ -91,7 +93,8 @@ def main(
 
 @teachers.callback(invoke_without_command=True)
 def list_teachers(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the networks that can be teachers, and the teachers kept with their scores.
+    """List the networks that can be teachers, and the trained teachers with their
+    scores.
 
     `n2n-gym teachers train` adds one.
     """
@@ -112,8 +115,8 @@ def list_teachers(context: typer.Context, as_json: AsJson = False) -> None:
         Columns(traceable_names(), equal=True, column_first=True), highlight=False
     )
     console.print(
-        "Others of torchvision's use attention and are refused. Own ones: "
-        "module:function.\n",
+        "torchvision's other networks use attention and are refused. Your own "
+        "network: module:function.\n",
         highlight=False,
     )
     kept = kept_teachers()
@@ -139,14 +142,15 @@ def list_teachers(context: typer.Context, as_json: AsJson = False) -> None:
 @teachers.command("train")
 def train_teacher(
     name: Annotated[
-        str, typer.Argument(help="One of torchvision's networks, or module:function.")
+        str,
+        typer.Argument(help="A name (`n2n-gym teachers`), or module:function."),
     ],
-    task: TaskName = "digits",
+    task: TaskName = TASK,
     mean: Mean = None,
     std: Std = None,
     epochs: Epochs = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Train it even if it is kept already.")
+        bool, typer.Option("--again", help="Train even if the cache has this teacher.")
     ] = False,
     device: Device = None,
     precision: Precision = None,
@@ -154,11 +158,11 @@ def train_teacher(
 ) -> None:
     """Train a teacher, however long it takes, and keep it for later runs.
 
-    The same command goes on where a training was stopped.
+    After a stop, the same command resumes the training.
     """
     kept = "Stopped. The same command goes on from the last epoch that was kept."
     with plain_errors(), stoppable(lambda: kept):
-        from n2n_gym.runs.options import statistics
+        from n2n_gym.runs.shared_options import statistics
         from n2n_gym.teachers.loading import load_teacher
         from n2n_gym.teachers.store import kept_teachers
 
@@ -187,7 +191,7 @@ def train_teacher(
 
 @app.command("tasks")
 def list_tasks(as_json: AsJson = False) -> None:
-    """List the data sets that can be tasks by name, and which of them are here."""
+    """List the data sets that are tasks by name, and which of them are downloaded."""
     from n2n_gym.common.files import data_folder
     from n2n_gym.tasks.loading import TASKS, is_here
 
@@ -204,8 +208,8 @@ def list_tasks(as_json: AsJson = False) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "What is not here is downloaded by torchvision at its first use; ImageNet has "
-        "to be put there. Own images: the path of an .npz file or of a folder with a "
-        "subfolder for each class, or module:function.",
+        "At its first use, torchvision downloads what is missing; ImageNet you have to "
+        "put there. Your own images: an .npz file, a folder with a subfolder for each "
+        "class, or module:function.",
         highlight=False,
     )

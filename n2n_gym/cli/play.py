@@ -1,4 +1,4 @@
-"""The command that lets a person take the decisions."""
+"""The command that lets a person make the decisions."""
 
 from __future__ import annotations
 
@@ -15,30 +15,37 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.options import (
+from n2n_gym.cli.output import AsJson, print_json
+from n2n_gym.runs.shared_options import (
+    EVALUATOR,
+    GRANULARITY,
+    TASK,
+    TEACHER,
     Device,
+    EvaluatorName,
+    Granularity,
     Keep,
     Mean,
     Std,
     TaskName,
-    Teacher,
+    TeacherName,
     TrainTeacher,
     Weights,
+    named_teacher,
 )
-from n2n_gym.cli.output import AsJson, print_json
 
-# torch and what needs it are imported in the command, so that --help is quick.
+# Torch is imported inside the command, so that --help is fast.
 if TYPE_CHECKING:
     from n2n_gym.envs import CompressionEnv
     from n2n_gym.envs.render import Line, Scene
 
 STYLES = {"kept": "green", "shrunk": "yellow", "removed": "dim"}
 UNDO, QUIT = "u", "q"
-AROUND = 6  # lines of a screen that are no layers
+AROUND = 6  # lines of the screen that show no layer
 
 
 class Choices(NamedTuple):
-    """The keys of a stage."""
+    """The keys for the actions of one stage, and a hint that explains them."""
 
     actions: dict[str, int]
     hint: str
@@ -50,21 +57,18 @@ SHRINK = Choices(
 )
 
 
+Output = Annotated[
+    Path | None, typer.Option(help="A file for the student's architecture, as JSON.")
+]
+
+
 def play(
-    teacher: Teacher = "resnet18",
-    task: TaskName = "digits",
-    evaluator: Annotated[
-        str,
-        typer.Option(help="How students are scored: inherit, short, full, ..."),
-    ] = "inherit",
-    granularity: Annotated[
-        str, typer.Option(help="What one removal is about: unit, block or layer.")
-    ] = "unit",
+    teacher: TeacherName = TEACHER,
+    task: TaskName = TASK,
+    evaluator: EvaluatorName = EVALUATOR,
+    granularity: Granularity = GRANULARITY,
     keep: Keep = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="A file for the student's architecture, as JSON."),
-    ] = None,
+    output: Output = None,
     weights: Weights = None,
     mean: Mean = None,
     std: Std = None,
@@ -72,33 +76,28 @@ def play(
     train_teacher: TrainTeacher = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take the decisions at the keyboard: what to remove, then how far to shrink.
+    """Make the decisions at the keyboard: what to remove, then how far to shrink.
 
-    Undo takes back as many as you like, removals too. In the end the student is scored.
+    You can undo any number of decisions, removals too. At the end the student is
+    scored.
     """
     with plain_errors(), stoppable(lambda: "Stopped.", has_bars=False):
         from n2n_gym.common.files import write_whole
         from n2n_gym.envs import RemoveEnv, ShrinkEnv
         from n2n_gym.envs.arguments import Arguments
-        from n2n_gym.runs.options import statistics
-        from n2n_gym.teachers.loading import load_teacher
 
         if output is not None and not output.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {output.absolute().parent}")
-        loaded = load_teacher(
-            teacher,
-            task,
-            weights=weights,
-            normalisation=statistics(mean, std),
-            device=device,
+        loaded = named_teacher(
+            teacher, task, weights=weights, mean=mean, std=std, device=device
         )
         console = Console(stderr=as_json)
         alike: Arguments = {"evaluator": evaluator, "keep": keep}
         remove = RemoveEnv(loaded, granularity=granularity, **alike)
         removals: list[int] = []
         shrunk = None
-        with _keys_alone() as is_alone:
-            decide = partial(_decide, console=console, is_alone=is_alone)
+        with _single_keys() as is_single:
+            decide = partial(_decide, console=console, is_single=is_single)
             while shrunk is None:
                 removed = decide(remove, REMOVE, removals)
                 if removed is None:
@@ -121,15 +120,18 @@ def _decide(
     actions: list[int],
     *,
     console: Console,
-    is_alone: bool,
+    is_single: bool,
     note: str = "",
 ) -> dict[str, Any] | None:
-    """The last info of a stage, and its reward; None if more is undone than there is.
+    """Let the user make the decisions of one stage.
 
     Args:
-        actions: Already taken; those of the stage are added, those undone are not there
-            any more.
-        note: To be read at first.
+        actions: Actions so far. New actions are appended, undone actions are removed.
+        is_single: Whether the terminal sends each key at once.
+        note: Text to show before the first decision.
+
+    Returns:
+        The last info and the reward; None if the user goes back before the stage.
     """
     _, info = env.reset(options={"decisions": actions})
     reward = 0.0
@@ -139,7 +141,7 @@ def _decide(
         if env.is_complete:
             del info["action_mask"]
             return {"reward": reward, **info}
-        key, note = _key(is_alone), ""
+        key, note = _key(is_single), ""
         if key == QUIT:
             raise KeyboardInterrupt
         if key == UNDO:
@@ -159,7 +161,7 @@ def _decide(
 
 
 def _worth(ended: dict[str, Any]) -> str:
-    """What the student at the end of a stage is worth."""
+    """The reward and score of the student at the end of a stage, as text."""
     if "error" in ended:
         return f"The student has no score: {ended['error']}"
     times = 1 / (1 - ended["compression"])
@@ -188,7 +190,7 @@ def _show(console: Console, scene: Scene, hint: str) -> None:
 
 
 def near(whole: list[Line], most: int) -> list[Line]:
-    """At most so many of the layers: those about the decision at hand."""
+    """The lines around the next decision, at most ``most`` of them."""
     most = max(most, 1)
     at = next((i for i, line in enumerate(whole) if line.mark == ">"), 0)
     first = max(0, min(at - most // 2, len(whole) - most))
@@ -196,8 +198,8 @@ def near(whole: list[Line], most: int) -> list[Line]:
 
 
 @contextmanager
-def _keys_alone() -> Iterator[bool]:
-    """Inside, a terminal gives each key at once; whether there is one that can."""
+def _single_keys() -> Iterator[bool]:
+    """Context in which a terminal sends each key at once; yields whether this works."""
     if os.name != "posix" or not sys.stdin.isatty():
         yield False
         return
@@ -213,9 +215,14 @@ def _keys_alone() -> Iterator[bool]:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
-def _key(is_alone: bool) -> str:
-    """One key, or the first letter of a line."""
-    if is_alone:
+def _key(is_single: bool) -> str:
+    """The next key from the keyboard.
+
+    Args:
+        is_single: Whether the terminal sends each key at once. Otherwise, the key is
+            the first character of the next line.
+    """
+    if is_single:
         return os.read(sys.stdin.fileno(), 1).decode(errors="replace")
     line = sys.stdin.readline()
     if not line:

@@ -15,30 +15,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from n2n_gym.cli import options
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.output import AsJson, print_json, say
 from n2n_gym.rewards import Failure
+from n2n_gym.runs import shared_options as options
 
-# SQLAlchemy is imported in the commands, so that --help is quick.
+# SQLAlchemy is imported inside the commands, so that --help is fast.
 if TYPE_CHECKING:
     from n2n_gym.scores import Entry, Merged, Provenance, ScoreStore
+    from n2n_gym.scores.store import Which
 
-scores = typer.Typer(help="Scores: what was measured of students, kept for all runs.")
+scores = typer.Typer(help="The store of students' scores, shared by all runs.")
 
-Teacher = Annotated[str | None, typer.Option(help="Students of this teacher alone.")]
-OfTask = Annotated[str | None, typer.Option(help="On this task alone.")]
-Rung = Annotated[str | None, typer.Option(help="Of this rung alone.")]
+# Of their own, because they choose among the scores.
+Teacher = Annotated[str | None, typer.Option(help="Only students of this teacher.")]
+OfTask = Annotated[str | None, typer.Option(help="Only scores on this task.")]
+Rung = Annotated[str | None, typer.Option(help="Only this evaluator: short, full, ...")]
 Fingerprint = Annotated[
-    str | None, typer.Option(help="Of the student whose fingerprint begins so.")
-]
-Store = Annotated[
     str | None,
-    typer.Option(
-        help="The store: a file, or a database's URL "
-        "(postgresql+psycopg://host/name); by default scores.sqlite in the cache "
-        "folder."
-    ),
+    typer.Option(help="Only fingerprints that begin like this."),
 ]
 
 
@@ -47,16 +42,16 @@ def list_scores(
     context: typer.Context,
     limit: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="How many to list, the newest first."),
+        typer.Option(min=1, metavar="N", help="Scores to list, the newest first."),
     ] = 20,
     teacher: Teacher = None,
     task: OfTask = None,
     rung: Rung = None,
     fingerprint: Fingerprint = None,
-    store: Store = None,
+    store: options.Store = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the newest scores kept, and how many there are of each rung.
+    """List the newest scores, and the number of scores of each evaluator.
 
     `n2n-gym scores export` writes them to a file, `merge` adds those of others.
     """
@@ -66,21 +61,11 @@ def list_scores(
             raise typer.BadParameter(f"options of {name} go after {name!r}")
         return
     with plain_errors(), _opened(store, is_read_only=True) as opened:
-        counts = opened.count_by_rung(
-            teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
-        )
-        machines = opened.count_by_machine(
-            teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
-        )
-        newest = opened.rows(
-            teacher_name=teacher,
-            task_name=task,
-            rung=rung,
-            fingerprint=fingerprint,
-            newest_first=True,
-            limit=limit,
-        )
-        entries = list(newest)
+        which = _which(teacher, task, rung, fingerprint)
+        found = opened.count_by(["rung"], **which)
+        counts = {name: count for (name,), count in found.items()}
+        machines = opened.machines(**which)
+        entries = list(opened.rows(newest_first=True, limit=limit, **which))
         if as_json:
             from n2n_gym.scores.entry import as_row
 
@@ -101,13 +86,13 @@ def list_scores(
 @scores.command()
 def export(
     file: Annotated[
-        Path, typer.Argument(help="What to write: .csv, .jsonl or .parquet.")
+        Path, typer.Argument(help="File to write: .csv, .jsonl or .parquet.")
     ],
     teacher: Teacher = None,
     task: OfTask = None,
     rung: Rung = None,
     fingerprint: Fingerprint = None,
-    store: Store = None,
+    store: options.Store = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the scores to a CSV, JSON lines or Parquet file, by its suffix."""
@@ -117,9 +102,7 @@ def export(
         machines: Counter[Provenance] = Counter()
 
         def entries() -> Iterator[Entry]:
-            for entry in opened.rows(
-                teacher_name=teacher, task_name=task, rung=rung, fingerprint=fingerprint
-            ):
+            for entry in opened.rows(**_which(teacher, task, rung, fingerprint)):
                 machines[entry.provenance] += 1
                 yield entry
 
@@ -136,12 +119,12 @@ def export(
 def merge(
     others: Annotated[
         list[str],
-        typer.Argument(help="Stores (files or URLs), or files that export wrote."),
+        typer.Argument(help="Stores (files or URLs), or files of `scores export`."),
     ],
-    store: Store = None,
+    store: options.Store = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add the scores of other stores to this one; those that are here already stay."""
+    """Add the scores of other stores to this one; existing scores stay."""
     with plain_errors(), _opened(store) as opened:
         from n2n_gym.scores import read_scores
 
@@ -160,60 +143,59 @@ def merge(
                     f"{merged.different:,} here with another accuracy, which stays"
                 )
         if not as_json:
-            _say_if_mixed(opened.count_by_machine())
+            _say_if_mixed(opened.machines())
     if as_json:
         print_json({other: merged._asdict() for other, merged in found.items()})
 
 
+Calibration = Annotated[
+    Path, typer.Argument(help="File to write; evaluator=FILE uses it.")
+]
+Cheap = Annotated[
+    str, typer.Option(help="The cheap evaluator: short, elastic, inherit or paper.")
+]
+Students = Annotated[
+    int,
+    typer.Option(min=5, metavar="N", help="Number of random students to distil fully."),
+]
+Seed = Annotated[int, typer.Option(help="Random seed of the students drawn.")]
+
+
 @scores.command()
 def calibrate(
-    file: Annotated[
-        Path, typer.Argument(help="What to write; then evaluator=FILE uses it.")
-    ],
-    teacher: options.Teacher = "resnet18",
-    task: options.TaskName = "digits",
+    file: Calibration,
+    teacher: options.TeacherName = options.TEACHER,
+    task: options.TaskName = options.TASK,
     weights: options.Weights = None,
     mean: options.Mean = None,
     std: options.Std = None,
-    rung: Annotated[
-        str,
-        typer.Option(help="The cheap one: short, elastic, inherit or paper."),
-    ] = "short",
-    students: Annotated[
-        int,
-        typer.Option(
-            min=5, metavar="N", help="How many to distil fully, drawn at random."
-        ),
-    ] = 24,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Processes; one for each core by default."
-        ),
-    ] = None,
+    rung: Cheap = "short",
+    students: Students = 24,
+    seed: Seed = 0,
+    workers: options.Workers = None,
     device: options.Device = None,
     train_teacher: options.TrainTeacher = False,
-    store: Store = None,
+    store: options.Store = None,
     as_json: AsJson = False,
 ) -> None:
-    """Learn what full distillation would make of a cheap rung's scores.
+    """Learn to predict full distillation from a cheap evaluator's scores.
 
-    Distils random students of a teacher on both and fits a monotone map of accuracy
-    and sizes. Stopped, it goes on where it was: the scores are in the store.
+    Scores random students of a teacher with both, and fits a monotone map of accuracy
+    and sizes. After a stop, the same command resumes, because the scores are in the
+    store.
     """
     with plain_errors():
         if file.suffix != ".json":
-            raise ValueError(f"a calibration is a .json file, got {file}")
+            raise ValueError(f"a calibration must be a .json file, got {file}")
         if rung == "full":
-            raise ValueError("full distillation is what cheap rungs are calibrated by")
+            raise ValueError(
+                "cannot calibrate 'full'; cheaper evaluators are calibrated against it"
+            )
         from n2n_gym.common.files import write_whole
         from n2n_gym.common.progress import progress
         from n2n_gym.evaluators.calibration import calibrate
         from n2n_gym.evaluators.loading import default_runner, load_rung, load_store
         from n2n_gym.evaluators.workers import Workers
-        from n2n_gym.runs.options import statistics
-        from n2n_gym.teachers.loading import load_teacher
 
         runner = Workers(workers) if workers else default_runner(students)
         opened = load_store(True if store is None else store)
@@ -221,12 +203,8 @@ def calibrate(
             load_rung(name, device, runner=runner, store=opened)
             for name in (rung, "full")
         )
-        loaded = load_teacher(
-            teacher,
-            task,
-            weights=weights,
-            normalisation=statistics(mean, std),
-            device=device,
+        loaded = options.named_teacher(
+            teacher, task, weights=weights, mean=mean, std=std, device=device
         )
         with stoppable(lambda: "Stopped; all scores are kept."), closing(runner):
             _ = loaded.score  # trained now: its bar comes first
@@ -244,6 +222,18 @@ def calibrate(
     )
 
 
+def _which(
+    teacher: str | None, task: str | None, rung: str | None, fingerprint: str | None
+) -> Which:
+    """The options as filters of the store's entries."""
+    return {
+        "teacher_name": teacher,
+        "task_name": task,
+        "rung": rung,
+        "fingerprint": fingerprint,
+    }
+
+
 def _plain(machines: Mapping[Provenance, int]) -> list[dict[str, Any]]:
     return [{**each._asdict(), "count": count} for each, count in machines.items()]
 
@@ -259,7 +249,7 @@ def _opened(store: str | None, *, is_read_only: bool = False) -> Iterator[ScoreS
     from n2n_gym.scores import ScoreStore
 
     with ScoreStore(store) as opened:
-        # One that is not there yet is not made by reading either.
+        # Reading must not create a missing store.
         if is_read_only and Path(str(opened)).is_file():
             opened.close()
             with ScoreStore(_not_to_change(str(opened))) as opened:
@@ -269,7 +259,7 @@ def _opened(store: str | None, *, is_read_only: bool = False) -> Iterator[ScoreS
 
 
 def _not_to_change(other: str) -> str:
-    """The URL of somebody's store, to be read alone."""
+    """The URL of another store; the URL of a file opens it for reading only."""
     path = Path(other)
     if "://" in other:
         return other
@@ -279,7 +269,7 @@ def _not_to_change(other: str) -> str:
 
 
 def _table(entries: Iterable[Entry], title: str) -> Table:
-    # Nothing but a space between columns: all of them fit into 80 characters.
+    # One space between columns, so that all fit into 80 characters.
     table = Table(title=escape(title), box=box.SIMPLE, padding=0, show_edge=False)
     for name in ("teacher", "task", "rung"):
         table.add_column(name, overflow="fold")

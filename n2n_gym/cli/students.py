@@ -1,7 +1,8 @@
-"""The commands for what a run has found."""
+"""The commands about a run's students."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,15 +13,18 @@ from rich.table import Table
 
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.output import AsJson, print_json, say
+from n2n_gym.common.quantities import show_quantity
+from n2n_gym.runs.shared_options import task_option
 
 if TYPE_CHECKING:
-    from n2n_gym.tasks.task import Task as Images
+    from n2n_gym.compression.assessment import Parity
+    from n2n_gym.tasks.task import Task
 
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
 
 def report(folder: Folder, as_json: AsJson = False) -> None:
-    """Write the report of a finished run again, report.html in its folder."""
+    """Write the report of a finished run again: report.html in its folder."""
     with plain_errors():
         from n2n_gym.report import write_report
         from n2n_gym.runs.folder import resumed
@@ -34,37 +38,41 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
         say(str(path))
 
 
+Student = Annotated[
+    str | None,
+    typer.Option(
+        help="Beginning of the fingerprint of a student that the run scored; the "
+        "report lists the best. By default the chosen student."
+    ),
+]
+Formats = Annotated[
+    str,
+    typer.Option(
+        help="Files to write besides student.onnx and student.safetensors, separated "
+        "by commas: float16, int8 (both ONNX), torch (torch.export)."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        help="Output folder; by default the run's own, or a folder in it for --student."
+    ),
+]
+
+
 def export(
     folder: Folder,
-    student: Annotated[
-        str | None,
-        typer.Option(
-            help="How the fingerprint of a student begins that the run scored; its "
-            "report has the best. By default the one that the run chose."
-        ),
-    ] = None,
-    formats: Annotated[
-        str,
-        typer.Option(
-            help="What to write beside student.onnx and student.safetensors, with "
-            "commas between: float16, int8 (both ONNX), torch (torch.export)."
-        ),
-    ] = "",
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder; by default the run's own, and for a --student one in it, "
-            "by fingerprint."
-        ),
-    ] = None,
+    student: Student = None,
+    formats: Formats = "",
+    output: Output = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a student of a run, in more formats, and compare each with torch.
 
-    One that the run did not choose is distilled fully first. Every file is run on all
-    test images: its accuracy, how often it answers as torch does, how far its logits
-    are from torch's. Its size and its latency are set against those of the teacher's
-    ONNX file.
+    A student that the run did not choose is first distilled fully. Every file is run on
+    all test images. The command shows its accuracy, how often it predicts the same
+    class as torch, and the largest difference between logits. Size and latency are
+    compared with the teacher's ONNX file.
     """
     with plain_errors(), stoppable(lambda: "Stopped; what was written is whole."):
         from n2n_gym.compression.reopen import Revisited
@@ -81,10 +89,19 @@ def export(
             ]
         )
         return
+    is_agreement = "test" in run.teacher.task.unlabelled
+    _show(written, "as teacher" if is_agreement else "test")
+
+
+def _show(written: Sequence[Parity], right: str) -> None:
+    """Print the exported files, and those larger or slower than the teacher's.
+
+    Args:
+        right: Title of the column with accuracies.
+    """
     table = Table(box=box.SIMPLE)
     table.add_column("file", overflow="fold")
-    is_agreement = "test" in run.teacher.task.unlabelled
-    right = "as teacher" if is_agreement else "test"  # shares of the test images
+    # Units are in the headings: in the cells, they would not fit into 80 characters.
     columns = ("MB", "of teacher", "ms", "of teacher", right, "as torch", "differ by")
     for column in columns:
         table.add_column(column, justify="right")
@@ -107,13 +124,10 @@ def export(
 
 def evaluate(
     path: Annotated[Path, typer.Argument(help="An ONNX file, or the folder of a run.")],
-    task: Annotated[
-        str | None,
-        typer.Option(help="The images; by default those that it was made for."),
-    ] = None,
+    task: Annotated[str | None, task_option("the one it was made for")] = None,
     split: Annotated[
         Literal["test", "validation", "train"],
-        typer.Option(metavar="<name>", help="test, validation or train."),
+        typer.Option(metavar="<name>", help="The split: test, validation or train."),
     ] = "test",
     as_json: AsJson = False,
 ) -> None:
@@ -135,17 +149,17 @@ def evaluate(
     Console().print(
         f"{path} on {found.task}: {found.accuracy:.2%} of {found.num_images:,} "
         f"{split} images (95 % interval {found.low:.2%} to {found.high:.2%}), "
-        f"{found.bytes / 1e6:.3g} MB, {found.latency_ms:.3g} ms for one image on one "
-        f"thread",
+        f"{show_quantity('bytes', found.bytes)}, "
+        f"{show_quantity('ms', found.latency_ms)} for one image on one thread",
         highlight=False,
     )
 
 
-def _task_of(folder: Path) -> Images | None:
-    """The images of the run in a folder, if there is one.
+def _task_of(folder: Path) -> Task | None:
+    """The task of the run in a folder; None if the folder has no run.
 
     Raises:
-        ValueError: They are others than when the run began.
+        ValueError: The images have changed since the run began.
     """
     from n2n_gym.runs.folder import OPTIONS, resumed
     from n2n_gym.runs.identity import changes, of_task, say, warn_of_changes

@@ -1,4 +1,4 @@
-"""What a finished run has found, as the command prints it."""
+"""The result of a run, as ``n2n-gym compress`` prints it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from n2n_gym.limits.constraints import ACCURACY
 if TYPE_CHECKING:
     from n2n_gym.runs.options import Options
 
-WIDE = 76  # columns that the whole table takes
+WIDE = 76  # characters that the whole table takes
 
 
 def show_summary(summary: dict[str, Any], options: Options) -> None:
-    """The tables, and what is to be said of them."""
+    """Print the tables of a run's result, and remarks on the result."""
     console = Console()
     title = f"{options.teacher} on {options.task}"
     console.print(_table(summary, title, is_narrow=console.width < WIDE))
@@ -39,7 +39,7 @@ def show_summary(summary: dict[str, Any], options: Options) -> None:
             highlight=False,
         )
     student, test = summary["student"], summary["test"]
-    if interval := student.get("test_interval"):  # runs of before have none
+    if interval := student.get("test_interval"):  # earlier runs have none
         low, high = interval
         console.print(
             f"On {test['num_images']:,} test images, which no choice has seen: "
@@ -50,20 +50,21 @@ def show_summary(summary: dict[str, Any], options: Options) -> None:
         )
     for row in summary["limits"]:
         bound, found = (
-            show_quantity(row["name"], row[n]) for n in ("bound", "student")
+            show_quantity(row["name"], row[n], digits=4) for n in ("bound", "student")
         )
         sign = ">=" if row["name"] == ACCURACY else "<="
         kept = "kept" if row["is_kept"] else "[red]NOT kept[/red]"
         line = f"{row['name']} {sign} {bound}: {kept}, {found}"
         if "teacher" in row:
-            whole = show_quantity(row["name"], row["teacher"])
+            whole = show_quantity(row["name"], row["teacher"], digits=4)
             line += f"; the teacher has {whole}"
         console.print(line, highlight=False)
     if len(summary.get("shelf", ())) > 1:
         console.print(_shelf(summary, is_narrow=console.width < WIDE))
     path = options.output / ONNX
+    size = show_quantity("bytes", path.stat().st_size)
     console.print(
-        f"{path}: {path.stat().st_size / 1e6:.2f} MB, logits equal to torch's to "
+        f"{path}: {size}, logits equal to torch's to "
         f"{summary['onnx_difference']:.0e}. {summary['num_scored']} students scored, "
         f"{summary['seconds'] / 60:.1f} minutes.",
         highlight=False,
@@ -72,7 +73,7 @@ def show_summary(summary: dict[str, Any], options: Options) -> None:
 
 
 def _table(summary: dict[str, Any], title: str, *, is_narrow: bool) -> Table:
-    """The teacher, the student, and what that is compared with."""
+    """A table of the teacher, the student and the controls."""
     whole = summary["teacher"]
     table = Table(title=escape(title), box=box.SIMPLE if is_narrow else box.HEAVY_HEAD)
     columns = ["", "parameters", "smaller", "MACs", "validation", "test"]
@@ -97,7 +98,7 @@ def _table(summary: dict[str, Any], title: str, *, is_narrow: bool) -> Table:
 
 
 def _shelf(summary: dict[str, Any], *, is_narrow: bool) -> Table:
-    """The students whose files were written."""
+    """A table of the shelf: the students whose files were written."""
     table = Table(title="Also written", box=box.SIMPLE if is_narrow else box.HEAVY_HEAD)
     columns = ["students/", "smaller", "MACs", "ms", "test"]
     shown = ["students/", "smaller", "test"] if is_narrow else columns
@@ -118,6 +119,6 @@ def _shelf(summary: dict[str, Any], *, is_narrow: bool) -> Table:
 
 
 def _cells(columns: list[str], cells: list[str], shown: list[str]) -> list[str]:
-    """Those of the columns that there is room for."""
+    """The cells of the columns that are shown."""
     by_column = dict(zip(columns, cells, strict=True))
     return [by_column[column] for column in shown]

@@ -1,1 +1,1 @@
-"""Small things that every room may use."""
+"""Small helpers for all packages."""

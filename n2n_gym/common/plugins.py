@@ -1,4 +1,4 @@
-"""Pluggable arguments given as strings."""
+"""Arguments that name objects: known names, or "module:attribute"."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 def lookup(
     what: str, name: str, known: Mapping[str, T], *, also: Sequence[str] = ()
 ) -> T:
-    """The object a string names: a known name, or ``"package.module:attribute"``.
+    """The object that a known name or ``"package.module:attribute"`` names.
 
     Args:
-        what: What is looked up, for the error: "task", "reward", ...
-        also: Other forms that the caller accepts, for the error.
+        what: Name of the argument, for the error: "task", "reward", ...
+        also: Further forms that the caller accepts, for the error.
 
     Raises:
         ValueError: There is no such name, module or attribute.
@@ -48,35 +48,39 @@ def lookup(
 
 
 def _import(name: str) -> ModuleType:
-    """A module that is installed, or a file in the folder one is in."""
+    """An installed module, or a file in the current folder."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or name.split(".")[0] != error.name.split(".")[0]:
             raise
-        # Last in line: files there must not stand in for packages.
+        # Last in the path: files there must not shadow packages.
         sys.path.append(os.getcwd())
         return importlib.import_module(name)
 
 
 def refuse_unknown(what: str, value: object, known: Sequence[object]) -> None:
-    """Raise a ValueError where a value is none of those that are accepted."""
+    """Raise a ValueError if a value is not among the accepted ones."""
     if value not in known:
         names = ", ".join(str(each) for each in known)
         raise ValueError(f"unknown {what}={value!r}; known: {names}")
 
 
 def checked_share(what: str, value: float) -> float:
-    """The value; ValueError if it is not from 0 to 1."""
+    """The value, if it is from 0 to 1.
+
+    Raises:
+        ValueError: The value is not from 0 to 1.
+    """
     if not 0 <= value <= 1:
         raise ValueError(f"{what} must be from 0 to 1, got {value!r}")
     return value
 
 
 def is_picklable(function: Callable[..., Any] | None) -> bool:
-    """Whether a function, with what it holds, can go to another process.
+    """Whether a function can be sent to another process.
 
-    Functions that are made inside of others cannot.
+    A function defined inside another function cannot be sent.
     """
     try:
         pickle.dumps(function)
@@ -86,10 +90,10 @@ def is_picklable(function: Callable[..., Any] | None) -> bool:
 
 
 def check_call(what: str, name: object, function: Any, *arguments: Any) -> None:
-    """Refuse a function of the user's that does not take these arguments.
+    """Refuse a user's function that does not take these arguments.
 
     Raises:
-        ValueError: It is no function, or takes others.
+        ValueError: The object is no function, or takes other arguments.
     """
     count = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
     try:

@@ -1,7 +1,7 @@
-"""Progress bars of what may take long: all of them are made here.
+"""Progress bars; all bars are made here.
 
-In a terminal the bars of a command share one display, which moves even where a step
-takes long, and each leaves a line when it is done. Elsewhere they are tqdm's.
+In a terminal, one display shows all bars of a command. The display moves even during a
+long step, and each finished bar leaves a line. Outside a terminal, bars are tqdm's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, Self
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -28,21 +28,20 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 from rich.text import Text
-from typing_extensions import Self
 
-AFTER: Final = 2.0  # seconds
+AFTER: Final = 2.0  # seconds until a bar appears
 REFRESH: Final = 4.0  # a second
-MEMORY: Final = 3600.0  # seconds that a pace is estimated from: steps may take minutes
+MEMORY: Final = 3600.0  # seconds to estimate the pace from: steps may take minutes
 SHOW_CURSOR: Final = b"\x1b[?25h"
 BAR: Final = 16  # characters
 TITLE: Final = "{task.description} [dim]{task.fields[said]}"
-QUIET: Final = "TQDM_DISABLE"  # an environment variable
+QUIET: Final = "TQDM_DISABLE"  # environment variable that hides bars
 
-_display: Progress | None = None  # that bars are rows of
+_display: Progress | None = None  # the display of all bars
 
 
 class Bar(Protocol):
-    """What is counted, in whatever way it is shown."""
+    """A progress bar, in any form of display."""
 
     n: float
     total: float | None
@@ -50,7 +49,7 @@ class Bar(Protocol):
     def update(self, n: float = 1) -> object: ...
 
     def set_postfix_str(self, s: str) -> object:
-        """Say something beside the count."""
+        """Show a text beside the count."""
 
     def __enter__(self) -> Self: ...
 
@@ -74,10 +73,12 @@ def progress(
     """A bar that appears after two seconds, so that short work shows none.
 
     Args:
-        total: How many units there are, if that is known; of bytes ("B") in KB, MB.
-        initial: How many are done already.
-        is_long: Whether it appears at once: one step of the work takes seconds.
-        is_kept: Whether a line remains when it is done.
+        total: Number of units, if known; with the unit "B", sizes are in kB or MB.
+        title: Text before the bar.
+        unit: Name of one unit.
+        initial: Number of units that are already done.
+        is_long: Whether the bar appears at once, because one step takes seconds.
+        is_kept: Whether a line remains when the bar is done.
     """
     delay = 0.0 if is_long else AFTER
     if _display is not None:
@@ -98,7 +99,7 @@ def progress(
 
 @contextmanager
 def one_display() -> Iterator[None]:
-    """Inside it bars share one display, if stderr is a terminal and may show them."""
+    """Context in which one display shows all bars, if in a terminal and not quiet."""
     global _display
     console = Console(stderr=True)
     is_quiet = os.environ.get(QUIET, "") not in ("", "0")
@@ -112,7 +113,7 @@ def one_display() -> Iterator[None]:
     ]
     before = sys.stderr
     with _Display(console) as _display:
-        for each in handlers:  # what is logged goes above the bars
+        for each in handlers:  # log messages go above the bars
             each.setStream(sys.stderr)
         try:
             yield
@@ -124,20 +125,20 @@ def one_display() -> Iterator[None]:
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Say in a terminal what takes seconds to import."""
+    """Context in which a terminal shows that an import takes seconds."""
     with one_display(), progress(None, what, is_kept=False):
         yield
 
 
 def leave_at_once(code: int) -> NoReturn:
-    """End the process as it is, but for the terminal's cursor."""
+    """End the process immediately, but restore the terminal's cursor."""
     if _display is not None:
         os.write(2, SHOW_CURSOR)
     os._exit(code)
 
 
 class _Left(ProgressColumn):
-    """The time that is left, or that has gone by where it is not known."""
+    """The remaining time, or the elapsed time if the total is unknown."""
 
     def render(self, task: Task) -> Text:
         left = task.time_remaining
@@ -157,18 +158,18 @@ class _Display(Progress):
             console=console,
             refresh_per_second=REFRESH,
             speed_estimate_period=MEMORY,
-            redirect_stdout=sys.stdout.isatty(),  # else it is somebody else's
+            redirect_stdout=sys.stdout.isatty(),  # otherwise another program reads it
             expand=True,
         )
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
-        """Of those that take long enough to be shown."""
+        """A table of the bars that take long enough to be shown."""
         due = [task for task in tasks if (task.elapsed or 0) >= task.fields["delay"]]
         return super().make_tasks_table(due)
 
 
 class _Row:
-    """A bar of the display."""
+    """A bar in the display of all bars."""
 
     def __init__(
         self,
@@ -228,7 +229,7 @@ class _Row:
 
 
 def _clock(seconds: float) -> str:
-    """1:02:03, 2:03, 3 s."""
+    """A time as 1:02:03, 2:03 or 3 s."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""Quantities as people write them: 1M, 2ms, 1MB, 95%."""
+"""Quantities with units: 1M, 2ms, 1MB, 95%."""
 
 from __future__ import annotations
 
@@ -6,38 +6,41 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-_COUNTS: Final = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
-# By the last word of a resource's name; a bare number is in the resource's own unit.
+_COUNTS: Final = {"": 1.0, "K": 1e3, "k": 1e3, "M": 1e6, "G": 1e9}
+# Units by the last word of a resource's name. A bare number has the resource's own
+# unit. Of two spellings of a unit, the last is shown.
 UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "params": _COUNTS,
     "macs": _COUNTS,
     "bytes": {
-        **{"": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9},
+        **{"": 1.0, "B": 1.0, "KB": 1e3, "kB": 1e3, "MB": 1e6, "GB": 1e9},
         **{"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
     },
-    "ms": {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3},
-    "mj": {"": 1.0, "uJ": 1e-3, "mJ": 1.0, "J": 1e3},
+    "ms": {"": 1.0, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
+    "mj": {"": 1.0, "uJ": 1e-3, "µJ": 1e-3, "mJ": 1.0, "J": 1e3},
     "accuracy": {"": 1.0, "%": 1e-2},
 }
 _TIME: Final = re.compile(
     r"(?:([0-9.]+)\s*h)?\s*(?:([0-9.]+)\s*(?:m|min|$))?\s*(?:([0-9.]+)\s*s)?"
 )
-_WRITTEN: Final = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z%]*)")
+_WRITTEN: Final = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)")
 
 
 def read_quantity(name: str, text: str) -> float:
-    """A limit of a resource, in the resource's own unit.
+    """The number in the text of a limit, converted to the resource's own unit.
 
     Args:
-        name: "num_params", "latency_ms", "my.board:latency_ms", "accuracy", ...
-        text: "1M", "2.5ms", "95%", "300".
+        name: Name of the resource: "num_params", "latency_ms", "my.board:latency_ms",
+            "accuracy", ...
+        text: The limit with or without a unit: "1M", "2.5ms", "95%", "300".
 
     Raises:
-        ValueError: It is no number, or has a unit that the resource does not have.
+        ValueError: The text is not a number, or the resource does not have this unit.
     """
     units = UNITS.get(re.split("[_:.]", name)[-1], {"": 1.0})
     known = ", ".join(unit for unit in units if unit) or "none"
-    match = _WRITTEN.fullmatch(text.strip())
+    # The Greek letter and the micro sign look alike.
+    match = _WRITTEN.fullmatch(text.strip().replace("\N{GREEK SMALL LETTER MU}", "µ"))
     try:
         number = float(match[1]) if match else None
     except ValueError:
@@ -55,30 +58,35 @@ def read_quantity(name: str, text: str) -> float:
 
 
 def read_minutes(text: str) -> float:
-    """Seconds of a time as people write it: "5" and "5m" are minutes, "1h30", "90s".
+    """The seconds in a text such as "5" or "5m" (minutes), "1h30" or "90s".
 
     Raises:
-        ValueError: It is none, or nothing.
+        ValueError: The text is not a time, or the time is 0.
     """
     match = _TIME.fullmatch(text.strip())
     hours, minutes, seconds = match.groups() if match else (None, None, None)
     total = 3600 * float(hours or 0) + 60 * float(minutes or 0) + float(seconds or 0)
     if not total:
         raise ValueError(
-            f"a time is a number of minutes, or has units, got {text!r}; accepted are "
-            f"5, 5m, 90s, 1h30"
+            f"a time must be minutes or have units, such as 5, 5m, 90s or 1h30, got "
+            f"{text!r}"
         )
     return total
 
 
-def show_quantity(name: str, value: float) -> str:
-    """For people: with a unit in which it has few digits."""
+def show_quantity(name: str, value: float, *, digits: int = 3) -> str:
+    """A value as text, such as 24.5 kB, 12.5 µs, 3.19 M or 95.00%.
+
+    Args:
+        name: Name of the resource, or its last word: "num_params", "bytes", ...
+        digits: Number of significant digits, except of an accuracy. Beside a limit, 4
+            tell a value from a limit that it barely breaks.
+    """
     units = UNITS.get(re.split("[_:.]", name)[-1], {"": 1.0})
     if name == "accuracy":
         return f"{value:.2%}"
-    # The largest unit of which there is one or more; decimal ones before binary.
-    decimal = {u: f for u, f in units.items() if "i" not in u and u != "kB"}
-    least = min(decimal.values())
-    fitting = [(f, u) for u, f in decimal.items() if f <= max(value, least)]
-    factor, unit = max(fitting, key=lambda pair: (pair[0], len(pair[1])))
-    return f"{value / factor:.4g} {unit}".rstrip()
+    # The largest decimal unit that gives 1 or more. Rounded first: 999,900 is 1 M.
+    rounded = float(f"{value:.{digits}g}")
+    decimal = {factor: unit for unit, factor in units.items() if "i" not in unit}
+    factor = max((f for f in decimal if f <= rounded), default=min(decimal))
+    return f"{rounded / factor:g} {decimal[factor]}".rstrip()

@@ -1,1 +1,1 @@
-"""Agents compared at one budget."""
+"""Comparison of agents at one budget."""

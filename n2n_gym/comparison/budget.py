@@ -1,4 +1,4 @@
-"""A limit on what an agent may spend, and a record of what it found for it."""
+"""The budget of an agent's run, and a record of the students that the run found."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ import gymnasium as gym
 
 
 class BudgetSpent(Exception):
-    """An environment has no more to spend; the agent's run is over."""
+    """The budget is spent; the agent's run is over."""
 
 
 class Evaluation(NamedTuple):
-    """One distinct student that a run scored."""
+    """A distinct student that a run scored."""
 
     number: int  # from 1
     cost: float  # of the run so far, in nominal student-epochs
     episodes: int  # of the run so far
     reward: float
-    actions: tuple[int | float, ...]  # that lead to it, all legal
-    info: dict[str, Any]  # what is known of it: flat, plain values
+    actions: tuple[int | float, ...]  # legal actions that lead to it
+    info: dict[str, Any]  # flat, plain values
 
 
 @dataclass
 class Ledger:
-    """What one run of an agent has spent and found.
+    """The cost and the students of one run of an agent.
 
-    A student's nominal cost counts when the run first scores it, whether or not it was
-    known before; what was spent once for all students counts with the first.
+    A student's nominal cost counts when the student first appears in the run, even if
+    the store already had the score. A one-time cost for all students, such as that of
+    an elastic teacher, is added to the first student's cost.
 
     Args:
-        epochs: Nominal student-epochs that may be spent; None for any.
-        evaluations: Distinct students that may be scored; None for any.
-        patience: Episodes in a row that may lead to no new student.
-        on_evaluation: Called for each new student.
+        epochs: Budget in nominal student-epochs; None for no limit.
+        evaluations: Budget in distinct students; None for no limit.
+        patience: Number of successive episodes without a new student after which the
+            run ends.
+        on_evaluation: Callback for each new student.
     """
 
     epochs: float | None = None
@@ -56,17 +58,24 @@ class Ledger:
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number, got {value}")
         if self.epochs is None and self.evaluations is None:
-            raise ValueError("a budget needs a number of epochs or of evaluations")
+            raise ValueError(
+                "a budget must limit the epochs, the evaluations or both, got neither"
+            )
 
     def add(
         self, reward: float, actions: tuple[int | float, ...], info: dict[str, Any]
     ) -> None:
-        """A finished episode.
+        """Record a finished episode.
+
+        Args:
+            reward: Sum of the episode's rewards.
+            actions: Legal actions that lead to the student.
+            info: Last info of the episode.
 
         Raises:
-            BudgetSpent: It is the last, or it was one too many.
-            ValueError: A student costs nothing, and only cost is limited; or the first
-                costs more than there is.
+            BudgetSpent: The run ends with this episode, or has already ended.
+            ValueError: The budget has only epochs and a student costs none, or the
+                first student costs more than the budget.
         """
         if self.reason != "finished":
             raise BudgetSpent
@@ -79,14 +88,14 @@ class Ledger:
         cost = info["cost"] + (0.0 if self.found else info["cost_once"])
         if self.evaluations is None and cost <= 0 and "error" not in info:
             raise ValueError(
-                "students of this evaluator cost nothing, so that a budget of epochs "
-                "is never spent; limit the evaluations"
+                "students of this evaluator cost no epochs, so a budget of epochs "
+                "never ends; limit the evaluations"
             )
         if self.epochs is not None and self.cost + cost > self.epochs:
             if not self.found:
                 raise ValueError(
-                    f"a budget of {self.epochs:g} epochs does not pay for the first "
-                    f"student, which takes {cost:g}"
+                    f"a budget of {self.epochs:g} epochs is too small: the first "
+                    f"student costs {cost:g}"
                 )
             self._end("budget")
         self.cost += cost
@@ -111,7 +120,7 @@ class Ledger:
 
 
 class Budgeted(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment whose episodes, and those of its copies, go into a ledger."""
+    """Records the episodes of an environment, and of its copies, in a ledger."""
 
     def __init__(self, env: gym.Env[Any, Any], ledger: Ledger) -> None:
         super().__init__(env)
@@ -143,16 +152,16 @@ class Budgeted(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _plain(action: Any) -> int | float:
-    """One of NumPy's numbers as Python's, which JSON can hold."""
+    """A NumPy number as a Python number, so that JSON can hold it."""
     plain: int | float = action.item() if hasattr(action, "item") else action
     return plain
 
 
 def run(env: gym.Env[Any, Any], agent: Any, ledger: Ledger, *, seed: int) -> None:
-    """Let an agent play until it ends or its budget does.
+    """Let an agent play until the agent returns or the budget is spent.
 
     Args:
-        agent: Called with the environment and ``seed=``.
+        agent: Function that takes an environment and ``seed=``, and plays episodes.
     """
     try:
         agent(Budgeted(env, ledger), seed=seed)

@@ -1,8 +1,8 @@
-"""Agents on environments at one budget: every run, kept as lines of JSON.
+"""Runs of agents in environments, all at one budget; the results are lines of JSON.
 
-A run is one agent with one seed in one environment. Each distinct student counts once a
-run, at its nominal cost, whether or not a store held its score; so that the comparison
-does not depend on what was scored before. Runs share nothing but that store.
+A run is one agent with one seed in one environment. Each distinct student of a run
+counts at its nominal cost, even if the store already had the score. So the comparison
+does not depend on earlier scores. Runs have only the store in common.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from n2n_gym.common.progress import progress
 from n2n_gym.comparison.budget import Evaluation, Ledger, run
 from n2n_gym.comparison.statistics import label
 
-VERSION: Final = 1  # of the lines
+VERSION: Final = 1  # version of the lines
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class AgentRun:
     """One agent with one seed in one environment.
 
     Attributes:
-        env: An id, as ``gymnasium.make`` takes it.
-        arguments: Of the environment: plain values.
-        agent: As ``n2n_agents.library`` knows them, by name or ``"module:function"``.
-        epochs: Nominal student-epochs it may spend.
-        evaluations: Distinct students it may score.
+        env: An id for ``gymnasium.make``.
+        arguments: The environment's arguments, as values that JSON can hold.
+        agent: An agent's name in ``n2n_agents.library``, or ``"module:function"``.
+        epochs: Budget in nominal student-epochs; None for no limit.
+        evaluations: Budget in distinct students; None for no limit.
     """
 
     env: str
@@ -52,7 +52,7 @@ class AgentRun:
 
     @property
     def key(self) -> str:
-        """What tells it from other runs."""
+        """A string that identifies the run: its fields as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
@@ -64,11 +64,14 @@ def plan(
     epochs: float | None = None,
     evaluations: int | None = None,
 ) -> list[AgentRun]:
-    """Every agent with every seed in every environment.
+    """The runs of every agent with every seed in every environment.
+
+    Args:
+        envs: Pairs of an environment's id and its arguments.
 
     Raises:
-        ValueError: An agent is unknown or takes other actions, or the budget makes no
-            sense.
+        ValueError: An agent is unknown, an agent needs continuous actions but an
+            environment has discrete ones, or the budget is malformed.
     """
     Ledger(epochs, evaluations)
     for agent in agents:
@@ -76,8 +79,8 @@ def plan(
         for env, arguments in envs:
             if agent in CONTINUOUS and arguments.get("action") != "continuous":
                 raise ValueError(
-                    f"{agent} takes continuous actions, and {env} has discrete ones; "
-                    f"N2NShrink-v0 has both, with the argument action='continuous'"
+                    f"{agent} needs continuous actions, and {env} has discrete ones; "
+                    f"use N2NShrink-v0 with action='continuous'"
                 )
     return [
         AgentRun(env, agent, seed, {**_said(env), **arguments}, epochs, evaluations)
@@ -86,50 +89,53 @@ def plan(
 
 
 def _said(env: str) -> Mapping[str, str]:
-    """Of an environment's arguments, what results say even where nobody gave it."""
+    """Default arguments that results record even if they are not given."""
     shrinks = ("N2NShrink-v0", "N2NCompress-v0")
     return KERNELS if env.removeprefix(MODULE) in shrinks else {}
 
 
 class Results:
-    """The file that runs are kept in: lines of evaluations, and one at a run's end."""
+    """The file of runs: one line per evaluation, then a line for the end of the run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """All whole lines.
+        """All complete lines.
 
         Raises:
-            ValueError: One is of another version, or no JSON.
+            ValueError: A line is not JSON, or has another version.
         """
         if not self.path.exists():
             return
         with open(self.path) as file:
             for number, text in enumerate(file, 1):
                 if not text.endswith("\n"):
-                    return  # it was being written when the process was killed
+                    return  # a line that a kill cut short
                 try:
                     line = json.loads(text)
                     version = line["version"]
                 except (ValueError, KeyError, TypeError) as error:
                     where = f"{self.path}, line {number}"
-                    raise ValueError(f"{where} is no result: {error!r}") from error
+                    raise ValueError(f"{where} is not a result: {error!r}") from error
                 if version != VERSION:
                     raise ValueError(
-                        f"{self.path} is of version {version}, not {VERSION}"
+                        f"{self.path} has version {version} of the format; this "
+                        f"version of n2n-gym reads {VERSION}"
                     )
                 if not {"run", "kind"} <= line.keys():
                     where = f"{self.path}, line {number}"
-                    raise ValueError(f"{where} is no result: no run or no kind")
+                    raise ValueError(
+                        f"{where} is not a result: it has no 'run' or no 'kind'"
+                    )
                 yield line
 
     def done(self) -> set[str]:
-        """The keys of the runs that are there to their end."""
+        """The keys of the complete runs."""
         return _ended(self.lines())
 
     def keep_whole_runs(self) -> set[str]:
-        """Drop what is there of others: they are made again. Gives those that stay."""
+        """Drop incomplete runs from the file; return the keys of the complete ones."""
         lines = list(self.lines())
         done = _ended(lines)
         if self.path.exists():
@@ -140,7 +146,7 @@ class Results:
         return done
 
     def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """A whole run, written at once."""
+        """Append all lines of a complete run."""
         text = "".join(json.dumps(line) + "\n" for line in lines)
         with open(self.path, "a") as file:
             file.write(text)
@@ -153,12 +159,13 @@ def _ended(lines: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 def compare(runs: Sequence[AgentRun], path: Path, *, workers: int = 1) -> None:
-    """Make the runs that the file does not hold yet, several at a time.
+    """Make the runs that the file lacks, ``workers`` of them at a time.
 
-    What a run raises is raised when the others have been made.
+    If a run raises an error, the other runs finish before the error is raised again.
 
     Raises:
-        ValueError: The file holds something else.
+        ValueError: The file has runs with another budget or other arguments, or a line
+            that does not belong to a run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     results = Results(path)
@@ -176,28 +183,32 @@ def compare(runs: Sequence[AgentRun], path: Path, *, workers: int = 1) -> None:
                 failed.append(made)
             else:
                 results.add(made)
-    if failed:  # the others are kept
+    if failed:  # the other runs are kept
         raise failed[0]
 
 
 def _refuse_mixture(path: Path, done: Iterable[str], runs: Iterable[AgentRun]) -> None:
-    """One report is about one budget, and about one way of scoring in a task."""
+    """Raise a ValueError if finished and planned runs do not belong together.
+
+    All runs must have the same budget. Runs in one environment must have the same
+    arguments.
+    """
     for key in done:
         kept = json.loads(key)
         for one in runs:
-            planned = json.loads(one.key)  # as a file has it: tuples are lists there
+            planned = json.loads(one.key)  # as in a file: tuples are lists
             alike = ["epochs", "evaluations"]
             if label(kept) == label(planned):
                 alike.append("arguments")
             for name in alike:
                 if kept[name] != planned[name]:
                     raise ValueError(
-                        f"{path} holds runs with {name} {kept[name]}, not "
-                        f"{planned[name]}: give others another output folder"
+                        f"{path} has runs with {name} {kept[name]}; runs with "
+                        f"{planned[name]} need another output folder"
                     )
 
 
-# What is told how much more a run has spent.
+# Callback with the amount that a run has spent since the last call.
 Spend: TypeAlias = Callable[[float], object]
 Made: TypeAlias = list[dict[str, Any]] | BaseException
 
@@ -244,17 +255,21 @@ def _follow(progress: Any, spend: Spend) -> None:
 
 
 def perform(one: AgentRun, spend: Spend = lambda _: None) -> list[dict[str, Any]]:
-    """Make one run, in this process; gives its lines."""
+    """Make one run in this process; return its lines.
+
+    Args:
+        spend: Callback with the budget spent since the previous call.
+    """
     torch.set_num_threads(1)
     spent = 0.0
 
-    def report(evaluation: Evaluation) -> None:
+    def tell(evaluation: Evaluation) -> None:
         nonlocal spent
         now = float(evaluation.number) if one.epochs is None else evaluation.cost
         spend(now - spent)
         spent = now
 
-    ledger = Ledger(one.epochs, one.evaluations, on_evaluation=report)
+    ledger = Ledger(one.epochs, one.evaluations, on_evaluation=tell)
     started = time.perf_counter()
     env = gym.make(one.env, **one.arguments)
     try:

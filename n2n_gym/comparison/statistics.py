@@ -1,8 +1,8 @@
-"""What a comparison says: tables and curves, with intervals.
+"""The results of a comparison: tables and curves, with intervals.
 
 After Agarwal et al. (2021): interquartile means over runs with stratified bootstrap
-intervals, and probabilities of improvement, of rewards that are normalised between
-random search (0) and the best known (1).
+intervals, and probabilities of improvement. Rewards are normalised: the
+interquartile mean of random search becomes 0, the best known reward becomes 1.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from scipy.stats import trim_mean
 
 RESAMPLES: Final = 2_000
-BASIS: Final = "random"  # the agent that is 0
-POINTS: Final = 200  # of a curve
-TIE: Final = 1e-9  # of rewards
+BASIS: Final = "random"  # the agent with a normalised reward of 0
+POINTS: Final = 200  # points of a curve
+TIE: Final = 1e-9  # difference of rewards that counts as a tie
 
 Values: TypeAlias = NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
-    """A figure with its 95 % interval."""
+    """An estimate with its 95 % interval."""
 
     value: float
     low: float
@@ -38,13 +38,13 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """The best reward of one run so far, after each distinct student."""
+    """The best reward so far in one run, after each distinct student."""
 
     costs: Values  # ascending
     best: Values
 
     def at(self, costs: Values) -> Values:
-        """The best at these costs; nan before the first student."""
+        """The best reward so far at each cost; nan before the first student."""
         place = np.searchsorted(self.costs, costs, side="right") - 1
         return np.where(place < 0, np.nan, self.best[place])
 
@@ -54,7 +54,7 @@ Curves = Mapping[str, Mapping[str, Mapping[int, Curve]]]
 
 
 def read_curves(lines: Iterable[Mapping[str, Any]]) -> Curves:
-    """The curves of a file's runs; its unit of cost is what their budgets count."""
+    """The curves of a file's runs, with costs in the unit of the budget."""
     found: dict[str, dict[str, dict[int, tuple[list[float], list[float]]]]]
     found = defaultdict(lambda: defaultdict(dict))
     for line in lines:
@@ -87,14 +87,14 @@ def label(line: Mapping[str, Any]) -> str:
 
 
 def iqm(values: Values) -> float:
-    """The mean of the middle half."""
+    """The interquartile mean: the mean of the middle half."""
     return float(trim_mean(values, 0.25))
 
 
 def estimate(
     statistic: Callable[[Sequence[Values]], float], groups: Sequence[Values]
 ) -> Estimate:
-    """A statistic of several groups, each resampled by itself."""
+    """A statistic of several groups, with its stratified bootstrap interval."""
     rng = np.random.default_rng(0)
     drawn = [
         statistic([rng.choice(group, len(group)) for group in groups])
@@ -105,7 +105,11 @@ def estimate(
 
 
 def _band(values: Values) -> tuple[Values, Values, Values]:
-    """Interquartile means of the columns of (runs, points), and their intervals."""
+    """Interquartile means over runs at each point, and the ends of their intervals.
+
+    Args:
+        values: Rewards, (runs, points).
+    """
     rng = np.random.default_rng(0)
     chosen = rng.integers(len(values), size=(RESAMPLES, len(values)))
     means = trim_mean(values[chosen], 0.25, axis=1)  # (resamples, points)
@@ -113,12 +117,16 @@ def _band(values: Values) -> tuple[Values, Values, Values]:
     return trim_mean(values, 0.25, axis=0), low, high
 
 
-# By agent: what was spent, and there the best so far with its interval.
+# For each agent: costs, mean best rewards so far, and the ends of their intervals.
 Bands: TypeAlias = dict[str, tuple[Values, Values, Values, Values]]
 
 
 def bands(agents: Mapping[str, Mapping[int, Curve]]) -> Bands:
-    """By agent: what was spent, and there the best so far with its interval."""
+    """Each agent's costs, interquartile means of best rewards so far, and intervals.
+
+    Args:
+        agents: Curves of runs, by agent and seed.
+    """
     most = max(c.costs[-1] for runs in agents.values() for c in runs.values())
     grid = np.linspace(0, most, POINTS + 1)[1:]
     found = {}
@@ -130,9 +138,10 @@ def bands(agents: Mapping[str, Mapping[int, Curve]]) -> Bands:
 
 
 def heights(found: Bands) -> tuple[float, float]:
-    """What a plot shows of them: where they end, and some room.
+    """The range of a plot's reward axis: the final intervals of all agents, widened.
 
-    The way up from nothing would leave none for where they differ.
+    If the axis included the first rewards, differences between agents would be too
+    small to see.
     """
     lowest = min(low[-1] for _, _, low, _ in found.values())
     highest = max(high[-1] for *_, high in found.values())
@@ -141,15 +150,17 @@ def heights(found: Bands) -> tuple[float, float]:
 
 
 def iqm_of_all(groups: Sequence[Values]) -> float:
-    """Of all groups together."""
+    """The interquartile mean of all groups together."""
     return iqm(np.concatenate(groups))
 
 
 def improvement(groups: Sequence[Values]) -> float:
-    """How probably a run of one agent is better than one of another.
+    """The probability that a run of one agent earns more than a run of another agent.
+
+    A tie counts half.
 
     Args:
-        groups: The agent's in each environment, then the other's.
+        groups: The first agent's rewards in each environment, then the other agent's.
     """
     half = len(groups) // 2
     pairs = zip(groups[:half], groups[half:], strict=True)
@@ -161,21 +172,22 @@ def improvement(groups: Sequence[Values]) -> float:
 
 
 class Row(NamedTuple):
-    """What an agent reached."""
+    """The results of one agent."""
 
     agent: str
     by_env: dict[str, Estimate]  # best rewards
-    normalised: Estimate | None  # over all environments, where it has run in all
-    is_better: Estimate | None  # than random search, the probability
+    normalised: Estimate | None  # over all environments, if it ran in all
+    is_better: Estimate | None  # probability to be better than random search
 
 
 def summarise(
     curves: Curves, best_known: Mapping[str, float] | None = None
 ) -> list[Row]:
-    """Each agent's rewards at the end of its budget, the best agent first.
+    """Each agent's best rewards at the end of the runs, the best agent first.
 
     Args:
-        best_known: Rewards by environment; the best of all runs where there is none.
+        best_known: Best known reward of each environment, by name. The best reward of
+            these runs replaces a reward that is lower or missing.
     """
     ends = {
         env: {
@@ -211,7 +223,7 @@ def summarise(
 
 
 def _scaled(values: Values, zero: float, one: float) -> Values:
-    if one - zero < TIE:  # random search finds the best known: a task that says nothing
+    if one - zero < TIE:  # random search finds the best known reward: nothing to gain
         return np.zeros_like(values)
     return (values - zero) / (one - zero)
 
@@ -222,11 +234,11 @@ def _rank(row: Row) -> float:
     return 2 - float(np.mean([found.value for found in row.by_env.values()]))
 
 
-# What is written.
+# Output.
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The table, one row an agent."""
+    """The results as a Markdown table, one row per agent."""
     envs = list(dict.fromkeys(env for row in rows for env in row.by_env))
     lines = []
     for row in rows:
@@ -237,13 +249,13 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells as a table of Markdown."""
+    """Cells as a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def draw(curves: Curves, path: Path, unit: str) -> None:
-    """The best reward so far over what was spent, a panel an environment."""
+    """Plot the best reward so far over the budget spent, one panel per environment."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(

@@ -1,12 +1,14 @@
-"""N2N-Bench's protocol: agents on its tasks, judged on test images at several budgets.
+"""The protocol of N2N-Bench: test regrets of agents on its tasks at several budgets.
 
-An agent searches on validation rewards. What counts at a budget is the test regret of
-the student that it then holds to be the best.
+An agent sees only validation rewards. At each budget, the student with the highest
+validation reward so far is judged by its regret on test images.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,11 +35,11 @@ from n2n_gym.comparison.statistics import (
 )
 
 SUITE: Final = "n2n-bench"
-VERSION: Final = 1  # of the lines
+VERSION: Final = 1  # version of the lines
 BUDGETS: Final = (5, 10, 30, 100, 300)  # distinct students
-JUDGED: Final = 100  # the budget of the probability and of the gap
+JUDGED: Final = 100  # budget of the probability of improvement and of the gap
 BASIS: Final = "random"
-REGRESSION: Final = "regression"  # of two numbers: see n2n_gym/bench/rivals.py
+REGRESSION: Final = "regression"  # the regression of n2n_gym/bench/rivals.py
 
 Values = NDArray[np.float64]
 
@@ -47,10 +49,11 @@ class SuiteRun:
     """One agent with one seed on one task.
 
     Attributes:
-        rows: Of the table: the distinct students, in the order of their scores.
-        best: The highest reward within each budget.
-        seen: Tables that the agent had seen before; none for one from scratch.
-        command: That made it, for readers.
+        rows: Distinct students of the run in order, as row numbers of the task's table.
+        best: Highest validation reward within each budget, by the budget as text.
+        seen: Tables that the agent was pretrained on; empty without pretraining.
+        command: Command that made the run, for readers.
+        commit: Commit of the code that made the run, with a "+" if files differed.
     """
 
     task: str
@@ -60,6 +63,7 @@ class SuiteRun:
     best: Mapping[str, float]
     seen: Sequence[str] = ()
     command: str = ""
+    commit: str = ""
 
 
 def perform_suite(
@@ -70,14 +74,20 @@ def perform_suite(
     tasks: Sequence[str] | None = None,
     seen: Sequence[str] = (),
     command: str = "",
+    commit: str = "",
 ) -> list[SuiteRun]:
-    """All runs that the file does not hold yet are made, and added to it.
+    """Make all runs that a file lacks, and add them to it; return all its runs.
+
+    Args:
+        tasks: Names of the tasks; by default all tasks with a complete table.
+        seen, command, commit: Values for the new runs, as in ``SuiteRun``.
 
     Raises:
-        ValueError: There is no such agent, or the file holds something else.
+        ValueError: An agent is unknown, no table is complete, or the file has a line
+            that is not a run.
     """
     if not BENCH:
-        raise ValueError("no table of N2N-Bench is whole yet")
+        raise ValueError("no table of N2N-Bench is complete yet")
     for agent in agents:
         if agent != REGRESSION:
             find_agent(agent)
@@ -91,7 +101,7 @@ def perform_suite(
         for seed in seeds
         if (task, agent, seed) not in done
     ]
-    envs: dict[str, Any] = {}  # what one run has looked up is known to the next
+    envs: dict[str, Any] = {}  # of the last task: its runs share look-ups
     bar = progress(len(wanted), SUITE, " runs", is_long=True)
     with open(path, "a") as file, bar:
         for task, agent, seed in wanted:
@@ -100,7 +110,7 @@ def perform_suite(
                 envs = {task: gym.make(MODULE + task)}
             rows = _rows(task, agent, seed, envs[task])
             best = best_within(task, rows)
-            made = SuiteRun(task, agent, seed, rows, best, seen, command)
+            made = SuiteRun(task, agent, seed, rows, best, seen, command, commit)
             file.write(
                 json.dumps({"suite": SUITE, "version": VERSION, **asdict(made)}) + "\n"
             )
@@ -111,7 +121,7 @@ def perform_suite(
 
 
 def _rows(task: str, agent: str, seed: int, env: Any) -> list[int]:
-    """The students of one run, in their order."""
+    """The row numbers of one run's students, in order."""
     table = load_table(task)
     if agent == REGRESSION:
         return _regression(task, seed)
@@ -121,7 +131,7 @@ def _rows(task: str, agent: str, seed: int, env: Any) -> list[int]:
 
 
 def _regression(task: str, seed: int) -> list[int]:
-    """Its best row at each budget stands for all that it has tried."""
+    """Row that the regression chooses at each budget, repeated to fill the budget."""
     table, what = load_table(task), BENCH[task]
     rows: list[int] = []
     for budget in BUDGETS:
@@ -138,44 +148,57 @@ def _regression(task: str, seed: int) -> list[int]:
 
 
 def best_within(task: str, rows: Sequence[int]) -> dict[str, float]:
-    """The highest validation reward within each budget."""
+    """The highest validation reward within each budget, by the budget as text."""
     rewards = load_table(task).values(BENCH[task])
     return {str(n): rewards[list(rows[:n])].max().item() for n in BUDGETS}
 
 
 def read_suite(path: Path) -> Iterator[SuiteRun]:
-    """The runs of a file.
+    """The runs in a file.
 
     Raises:
-        ValueError: A line is no run of this suite, or a reward is not the table's.
+        ValueError: A line is not a run of this suite, or contradicts the task's table.
     """
-    for number, text in enumerate(path.read_text().splitlines(), 1):
+    for number, text in enumerate(_text(path).splitlines(), 1):
         where = f"{path}, line {number}"
         try:
             line = json.loads(text)
             suite, version = line.pop("suite"), line.pop("version")
             found = SuiteRun(**line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{where} is no run of {SUITE}: {error!r}") from error
+            raise ValueError(f"{where} is not a run of {SUITE}: {error!r}") from error
         if (suite, version) != (SUITE, VERSION):
             raise ValueError(f"{where} is of {suite} {version}, not {SUITE} {VERSION}")
         check_run(found, where)
         yield found
 
 
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def is_suite(path: Path) -> bool:
-    """Whether a file's first line is of this suite."""
+    """Whether a file holds runs of this suite, by its suffix or its first line."""
     if not path.is_file():
         return False
+    if path.suffix == ".gz":
+        return True
     with open(path) as file:
         return f'"suite": "{SUITE}"' in file.readline()
 
 
 def check_run(found: SuiteRun, where: str) -> None:
-    """Whether a run is what it says, by the table.
+    """Check a run against the table of its task.
+
+    Args:
+        where: Location of the run, for errors.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The run does not match the table.
     """
     if found.task not in BENCH:
         raise ValueError(f"{where}: unknown task {found.task!r}")
@@ -184,32 +207,38 @@ def check_run(found: SuiteRun, where: str) -> None:
     if not rows or not all(type(row) is int and 0 <= row < size for row in rows):
         raise ValueError(f"{where}: rows must be from 0 to {size - 1}")
     if len(rows) > BUDGETS[-1]:
-        raise ValueError(f"{where}: {len(rows)} students of {BUDGETS[-1]}")
+        raise ValueError(
+            f"{where}: a run has at most {BUDGETS[-1]} students, got {len(rows)}"
+        )
     if found.agent != REGRESSION and len(set(rows)) < len(rows):
-        raise ValueError(f"{where}: a student is there twice")
+        raise ValueError(f"{where}: a student is listed twice")
     if found.agent == REGRESSION and list(rows) != _regression(found.task, found.seed):
-        raise ValueError(f"{where}: the regression finds other students")
+        raise ValueError(
+            f"{where}: the rows are not those that {REGRESSION!r} finds with seed "
+            f"{found.seed}"
+        )
     expected = best_within(found.task, rows)
     for budget, reward in expected.items():
         if found.best.get(budget) != reward:
             raise ValueError(
-                f"{where}: the best reward of {budget} students is {reward}, the file "
-                f"says {found.best.get(budget)}"
+                f"{where}: the best reward of the first {budget} students must be "
+                f"{reward}, got {found.best.get(budget)}"
             )
 
 
-# What the runs say.
+# Statistics.
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What an agent reached, as test regrets: 0 the best student, 1 a random one.
+    """Test regrets of an agent, normalised as in ``normalised``.
 
     Attributes:
-        at: Interquartile mean over tasks and seeds, by budget.
-        better: Probability of a lower regret than random search, at 100 students.
-        gap: Mean regret at 100 students, what is above 1 counting as 1.
-        values: By task: one a seed, at 100 students.
+        at: Interquartile mean of regrets over tasks and seeds, by budget.
+        better: Probability of a lower regret than random search's at 100 students; None
+            for random search, or if it has not run.
+        gap: Mean regret at 100 students, with regrets clipped at 1.
+        values: Regret of each seed's run at 100 students, by task.
     """
 
     agent: str
@@ -221,7 +250,11 @@ class Standing:
 
 
 def standings(runs: Sequence[SuiteRun]) -> list[Standing]:
-    """One an agent that has run on all tasks; the lowest regret at 100 first."""
+    """One standing per agent that ran all tasks.
+
+    Agents without pretraining come first, then pretrained agents. Each group begins
+    with the lowest regret at 100 students.
+    """
     tasks = list(dict.fromkeys(one.task for one in runs))
     by_agent: dict[tuple[str, tuple[str, ...]], dict[str, list[SuiteRun]]]
     by_agent = defaultdict(lambda: defaultdict(list))
@@ -261,7 +294,11 @@ def _gap(groups: Sequence[Values]) -> float:
 
 
 def normalised(task: str, runs: Sequence[SuiteRun], budget: int) -> Values:
-    """Test regrets of the runs at a budget, over that of a random legal student."""
+    """Normalised test regret of each run at a budget, (runs,).
+
+    The best student's regret is 0. The mean regret of all students within the task's
+    limit is 1.
+    """
     table, what = load_table(task), BENCH[task]
     rewards, lost = table.values(what), regrets(what, "test")
     chance = lost[table.within(what)].mean()
@@ -274,7 +311,7 @@ def normalised(task: str, runs: Sequence[SuiteRun], budget: int) -> Values:
 
 
 def as_markdown(found: Sequence[Standing]) -> str:
-    """The leaderboard; agents from scratch, then those that had seen tables."""
+    """The leaderboard as a Markdown table, one row per agent."""
     head = ["agent", *(f"{n} students" for n in BUDGETS), "better than random", "gap"]
     rows = []
     for one in found:
@@ -285,7 +322,7 @@ def as_markdown(found: Sequence[Standing]) -> str:
 
 
 def draw(found: Sequence[Standing], path: Path) -> None:
-    """Regret by budget, and performance profiles at 100 students."""
+    """Plot regret by budget, and performance profiles at 100 students."""
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")

@@ -1,8 +1,8 @@
-"""Whether the results of a comparison are what they say: replayed, counted, rescored.
+"""Validation of a comparison's results: decisions are replayed, students rescored.
 
-A stranger's file is read as data. It may name environments, networks, tasks, rungs and
-rewards that come with this package, and nothing else: no code of its own is imported,
-no path opened, no address called.
+A stranger's file is only read as data. The environments, networks, tasks, evaluators
+and rewards that it names must be this package's. The file cannot make this code import
+a module, open a path or contact an address.
 """
 
 from __future__ import annotations
@@ -35,40 +35,40 @@ PLAIN: Final = (
     *("granularity", "shrink_granularity", "variables", "kernels", "rates", "keep"),
     *("action", "illegal", "max_rows"),
 )
-IGNORED: Final = ("device", "store", "evaluator_workers", "train_teacher")  # ours
-SEEDS: Final = 4  # of the scores that show the noise
-STUDENTS: Final = 4  # that are scored so
-DEVIATIONS: Final = 4.0  # of the noise, that a reward may be off
-ANOTHER_TEACHER: Final = 0.02  # a difference in accuracy with which none is judged
-CLOSE: Final = 1e-9  # figures that are computed, not measured
+IGNORED: Final = ("device", "store", "evaluator_workers", "train_teacher")  # arguments
+SEEDS: Final = 4  # seeds that measure the noise
+STUDENTS: Final = 4  # students that measure the noise
+DEVIATIONS: Final = 4.0  # allowed difference, in standard deviations
+ANOTHER_TEACHER: Final = 0.02  # difference in accuracy that shows another teacher
+CLOSE: Final = 1e-9  # tolerance of figures that are not measured
 
 Line = Mapping[str, Any]
 
 
 class Refused(ValueError):
-    """The results are not what they say."""
+    """The results are wrong; the message says what and where."""
 
 
 class Rescored(NamedTuple):
-    """One student, scored again."""
+    """One student that was scored again."""
 
     where: str
-    claimed: float  # reward
-    found: float
+    claimed: float  # reward in the file
+    found: float  # reward measured here
     tolerance: float
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What was checked, and found to hold."""
+    """The checks that were made and passed."""
 
     runs: int
-    students: int  # whose decisions were replayed
+    students: int  # students that were replayed
     rescored: Sequence[Rescored]
 
     @property
     def worst(self) -> Rescored | None:
-        """The one that differs most, as a share of what it may."""
+        """The rescored student whose rewards differ most, relative to the tolerance."""
         return max(
             self.rescored,
             key=lambda r: abs(r.claimed - r.found) / r.tolerance,
@@ -79,22 +79,22 @@ class Validation:
 def validate(
     path: Path, *, rescore: int = 20, device: str | None = None, seed: int = 0
 ) -> Validation:
-    """Check a file that ``n2n-gym compare`` wrote.
+    """Check a file of ``n2n-gym compare``.
 
-    Every run is counted again and every student rebuilt from its decisions. Of each
-    environment the best student is scored anew, then in turns the best of a run and any
-    other, drawn at random, as many as asked for. A reward may be off by four deviations
-    of the rewards of one student from several seeds, as measured here.
+    Every run's costs are counted again, and every student is rebuilt from its
+    decisions. Some students are scored again: the best of each environment first, then
+    in turns a random student and the best of a random run. The tolerance of a reward is
+    four standard deviations of the difference between two seeds' rewards, measured
+    here, plus one image and the difference between the teachers' accuracies.
 
     Args:
-        rescore: How many students are scored anew, at most; the environments share
-            them.
-        device: That they are scored on.
-        seed: Draws them.
+        rescore: Largest number of students to score again, over all environments.
+        device: Device to score students on.
+        seed: Random seed of the choice of students to score again.
 
     Raises:
-        Refused: Something is not so; it says what, and of which run.
-        ValueError: It is no such file, or it names what does not come with us.
+        Refused: A check failed, or the file names something outside this package.
+        ValueError: The file is missing, or is not a file of results.
     """
     by_env: dict[str, list[list[Line]]] = defaultdict(list)
     for lines in _read(path):
@@ -124,7 +124,7 @@ def validate(
 
 
 def _read(path: Path) -> list[list[Line]]:
-    """The lines of each run, its end last."""
+    """The lines of each run: its evaluations, then its end."""
     if not path.exists():
         raise ValueError(f"there is no file {path}")
     runs: dict[str, list[Line]] = defaultdict(list)
@@ -133,17 +133,21 @@ def _read(path: Path) -> list[list[Line]]:
             fields = {name: line[name] for name in AgentRun.__dataclass_fields__}
             key = AgentRun(**fields).key
         except (KeyError, TypeError) as error:
-            raise Refused(f"{path}: a line without {error}") from error
+            raise Refused(f"{path}: a line lacks {error}") from error
         _check_types(line)
         if line["run"] != key:
-            raise Refused(f"{path}: a line of {line['run']} says that it is of {key}")
+            raise Refused(
+                f"{path}: a line of run {line['run']} has the fields of run {key}"
+            )
         runs[key].append(line)
     if not runs:
         raise ValueError(f"{path} holds no runs")
     for lines in runs.values():
         kinds = [line["kind"] for line in lines]
         if kinds != ["evaluation"] * (len(lines) - 1) + ["end"]:
-            raise Refused(f"{_where(lines[0])}: its lines are not a run with one end")
+            raise Refused(
+                f"{_where(lines[0])}: a run must be evaluations followed by one end"
+            )
     return list(runs.values())
 
 
@@ -162,7 +166,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def _check_types(line: Line) -> None:
-    """Refuse a line that has not what its kind has."""
+    """Raise Refused if a field of the line is missing or has a wrong type."""
     kind = _known("kind", line["kind"], _FIELDS)
     wanted = {"env": str, "agent": str, "arguments": dict, **_FIELDS[kind]}
     for name, types in wanted.items():
@@ -185,7 +189,7 @@ def _where(line: Line) -> str:
 
 
 def _choose(runs: Sequence[Sequence[Line]], rng: np.random.Generator) -> list[Line]:
-    """All students that have a score: the best, then others and bests in turns."""
+    """All scored students: the best, then in turns random ones and runs' best ones."""
     scored = [
         [line for line in lines[:-1] if "error" not in line["info"]] for lines in runs
     ]
@@ -203,7 +207,7 @@ def _choose(runs: Sequence[Sequence[Line]], rng: np.random.Generator) -> list[Li
 
 
 def _known(what: str, value: Any, known: Collection[str]) -> str:
-    """A value that comes with the package."""
+    """A value from a file; raise Refused unless it is one of the known names."""
     if not isinstance(value, str) or value not in known:
         raise Refused(
             f"{what} {value!r} is not validated; known: {', '.join(sorted(known))}"
@@ -212,21 +216,21 @@ def _known(what: str, value: Any, known: Collection[str]) -> str:
 
 
 class _Judge:
-    """Knows the environment of some runs, and scores their students afresh."""
+    """Checks the runs in one environment, and scores their students again."""
 
     def __init__(self, line: Line, device: str | None) -> None:
         name = _known("env", line["env"].removeprefix(MODULE), IDS)
         own = line["arguments"].keys() - set(IGNORED)
         if name in PRESETS and own:
             raise Refused(
-                f"{name} stands for one task, with arguments of its own; the file has "
-                f"others: {', '.join(sorted(own))}"
+                f"{name} determines its arguments; the file must not set "
+                f"{', '.join(sorted(own))}"
             )
         given = {**DEFAULTS, **gym.spec(name).kwargs, **line["arguments"]}
         _known("teacher", given["teacher"], traceable_names())
         _known("task", str(given["task"]).partition("@")[0], TASKS)
         rung = _known("evaluator", given["evaluator"], {"size", *RUNGS})
-        # What asks for measured resources cannot be computed from a file.
+        # A reward that needs measured resources cannot be computed from a file.
         computed = {name for name, reward in REWARDS.items() if not needed(reward)}
         reward = _known("reward", given.get("reward", "n2n"), computed)
         allowed = {"teacher", "task", "evaluator", "reward", *PLAIN}
@@ -247,7 +251,7 @@ class _Judge:
             self.evaluator = DistillationEvaluator(RUNGS[rung], device=device)
 
     def check(self, lines: Sequence[Line]) -> None:
-        """A run's figures, as far as they can be computed."""
+        """Check all figures of a run that need no measurement."""
         *evaluations, end = lines
         where, cost, episodes = _where(end), 0.0, 0
         seen: set[str] = set()
@@ -271,7 +275,7 @@ class _Judge:
             _require(is_kept, where, f"{spent} was spent of {limit}")
 
     def _replay(self, line: Line) -> Architecture:
-        """The student that a line's decisions lead to, which its info describes."""
+        """The student of a line's decisions; raise Refused if the info differs."""
         here, actions = _where(line), line["actions"]
         self.env.reset()
         is_over = False
@@ -301,7 +305,7 @@ class _Judge:
         return cost + is_first * self.evaluator.cost_once(self.teacher)
 
     def _check_reward(self, student: Architecture, line: Line) -> None:
-        """The reward against the accuracy that is said to have earned it."""
+        """Check the reward against the claimed accuracy."""
         info, here = line["info"], _where(line)
         if "error" in info:
             _same(line["reward"], -1.0, here, "the reward of a failure")
@@ -310,7 +314,7 @@ class _Judge:
         for value in values:
             is_share = isinstance(value, _NUMBER) and 0 <= value <= 1
             _require(is_share, here, f"an accuracy of {value!r}")
-            # Without an evaluation, all are taken to be right.
+            # With the evaluator "size", nothing is measured: accuracies are 1.
             is_so = self.evaluator is not None or value == 1
             _require(is_so, here, f"an accuracy of {value!r} that nothing measured")
         _require(values[1] > 0, here, "a teacher that is never right")
@@ -322,10 +326,14 @@ class _Judge:
         expected = self.reward(mine, teachers)
         _same(line["reward"], expected, here, "the reward of its accuracy")
 
-    # What has to be measured.
+    # Checks that need measurements.
 
     def rescore(self, lines: Sequence[Line]) -> list[Rescored]:
-        """Rewards found here beside those claimed; Refused if they are too far off."""
+        """Score the lines' students again; return new and claimed rewards.
+
+        Raises:
+            Refused: Rewards or teachers differ too much, or scoring fails.
+        """
         if self.evaluator is None or not lines:
             return []
         noise = self._noise(lines[:STUDENTS])
@@ -336,14 +344,14 @@ class _Judge:
             theirs = line["info"]["teacher_accuracy"]
             if abs(theirs - here.accuracy) > ANOTHER_TEACHER:
                 raise Refused(
-                    f"{where}: its teacher was right on {theirs:.2%} of the validation "
-                    f"images, the one trained here is on {here.accuracy:.2%}; scores "
-                    f"of so different teachers cannot be compared"
+                    f"{where}: its teacher has a validation accuracy of {theirs:.2%}, "
+                    f"the teacher trained here {here.accuracy:.2%}; scores with "
+                    f"teachers that differ this much cannot be compared"
                 )
             (result,) = self.evaluator([student], self.teacher)
             if isinstance(result, Failure):
-                raise Refused(f"{where}: here its score fails: {result.reason}")
-            # One image more or less is no difference, nor is the teachers' own.
+                raise Refused(f"{where}: scoring it again failed: {result.reason}")
+            # A difference of one image is allowed, and the teachers' own difference.
             image = 1 / len(self.teacher.task.splits["validation"])
             close = (image + abs(theirs - here.accuracy)) / here.accuracy
             tolerance = DEVIATIONS * noise + close
@@ -352,14 +360,14 @@ class _Judge:
             )
             if abs(found.claimed - found.found) > tolerance:
                 raise Refused(
-                    f"{where}: a reward of {found.claimed:.4f} is claimed; scored anew "
-                    f"it is {found.found:.4f}; it may be off by {tolerance:.4f}"
+                    f"{where}: its reward is {found.claimed:.4f}, but scoring again "
+                    f"gives {found.found:.4f}; they may differ by {tolerance:.4f}"
                 )
             rescored.append(found)
         return rescored
 
     def _noise(self, lines: Sequence[Line]) -> float:
-        """The deviation of the difference of two rewards of one student."""
+        """Standard deviation of the difference between rewards from two seeds."""
         assert self.evaluator is not None
         variances = []
         for line in lines:

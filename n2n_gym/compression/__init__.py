@@ -1,1 +1,1 @@
-"""The whole job: a teacher in, students out."""
+"""A whole run: a teacher in, students out."""

@@ -1,4 +1,4 @@
-"""Teacher and student side by side: on the test images, as files, and on the clock."""
+"""Comparison of teacher and student: test accuracy, file size and latency."""
 
 from __future__ import annotations
 
@@ -33,20 +33,21 @@ from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-SECONDS: Final = 2.0  # of timing, for each file
+SECONDS: Final = 2.0  # seconds of timing for each file
 BATCH: Final = 250
-INPUT: Final = "pixels"  # of an exported file
-Z: Final = 1.96  # of a 95 % interval
+INPUT: Final = "pixels"  # name of an exported file's input
+Z: Final = 1.96  # normal quantile of a 95 % interval
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known of one network on a task's test images, and of its file.
+    """A network's results on test images, and the size and latency of its ONNX file.
 
     Attributes:
-        confusion: Images by class (rows) and by predicted class, (classes, classes).
-            Where images have no labels, the teacher's answers are the rows.
-        bytes: Of the ONNX file.
+        confusion: Number of images by true class (rows) and predicted class, (classes,
+            classes). If the test images have no labels, rows are the teacher's
+            predictions.
+        bytes: Size of the ONNX file.
         latency_ms: Median time of one image in ONNX Runtime, on one thread.
     """
 
@@ -56,18 +57,21 @@ class Assessment:
 
     @property
     def accuracy(self) -> float:
-        """The share of images on the diagonal."""
+        """The fraction of images on the diagonal of ``confusion``."""
         right = sum(row[i] for i, row in enumerate(self.confusion))
         return right / sum(map(sum, self.confusion))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Teacher and student, and how the student differs.
+    """Teacher and student, and the difference between them.
 
     Attributes:
-        difference: The student's accuracy less the teacher's, in [-1, 1].
-        error: Half of its 95 % interval, from both networks' answers to each image.
+        difference: The student's accuracy minus the teacher's, in [-1, 1].
+        error: Half the width of the 95 % interval of ``difference``, from paired
+            predictions.
+        num_images: Number of test images.
+        classes: Names of the classes, or their numbers if the classes have no names.
     """
 
     teacher: Assessment
@@ -84,11 +88,11 @@ class Comparison:
 def compare_networks(
     teacher: Teacher, network: Network, path: Path, device: torch.device
 ) -> Comparison:
-    """Both networks on the test images.
+    """Compare teacher and student on the test images, and compare their ONNX files.
 
     Args:
-        network: The student.
-        path: Its ONNX file.
+        network: The student's network.
+        path: The student's ONNX file.
     """
     split = teacher.task.split("test", device)
     whole = teacher.network(device)
@@ -100,7 +104,7 @@ def compare_networks(
         ]
     labels = split.labels.cpu()
     if "test" in teacher.task.unlabelled:
-        labels = answers[0]  # to this device's last digit
+        labels = answers[0]  # as computed on this device
     count = teacher.task.num_classes
     confusions = [confusion(labels, answer, count) for answer in answers]
     is_right = [(answer == labels).double() for answer in answers]
@@ -118,7 +122,10 @@ def compare_networks(
 def _beside_the_teacher(
     paths: Sequence[Path], teacher: Teacher
 ) -> tuple[list[int], list[Timing]]:
-    """Bytes and latencies of the teacher's ONNX file and of others in turns with it."""
+    """Sizes in bytes, and latencies, of the teacher's ONNX file and then of ``paths``.
+
+    The teacher's file is written only for this comparison. Files are timed in turns.
+    """
     whole = teacher.network(torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / "teacher.onnx"
@@ -130,14 +137,17 @@ def _beside_the_teacher(
 
 
 class Parity(NamedTuple):
-    """A file of a student against the student itself, on the test images.
+    """A student's file compared with the student in torch, on the test images.
 
     Attributes:
-        difference: The largest between logits.
-        agreement: The share of images that both take for the same class.
-        size: Its bytes as a share of those of the teacher's ONNX file.
-        latency_ms: Of one image in ONNX Runtime, on one thread; None if it is no ONNX.
-        latency: As a share of the teacher's, measured in turns.
+        difference: Largest absolute difference between a logit of the file and the
+            same logit in torch.
+        agreement: Fraction of images for which file and torch predict the same class.
+        size: Size of the file as a fraction of the teacher's ONNX file.
+        latency_ms: Time of one image in ONNX Runtime, on one thread; None if the file
+            is not ONNX.
+        latency: Latency as a fraction of the latency of the teacher's ONNX file, with
+            both files timed in turns; None if the student's file is not ONNX.
     """
 
     path: Path
@@ -151,14 +161,14 @@ class Parity(NamedTuple):
 
     @property
     def is_smaller(self) -> bool:
-        """Than the teacher's file, and not slower either."""
+        """Whether the file is smaller than the teacher's and, if timed, not slower."""
         return self.size < 1 and (self.latency is None or self.latency <= 1)
 
 
 def compare_files(
     paths: Sequence[Path], network: Network, teacher: Teacher
 ) -> list[Parity]:
-    """Files of one student, each against torch."""
+    """Compare each file of one student with the student in torch."""
     split = teacher.task.splits["test"]
     labels = split.labels.cpu().numpy()
     models = [load_model(path) for path in paths]
@@ -198,11 +208,11 @@ def compare_files(
 
 
 class Evaluation(NamedTuple):
-    """An ONNX file on a task's images.
+    """An ONNX file's results on a task's images.
 
     Attributes:
-        low, high: 95 % interval of the accuracy (Wilson, 1927).
-        latency_ms: As `Assessment` has it.
+        low, high: Bounds of the accuracy's 95 % interval (Wilson, 1927).
+        latency_ms: Median time of one image, as in `Assessment`.
     """
 
     task: str
@@ -215,28 +225,29 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
-    """What an exported student gets right, in ONNX Runtime.
+    """The accuracy, size and latency of an exported student in ONNX Runtime.
 
     Args:
-        task: That named in the file, if None.
+        task: The task with the images; None for the task named in the file's metadata.
+        split: Name of the split with the images.
 
     Raises:
-        ValueError: It is no ONNX file, takes other images than the task has, tells
-            another number of classes apart, or names no task, or one that is not the
-            published one of that name.
+        ValueError: The file is not ONNX, or does not fit the task's images or number of
+            classes. Or the split has no labels. Or ``task`` is None, and the file was
+            made for other images than those of a published task.
     """
     session = _open(path)
     if task is not None and split in task.unlabelled:
         raise ValueError(
-            f"the {split} images of {task.name} have no labels to compare answers "
-            f"with; name labelled images with --task (`n2n-gym export FOLDER` says how "
-            f"often a run's student agrees with its teacher)"
+            f"the {split} images of {task.name} have no labels, so there is no "
+            f"accuracy; name labelled images with --task (`n2n-gym export FOLDER` says "
+            f"how often a run's student agrees with its teacher)"
         )
     said = session.get_modelmeta().custom_metadata_map
     named = None
     if task is None:
         named = said.get("task", "")
-        if named not in TASKS:
+        if named.partition(":")[0] not in TASKS:
             raise ValueError(
                 f"{path} was made for the task {named!r}; name it with --task"
             )
@@ -244,16 +255,16 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
     inputs = session.get_inputs()
     wanted = tuple(inputs[0].shape[1:])
     if wanted[0] == 3 and task.input_shape[0] == 1:
-        task = task.in_colour()  # as its teacher saw them
+        task = task.in_colour()  # as its teacher got it
     if [each.name for each in inputs] != [INPUT] or wanted != task.input_shape:
         raise ValueError(
-            f"{path} takes {inputs[0].name!r} of {wanted}; accepted is {INPUT!r} of "
-            f"{task.input_shape}, the images of {task.name}"
+            f"{path} has the input {inputs[0].name!r} of shape {wanted}; expected "
+            f"{INPUT!r} of shape {task.input_shape}, for the images of {task.name}"
         )
     if named is not None and said.get("preprocessing") != preprocessing_of(task):
-        raise ValueError(  # an own file may be called digits.npz
-            f"{path} was made for other images than the {named} that is published "
-            f"({said.get('preprocessing')}); name them with --task"
+        raise ValueError(  # a user's file may be named digits.npz
+            f"{path} was made for other images than the published {named} "
+            f"({said.get('preprocessing')}); name its images with --task"
         )
     _check_classes(path, session, task)
     images, labels = task.splits[split].images, task.splits[split].labels
@@ -274,12 +285,12 @@ def evaluate_onnx(path: Path, task: Task | None, split: str) -> Evaluation:
 def _check_classes(
     path: Path, session: onnxruntime.InferenceSession, task: Task
 ) -> None:
-    """Refuse a task of more or fewer classes; warn of one that names them otherwise."""
+    """Refuse another number of classes than the file's; warn of other class names."""
     count = session.get_outputs()[0].shape[1:]
     if count != [task.num_classes]:
         raise ValueError(
-            f"{path} tells {', '.join(map(str, count))} classes apart, the task "
-            f"{task.name} has {task.num_classes}"
+            f"{path} has {', '.join(map(str, count))} classes, the task {task.name} "
+            f"has {task.num_classes}"
         )
     said = json.loads(session.get_modelmeta().custom_metadata_map.get("classes", "0"))
     names = list(task.class_names or ())
@@ -301,12 +312,12 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(
             os.fspath(path), providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # of classes that it does not export
+    except Exception as error:  # its exception classes are not exported
         raise ValueError(f"{path} cannot be read as ONNX: {error}") from error
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson, 1927)."""
+    """The bounds of the 95 % interval of ``count / total`` (Wilson, 1927)."""
     from scipy.stats import binomtest  # slow to import
 
     interval = binomtest(count, total).proportion_ci(method="wilson")
@@ -314,18 +325,24 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 
 def confusion(labels: Tensor, answers: Tensor, count: int) -> list[list[int]]:
-    """How many images of each class were taken for which, (classes, classes)."""
-    found = torch.zeros(count, count, dtype=torch.int64)
-    found.index_put_((labels, answers), torch.tensor(1), accumulate=True)
-    rows: list[list[int]] = found.tolist()
+    """Number of images by true class (rows) and predicted class, (count, count).
+
+    Args:
+        labels, answers: True and predicted class of each image, (N,) int64.
+        count: Number of classes.
+    """
+    # scikit-learn 1.7 warns of more classes than half the images.
+    cells = torch.bincount(labels * count + answers, minlength=count * count)
+    rows: list[list[int]] = cells.view(count, count).tolist()
     return rows
 
 
 def measure_latency(paths: Sequence[Path], input_shape: Sequence[int]) -> list[Timing]:
-    """How long ONNX Runtime takes for one image, on one thread of the CPU.
+    """The time of one image in each ONNX file, in ONNX Runtime on one CPU thread.
 
-    The files take turns, so that a machine that slows down slows all of them, each with
-    the caches as its own runs leave them. Ratios are to the first.
+    The files are timed in turns, so that a slowdown of the machine affects all of them.
+    At each turn, untimed runs of the same file first fill the caches. The ``ratio`` of
+    a timing is relative to the first file.
     """
     pixels = {INPUT: np.zeros((1, *input_shape), np.float32)}
     sessions = [open_session(path, threads=1) for path in paths]

@@ -1,4 +1,4 @@
-"""What a run that is stopped has found until then, as finished files."""
+"""The files of the best student so far, written when a run is stopped."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ logger = logging.getLogger(__name__)
 def write_best(final: Finalists, evaluator: Evaluator, run: Run) -> None:
     """Write the files of the best student so far, if there is one.
 
-    A finalist has been distilled longest; before those are, it is what the search has
-    scored highest, distilled as it was for that.
+    The best student is the best finalist of the last finished round. Before any round
+    is finished, it is the student with the highest reward in the search, distilled by
+    the search's evaluator. If that evaluator does not distil, the student is distilled
+    for one epoch.
     """
     offer = final.best or _best_scored(final, evaluator, run)
     if offer is None:
@@ -51,5 +53,5 @@ def _best_scored(final: Finalists, evaluator: Evaluator, run: Run) -> Offer | No
     student = Architecture.from_json(best["student"])
     if isinstance(evaluator, DistillationEvaluator):
         return Offer(student, evaluator)
-    # At once: the plan of the run decides nothing for it.
-    return Offer(student, final.evaluator(epochs=1, views=1))
+    # One epoch at once, without a decision of the run's plan.
+    return Offer(student, final.evaluator(epochs=1, num_variants=1))

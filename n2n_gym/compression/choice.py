@@ -1,10 +1,12 @@
-"""Which of the last finalists: the smallest that cannot be told from the best.
+"""The choice among the last finalists: the smallest of those as good as the best.
 
-A few hundred images do not tell students apart that differ by half a point, and the
-best of several on the same images is too good to be true. So size decides among those
-within one standard error of the best (Breiman et al., 1984, "Classification and
-regression trees", 3.4.3), each of them distilled from more than one seed. The error is
-that of the images: what a seed changes is averaged, not estimated.
+With a few hundred images, students that differ by half a percentage point of accuracy
+cannot be told apart. The highest accuracy of several students on the same images is
+biased upwards. So the smallest of the students within one standard error of the best is
+chosen (Breiman et al., 1984, "Classification and regression trees", 3.4.3). Usually,
+each of the last finalists is distilled from several seeds. The standard error measures
+the variation between images. Over seeds, results are averaged, and their variation is
+not estimated.
 """
 
 from __future__ import annotations
@@ -23,31 +25,35 @@ from n2n_gym.teachers.teacher import Teacher
 
 
 class Offer(NamedTuple):
-    """A student, and the evaluator that knows it."""
+    """A student, and the evaluator that scored it."""
 
     student: Architecture
     evaluator: DistillationEvaluator
 
 
 class Scored(NamedTuple):
-    """A student that has been scored, by a search or in a round of the finalists."""
+    """A student with a score, from a search or from a round of the finalists."""
 
     reward: float
     student: Architecture
     accuracy: float = 0.0  # on the validation split
-    is_fixed: bool = False  # its widths stay, whatever the limits leave room for
-    evaluators: tuple[DistillationEvaluator, ...] = ()  # of the seeds that gave a score
+    is_fixed: bool = False  # its widths stay, even if limits leave room
+    evaluators: tuple[DistillationEvaluator, ...] = ()  # one for each seed with a score
 
 
 def burden(student: Architecture) -> float:
-    """What it takes: parameters and multiply-accumulates count alike."""
+    """The size by which students are ordered: log(parameters * MACs)."""
     return math.log(student.num_params) + math.log(student.num_macs)
 
 
 def right_answers(
     networks: Sequence[nn.Module], teacher: Teacher, device: torch.device
 ) -> Tensor:
-    """The share of the networks that get each validation image right, (N,) float64."""
+    """For each validation image, the fraction of networks that classify it correctly.
+
+    Returns:
+        The fractions, (N,) float64.
+    """
     split = teacher.task.split("validation", device)
     labels = split.labels.cpu()
     answers = [predict(each, split, teacher.normalise) for each in networks]
@@ -55,16 +61,20 @@ def right_answers(
 
 
 def is_told_from(worse: Tensor, better: Tensor) -> bool:
-    """Whether it is worse by more than a standard error of the paired difference.
+    """Whether ``worse`` has a lower mean by more than one standard error.
+
+    The standard error is that of the mean difference over images. It cannot be computed
+    for fewer than two images; the answer is then False.
 
     Args:
-        worse, better: Right answers to the same images, (N,).
+        worse, better: Results of ``right_answers`` for two students, (N,).
     """
     gap = better - worse
     if len(gap) < 2:
         return False
     error = gap.std().item() / math.sqrt(len(gap))
-    # Where answers to one image differ, that is one error, but for rounding.
+    # If predictions differ on one image only, the difference is one standard error, up
+    # to rounding.
     return gap.mean().item() > error * (1 + 1e-9)
 
 
@@ -74,12 +84,13 @@ def smallest_alike(
     right: Sequence[Tensor],
     whole: Tensor | None = None,
 ) -> int:
-    """Which is the smallest of those that are not told from the best.
+    """Index of the smallest of the students that cannot be told from the best.
 
     Args:
-        right: The right answers of each, (N,).
-        whole: The teacher's. It is the best, if some are not told from it; else that is
-            the student of the highest reward.
+        right: The result of ``right_answers`` for each student, (N,).
+        whole: The result of ``right_answers`` for the teacher. If it is given, and some
+            students cannot be told from the teacher, "the best" is the teacher.
+            Otherwise it is the student with the highest reward.
     """
     every = range(len(students))
 

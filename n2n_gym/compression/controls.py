@@ -1,8 +1,8 @@
-"""What a student found by an agent is compared with.
+"""Controls: networks to compare an agent's student with.
 
-Here: the teacher with narrower layers by the norms of its filters (magnitude). Uniform
-width, one rate for all layers, is in ``networks/scaling.py``; students that people have
-designed are in ``hand_designed.py``.
+This module has magnitude pruning: the teacher without its weakest filters. Uniform
+width is in ``networks/scaling.py``. Networks designed by people are in
+``hand_designed.py``.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from n2n_gym.teachers.teacher import Teacher
 def magnitude_student(
     teacher: Teacher, num_params: int, *, keep: Set[str] = frozenset()
 ) -> Architecture:
-    """The teacher without its weakest filters, as few of them as make it so small.
+    """The teacher without its weakest filters, pruned to a number of parameters.
 
     Magnitude filter pruning (Li et al., 2017, "Pruning filters for efficient ConvNets",
-    arXiv 1608.08710): a filter is worth the L1 norm of its trained weights; in one shot
-    over all layers, to a size. Filters whose outputs are tied go together, worth their
-    sum; where a grouped convolution needs equally many in each of its groups, one of
-    each goes, worth their mean. So what is left are the filters that ``Inheritance``
-    gives a student of these widths.
+    arXiv 1608.08710): a filter's importance is the L1 norm of its trained weights. All
+    layers are pruned at once. Filters with tied outputs are removed together, ranked by
+    the sum of their norms. A grouped convolution loses one filter from each group at a
+    time, ranked by the mean norm of these filters. The remaining filters are those that
+    ``Inheritance`` gives a student of these widths.
 
-    Between layers, norms are compared as shares of the mean norm of their layer (of the
-    tied layers' sums). That is blind to a layer's scale, which batch normalisation
-    cancels. Divided by fan-in, they would mostly tell wide layers from narrow ones:
-    weights are drawn the smaller the more inputs they have, so that a ResNet-18 would
-    lose its widest layers down to one filter before it lost any of the first.
+    To compare filters of different layers, each norm is divided by the mean norm of its
+    layer; norms of tied layers are summed first. This ignores a layer's scale, which
+    batch normalisation cancels. Norms divided by fan-in would mostly reflect widths,
+    because initial weights are smaller with more inputs. With such norms, a ResNet-18
+    would lose all but one filter of its widest layers before any filter of its first.
 
-    The order in which filters go does not depend on the size, so that no layer of a
-    smaller student is wider than in a larger one. One channel of each remains.
+    The order of removal does not depend on the size, so no layer of a smaller student
+    is wider than in a larger one. Each layer keeps at least one channel.
 
     Args:
-        num_params: The most that the student may have; with the filter that went last
-            it would have more.
-        keep: Names of layers that lose nothing.
+        num_params: Upper limit on the student's parameters. As few filters as possible
+            are removed.
+        keep: Names of layers that lose no filters.
 
     Raises:
-        OutOfReach: The teacher with all widths at their least has more parameters.
+        OutOfReach: Even with all widths at their minimum, the teacher has more than
+            ``num_params`` parameters.
     """
     start = teacher.architecture
     norms = teacher.inheritance(torch.device("cpu")).norms
@@ -55,7 +56,7 @@ def magnitude_student(
     order = _weakest_first(start, groups, norms)
 
     def without(count: int) -> Architecture:
-        """The teacher without so many of the weakest."""
+        """The teacher without this number of its weakest filters."""
         gone = Counter(order[:count])
         widths = {
             position: start.shape_of(position)[0] - group.multiple * gone[group]
@@ -73,7 +74,10 @@ def magnitude_student(
 def _weakest_first(
     start: Architecture, groups: Sequence[Shrinkage], norms: Mapping[str, Tensor]
 ) -> list[Shrinkage]:
-    """Which group loses a channel (of each block) first, second, ...; each keeps one.
+    """The order in which width groups lose channels, from the weakest channels on.
+
+    Each entry stands for ``group.multiple`` channels of its group, which are removed
+    together. The strongest channels of each group have no entry, so they stay.
 
     Args:
         norms: L1 norm of each output channel's weights, (C,), by layer.
@@ -82,7 +86,7 @@ def _weakest_first(
     for group in groups:
         each = [norms[start.layers[position].name].cpu() for position in group.layers]
         summed = torch.stack(each).sum(0).double()
-        # A layer of zeros is worth nothing: its share is 0, not 0 / 0.
+        # A layer of zeros has importance 0, not 0 / 0.
         share = summed / summed.mean().clamp(min=torch.finfo(summed.dtype).tiny)
         blocks = share.view(group.multiple, -1).sort(1).values.mean(0)
         ranked += [(worth, group) for worth in blocks[:-1].tolist()]

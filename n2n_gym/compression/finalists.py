@@ -1,4 +1,4 @@
-"""The choice among the best students of a search: distilled further, or to the end."""
+"""The finalists: the best students of a search, distilled to the end."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# Within limits so many are measured for them, and more only where none keeps those.
+# With limits, this many students are measured; more only if none keeps the limits.
 MEASURED: Final = 60
 
 
-# Told of a student: the search, the stage, its reward, and what is known of it.
+# Callback for each scored student: (search, stage, reward, info).
 Tell: TypeAlias = Callable[[str, str, float, dict[str, Any]], object]
 
 
@@ -65,13 +65,14 @@ class Finalists:
     """The choice among the best students of a search.
 
     Attributes:
-        timing: How many take part in each round, and for how many epochs.
-        requirements: Students that leave room in the limits on resources become wider;
-            those that break one narrower where that is enough, or are left out.
-        report: Told of what was distilled to the end.
-        precision: Of students' arithmetic; None for the faster one.
-        weights: A folder for those of the students that are distilled; without one the
-            chosen student is distilled twice.
+        timing: Number of students and epochs of each round.
+        requirements: Limits on resources. Students with room below the limits become
+            wider. Students that break a limit become narrower, or are left out if this
+            is not enough.
+        tell: Callback for each student that was distilled to the end.
+        precision: Precision of students' arithmetic; None for the faster one.
+        weights: Folder for the weights of distilled students. Without it, the chosen
+            student is distilled twice.
     """
 
     teacher: Teacher
@@ -80,28 +81,30 @@ class Finalists:
     runner: Runner
     store: ScoreStore | None
     requirements: Requirements
-    report: Tell | None = None
+    tell: Tell | None = None
     precision: str | None = None
     weights: Path | None = None
-    # The best of the last round so far; once it is chosen, what follows are rivals.
+    # Best student of the last round so far. Once chosen, it stays; only rivals follow.
     best: Offer | None = None
     is_chosen: bool = False
-    falls_short: bool = False  # whether what is chosen can be told from the teacher
-    _others: list[Architecture] = field(default_factory=list)  # of its last round
+    falls_short: bool = False  # whether the choice can be told from the teacher
+    _others: list[Architecture] = field(default_factory=list)  # of the last round
 
     def choose(
         self, found: list[Scored], what: str, last: Iterable[Scored] = ()
     ) -> Finished:
-        """Distil the best fully, choose by validation, then read the test split.
+        """Distil the best students fully, choose one by validation, then test it.
 
-        The reward hardly sees size above 10x (it is 1 - 1/x^2 there), so that the
-        choice is the smallest student that cannot be told from the teacher, and only if
-        all can the smallest that cannot be told from the one of the highest reward.
-        Within limits on resources that is the most accurate, and where a least accuracy
-        is asked for it is the smallest that has it.
+        The paper's reward hardly grows for students more than 10 times smaller (x times
+        smaller gives 1 - 1/x^2). So the choice is the smallest student that cannot be
+        told from the teacher. If all can be told from the teacher, the choice is the
+        smallest that cannot be told from the student of the highest reward. With limits
+        on resources, it is the smallest that cannot be told from the most accurate.
+        With a minimum accuracy, it is the smallest with that accuracy. With both, it is
+        the most accurate.
 
         Args:
-            last: Students to turn to where none that was found keeps the limits.
+            last: Further students, tried if no student in ``found`` keeps the limits.
         """
         unique = {scored.student.fingerprint: scored for scored in found}
         left = self._within(self._in_turns(unique.values()), last)
@@ -128,13 +131,13 @@ class Finalists:
         return self.finished(offer)
 
     def runners_up(self) -> list[Finished]:
-        """What was distilled to the end beside the student that was chosen."""
+        """The students that were distilled to the end but not chosen."""
         assert self.best is not None
         evaluator = self.best.evaluator
         return [self.finished(Offer(each, evaluator)) for each in self._others]
 
     def finished(self, offer: Offer) -> Finished:
-        """The student with its weights, and what they get right on the test images."""
+        """The student with its weights, and its results on the test images."""
         student, evaluator = offer
         (score,) = evaluator([student], self.teacher)  # known
         assert isinstance(score, Score)
@@ -143,16 +146,17 @@ class Finalists:
         return Finished(student, network, score, on_test)
 
     def _seeds(self, left: Sequence[Scored]) -> int:
-        """That they are distilled from; what is written is of the first.
+        """Number of seeds from which each student of the last round is distilled.
 
-        A least accuracy is one of what is written.
+        The first seed's weights are written. If they need a minimum accuracy, only this
+        seed is used.
         """
         if len(left) == 1 or self.requirements.least_accuracy is not None:
             return 1
         return self.timing.seeds()
 
     def _smallest_alike(self, left: Sequence[Scored]) -> tuple[Architecture, bool]:
-        """The choice of the last round, and whether it is told from the teacher."""
+        """The choice of the last round, and whether it can be told from the teacher."""
         first = (self._as_good(left) or left)[0]
         if len(left) == 1:
             lost = self.teacher.score.accuracy - first.accuracy
@@ -176,20 +180,20 @@ class Finalists:
         return right_answers(networks, self.teacher, self.device)
 
     def _in_turns(self, found: Iterable[Scored]) -> list[Scored]:
-        """The highest rewards and the smallest that are as good, one after the other.
+        """All students by reward, merged in turns with the ``_as_good`` ones by size.
 
-        Where images are few, one of them more outweighs any size in the reward.
+        With few images, one more right answer changes the reward more than any size.
         """
         by_reward = sorted(found, key=lambda scored: -scored.reward)
         turns = chain.from_iterable(zip_longest(by_reward, self._as_good(by_reward)))
         return list(dict.fromkeys(scored for scored in turns if scored is not None))
 
     def _as_good(self, found: Sequence[Scored]) -> list[Scored]:
-        """Those as accurate as the teacher, smallest first; none within limits.
+        """Students that are accurate enough, smallest first; empty if there are limits.
 
-        Small is what has few parameters and multiply-accumulates: their product.
-
-        Where a least accuracy is asked for that none has, the most accurate first.
+        Enough means the minimum accuracy or, without a minimum, the teacher's accuracy.
+        Size is parameters times MACs. If no student has the minimum accuracy, the
+        result has all students, the most accurate first.
         """
         if self.requirements:
             return []
@@ -201,7 +205,7 @@ class Finalists:
         return sorted(as_good, key=lambda scored: burden(scored.student))
 
     def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
-        """As many as take part, the first that keep the limits, or can be made to."""
+        """The first finalists that keep the limits, after scaling where necessary."""
         most, *_ = self.timing.rounds()
         if not self.requirements:
             return found[:most]
@@ -225,25 +229,24 @@ class Finalists:
                     break
         if not kept:
             raise Failed(
-                f"none of {len(found)} students keeps the limits; where a search "
-                f"found them, more updates of the policies may find one"
+                f"none of the {len(found)} students keeps the limits; if a search "
+                f"found them, a longer search may find one that does"
             )
         return list(kept.values())
 
     def smallest(self, granularity: str) -> Iterator[Scored]:
-        """The last that are measured: they may keep limits that no other does.
+        """The smallest students, tried last in case no other one keeps the limits.
 
-        What says before a search that a limit can be kept are these.
+        Before a search, the check that the limits can be kept relies on these students.
         """
         whole, keep = self.teacher.architecture, self.requirements.keep
         for student in smallest(whole, granularity, keep=keep):
             yield Scored(-math.inf, student)
 
     def uniform(self) -> list[Scored]:
-        """Within limits, the teacher at one rate of all widths: always a finalist.
+        """Finalists of uniform width within the limits; empty without limits.
 
-        In whole blocks of channels too where those are faster. A search that is short
-        for its network finds nothing better than that.
+        If whole blocks of channels are faster, there is also one with widths in blocks.
         """
         if not self.requirements:
             return []
@@ -259,7 +262,7 @@ class Finalists:
             return []
 
     def compare(self, found: list[Scored], what: str) -> Finished | None:
-        """What the student is compared with, chosen likewise; None if that fails."""
+        """The student that ``choose`` chooses from a rival search; None if it fails."""
         try:
             return self.choose(found, what)
         except Failed as error:
@@ -269,10 +272,7 @@ class Finalists:
     def compare_sizes(
         self, makes: Mapping[str, Callable[[], Architecture]]
     ) -> dict[str, Finished | None]:
-        """The teacher made as small as the student in some ways, by their names.
-
-        They are distilled together; None stands for what cannot be, or fails.
-        """
+        """Distil the controls of ``makes`` together; None for each that fails."""
         made: dict[str, Scored] = {}
         for what, make in makes.items():
             try:
@@ -288,7 +288,7 @@ class Finalists:
         last = len(self.timing.rounds()) - 1
         evaluator = self.evaluator(self.timing.epochs(last))
         if made:
-            with suppress(Failed):  # each says it by itself
+            with suppress(Failed):  # each failure is reported separately
                 self._distil(list(made.values()), [evaluator], " and ".join(made))
         return {
             what: self.compare([made[what]], what) if what in made else None
@@ -298,8 +298,8 @@ class Finalists:
     def _tell(
         self, left: Sequence[Scored], evaluator: DistillationEvaluator, what: str
     ) -> None:
-        """Tell those of the last round."""
-        if self.report is None:
+        """Report the students of the last round."""
+        if self.tell is None:
             return
         students = [scored.student for scored in left]
         teacher_score = self.teacher.score
@@ -312,14 +312,15 @@ class Finalists:
                 "fingerprint": student.fingerprint,
                 "student": student.to_json(),
             }
-            self.report(what, FINAL, n2n(score, teacher_score), info)
+            self.tell(what, FINAL, n2n(score, teacher_score), info)
 
     def evaluator(
-        self, epochs: int, views: int | None = None, repeat: int = 0
+        self, epochs: int, num_variants: int | None = None, repeat: int = 0
     ) -> DistillationEvaluator:
-        """Full distillation for so many epochs, on so many forms of each image."""
-        views = self.timing.views() if views is None else views
-        rung = FULL.with_epochs(epochs).with_views(views)
+        """Full distillation with this many epochs and augmented forms of each image."""
+        if num_variants is None:
+            num_variants = self.timing.num_variants()
+        rung = FULL.with_epochs(epochs).with_variants(num_variants)
         return DistillationEvaluator(
             rung,
             device=self.device,
@@ -336,7 +337,7 @@ class Finalists:
         evaluators: Sequence[DistillationEvaluator],
         what: str,
     ) -> list[Scored]:
-        """Those that have a score, with the mean of what each evaluator finds."""
+        """The students with their scores, averaged over evaluators, one per seed."""
         recipe = evaluators[0].rung.recipe
         assert recipe is not None
         students = [scored.student for scored in left]
@@ -351,7 +352,7 @@ class Finalists:
             ]
         for student, results in zip(students, zip(*found, strict=True), strict=True):
             first, *others = results
-            if isinstance(first, Failure):  # what would be written
+            if isinstance(first, Failure):  # the first seed's weights are written
                 logger.warning("a finalist is left out: %s", first.reason)
                 continue
             scores = {evaluators[0]: first}
@@ -386,7 +387,7 @@ class Finalists:
         results = evaluate(students, self.teacher, evaluator)
         if count == len(students):
             self.timing.distilled(count, epochs, time.monotonic() - started)
-        bar.update(len(students) - count)  # by those whose scores were known
+        bar.update(len(students) - count)  # count students with known scores
         return results
 
     def _worth(self, score: Score) -> float:
@@ -394,6 +395,6 @@ class Finalists:
 
 
 def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:
-    """Read the test split, once for what is written out."""
+    """A network's accuracy on the test split, only for networks written to files."""
     split = teacher.task.split("test", device)
     return compute_accuracy(network, split, teacher.normalise)

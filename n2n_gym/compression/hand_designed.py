@@ -1,4 +1,4 @@
-"""Students that people have designed, for the images and classes of a task."""
+"""Networks designed by people, adapted to the images and classes of a task."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from n2n_gym.pytorch.trace import trace
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.zoo import teacher_architecture
 
-# Hand-designed students have no layer of the teacher's to inherit from: the same
-# distillation, starting as teachers do. From torch's default weights, SqueezeNet, which
-# does not normalise, is still at chance after all of it.
+# Hand-designed networks cannot inherit weights from the teacher. They are distilled
+# like students, but from initial weights like a teacher's. From torch's default
+# weights, SqueezeNet, which has no normalisation, stays at chance accuracy.
 FULL_FRESH: Final = replace(FULL, name="full-fresh", start="he")
 
 
-# Those that Ashok et al. (2018) compare with; the parameter counts are for 3x32x32
+# The networks that Ashok et al. (2018) compare with. Parameter counts are for 3x32x32
 # images of 10 classes.
 def squeezenet(task: Task) -> Architecture:
-    """SqueezeNet 1.1 (Iandola et al., 2016), torchvision's: 0.73 M parameters.
+    """SqueezeNet 1.1 (Iandola et al., 2016) from torchvision: 0.73 M parameters.
 
-    Fitted to small images as teachers by name are.
+    It is adapted to small images in the same way as teachers given by name.
     """
     return teacher_architecture("squeezenet1_1", task)
 
@@ -36,10 +36,11 @@ def squeezenet(task: Task) -> Architecture:
 def fitnet4(task: Task) -> Architecture:
     """FitNet 4 for CIFAR-10 (Romero et al., 2015): 17 convolutions, 1.21 M parameters.
 
-    As Ashok et al. count it (1.2 M): with plain ReLU units for maxout's, and logits
-    right after the last pool. Batch normalisation takes the place of training in two
-    stages with hints. The last pool is over the whole map; others, 2x2, are left out
-    where less than 2x2 would remain.
+    Ashok et al. give the same size (1.2 M). Unlike the original, this network has ReLU
+    units instead of maxout, and the logits follow right after the last pool. The
+    original is trained in two stages, with hints; batch normalisation takes the place
+    of this. The last pool is over the whole map. The other pools are 2x2; a pool is
+    left out if it would leave a map under 2x2.
     """
     first, second, third = (32, 32, 32, 48, 48), (80,) * 6, (128,) * 6
     with torch.device("meta"):  # no weights are drawn
@@ -55,13 +56,14 @@ def fitnet4(task: Task) -> Architecture:
 
 
 def vgg_small(task: Task) -> Architecture:
-    """A small VGG: 1.07 M parameters, as that of Ashok et al. (1.06 M).
+    """A small VGG: 1.07 M parameters, close to the 1.06 M of Ashok et al.
 
-    They do not publish its layers. These are the first five of VGG-11 (Simonyan and
-    Zisserman, 2015, column A) at half their widths, normalised, a 2x2 max pool after
-    each width and one hidden linear layer of 512. Pools are left out where less than
-    2x2 would remain; larger maps are averaged to 2x2, so that the size of the images
-    does not change that of the network.
+    Ashok et al. do not publish the layers of their small VGG. This one has the first
+    five convolutions of VGG-11 (Simonyan and Zisserman, 2015, column A) at half their
+    widths, with batch normalisation. A 2x2 max pool follows the last convolution of
+    each width, and there is one hidden linear layer of 512 units. A pool is left out if
+    it would leave a map under 2x2. The last map is averaged to 2x2, so the network's
+    size does not depend on the images' size.
     """
     side = SMALLEST_MAP
     with torch.device("meta"):
@@ -89,10 +91,12 @@ HAND_DESIGNED: Final[Mapping[str, Callable[[Task], Architecture]]] = {
 def _stages(
     input_shape: Shape, stages: Sequence[Sequence[int]]
 ) -> tuple[list[nn.Module], Shape]:
-    """Convolutions of these widths, a pool after each stage if the map allows it.
+    """Convolutions of these widths, with a 2x2 max pool after each stage.
+
+    A pool is left out if it would leave a map under 2x2.
 
     Returns:
-        The modules, and the shape of the map that they leave.
+        The modules, and the shape of their output.
     """
     channels, height, width = input_shape
     layers: list[nn.Module] = []
@@ -106,7 +110,7 @@ def _stages(
 
 
 def _convolutions(channels: int, widths: Sequence[int]) -> list[nn.Module]:
-    """3x3, each with batch normalisation and ReLU."""
+    """3x3 convolutions, each with batch normalisation and ReLU."""
     layers: list[nn.Module] = []
     for width in widths:
         convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)

@@ -1,20 +1,21 @@
-"""A search within limits that begins where a network of equal widths is.
+"""A local search within limits that starts from uniform width.
 
-One rate for all widths is a good student, and a policy that knows nothing yet comes
-upon none as good for a long time: of the rates that it draws, nine in ten make a 3x3
-kernel 1x1, and of so many layers some are always left with a tenth of their width. So
-this one changes a few things about the best student so far, and takes all widths up or
-down by one factor to what the limits allow: an evolution strategy on the limits'
-surface.
+One rate for all widths gives a good student. An untrained policy finds no better
+student for a long time. Its random rates make many 3x3 kernels 1x1, and in a network
+with many layers, some layers always get only a tenth of their width. So this search
+changes a few decisions of the best student so far. Then it scales all widths by one
+factor until the limits are just kept. The search is an evolution strategy along the
+boundary of the limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from n2n_agents.proposals import SPREAD, some_of
 from n2n_gym.envs import CompressionEnv
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.networks.architecture import Architecture
@@ -31,19 +32,17 @@ from n2n_gym.networks.layers import Conv, DepthwiseConv
 from n2n_gym.networks.scaling import OutOfReach, widest_rates
 from n2n_gym.resources import ResourceError
 
-MOST_CHANGES: Final = 3  # of a child
-SPREAD: Final = 0.5  # of the logarithm of a width's change
-WIDER: Final = 2.0  # the most that all widths together grow by
-STEPS: Final = 8  # in which the factor of all widths is found
-TRIES: Final = 20  # at a child that keeps the limits and is new
+WIDER: Final = 2.0  # largest factor of all widths
+STEPS: Final = 8  # bisection steps for the factor of all widths
+TRIES: Final = 20  # tries per new child that keeps the limits
 
 
 class Plan(NamedTuple):
-    """What becomes of the teacher.
+    """Decisions that turn the teacher into a student.
 
     Attributes:
-        removed: What goes, as far as it is legal in the order of the decisions.
-        rates: Of the teacher's widths and kernels.
+        removed: Removals to apply in the environment's order; illegal ones are skipped.
+        rates: Rate of each of the teacher's widths and kernels.
     """
 
     removed: frozenset[Removal]
@@ -51,14 +50,15 @@ class Plan(NamedTuple):
 
 
 class LocalSearch:
-    """Students around the best so far, all of them within the limits.
+    """Searches around the best student so far, always within the limits.
 
     Args:
-        env: Its teacher is compressed, its limits are kept; they have to be on what
-            can be measured without scoring.
-        granularity: Of removals.
-        block: Of channels, of which widths are multiples where layers are wider.
-        keep: Names of layers that stay as they are.
+        env: Environment with the teacher and the limits. The limits must be on
+            resources that can be measured without scoring.
+        granularity: Granularity of removals.
+        block: Number of channels in a block. New widths are multiples of it, except in
+            layers no wider than a block.
+        keep: Names of layers that stay unchanged.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class LocalSearch:
         size: int,
         on_student: Callable[[float, dict[str, Any]], None],
     ) -> None:
-        """Score so many generations, or fewer where nothing new keeps the limits.
+        """Score this many generations, or fewer if no new student keeps the limits.
 
         Args:
-            size: Students that are scored together.
-            on_student: Called with the reward and the info of each.
+            size: Number of students that are scored together.
+            on_student: Callback with the reward and the info of each student.
         """
         begun = next(filter(None, map(self._fit, self._starts())), None)
         if begun is None:
@@ -105,7 +105,7 @@ class LocalSearch:
         self._best, _ = begun
         waiting = [begun]
         for _ in range(generations):
-            # Many are measured for each that is scored.
+            # Many students are measured for each one that is scored.
             with self.env.meter.written_once():
                 children = waiting + self._children(size - len(waiting))
             if not children:
@@ -120,7 +120,7 @@ class LocalSearch:
                     self._best, self._reward = plan, reward
 
     def _starts(self) -> Iterator[Plan]:
-        """Uniform width; where that is out of reach, with the least of all else."""
+        """A plan of uniform width, then one with all removals and smallest kernels."""
         yield Plan(frozenset(), dict.fromkeys((*self._widths, *self._kernels), 1.0))
         kernels = dict.fromkeys(self._kernels, RATES[0])
         yield Plan(
@@ -128,7 +128,7 @@ class LocalSearch:
         )
 
     def _children(self, size: int) -> list[tuple[Plan, Architecture]]:
-        """So many changed ones of the best so far, or fewer."""
+        """Up to this many new students within the limits, near the best one so far."""
         found: list[tuple[Plan, Architecture]] = []
         for _ in range(size * TRIES):
             fitted = self._fit(self._changed())
@@ -139,12 +139,12 @@ class LocalSearch:
         return found
 
     def _changed(self) -> Plan:
-        """The best with one to three changes, each as likely of either kind."""
+        """The best plan so far with up to three changes, each of a random kind."""
         removed, rates = set(self._best.removed), dict(self._best.rates)
-        kinds = [each for each in (self._removals, self._widths, self._kernels) if each]
-        for _ in range(self._rng.integers(1, MOST_CHANGES + 1)):
-            decisions = kinds[self._rng.integers(len(kinds))]
-            decision = decisions[self._rng.integers(len(decisions))]
+        every: list[Sequence[Removal | Shrinkage]]
+        every = [self._removals, self._widths, self._kernels]
+        kinds = [each for each in every if each]
+        for decision in some_of(kinds, self._rng):
             if isinstance(decision, Removal):
                 removed ^= {decision}
             elif decision.variable == "width":
@@ -161,7 +161,10 @@ class LocalSearch:
         return max(layer.kernel)
 
     def _fit(self, plan: Plan) -> tuple[Plan, Architecture] | None:
-        """As wide as the limits allow; None where that is nothing, or nothing new."""
+        """The plan, scaled to the limits, and its student.
+
+        None if no factor of the widths keeps the limits, or if the student is not new.
+        """
         gone = (each for each in self._removals if each in plan.removed)
         start = without(self.teacher, gone, keep=self._keep)
         origin = self._origins(start)
@@ -178,9 +181,13 @@ class LocalSearch:
         return Plan(plan.removed, {**plan.rates, **new}), student
 
     def _origins(self, start: Architecture) -> dict[Shrinkage, Shrinkage]:
-        """The teacher's decision that says the rate of each of a start's.
+        """For each decision about the start, the teacher's decision that sets its rate.
 
-        After removals other layers may be tied: the first of them says it.
+        Removals can tie layers that are not tied in the teacher. The teacher's decision
+        about the first of the tied layers then sets the rate.
+
+        Args:
+            start: The teacher after removals.
         """
         found = {}
         for each in shrinkages(start, block=self._block, keep=self._keep):

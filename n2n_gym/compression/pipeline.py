@@ -1,4 +1,4 @@
-"""The whole path: from a teacher to a small student on disk."""
+"""The whole run: from a teacher to a small student on disk."""
 
 from __future__ import annotations
 
@@ -6,36 +6,23 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
-
-from n2n_agents import reinforce
-from n2n_agents.logs import check_formats, log_updates
-from n2n_agents.search import random_search
 from n2n_gym.common.files import write_whole
+from n2n_gym.compression.agents import agent_of, play_at_random
 from n2n_gym.compression.assessment import compare_networks
 from n2n_gym.compression.best_so_far import write_best
 from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.preparation import Work, prepared
 from n2n_gym.compression.shelf import write_shelf
-from n2n_gym.compression.stages import OnStudent
 from n2n_gym.compression.student_files import Finished, write_student
 from n2n_gym.compression.summary import Summary
-from n2n_gym.compression.timing import ROLLOUTS, Timed
-from n2n_gym.envs import CompressionVectorEnv
-from n2n_gym.envs.render import draw_student
+from n2n_gym.compression.timing import Timed
 from n2n_gym.limits.fitting import widest_uniform
-from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.scaling import uniform_student
 from n2n_gym.report import write_report
-from n2n_gym.runs.folder import FINALISTS, ONNX, SUMMARY, fresh_folder
+from n2n_gym.runs.folder import FINALISTS, ONNX, SUMMARY
 from n2n_gym.runs.options import Options
 
 
@@ -43,13 +30,16 @@ def compress(options: Options, began: float | None = None) -> Summary:
     """Find a small student of a teacher and write it to the output folder.
 
     Args:
-        began: By ``time.monotonic``, where minutes count from earlier than this call.
+        options: The options of the run, the same as on the command line.
+        began: Time by ``time.monotonic`` from which the run's minutes count; None for
+            the time of this call.
 
     Raises:
-        ValueError: An option is not what is accepted, every finalist diverged, or the
-            run began with another teacher or other images.
-        FileExistsError: The output folder holds another run.
-        TooShort: The minutes are too few.
+        ValueError: An option is wrong, no finalist could be distilled or keeps the
+            limits, or a resumed run began with another teacher or other images.
+        FileExistsError: The output folder has other files, a run with other options, or
+            a finished run.
+        TooShort: The run's minutes are too few for the necessary work.
     """
     began = time.monotonic() if began is None else began
     with prepared(options, began) as work:
@@ -66,28 +56,34 @@ def compress(options: Options, began: float | None = None) -> Summary:
 
 
 def _search(work: Work) -> list[Scored]:
-    """All students that were scored."""
+    """Run the searches; return all students that they scored."""
     search, timing = work.search, work.search.timing
     found: list[Scored] = []
     if isinstance(timing, Timed):
         found = search.hand_made()
         timing.start_search()
-    agent = partial(_reinforce, options=work.options)
+    name = work.options.agent
     removals = timing.removal_updates()
-    removed, shrunk = search.run("reinforce", agent, removals, timing.shrinkage_updates)
-    # Where shrinkage has hardly been learned, what removal left may be the best.
+    removed, shrunk = search.run(
+        name, agent_of(work.options), removals, timing.shrinkage_updates
+    )
+    # If shrinkage has hardly been learned, the result of removal may be the best.
     return found + removed + shrunk + search.around_uniform()
 
 
 def _choose(work: Work, found: list[Scored]) -> Finished:
-    """The student, distilled to the end."""
+    """The student that the run chooses, distilled to the end."""
     last = work.final.smallest(work.options.granularity)
     every = [*found, *work.final.uniform()]
     return work.final.choose(every, "the best students", last)
 
 
 def _compare(work: Work, student: Finished) -> dict[str, Finished | None]:
-    """What the student is compared with."""
+    """The rivals and controls to compare the student with, by name.
+
+    The result is empty if controls are not wanted or there is no time for them. The
+    value is None for a rival or control that fails.
+    """
     options, search, final = work.options, work.search, work.final
     if options.controls == "none" or not search.timing.allows_controls():
         return {}
@@ -102,10 +98,10 @@ def _compare(work: Work, student: Finished) -> dict[str, Finished | None]:
         "magnitude": found["magnitude"],
     }
     if options.controls == "all":
-        # As many as the policies and the local search have scored.
+        # As many students as the policies and the local search have scored.
         updates = options.shrinkage_updates * (2 if requirements else 1)
         removed, shrunk = search.run(
-            "random", _random, options.removal_updates, lambda: updates
+            "random", play_at_random, options.removal_updates, lambda: updates
         )
         rivals["random"] = final.compare(removed + shrunk, "random search")
     return rivals
@@ -118,7 +114,7 @@ def _write(
     num_scored: int,
     onnx_difference: float,
 ) -> Summary:
-    """The shelf, the report and the summary; with that the run is finished."""
+    """Write the shelf, the report and then the summary, which marks the run's end."""
     teacher, folder = work.teacher, work.run.folder
     others = [*work.final.runners_up(), *filter(None, rivals.values())]
     shelf = write_shelf(student, others, teacher, folder)
@@ -141,67 +137,10 @@ def _write(
         teacher.task.counts_without_labels(),
         work.final.falls_short,
     )
-    content = json.dumps(summary.to_dict(), indent=1)
-    write_report(folder, json.loads(content))
+    content = summary.to_dict()
+    write_report(folder, content)
     shutil.rmtree(folder / FINALISTS, ignore_errors=True)
     work.plan.keep()
-    # The summary is what ends a run: it comes last.
-    write_whole(folder / SUMMARY, content.encode())
+    # The summary marks a run as finished, so it is written last.
+    write_whole(folder / SUMMARY, json.dumps(content, indent=1).encode())
     return summary
-
-
-def _reinforce(
-    env: VectorEnv[Any, Any, Any],
-    updates: int,
-    seed: int,
-    report: OnStudent,
-    path: Path,
-    *,
-    options: Options,
-) -> None:
-    if options.init_policy is None:
-        policy = reinforce.make_policy(env, seed=seed)
-    else:
-        policy = reinforce.load_policy(options.init_policy / path.name)
-    folder = path.with_name(path.name.replace(".policy.pt", ".log"))
-    assert isinstance(env.unwrapped, CompressionVectorEnv)
-    whole = env.unwrapped.envs[0].teacher.architecture
-
-    def picture(info: Mapping[str, Any]) -> NDArray[np.uint8]:
-        return draw_student(whole, Architecture.from_json(info["student"]))
-
-    formats = check_formats(options.logs)
-    logs = (
-        log_updates(fresh_folder(folder), formats, picture=picture)
-        if formats
-        else nullcontext()
-    )
-
-    def tell(episode: reinforce.Episode) -> None:
-        report(episode.reward, episode.info)
-        if log is not None:
-            log.episode(episode)
-
-    try:
-        with logs as log:
-            reinforce.train(
-                env,
-                policy,
-                reinforce.FROZEN if options.frozen else reinforce.MODERN,
-                updates=updates,
-                seed=seed,
-                on_episode=tell,
-                on_update=log,
-            )
-    finally:  # it may have had enough
-        reinforce.save_policy(policy, path)
-
-
-def _random(
-    env: VectorEnv[Any, Any, Any],
-    updates: int,
-    seed: int,
-    report: OnStudent,
-    path: Path,
-) -> None:
-    random_search(env, episodes=updates * ROLLOUTS, seed=seed, on_episode=report)

@@ -1,9 +1,9 @@
-"""How a run spends the minutes it has.
+"""The plan of a run: how the run spends its minutes.
 
 A plan is a list of decisions: how many students are scored, for how many epochs the
-finalists are distilled, when a stage has had enough. Each is written down before it
-acts. A run that goes on takes them from there and not from the clock; so does one that
-repeats another's plan, which has no clock at all.
+finalists are distilled, when a stage ends. Each decision is written down before it
+takes effect. A resumed run repeats the decisions in its plan instead of looking at the
+clock. A run that is given another run's plan repeats that plan and uses no clock.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from n2n_gym.common.files import write_whole
 T = TypeVar("T", int, float)
 
 PLAN: Final = "plan.json"  # in the run's folder
-EPOCHS: Final = "epochs of round"  # of the finalists
-LEAST_SECONDS: Final = 20.0  # that any plan needs beside the teacher
+EPOCHS: Final = "epochs of round"  # the finalists' rounds
+LEAST_SECONDS: Final = 20.0  # least seconds of a plan, without the teacher
 
 
 class TooShort(ValueError):
-    """The minutes are fewer than what has to be done takes."""
+    """The given minutes are too few for the necessary work."""
 
 
 class Plan:
-    """Decisions, from the clock or from a file, and the seconds that are left.
+    """The decisions of a run, made by the clock or read from a file.
 
     Args:
-        path: Where decisions are kept; those that are there come again.
-        seconds: That all of the run may take; None where there is no clock.
-        began: When it began, by ``time.monotonic``.
-        repeated: Another run's plan, to do the same by.
+        path: File of the decisions; decisions already in it are used again.
+        seconds: Total time of the run; None without a clock.
+        began: Start time of the run in this process, by ``time.monotonic``.
+        repeated: File of another run's plan, to be repeated; None if there is no such
+            plan.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Plan:
         repeated: Path | None = None,
     ) -> None:
         self.path, self.seconds, self._repeated = path, seconds, repeated
-        # What, its value, and when: seconds since the run began.
+        # Name, value and time of a decision: seconds since the run began.
         self.decisions: list[tuple[str, Any, float]] = []
         kept: dict[str, Any] = {"seconds": 0.0, "decisions": []}
         if path.exists():
@@ -59,37 +60,42 @@ class Plan:
 
     @property
     def used(self) -> float:
-        """Seconds since the run began, in all processes that were at it."""
+        """Seconds since the run began, over all its processes."""
         return time.monotonic() - self._began
 
     @property
     def left(self) -> float:
-        """Seconds; infinite where there is no clock."""
+        """Remaining seconds; infinite without a clock."""
         return float("inf") if not self.has_clock else (self.seconds or 0) - self.used
 
     def decide(self, what: str, by_clock: Callable[[], T], otherwise: T) -> T:
-        """What the plan says, or the clock, which is then written down.
+        """The next decision in the plan or, after the plan's end, one by the clock.
+
+        The decision is written to the plan's file, except the value ``otherwise``.
 
         Args:
-            otherwise: Where there is neither.
+            what: Name of the decision.
+            by_clock: Function that decides from the remaining time.
+            otherwise: The value if there is neither a plan nor a clock.
 
         Raises:
-            ValueError: The plan decides something else here: it is another run's. Or it
-                is to be repeated, and ends before this.
+            ValueError: The next decision in the plan has another name, so the plan was
+                made for other options. Or the plan is another run's, so there is no
+                clock, and it has no further decision.
         """
         if self._told:
             said, value, at = self._told.popleft()
             if said != what:
                 raise ValueError(
-                    f"{self.path}: the plan decides {said!r} where {what!r} is due; it "
-                    f"was made for other options, or changed by hand"
+                    f"{self.path}: the plan has {said!r} where {what!r} is expected; "
+                    f"it was made for other options, or changed by hand"
                 )
         elif self.has_clock:
             value, at = by_clock(), round(self.used, 1)
         elif self._repeated is not None:
             raise ValueError(
-                f"{self._repeated} ends where {what!r} is due: its run was stopped; "
-                f"repeat the plan of a finished one"
+                f"{self._repeated} ends where {what!r} is expected, because its run "
+                f"was stopped; give the plan of a finished run"
             )
         else:
             return otherwise
@@ -99,10 +105,12 @@ class Plan:
         return decided
 
     def is_enough(self, what: str, count: int, until: float) -> bool:
-        """Whether a stage ends after so many students.
+        """Whether a stage ends after this many students.
 
         Args:
-            until: What is to be left then, in seconds.
+            what: Name of the stage.
+            count: Number of students that the stage has scored.
+            until: Seconds that must remain after the stage.
         """
         name = f"enough {what}"
         if self._told:
@@ -114,7 +122,7 @@ class Plan:
         return self.left <= until and bool(self.decide(name, lambda: count, 0))
 
     def keep(self) -> None:
-        """Write it down, with the seconds used so far."""
+        """Write the plan, with the seconds used so far."""
         if self.has_clock or self.decisions:
             content = {
                 "seconds": round(self.used, 1),
@@ -125,7 +133,7 @@ class Plan:
 
 
 class Pace:
-    """How long something takes, by how much of it was done in how many seconds."""
+    """A speed: the amount done, and the seconds it took."""
 
     def __init__(self) -> None:
         self.amount = self.seconds = 0.0
@@ -138,17 +146,21 @@ class Pace:
         self.seconds += time.monotonic() - started
 
     def of(self, amount: float, guess: float) -> float:
-        """Seconds that so much takes, by what was done, or else by a guess of one."""
+        """Seconds for an amount at the measured speed.
+
+        Args:
+            guess: Seconds for an amount of 1, used if nothing has been measured.
+        """
         each = self.seconds / self.amount if self.amount else guess
         return amount * each
 
 
 def final_epochs(path: Path) -> int:
-    """Of the last round of finalists, in a run's plan."""
+    """Epochs of the last round of finalists, from a run's plan."""
     decisions = _read(path)["decisions"]
     decided = [value for what, value, _ in decisions if what.startswith(EPOCHS)]
     if not decided:
-        raise ValueError(f"{path} has come to no finalists yet")
+        raise ValueError(f"{path} has no finalists yet")
     return int(decided[-1])
 
 

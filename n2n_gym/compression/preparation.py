@@ -1,4 +1,4 @@
-"""What a run needs before it can search: teacher, limits, folder, plan."""
+"""Preparation of a run: teacher, limits, folder, plan."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Final
 
 import torch
 
-from n2n_agents import reinforce
 from n2n_agents.logs import check_formats
+from n2n_gym.compression.agents import check_agent
 from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.plan import LEAST_SECONDS, PLAN, Pace, Plan, TooShort
+from n2n_gym.compression.policies import begun_as, policy_files
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.student_files import metadata_of
-from n2n_gym.compression.timing import ROUNDS, Fixed, Pacing, Timed
+from n2n_gym.compression.timing import ROUNDS, SEEDS, Fixed, Pacing, Timed
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.evaluators.rungs import QUICK, SHORT
@@ -34,7 +35,6 @@ from n2n_gym.resources import load_meter
 from n2n_gym.runs.folder import (
     FINALISTS,
     OPTIONS,
-    POLICY,
     Run,
     check_machine,
     is_finished,
@@ -44,22 +44,21 @@ from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.identity import IDENTITY, check_unchanged, keep_identity
 from n2n_gym.runs.options import Options
 from n2n_gym.scores import ScoreStore
-from n2n_gym.teachers.augmented_logits import seconds_a_view
+from n2n_gym.teachers.augmented_logits import seconds_a_variant
 from n2n_gym.teachers.learning import TakesTooLong, refused_after
 from n2n_gym.teachers.teacher import Teacher
 
-STAGES: Final = ("remove", "shrink")
-TEACHER_LEAVES: Final = 0.25  # of the minutes, at least
+TEACHER_LEAVES: Final = 0.25  # least share of the minutes after training
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that a run works with.
+    """Everything that a run works with.
 
     Attributes:
-        began: When it began, by ``time.monotonic``.
-        evaluator: What the search scores students with.
-        final: What distils them to the end.
+        began: Start time of the run, by ``time.monotonic``.
+        evaluator: Evaluator of the search.
+        final: The finalists, which are distilled to the end.
     """
 
     began: float
@@ -77,10 +76,10 @@ class Work:
 
 @contextmanager
 def prepared(options: Options, began: float) -> Iterator[Work]:
-    """The work, its folder opened and its teacher trained.
+    """Context of a run whose folder is open and whose teacher is trained.
 
     Raises:
-        ValueError, FileExistsError, TooShort: As ``compress`` does.
+        ValueError, FileExistsError, TooShort: See ``compress``.
     """
     _check_learning(options)
     device = pick_device(options.device)
@@ -98,8 +97,9 @@ def prepared(options: Options, began: float) -> Iterator[Work]:
             check_unchanged(options, teacher)
         requirements.keep_in(run.folder)
         plan = Plan(run.folder / PLAN, options.seconds(), began, options.plan)
-        _train(teacher, plan)  # now: the searches' bars are theirs
+        _train(teacher, plan)  # now, not under a search's progress bar
         keep_identity(options, teacher)
+        begun_as(options, run.folder)
         (run.folder / FINALISTS).mkdir(exist_ok=True)
         pace = Pace()
         remembering = Remembering(evaluator, run.history, pace.measured)
@@ -120,13 +120,14 @@ def prepared(options: Options, began: float) -> Iterator[Work]:
 
 
 def _required(options: Options, device: torch.device) -> tuple[Teacher, Requirements]:
-    """The teacher, not trained yet, and what its student must keep.
+    """The teacher before its training, and the requirements on its student.
 
     Raises:
-        ValueError: There is nothing to remove, or a limit that no student can keep.
+        ValueError: A resource is unknown, nothing can be removed from the teacher, or
+            no student can keep a limit.
     """
     constraints = options.constraints()
-    load_meter(constraints.keys() - {ACCURACY})  # what is unknown is said now
+    load_meter(constraints.keys() - {ACCURACY})  # unknown names are refused now
     teacher = options.load_teacher(device)
     kept = kept_names(teacher.architecture, options.keep)
     requirements = Requirements.read(
@@ -137,7 +138,7 @@ def _required(options: Options, device: torch.device) -> tuple[Teacher, Requirem
             f"there is nothing to remove from {teacher.name} at the granularity "
             f"{options.granularity!r}; {_numbers_of_removals(teacher, kept)}"
         )
-    if not (options.output / OPTIONS).exists():  # a folder for what can be done alone
+    if not (options.output / OPTIONS).exists():  # refuse before it has a folder
         refuse_if_out_of_reach(requirements, options.granularity)
     return teacher, requirements
 
@@ -145,7 +146,7 @@ def _required(options: Options, device: torch.device) -> tuple[Teacher, Requirem
 def _evaluator(
     options: Options, device: torch.device, runner: Runner, store: ScoreStore | None
 ) -> Evaluator:
-    """What the search scores students with."""
+    """The evaluator of the search."""
     name = options.evaluator or (QUICK if options.is_timed else SHORT).name
     if ":" in name:
         return load_evaluator(name, device, precision=options.precision)
@@ -155,10 +156,10 @@ def _evaluator(
 
 
 def _train(teacher: Teacher, plan: Plan) -> None:
-    """Train the teacher if it has to be.
+    """Train the teacher if necessary.
 
     Raises:
-        TooShort: That would leave too little of the minutes.
+        TooShort: Too little of the run's time would remain after the training.
     """
     if not plan.has_clock:
         _ = teacher.score
@@ -208,23 +209,20 @@ def _timing(
         pace,
         workers,
         worth,
-        partial(seconds_a_view, teacher, pick_device(options.device)),
+        partial(seconds_a_variant, teacher, pick_device(options.device)),
         options.controls != "none",
         bool(requirements),
+        # A minimum accuracy applies to the written student, so one seed is compared.
+        SEEDS if requirements.least_accuracy is None else 1,
+        options.agent,
     )
 
 
 def _check_learning(options: Options) -> None:
-    """Raise a ValueError now, not after the first stage."""
+    """Raise a ValueError for wrong options of the agent before the first stage."""
+    check_agent(options)
     check_formats(options.logs)
-    if options.frozen and options.init_policy is None:
-        raise ValueError("frozen policies must come from somewhere: give init_policy")
-    if options.init_policy is not None:
-        for stage in STAGES if options.shrinkage_updates else STAGES[:1]:
-            path = options.init_policy / POLICY.format(agent="reinforce", stage=stage)
-            if not path.is_file():
-                raise ValueError(f"there is no policy {path}")
-            reinforce.load_policy(path)
+    policy_files(options)
 
 
 def _numbers_of_removals(teacher: Teacher, kept: frozenset[str]) -> str:

@@ -1,4 +1,4 @@
-"""A run taken up again: its teacher, and any student that it scored."""
+"""Access to an earlier run: its teacher, and every student that it scored."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ class Revisited:
 
     @classmethod
     def open(cls, folder: Path) -> Revisited:
-        """Raises ValueError where there is no run."""
+        """The run in a folder.
+
+        Raises:
+            ValueError: The folder has no run.
+        """
         return cls(resumed(folder, {}))
 
     @cached_property
@@ -56,20 +60,20 @@ class Revisited:
 
     @cached_property
     def teacher(self) -> Teacher:
-        """The one that the run began with.
+        """The teacher that the run began with.
 
         Raises:
-            ValueError: The options give another one by now, or other images.
+            ValueError: The run's options now give another teacher, or other images.
         """
         teacher = self.options.load_teacher(self.device)
         check_unchanged(self.options, teacher)
         return teacher
 
     def student(self, prefix: str) -> Architecture:
-        """The one that was scored whose fingerprint begins so.
+        """The scored student with a fingerprint that begins with this prefix.
 
         Raises:
-            ValueError: There is none, or more than one.
+            ValueError: No fingerprint begins with the prefix, or more than one does.
         """
         path = self.options.output / HISTORY
         found = {
@@ -85,13 +89,13 @@ class Revisited:
         return Architecture.from_json(next(iter(found.values())))
 
     def finish(self, student: Architecture) -> Finished:
-        """The student as the run would have distilled it in the end."""
+        """The student, distilled as the run distils its finalists."""
         store, epochs = self.options.open_store(), self.options.final_epochs
         if self.options.is_timed:
             epochs = final_epochs(self.options.output / PLAN)
         _ = self.teacher.trained
         check_unchanged(self.options, self.teacher)  # it may have been trained again
-        # Whatever is asked for by name is wanted, with or without the run's limits.
+        # A student that is asked for by name need not keep the run's limits.
         requirements = Requirements.read(self.teacher.architecture, {})
         final = Finalists(
             self.teacher,
@@ -105,10 +109,11 @@ class Revisited:
         return final.choose([Scored(0.0, student)], student.fingerprint[:8])
 
     def chosen(self) -> Network:
-        """The student that the run wrote.
+        """The network of the student that the run chose.
 
         Raises:
-            ValueError: It has not come to its end, or a file of it is missing.
+            ValueError: The run is not finished, or one of the student's files is
+                missing.
         """
         folder = self.options.output
         if not is_finished(folder):
@@ -118,19 +123,20 @@ class Revisited:
             )
         for name in (STUDENT, WEIGHTS, ONNX):
             if not (folder / name).is_file():
-                raise ValueError(f"{folder} has lost its {name}; the run is damaged")
+                raise ValueError(f"{folder} lacks {name}; the run is damaged")
         student = Architecture.from_json((folder / STUDENT).read_text())
         return load_network(student, folder / WEIGHTS)
 
     def export(
         self, prefix: str | None, place: Path | None, formats: Sequence[str]
     ) -> list[Parity]:
-        """Write a student and more formats of it, and compare all with torch.
+        """Write a student in several formats, and compare each file with the network.
 
         Args:
-            prefix: How its fingerprint begins; the run's own by default.
-            place: A folder; by default the run's for its own student, else one there.
-            formats: Of ``FORMATS``.
+            prefix: Beginning of the student's fingerprint; None for the chosen student.
+            place: Output folder. By default, this is the run's folder for the chosen
+                student, and a subfolder of the run's folder for another student.
+            formats: Names of further formats, from ``FORMATS``.
         """
         folder = self.options.output
         if prefix is None:
@@ -165,11 +171,17 @@ class Revisited:
         return [
             whole,
             *(_noted(row, name) for row in others),
-        ]  # the first says its accuracy already
+        ]  # the first file already states its accuracy
 
 
 def _noted(row: Parity, name: str) -> Parity:
-    """The same when the file says its own accuracy, in some bytes more."""
+    """Add a file's accuracy to its ONNX metadata; return the row with the new size.
+
+    Files in other formats, and their rows, stay unchanged.
+
+    Args:
+        name: Metadata key of the accuracy.
+    """
     if row.path.suffix != ".onnx":
         return row
     say_accuracy(row.path, row.accuracy, name)

@@ -1,4 +1,4 @@
-"""Not one student but several: the best of what a run has distilled."""
+"""The shelf: the best students that a run has distilled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from n2n_gym.runs.folder import ONNX
 from n2n_gym.teachers.teacher import Teacher
 
 STUDENTS: Final = "students"  # the folder
-POINT: Final = 0.01  # of accuracy
+POINT: Final = 0.01  # a point of accuracy
 DEFAULT: Final = "student"
 
 
@@ -22,8 +22,10 @@ class Place(NamedTuple):
     """A student on the shelf.
 
     Attributes:
-        roles: What it is the best in, the first of which names its file.
-        latency_ms: Of one image in ONNX Runtime, on one thread, in turns with the rest.
+        roles: Roles in which the student is the best. The run's chosen student also has
+            the role ``DEFAULT``, which comes first. The first role names the file.
+        latency_ms: Time of one image in ONNX Runtime, on one thread. All students on
+            the shelf are timed in turns.
     """
 
     roles: Sequence[str]
@@ -46,7 +48,7 @@ class Place(NamedTuple):
 
 
 def front(found: Iterable[Finished]) -> list[Finished]:
-    """Those that no other beats in accuracy, parameters and multiply-accumulates."""
+    """Pareto-optimal students in accuracy, parameters and multiply-accumulates."""
     unique = {each.student.fingerprint: each for each in found}
     every = list(unique.values())
     return [
@@ -68,11 +70,11 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 def roles_of(
     found: Sequence[Finished], latency: Mapping[str, float], bar: float
 ) -> dict[str, Finished]:
-    """Who is the best in what; a role that nobody has is left out.
+    """The best student in each role; roles without a student are left out.
 
     Args:
-        latency: Milliseconds, by fingerprint.
-        bar: The teacher's accuracy on validation.
+        latency: Latency of each student in milliseconds, by fingerprint.
+        bar: Validation accuracy that counts as good: the teacher's.
     """
 
     def size(each: Finished) -> int:
@@ -97,10 +99,14 @@ def roles_of(
 def write_shelf(
     student: Finished, others: Iterable[Finished], teacher: Teacher, folder: Path
 ) -> list[Place]:
-    """Write the files of the best students, and measure them.
+    """Measure the best students and write their files.
 
     Args:
-        student: That the run has chosen; its ONNX file is there. It comes first.
+        student: The run's chosen student, whose ONNX file is already in ``folder``. It
+            comes first on the shelf.
+        others: Further students. Only those that are Pareto-optimal among ``others``
+            and best in a role get on the shelf.
+        folder: The run's folder.
     """
     place = folder / STUDENTS
     if place.exists():
@@ -122,7 +128,7 @@ def write_shelf(
         name: 1e3 * timing.seconds for name, timing in zip(found, timings, strict=True)
     }
     best = roles_of(list(found.values()), latency, teacher.score.accuracy)
-    places = []
+    kept = []
     for name, each in found.items():
         roles = [DEFAULT] * (each is student)
         roles += [role for role, holder in best.items() if holder is each]
@@ -130,5 +136,5 @@ def write_shelf(
             paths[name].unlink()
             continue
         path = paths[name].rename(place / f"{roles[0]}.onnx")
-        places.append(Place(roles, each, path.stat().st_size, latency[name]))
-    return places
+        kept.append(Place(roles, each, path.stat().st_size, latency[name]))
+    return kept

@@ -1,4 +1,4 @@
-"""The searches of a run: what they score, and where that is kept."""
+"""The searches of a run: they score students and record them in the history."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any, Final
 
 from gymnasium.vector import VectorEnv
 
+from n2n_agents.library import FORESEEING
 from n2n_gym.common.progress import Bar, progress
 from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.local_search import LocalSearch
+from n2n_gym.compression.policies import FROZEN_UPDATES, begun_as, is_aimed
 from n2n_gym.compression.timing import ROLLOUTS, Pacing
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.wrappers import EPISODES, ProgressiveConstraintVector
@@ -28,23 +30,24 @@ from n2n_gym.resources import Resource, ResourceError, load_meter, predicted
 from n2n_gym.rewards import Toward
 from n2n_gym.runs.folder import POLICY, Run
 from n2n_gym.runs.history import History
+from n2n_gym.runs.options import REINFORCE
 from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-SIZES: Final = (8, 16, 32, 64)  # times smaller than the teacher
-SEARCHED: Final = "searched.json"  # in the folder: what a local search went by
-NARROWEST: Final = "narrowest.json"  # and what says where shrinkage can begin
+SIZES: Final = (8, 16, 32, 64)  # how many times smaller than the teacher
+SEARCHED: Final = "searched.json"  # in the folder: a local search's measurements
+NARROWEST: Final = "narrowest.json"  # and those that decide where shrinkage begins
 
-# An agent plays episodes in an environment, as many as there are updates ask for, and
-# tells of the return and the last info of each.
+# An agent plays the episodes of a number of updates in an environment. It reports the
+# return and the last info of each episode.
 OnStudent = Callable[[float, dict[str, Any]], None]
 Agent = Callable[[VectorEnv[Any, Any, Any], int, int, OnStudent, Path], None]
 
 
 @dataclass
 class Search:
-    """Both stages of a search by some agent."""
+    """An agent's two stages, and the other searches of a run."""
 
     teacher: Teacher
     evaluator: Evaluator
@@ -55,24 +58,32 @@ class Search:
     def run(
         self, name: str, agent: Agent, removals: int, shrinkages: Callable[[], int]
     ) -> tuple[list[Scored], list[Scored]]:
-        """Every student it scored in stage one, and in stage two if there is one.
+        """Play both stages; return the students that each of them scored.
+
+        The second list is empty if the run's options skip stage two.
 
         Args:
-            removals: Updates of stage one.
-            shrinkages: Gives those of stage two, once stage one is over.
+            removals: Number of updates in stage one.
+            shrinkages: Function that returns the number of updates in stage two, called
+                after stage one.
         """
         options = self.current.options
-        # Where shrinkage follows, removal goes toward the limits, without keeping them.
+        # If shrinkage follows, removal moves toward the limits without having to keep
+        # them.
         is_last = not options.shrinkage_updates
+        # A policy that was trained with targets observes them; no penalty follows.
+        is_shown = is_last or self._is_aimed(name)
+        alike: dict[str, Any] = {"keep": options.keep, "evaluator": self.evaluator}
+        alike |= {"reward": self.requirements.reward, "resources": self._resources}
+        # Masks that look ahead are slow, and some agents look ahead themselves.
+        is_strict = bool(self.requirements) and name not in FORESEEING
         remove = RemoveEnv(
             self.teacher,
             granularity=options.granularity,
-            keep=options.keep,
-            evaluator=self.evaluator,
-            reward=self.requirements.reward,
-            resources=self._resources,
-            constraints=self.requirements.aims if is_last else None,
-            strict=is_last and bool(self.requirements),
+            **alike,
+            constraints=self.requirements.aims if is_shown else None,
+            epsilon=0.0 if is_last else 1.0,
+            strict=is_last and is_strict,
         )
         removed = self._stage(name, "remove", agent, remove, removals)
         if is_last:
@@ -94,20 +105,18 @@ class Search:
         shrink = ShrinkEnv(
             self.teacher,
             start=best.student,
-            keep=options.keep,
-            evaluator=self.evaluator,
-            reward=self.requirements.reward,
-            resources=self._resources,
+            **alike,
             constraints=self.requirements.aims,
-            strict=bool(self.requirements),
+            strict=is_strict,
         )
         shrunk = self._stage(name, "shrink", agent, shrink, shrinkages())
         return removed, shrunk
 
     def hand_made(self) -> list[Scored]:
-        """Students that no search is needed for: one rate of all widths, and magnitude.
+        """Students that need no search: uniform width and magnitude pruning.
 
-        Of several sizes; within limits, as wide as they allow.
+        Without limits, both kinds are made in several sizes. With limits, only uniform
+        width is made, as wide as the limits allow.
         """
         whole, keep = self.teacher.architecture, self.requirements.keep
         makes: list[Callable[[], Architecture]] = []
@@ -140,7 +149,10 @@ class Search:
         return self._watched("hand-made", "shrink", len(students) / ROLLOUTS, play)
 
     def around_uniform(self) -> list[Scored]:
-        """What a local search from uniform width scores; nothing without limits."""
+        """Students that a local search from uniform width scores.
+
+        There are none if the run has no limits, or if its options skip stage two.
+        """
         options = self.current.options
         if not self.requirements or not options.shrinkage_updates:
             return []
@@ -168,9 +180,16 @@ class Search:
             lambda watch: local.run(updates, ROLLOUTS, watch),
         )
 
+    def _is_aimed(self, name: str) -> bool:
+        """Whether an agent's removal starts from a policy trained with targets."""
+        if name != REINFORCE or not self.requirements:
+            return False
+        current = self.current
+        return is_aimed(begun_as(current.options, current.folder).get("remove"))
+
     @cached_property
     def _resources(self) -> dict[str, Resource]:
-        """What the searches go by."""
+        """Predictors, by name, of the limited resources that are slow to measure."""
         whole = self.teacher.architecture
         taken = self.requirements.meter(whole, whole)
         return predicted(
@@ -185,16 +204,19 @@ class Search:
         env: CompressionEnv,
         updates: int,
     ) -> list[Scored]:
+        options = self.current.options
         path = self.current.folder / POLICY.format(agent=name, stage=stage)
+        if options.frozen and name == REINFORCE:
+            updates = min(updates, FROZEN_UPDATES)
         env.meter.remember(self.current.history.known.items())
         whole = self.teacher.architecture
         env.meter.remember([(whole.fingerprint, self.requirements.meter(whole, whole))])
-        # One batch of students an update, for the workers to share.
+        # One batch of students per update, shared among the workers.
         batch: VectorEnv[Any, Any, Any] = CompressionVectorEnv(env, ROLLOUTS)
-        if env.limits:
+        if env.limits and env.epsilon < 1:
             closing_in = min(EPISODES, updates // 2 * ROLLOUTS)
             batch = ProgressiveConstraintVector(batch, max(1, closing_in))
-        seed = self.current.options.seed
+        seed = options.seed
         return self._watched(
             *(name, stage, updates),
             lambda watch: agent(batch, updates, seed, watch, path),
@@ -203,7 +225,7 @@ class Search:
     def _watched(
         self, name: str, stage: str, updates: float, play: Callable[[_Watch], None]
     ) -> list[Scored]:
-        """What is scored in a stage, until it is over or has had enough."""
+        """Play a stage to its end or until its time is up; return scored students."""
         total = round(updates * ROLLOUTS)
         with progress(total, f"{name}: {stage}", is_long=True) as bar:
             whole = self.teacher.architecture.num_params
@@ -217,15 +239,15 @@ class Search:
 
 
 class Enough(Exception):
-    """A stage ends before its last update: its time is over."""
+    """A stage ends now: its time is up, or its last episode has been reported."""
 
 
 @dataclass
 class _Watch:
-    """Told of a stage's students, it keeps them in the history and in ``found``.
+    """Callback that records a stage's students in the history and in ``found``.
 
     Raises:
-        Enough: After a student, where the stage's time is over.
+        Enough: The stage's time is up.
     """
 
     name: str
@@ -239,7 +261,7 @@ class _Watch:
     def __call__(self, reward: float, info: dict[str, Any]) -> None:
         self.history.add(self.name, self.stage, reward, info)
         student = Architecture.from_json(info["student"])
-        # A student whose evaluation failed has no accuracy.
+        # A student has no accuracy if its evaluation failed.
         self.found.append(Scored(reward, student, info.get("accuracy", 0.0)))
         best = max(self.found, key=lambda scored: scored.reward)
         times = self.num_params / best.student.num_params

@@ -27,7 +27,11 @@ class Finished(NamedTuple):
 
 
 def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
-    """All the files of a student; gives the ONNX file's difference from torch."""
+    """Write all files of a student.
+
+    Returns:
+        The largest difference between the logits of ONNX Runtime and of torch.
+    """
     write_whole(folder / TEACHER, teacher.architecture.to_json().encode())
     write_whole(folder / STUDENT, finished.student.to_json().encode())
     save_weights(finished.network, folder / WEIGHTS)
@@ -35,7 +39,11 @@ def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:
 
 
 def write_onnx(finished: Finished, teacher: Teacher, path: Path) -> float:
-    """The ONNX file alone; likewise."""
+    """Write only the ONNX file of a student.
+
+    Returns:
+        The largest difference between the logits of ONNX Runtime and of torch.
+    """
     student, network, task = finished.student, finished.network, teacher.task
     about = {
         "teacher": teacher.name,
@@ -54,9 +62,9 @@ def write_onnx(finished: Finished, teacher: Teacher, path: Path) -> float:
 
 
 def metadata_of(teacher: Teacher) -> str:
-    """Metadata that every student's file carries and that depend on the teacher.
+    """All metadata of a student's file that depend on the teacher, as one text.
 
-    Size limits reserve their length.
+    Limits on the file's size leave room for a text of this length.
     """
     task, normalise = teacher.task, str(teacher.normalise)
     texts = (
@@ -71,22 +79,22 @@ def metadata_of(teacher: Teacher) -> str:
 
 
 def figure(split: str, task: Task) -> str:
-    """What the share of right answers on a split is called in a file."""
+    """Metadata key of a split's accuracy, or of the agreement if it has no labels."""
     return f"{split}_{'agreement' if split in task.unlabelled else 'accuracy'}"
 
 
 def said_unlabelled(task: Task) -> str:
-    """What a file says of images without labels; nothing where all have them."""
+    """Metadata about the splits without labels; empty if all splits have labels."""
     if not task.unlabelled:
         return ""
     return f"{', '.join(task.unlabelled)}: the teacher's answers instead of labels"
 
 
 def classes_of(task: Task) -> str:
-    """Their names, or how many there are, as a file says it."""
+    """Metadata about the classes: their names, or their number."""
     return json.dumps(task.class_names or task.num_classes)
 
 
 def preprocessing_of(task: Task) -> str:
-    """How its image files become what a student takes, as a file says it."""
+    """Metadata about preprocessing: how an image file becomes an input."""
     return f"{task.preprocessing}; for pixels divided by 255"

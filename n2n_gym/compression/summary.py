@@ -1,4 +1,4 @@
-"""What a run ends with, as the report and the command line read it."""
+"""The result of a run, as the report and the command line read it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from n2n_gym.rewards import Score
 
 @dataclass
 class Summary:
-    """What a run found: the teacher, the student, and what to compare it with."""
+    """The result of a run: the teacher, the student, and the controls."""
 
     teacher: Score
     teacher_test_accuracy: float
-    normalise: Normalisation  # what goes before the networks
+    normalise: Normalisation  # normalisation of the networks' inputs
     student: Finished
     uniform: Finished | None
     magnitude: Finished | None
     random: Finished | None
     num_scored: int
     onnx_difference: float
-    limits: list[dict[str, Any]]  # what each allows, and what the networks take
+    limits: list[dict[str, Any]]  # each limit with the networks' values
     test: Comparison  # of teacher and student
     seconds: float  # since this process took up the run
     shelf: list[Place]  # the students whose files are in ``students/``
@@ -33,7 +33,7 @@ class Summary:
     falls_short: bool  # whether the student can be told from the teacher
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``summary.json`` has it."""
+        """The content of ``summary.json``."""
 
         def row(score: Score, test_accuracy: float) -> dict[str, Any]:
             count = self.test.num_images

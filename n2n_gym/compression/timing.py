@@ -1,4 +1,4 @@
-"""How many students and epochs: as the options say, or as many as the minutes allow."""
+"""Numbers of students and epochs, given by the options or fitted to the minutes."""
 
 from __future__ import annotations
 
@@ -11,59 +11,65 @@ from typing import Final, Protocol
 from n2n_agents import reinforce
 from n2n_gym.compression.plan import EPOCHS, Pace, Plan
 from n2n_gym.evaluators.rungs import FULL
+from n2n_gym.runs.options import REINFORCE
 
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
-# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: so many
-# of them are distilled for this share of the epochs, and the best go on.
+# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: number
+# of students, and fraction of the epochs, in each round.
 ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
-# With less time fewer take part, so that the last are distilled for so many epochs.
+# With little time, fewer students take part, so that the last round has at least
+# ENOUGH_EPOCHS.
 SHORTER: Final = (ROUNDS, ((6, 1 / 4), (3, 1.0)), ((4, 1 / 3), (2, 1.0)), ((2, 1.0),))
 ENOUGH_EPOCHS: Final = 20
-SEEDS: Final = 2  # of each of the last; where time is short their epochs come first
+SEEDS: Final = 2  # seeds in the last round; if time is short, epochs come first
 MOST_EPOCHS: Final = 240  # more do not help
-MOST_UPDATES: Final = 400  # of a stage
-SEARCH: Final = 0.45  # of the time after the teacher; the finalists take the rest
+MOST_UPDATES: Final = 400  # largest number of updates in a stage
+SEARCH: Final = 0.45  # share of the time after the teacher; the finalists get the rest
 REMOVAL: Final = 0.3  # of the search
-SHRINKAGE: Final = 0.4  # of the search, where a local search follows
-VIEWS: Final = 0.15  # of the finalists' time, for the teacher's logits
+SHRINKAGE: Final = 0.4  # share of the search, if a local search follows
+VARIANTS: Final = 0.15  # share of the finalists' time for the teacher's logits
 FINISH: Final = 12.0  # seconds that files, measuring and the report take
-FINISH_SHARE: Final = 0.04  # of all, beside those
+FINISH_SHARE: Final = 0.04  # share of the whole time, besides those seconds
 
 
 class Pacing(Protocol):
-    """How much of everything is done."""
+    """The numbers of students, updates and epochs of a run."""
 
     def removal_updates(self) -> int: ...
 
     def shrinkage_updates(self) -> int: ...
 
     def local_updates(self) -> int:
-        """Generations of a local search."""
+        """Number of generations of the local search."""
 
     def is_enough(self, stage: str, count: int) -> bool:
-        """Whether a stage ends after so many students."""
+        """Whether a stage ends after this many students."""
 
     def rounds(self) -> Sequence[int]:
-        """How many finalists take part in each round."""
+        """Number of finalists in each round."""
 
     def epochs(self, number: int) -> int:
-        """Of a round of the finalists; of the last for what they are compared with."""
+        """Number of epochs of a round; controls have as many as the last round.
+
+        Args:
+            number: Index of the round of finalists, from 0.
+        """
 
     def seeds(self) -> int:
-        """That those of the last round are distilled from."""
+        """Number of seeds from which the last round distils each student."""
 
     def distilled(self, students: int, epochs: int, seconds: float) -> None:
-        """Learn how long a round took."""
+        """Record the seconds in which these students were distilled together."""
 
-    def views(self) -> int:
-        """In how many augmented forms finalists see each image, at most."""
+    def num_variants(self) -> int:
+        """Largest number of augmented forms of each image for finalists."""
 
     def allows_controls(self) -> bool: ...
 
 
 @dataclass
 class Fixed:
-    """As the options say: epochs of the last round, and updates of both stages."""
+    """Numbers from the options: epochs of the last round, updates of both stages."""
 
     final_epochs: int
     removals: int = 0
@@ -94,8 +100,8 @@ class Fixed:
     def distilled(self, students: int, epochs: int, seconds: float) -> None:
         pass
 
-    def views(self) -> int:
-        return FULL.views
+    def num_variants(self) -> int:
+        return FULL.num_variants
 
     def allows_controls(self) -> bool:
         return True
@@ -103,43 +109,49 @@ class Fixed:
 
 @dataclass
 class Timed:
-    """As many as the minutes allow, by what was measured so far.
+    """Numbers that fit into the run's minutes, from the times measured so far.
 
     Attributes:
-        scores: How long students of the search take, all processes together.
-        workers: Processes that students are distilled in.
-        epochs_a_score: Passes over the training images that a score is worth.
-        seconds_a_view: Measures how long the teacher takes for one form of all training
-            images.
-        with_controls: Whether others are distilled to the student's size at the end.
-        is_limited: Whether a local search follows the policies.
+        scores: Speed of scoring students, over all processes.
+        workers: Number of processes that distil students.
+        epochs_a_score: Cost of one score, in passes over the training images.
+        seconds_a_variant: Function that measures the seconds that the teacher needs for
+            the logits of one augmented variant of all training images.
+        with_controls: Whether other networks of the chosen student's size are distilled
+            at the end, for comparison.
+        is_limited: Whether a local search follows the agent's search.
+        most_seeds: Largest number of seeds from which each finalist of the last round
+            is distilled.
+        agent: Name of the agent that searches.
     """
 
     plan: Plan
     scores: Pace
     workers: int
     epochs_a_score: float
-    seconds_a_view: Callable[[], float]
+    seconds_a_variant: Callable[[], float]
     with_controls: bool
     is_limited: bool
+    most_seeds: int = SEEDS
+    agent: str = REINFORCE
     _finals: Pace = field(default_factory=Pace)
     _left: dict[str, float] = field(default_factory=dict)
     _decided: dict[int, int] = field(default_factory=dict)
     _rounds: Sequence[tuple[int, float]] = ()
-    _views: int | None = None
+    _num_variants: int | None = None
 
     @property
     def reserve(self) -> float:
-        """Seconds that the end of a run takes."""
+        """Seconds reserved for the end of a run."""
         return FINISH + FINISH_SHARE * (self.plan.seconds or 0)
 
     def start_search(self) -> None:
         """Decide when each stage of the search has to end."""
         now = self.plan.left
         search = SEARCH * max(0.0, now - self.reserve)
-        ends = {"reinforce: remove": REMOVAL, "reinforce: shrink": 1.0}
+        ends = {f"{self.agent}: remove": REMOVAL, f"{self.agent}: shrink": 1.0}
         if self.is_limited:
-            ends["reinforce: shrink"] = REMOVAL + SHRINKAGE
+            ends[f"{self.agent}: shrink"] = REMOVAL + SHRINKAGE
             ends["local search: shrink"] = 1.0
         for stage, share in ends.items():
             left = round(now - share * search, 1) if self.plan.has_clock else 0.0
@@ -147,10 +159,10 @@ class Timed:
             self._left[stage] = self.plan.decide(what, partial(float, left), 0.0)
 
     def removal_updates(self) -> int:
-        return self._updates("reinforce: remove")
+        return self._updates(f"{self.agent}: remove")
 
     def shrinkage_updates(self) -> int:
-        return self._updates("reinforce: shrink")
+        return self._updates(f"{self.agent}: shrink")
 
     def local_updates(self) -> int:
         return self._updates("local search: shrink")
@@ -192,9 +204,14 @@ class Timed:
         return self._decided[number]
 
     def _final_epochs(self, rounds: Sequence[tuple[int, float]]) -> float:
-        """That the last of these rounds can have, and what is compared with it."""
+        """Number of epochs that fit into the last round; controls have as many.
+
+        Args:
+            rounds: Number of students, and fraction of the epochs, of each round.
+        """
         work = sum(self._waves(count) * share for count, share in rounds)
-        work += (seeds_in(self._rounds or rounds) - 1) * self._waves(rounds[-1][0])
+        repeats = self._seeds_in(self._rounds or rounds) - 1
+        work += repeats * self._waves(rounds[-1][0])
         if self.with_controls:
             work += self._waves(2)
         seconds = self.plan.left - self.reserve
@@ -202,21 +219,26 @@ class Timed:
         return min(MOST_EPOCHS, max(1.0, seconds / (each * work)))
 
     def seeds(self) -> int:
-        return seeds_in(self._rounds)
+        return self._seeds_in(self._rounds)
 
-    def views(self) -> int:
+    def _seeds_in(self, rounds: Sequence[tuple[int, float]]) -> int:
+        return min(self.most_seeds, seeds_in(rounds))
+
+    def num_variants(self) -> int:
         def fit() -> int:
-            seconds = VIEWS * max(0.0, self.plan.left - self.reserve)
-            each = self.seconds_a_view()
-            others = seconds / each if each else FULL.views
-            return int(min(FULL.views, 1 + others))
+            seconds = VARIANTS * max(0.0, self.plan.left - self.reserve)
+            each = self.seconds_a_variant()
+            others = seconds / each if each else FULL.num_variants
+            return int(min(FULL.num_variants, 1 + others))
 
-        if self._views is None:
-            self._views = self.plan.decide("forms of each image", fit, FULL.views)
-        return self._views
+        if self._num_variants is None:
+            self._num_variants = self.plan.decide(
+                "forms of each image", fit, FULL.num_variants
+            )
+        return self._num_variants
 
     def _guess(self) -> float:
-        """Seconds of an epoch of one student, by those of the search."""
+        """Estimated seconds for one epoch of one student, from the search's pace."""
         return self.scores.of(1.0, guess=1.0) * self.workers / self.epochs_a_score
 
     def _waves(self, count: int) -> int:
@@ -236,5 +258,5 @@ class Timed:
 
 
 def seeds_in(rounds: Sequence[tuple[int, float]]) -> int:
-    """That the last of these rounds is distilled from."""
+    """Number of seeds from which the last of these rounds distils each student."""
     return SEEDS if len(rounds) > 1 else 1

@@ -1,4 +1,4 @@
-"""The environments, alone and in batches."""
+"""The environments: one episode at a time, and in vectors."""
 
 from n2n_gym.envs.both import CompressEnv
 from n2n_gym.envs.compression import CompressionEnv

@@ -1,4 +1,4 @@
-"""What all environments take beside a teacher and a task; N2NRemove's page tells."""
+"""Arguments that all environments have, besides teacher and task: see RemoveEnv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from n2n_gym.teachers.teacher import Weights
 
 
 class Arguments(TypedDict, total=False):
-    """By name; their defaults are those of ``CompressionEnv``."""
+    """Keyword arguments of all environments; ``CompressionEnv`` has their defaults."""
 
     weights: Weights | None
     normalisation: Statistics | None

@@ -1,10 +1,9 @@
-"""Both stages in one episode."""
+"""Both stages in one episode: removals, then shrinkages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from typing_extensions import Unpack
+from typing import Unpack
 
 from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.compression import CompressionEnv
@@ -19,34 +18,35 @@ from n2n_gym.teachers.teacher import TeacherLike
 class CompressEnv(CompressionEnv):
     """
     ## Description
-    A trained teacher network is to become a small student, in one episode: first the
-    agent goes through what can be removed, as in N2NRemove, then through the teacher's
-    width groups and kernels, as in N2NShrink. So there is a fixed number of rows. The
-    student follows from the teacher and all choices, whatever was removed.
+    The agent turns a trained teacher network into a small student in one episode. First
+    it decides about removals, as in N2NRemove. Then it decides about the teacher's
+    width groups and kernels, as in N2NShrink. The number of rows is therefore fixed.
+    The student is a function of the teacher and all choices.
 
-    Where removal has tied layers that were not tied in the teacher, the first of the
-    teacher's decisions about any of them says their rate. A decision about what has
-    gone, or what follows another, has one legal action.
+    A removal can tie widths that are separate in the teacher. The first decision about
+    one of these widths sets the rate of all of them. If a decision is about removed
+    layers, or about a width that is already set, only action 9 is legal.
 
     ## Action Space
-    `Discrete(10)`: while removals are decided, 9 keeps and 0 removes, and no other is
-    legal; then action i is the rate (i + 1) / 10. So 9 always leaves things as they
-    are. `info["action_mask"]` and `action_masks()` tell.
+    `Discrete(10)`: in the removals, 9 keeps, 0 removes and no other action is legal. In
+    the shrinkages, action i is the rate (i + 1) / 10. So action 9 never changes
+    anything. `info["action_mask"]` and `action_masks()` have the legal actions.
 
     ## Observation Space
-    `Box(0, 1, (T, F), float32)`: the rows of N2NRemove, then one for each shrinkage.
+    `Box(0, 1, (T, F), float32)`: the rows of N2NRemove, then one row for each
+    shrinkage.
 
     ## Starting State
-    The teacher, with nothing decided. `reset(options={"decisions": [...]})` starts
-    after a legal prefix of decisions instead.
+    The teacher, before any decision. `reset(options={"decisions": [...]})` starts after
+    a legal sequence of decisions instead.
 
     ## Rewards
-    As in N2NRemove: 0 until the last decision, then
-    R = C(2 - C) * accuracy_student / accuracy_teacher, or the reward given.
+    As in N2NRemove: 0 until the last decision, then R = C(2 - C) * accuracy_student /
+    accuracy_teacher. `reward=` replaces this formula.
 
     ## Episode End
-    Terminates after the last decision, or, with `illegal="end"`, at an illegal one.
-    It is never truncated.
+    The episode terminates after the last decision, or, with `illegal="end"`, at an
+    illegal action. It is never truncated.
 
     ## Information
     As in N2NRemove.
@@ -57,9 +57,10 @@ class CompressEnv(CompressionEnv):
     ```
 
     Args:
-        granularity: Of removals: "unit", "block" or "layer".
-        shrink_granularity: Of shrinkages: "group" or "stage".
-        variables, kernels, rates: As in N2NShrink; there are no paddings.
+        granularity: Granularity of removals: "unit", "block" or "layer".
+        shrink_granularity: Granularity of shrinkages: "group" or "stage".
+        variables, kernels, rates: The arguments of N2NShrink; paddings cannot be
+            shrunk.
         teacher, task, weights, normalisation, keep, evaluator, evaluator_workers,
             store, precision, reward, constraints, limits, fit, resources, epsilon,
             strict, illegal, max_rows, device, train_teacher, render_mode: As in
@@ -73,7 +74,8 @@ class CompressEnv(CompressionEnv):
     * v0: first version.
     """
 
-    metadata = CompressionEnv.metadata | {"keep": UNCHANGED}  # leaves all as it is
+    # "keep": the action that changes nothing. "stage": what a policy decides.
+    metadata = CompressionEnv.metadata | {"keep": UNCHANGED, "stage": "compress"}
 
     def __init__(
         self,
@@ -89,7 +91,8 @@ class CompressEnv(CompressionEnv):
     ) -> None:
         if "padding" in variables:
             raise ValueError(
-                "variables of N2NCompress are width and kernel; N2NShrink has paddings"
+                f"variables of N2NCompress must be some of width and kernel, got "
+                f"{tuple(variables)}; N2NShrink also has padding"
             )
         check_rates(rates)
         super().__init__(teacher, task, **arguments)

@@ -1,7 +1,9 @@
-"""Checks that an environment keeps the contract: with an own teacher, for instance.
+"""Checks that an environment keeps the contract, for example with your own teacher.
 
-They know the Gymnasium interface, and what the last info says of the student; so they
-also serve for wrapped environments and for own rules of editing.
+The checks use the Gymnasium interface, the environment's metadata, its attributes
+``action_masks``, ``illegal``, ``position`` and ``start``, and the description of the
+student in an episode's last info. So they also work for wrapped environments, and for
+environments that change networks by your own rules.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ Env = gym.Env[Observation, Any]
 
 
 class _Episode(NamedTuple):
-    """A finished one."""
+    """A finished episode."""
 
     actions: list[Any]
     reward: float
@@ -33,26 +35,33 @@ class _Episode(NamedTuple):
 
     @property
     def outcome(self) -> tuple[float, str]:
-        """What must be equal if the actions are."""
+        """The reward and the student's fingerprint, which equal actions reproduce."""
         return self.reward, self.info["fingerprint"]
 
 
 def check_compression_env(env: Env, *, episodes: int = 5, seed: int = 0) -> None:
-    """Play legal episodes and raise an error if something is not as it must be.
+    """Play legal episodes and raise an error at the first violation of the contract.
 
-    Gymnasium's own checker runs first. Then: masks and observations follow the
-    decisions, a reward comes at the end alone, students are what their infos say and
-    compute logits in torch, copies and replayed episodes end alike, and keeping
-    everything leaves the start.
+    Gymnasium's own checker runs first. Then these are checked:
+
+    - masks and observations follow the decisions;
+    - only the last step has a reward;
+    - the last info describes the student, which computes finite logits in torch;
+    - the same actions give the same result, and steps in a copy of the environment
+      leave the original unchanged;
+    - with discrete actions, keeping everything gives the start network;
+    - actions outside the mask are reported as illegal, or executed.
 
     Args:
-        env: An environment of rows; ``evaluator="size"`` makes the check quick, any
-            other evaluator is checked as well.
-        episodes: Of random legal actions.
-        seed: Of those.
+        env: The environment to check; its observations are rows, (T, F). The check is
+            about decisions, not about the evaluator; ``evaluator="size"`` makes it
+            quick.
+        episodes: Number of random legal episodes.
+        seed: Seed of the random actions.
 
     Raises:
-        AssertionError: What is wrong, and where.
+        AssertionError: The environment breaks the contract; the message says how and
+            where.
     """
     check_env(env.unwrapped, skip_render_check=True)
     _check_spaces(env)
@@ -99,7 +108,7 @@ def _check_spaces(env: Env) -> None:
 
 
 def _mask(env: Env, info: dict[str, Any], where: str) -> NDArray[np.int8] | None:
-    """The legal actions; None where all are, of a continuous space."""
+    """The mask of the legal actions, (A,); None if actions are continuous."""
     if not isinstance(env.action_space, gym.spaces.Discrete):
         return None
     mask: NDArray[np.int8] | None = info.get("action_mask")
@@ -124,7 +133,7 @@ def _draw(env: Env, mask: NDArray[np.int8] | None, rng: np.random.Generator) -> 
 
 
 def _play(env: Env, rng: np.random.Generator, where: str) -> _Episode:
-    """A random legal episode, each step of it checked."""
+    """Play a random legal episode and check each step."""
     observation, info = env.reset()
     actions: list[Any] = []
     is_over = False
@@ -161,7 +170,7 @@ def _play(env: Env, rng: np.random.Generator, where: str) -> _Episode:
 
 
 def _check_student(info: dict[str, Any], where: str) -> None:
-    """The last info against the network that it describes."""
+    """Compare the last info with the network that it describes."""
     for key, value in info.items():
         if key in ("action_mask", "episode"):  # gymnasium's own RecordEpisodeStatistics
             continue
@@ -190,14 +199,14 @@ def _check_student(info: dict[str, Any], where: str) -> None:
 
 
 def _finish(env: Env, actions: list[Any]) -> tuple[float, str]:
-    """What the actions that are left lead to."""
+    """Play the last actions of an episode; return its reward and fingerprint."""
     for action in actions:
         _, reward, _, _, info = env.step(action)
     return float(reward), info["fingerprint"]
 
 
 def _limits_of(played: _Episode) -> dict[str, Any]:
-    """The option that gives an episode the limits of another, if those were drawn."""
+    """The option of ``reset`` that repeats an episode's drawn limits, if it has any."""
     beginning = "limit_"
     drawn = {
         key.removeprefix(beginning): value
@@ -208,7 +217,7 @@ def _limits_of(played: _Episode) -> dict[str, Any]:
 
 
 def _check_replay(env: Env, played: _Episode, where: str) -> None:
-    """The same actions, from the beginning and after a restored prefix."""
+    """Repeated actions give the same result, also if reset replays the first half."""
     env.reset(options=_limits_of(played))
     again = _finish(env, played.actions)
     _require(again == played.outcome, where, f"{played.outcome}, then {again}")
@@ -225,7 +234,7 @@ def _check_replay(env: Env, played: _Episode, where: str) -> None:
 def _check_fork(
     env: Env, played: _Episode, rng: np.random.Generator, where: str
 ) -> None:
-    """A copy goes its own way and leaves the episode as it is."""
+    """A copy is independent and leaves the original episode unchanged."""
     middle = len(played.actions) // 2
     env.reset(options=_limits_of(played) | {"decisions": played.actions[:middle]})
     fork = copy.deepcopy(env)
@@ -246,7 +255,7 @@ def _check_fork(
 
 
 def _check_keeping(env: Env) -> None:
-    """Keeping everything is legal and leaves what reset shows."""
+    """Keeping everything is legal and gives the start network."""
     keep, where = env.metadata["keep"], "keeping everything"
     _, info = env.reset()
     is_over = False
@@ -255,17 +264,18 @@ def _check_keeping(env: Env) -> None:
         assert mask is not None
         _require(bool(mask[keep]), where, f"action {keep} must always be legal")
         _, _, is_over, _, info = env.step(keep)
-    # Where students are made to fit, `start` is what they were before.
+    # With fitted students, `start` is the student before fitting.
     left = Architecture.from_json(info.get("start", info["student"]))
     start = env.get_wrapper_attr("start")
     _require(left == start, where, "the student is not the start")
 
 
 def _check_illegal(env: Env, rng: np.random.Generator) -> None:
-    """An action outside the mask is taken for a keep and said to be illegal, or done.
+    """An action outside the mask is either reported as illegal or executed.
 
-    What is done all the same leads where another action would, or only to students
-    that break a limit.
+    With ``illegal="keep"``, a reported action has the effect of keep. An action that is
+    executed was masked for another reason: it repeats another action's result, or all
+    students after it break a limit.
     """
     _, info = env.reset()
     is_over = False

@@ -1,7 +1,7 @@
-"""The columns of an observation: a fixed table, from which policies read by name.
+"""The columns of an observation: a fixed table. Policies read columns by name.
 
-A column keeps its name, its place, its meaning and its unit for ever; new ones are
-appended, whatever they say. Policies select columns by name. All values are in [0, 1].
+A column never changes its name, place, meaning or unit. New columns are appended.
+All values are in [0, 1].
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 DECIDES: Final = ("unit", "branch", "layer", "width", "kernel", "padding")
-# Where limits can be on; what is neither is "other".
+# Resources that can be limited, with their columns; all others share "other".
 RESOURCES: Final = {
     "num_params": "params",
     "num_macs": "macs",
@@ -20,8 +20,8 @@ RESOURCES: Final = {
 }
 OTHER: Final = "other"
 SHARES: Final = (*RESOURCES.values(), OTHER)
-# A kind's place is its number in `type`, of so many; it never changes.
-PLACES: Final = 64
+# `type` is a kind's place in KINDS, divided by MAX_KINDS. A place never changes.
+MAX_KINDS: Final = 64
 KINDS: Final = (
     *("Conv", "DepthwiseConv", "Linear", "BatchNorm", "LayerNorm", "Scale"),
     *("Activation", "Dropout", "StochasticDepth", "MaxPool", "AvgPool"),
@@ -31,43 +31,43 @@ KINDS: Final = (
     *("Slice", "ChannelSlice", "Interpolate", "AsMap"),
 )
 
-# Each column with what it says. The order is that of the array.
+# Each column with its meaning, in the order of the array.
 ABOUT: Final[dict[str, str]] = {
-    # The row's layers, as they are in the start.
+    # The row's layers, in the start.
     "type": "place of the lead layer's kind in the table of kinds, / 64",
-    "kernel": "longer side of its kernel, / 11",
-    "stride": "its stride, / 4",
-    "padding": "its padding, / 5",
-    "outputs": "log2(1 + its output channels), / 16",
-    "skip_start": "1 / (1 + convolutions since the fork of the skip around it)",
-    "skip_end": "1 / (1 + convolutions until the join of that skip)",
-    "depth": "its position among the layers, as a share",
-    "inputs": "log2(1 + its input channels), / 16",
-    "size": "log2(1 + width of its output map), / 9; 0 without a map",
-    "params_share": "share of the start's parameters in the row's layers",
-    "macs_share": "share of the start's multiply-accumulates in them",
-    "fixed": "1 where nothing is decided about the row",
-    **{f"decides_{what}": f"1 where its {what} is decided" for what in DECIDES},
-    "is_row": "1; 0 in rows that only fill the observation up",
-    # How far the episode is, in the row.
-    "current": "1 in the row that is being decided; nowhere at the end",
-    "decided": "1 once it has been",
-    "choice": "then: 1 for removed, or the rate",
-    # The state of the episode, the same in every row that is one.
-    "left": "decisions that are left, as a share of all",
+    "kernel": "longer side of the lead layer's kernel, / 11",
+    "stride": "the lead layer's stride, / 4",
+    "padding": "the lead layer's padding, / 5",
+    "outputs": "log2(1 + the lead layer's output channels), / 16",
+    "skip_start": "1 / (1 + convolutions since the start of the skip around it)",
+    "skip_end": "1 / (1 + convolutions until the end of that skip)",
+    "depth": "the lead layer's position / the number of layers",
+    "inputs": "log2(1 + the lead layer's input channels), / 16",
+    "size": "log2(1 + width of its output map), / 9; 0 if it has no map",
+    "params_share": "parameters of the row's layers / all of the start's",
+    "macs_share": "multiply-accumulates of the row's layers / the start's",
+    "fixed": "1 if there is no decision about the row",
+    **{f"decides_{what}": f"1 if the decision is about a {what}" for what in DECIDES},
+    "is_row": "1; 0 in rows of padding",
+    # Progress of the episode in the row.
+    "current": "1 in the row of the next decision; 0 everywhere at the end",
+    "decided": "1 after the decision about the row",
+    "choice": "after the decision: the rate, or 1 for removed",
+    # The state of the episode, equal in all rows except padding.
+    "left": "remaining decisions / all decisions",
     **{
-        f"taken_{share}": f"{share} of the student so far / the teacher's, 1 at most"
+        f"taken_{share}": f"{share} of the student so far / the teacher's, at most 1"
         for share in SHARES
     },
     **{
-        f"least_{share}": "a lower bound of it for every student still in reach"
+        f"least_{share}": f"lower bound on {share} / the teacher's {share}"
         for share in SHARES
     },
     **{
-        f"target_{share}": "the limit on it, as a share of the teacher's; 1 for none"
+        f"target_{share}": f"limit on {share} / the teacher's {share}; 1 if none"
         for share in SHARES
     },
-    **{f"is_{kind}": f"1 where the lead layer is a {kind}" for kind in KINDS},
+    **{f"is_{kind}": f"1 if the lead layer is a {kind}" for kind in KINDS},
 }
 COLUMNS: Final = tuple(ABOUT)
 PLACE: Final = {name: place for place, name in enumerate(COLUMNS)}

@@ -1,11 +1,11 @@
-"""What all environments share: an episode of decisions about one network."""
+"""The base of all environments: an episode of decisions about one network."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -33,7 +33,7 @@ from n2n_gym.limits.constraints import ACCURACY, Constraints, Limit
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import kept_names
 from n2n_gym.networks.tally import Counts
-from n2n_gym.resources import Meter, Resource, load_meter
+from n2n_gym.resources import Resource, load_meter
 from n2n_gym.rewards import DEGENERATE, Failure, Reward, Score, load_reward, needed
 from n2n_gym.tasks.arrays import Statistics
 from n2n_gym.tasks.task import Task
@@ -44,18 +44,19 @@ Observation = NDArray[np.float32]
 
 
 class CompressionEnv(gym.Env[Observation, Any]):
-    """An episode goes through the decisions about a start network, one a step.
+    """An episode goes through the decisions about a start network, one per step.
 
-    The last step scores the student. A subclass says by its ``episode`` what the
-    decisions are, which choices are legal, and what student they leave.
+    The last step scores the student. A subclass's ``episode`` defines the decisions.
     """
 
+    RENDER_MODES: Final = ("ansi", "rgb_array", "human")
     metadata: dict[str, Any] = {
-        "render_modes": ["ansi", "rgb_array", "human"],
+        "render_modes": [*RENDER_MODES],
         "render_fps": 4,
-        "columns": COLUMNS,  # of the observation
+        "columns": COLUMNS,  # the observation's columns
     }
-    reward_space: gym.spaces.Box  # of one that the wrapper MultiObjective is around
+    reward_space: gym.spaces.Box  # set by the wrapper MultiObjective
+    _window: Window | None = None  # with "human", once there is a frame
 
     def __init__(
         self,
@@ -83,11 +84,8 @@ class CompressionEnv(gym.Env[Observation, Any]):
         render_mode: str | None = None,
     ) -> None:
         refuse_unknown("illegal", illegal, ("keep", "end"))
-        modes = self.metadata["render_modes"]
-        refuse_unknown("render_mode", render_mode, (None, *modes))
-        self.render_mode = render_mode
-        self._window: Window | None = None  # with "human", once there is a frame
-        self.illegal = illegal
+        refuse_unknown("render_mode", render_mode, (None, *self.RENDER_MODES))
+        self.illegal, self.render_mode = illegal, render_mode
         self.teacher = load_teacher(
             teacher,
             task,
@@ -106,71 +104,74 @@ class CompressionEnv(gym.Env[Observation, Any]):
             store=store,
             precision=precision,
         )
-        # What was given is the giver's to close.
+        # The caller closes an evaluator or a runner that it passed in.
         is_named = isinstance(evaluator, (str, Path))
         self._owns_evaluator = is_named and not isinstance(evaluator_workers, Runner)
         self.reward = load_reward(reward)
         self._settings = LimitSettings.read(constraints, limits)
-        self.limits: tuple[Limit, ...] = self._settings.fixed  # of this episode
-        self._limited = self._settings.names
-        names = (*needed(self.reward), *self._limited)
-        self.meter: Meter = load_meter(names, resources)
-        self._tables = tables(self.meter, self._limited)
+        self.limits: tuple[Limit, ...] = self._settings.fixed  # this episode's limits
+        names = self._settings.names
+        self.meter = load_meter((*needed(self.reward), *names), resources)
+        self._tables = tables(self.meter, names)
         self.fit, self._max_rows = fit, max_rows
         if fit:
-            check_fits(self.limits, self.meter, self._limited)
+            check_fits(self.limits, self.meter, names)
+            self.metadata = self.metadata | {"fits": True}
         self.epsilon, self.strict = checked_share("epsilon", epsilon), strict
-        # Of ``info["reward_vector"]``: all are to be large.
-        self.objectives: tuple[str, ...] = (ACCURACY, *self.meter.names)
 
     def _begin(self, episode: Episode) -> None:
-        """Fix what the episodes are about, and the spaces with it."""
+        """Set the spaces, and the episode object that every reset restarts."""
         if not episode.decisions:
             raise ValueError(
-                f"there is nothing to decide about {self.teacher.name} with this "
-                f"granularity, these variables or what is to be kept"
+                f"{self.teacher.name} has nothing to decide with these arguments; "
+                f"change granularity, variables or keep"
             )
         self.episode = episode
         name = self.teacher.name
         self._layout = Layout(name, episode.start, episode.decisions, self._max_rows)
-        self._observation = self._layout.static.copy()
-        shape = self._observation.shape
+        self.observation = self._layout.static.copy()
+        shape = self.observation.shape
         self.observation_space = gym.spaces.Box(0.0, 1.0, shape, np.float32)
         self.action_space = episode.make_space()
-        self._is_over = True
-        self._feasible: tuple[Mask, bool] | None = None  # of the decision at hand
+        self.is_over = True
+        self._feasible: tuple[Mask, bool] | None = None  # of the next decision
         self._student: Architecture | None = None  # once all is decided
 
-    # What the episode says.
+    # Properties of the episode.
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the entries of ``info["reward_vector"]``, all to be maximised."""
+        return (ACCURACY, *self.meter.names)
 
     @property
     def start(self) -> Architecture:
-        """What the decisions are about."""
+        """The network that the decisions apply to."""
         return self.episode.start
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """In their order."""
+        """All decisions of an episode, in order."""
         return self.episode.decisions
 
     @property
     def position(self) -> int:
-        """How many decisions have been made."""
+        """The number of decisions made so far."""
         return self.episode.position
 
     @property
     def is_complete(self) -> bool:
-        """Whether all decisions have been made, so that there is a student to score."""
+        """Whether all decisions have been made, so that the student can be scored."""
         return self.episode.is_complete
 
     @property
     def current(self) -> Decision:
-        """The decision at hand."""
+        """The next decision."""
         return self.episode.current
 
     @property
     def student(self) -> Architecture:
-        """What the decisions so far leave; at the end of a fitted episode, fitted."""
+        """The student after the decisions so far; ``fit`` scales it after the last."""
         if not self.is_complete:
             return self.episode.student
         if self._student is None:
@@ -181,8 +182,8 @@ class CompressionEnv(gym.Env[Observation, Any]):
         start, rates = self.episode.rates_of_widths()
         return fitted(start, rates, self.limits, self.meter, self.teacher.architecture)
 
-    def _checked(self, action: Any) -> Any:
-        """The action as a plain value; ValueError if it is not in the space."""
+    def checked(self, action: Any) -> Any:
+        """The action as a Python number; a ValueError if it is not in the space."""
         return read_action(self.action_space, action)
 
     # The Gymnasium interface.
@@ -193,12 +194,11 @@ class CompressionEnv(gym.Env[Observation, Any]):
         """Start an episode, or restore one.
 
         Args:
-            options: ``{"decisions": [...]}`` replays the actions of a legal proper
-                prefix of an episode. ``{"limits": {...}}``: bounds by name, in place of
-                what would be drawn or is fixed.
+            options: ``{"decisions": [...]}`` replays an episode's first actions, but
+                not all. ``{"limits": {...}}`` sets this episode's limits by name.
 
         Raises:
-            ValueError: An option is unknown, or the prefix is not one.
+            ValueError: An option is unknown, or has a wrong value.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -215,36 +215,37 @@ class CompressionEnv(gym.Env[Observation, Any]):
                 f"{len(prefix)}"
             )
         self.limits = self._settings.draw(self.np_random, options.get("limits"))
-        self._is_over, self._feasible, self._student = False, None, None
+        self.is_over, self._feasible, self._student = False, None, None
         self.episode.restart()
         whole = self.teacher.architecture
         takes = self.meter(whole, whole) if self.limits else {}
         self._told: tuple[Amount, ...] = told(self.limits, self.meter, takes)
-        self._observation = self._layout.fresh(targets(self.limits, takes))
-        self._observation[self._layout.row_of[0], CURRENT] = 1
-        for action in map(self._checked, prefix):
+        self.observation = self._layout.fresh(targets(self.limits, takes))
+        self.observation[self._layout.row_of[0], CURRENT] = 1
+        for action in map(self.checked, prefix):
             if not self.episode.is_legal(action):
                 raise ValueError(
-                    f"decision {self.position} ({self.current.name}) cannot be {action}"
+                    f"action {action} is not legal at decision {self.position} "
+                    f"({self.current.name})"
                 )
             self._record(action)
         self._show()
         if self.render_mode == "human":
             self.render()
-        return self._observation.copy(), self._mask_info() | self._limits_info()
+        return self.observation.copy(), self.mask_info() | self._limits_info()
 
     def step(
         self, action: Any
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Make the decision at hand.
+        """Make the next decision.
 
         Raises:
             ValueError: The action is not in the action space.
             RuntimeError: The episode has ended, or none was started.
         """
-        if self._is_over:
+        if self.is_over:
             raise RuntimeError("there is no episode to step in; call reset() first")
-        reward, info = self._go_on(self._checked(action))
+        reward, info = self.advance(self.checked(action))
         if self.is_complete:
             student = self.student
             (result,) = evaluate([student], self.teacher, self.evaluator)
@@ -252,47 +253,47 @@ class CompressionEnv(gym.Env[Observation, Any]):
             info |= last
         if self.render_mode == "human":
             self.render()
-        return self._observation.copy(), reward, self._is_over, False, info
+        return self.observation.copy(), reward, self.is_over, False, info
 
-    def _go_on(self, action: Any) -> tuple[float, dict[str, Any]]:
-        """Make the decision at hand; the step's reward and info but for the score."""
+    def advance(self, action: Any) -> tuple[float, dict[str, Any]]:
+        """Make the next decision, without scoring; return the reward and the info."""
         is_illegal = not self.episode.is_legal(action)
         reward, info = 0.0, {"reward_vector": (0.0,) * len(self.objectives)}
         if is_illegal and self.illegal == "end":
             row = self._layout.row_of[self.position]
-            self._observation[row, CURRENT] = 0
-            self._is_over = True
+            self.observation[row, CURRENT] = 0
+            self.is_over = True
             reward = DEGENERATE
             info |= describe_student(self.teacher, self.student)
             info |= failed("illegal action") | self._limits_info()
         else:
             self._record(self.episode.keep() if is_illegal else action)
             self._show()
-        return reward, info | {"illegal": is_illegal} | self._mask_info()
+        return reward, info | {"illegal": is_illegal} | self.mask_info()
 
     def _record(self, action: Any) -> None:
-        """Make the decision at hand and go on to the next."""
+        """Make the next decision and move to the one after it."""
         rows = self._layout.row_of
-        here = self._observation[rows[self.position]]
+        here = self.observation[rows[self.position]]
         self.episode.decide(action)
         here[CURRENT], here[DECIDED], here[CHOICE] = 0, 1, self.episode.choices[-1]
         self._feasible = None
         if self.is_complete:
-            self._is_over = True
+            self.is_over = True
         else:
-            self._observation[rows[self.position], CURRENT] = 1
+            self.observation[rows[self.position], CURRENT] = 1
 
     def _show(self) -> None:
         """Write the state of the episode into the observation."""
         whole, more = self.teacher.architecture, {}
         if self._told:
             more = shares(self._told, self.meter, self.episode, whole)
-        self._layout.show(self._observation, self.episode, whole, more)
+        self._layout.show(self.observation, self.episode, whole, more)
 
     def _limits_info(self) -> dict[str, Any]:
         return self._settings.info(self.limits) | self._tables
 
-    def _mask_info(self) -> dict[str, Any]:
+    def mask_info(self) -> dict[str, Any]:
         if not self.episode.num_actions:
             return {}
         mask, is_infeasible = self._masked()
@@ -300,8 +301,8 @@ class CompressionEnv(gym.Env[Observation, Any]):
         return {"action_mask": mask} | more
 
     def _masked(self) -> tuple[Mask, bool]:
-        """The mask, and whether strictness would have left nothing of it."""
-        if self._is_over:
+        """The mask, and whether ``strict`` would have masked every action."""
+        if self.is_over:
             return np.ones(self.episode.num_actions, np.int8), False
         mask = self.episode.mask()
         if not self.strict:
@@ -317,7 +318,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         return mask.copy(), is_infeasible
 
     def _least(self, action: int) -> Least | Counts:
-        """What students behind an action take at least: if fitted, the narrowest."""
+        """Lower bounds on counts after an action; with ``fit``, for minimal widths."""
         if not self.fit:
             return self.episode.least(action)
         twin = self.episode.copy()
@@ -329,7 +330,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
     def conclude(
         self, student: Architecture, result: Score | Failure
     ) -> tuple[float, dict[str, Any]]:
-        """The reward of the finished student, and what the last info says of it."""
+        """The reward of the finished student, and the last info's entries for it."""
         worth = Worth(
             self.teacher,
             self.evaluator,
@@ -345,19 +346,19 @@ class CompressionEnv(gym.Env[Observation, Any]):
         return reward, info | self._limits_info()
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """``info["action_mask"]`` as sb3-contrib asks for it."""
+        """``info["action_mask"]`` under the name that sb3-contrib looks for."""
         return self._masked()[0].astype(bool)
 
     def render(self) -> str | NDArray[np.uint8] | None:
-        """The network as text or as a picture; None without a render mode."""
+        """The network as text or a picture; None with "human" or no render mode."""
         if self.render_mode is None:
             return None
         return draw_ansi(self.scene) if self.render_mode == "ansi" else self._frame()
 
     @property
     def scene(self) -> Scene:
-        """What there is to draw."""
-        current = None if self._is_over else self.current
+        """Everything that a picture of the episode shows."""
+        current = None if self.is_over else self.current
         return Scene(
             self.teacher.architecture,
             self.start,
@@ -368,7 +369,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         )
 
     def _frame(self) -> NDArray[np.uint8] | None:
-        """A picture; for people it goes to the window that they look at."""
+        """A picture, (H, W, 3); with "human", None: the window shows the picture."""
         frame = draw_rgb(self.scene)
         if self.render_mode != "human":
             return frame
@@ -378,21 +379,20 @@ class CompressionEnv(gym.Env[Observation, Any]):
         return None
 
     def close(self) -> None:
-        """End the workers, if this environment started them; a later step starts more.
+        """Close the window, and end the workers unless the caller passed them in.
 
-        The window closes likewise. Copies share them.
+        Copies of an environment use the same workers. A later step starts new workers.
         """
-        close = getattr(self.evaluator, "close", None)
-        if self._owns_evaluator and close is not None:
-            close()
+        if self._owns_evaluator and hasattr(self.evaluator, "close"):
+            self.evaluator.close()
         if self._window is not None:
             self._window.close()
             self._window = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompressionEnv:
-        """An independent copy of the running episode; what never changes is shared."""
+        """A copy with its own episode; both environments use the same fixed parts."""
         twin = copy.copy(self)
-        twin._observation = self._observation.copy()
+        twin.observation = self.observation.copy()
         twin.episode = self.episode.copy()
         twin.action_space = copy.deepcopy(self.action_space)  # it has a generator
         twin._np_random = copy.deepcopy(self._np_random)

@@ -1,7 +1,7 @@
-"""One walk through the decisions about a network, without what it is worth.
+"""One episode's decisions about a network, without scores.
 
-An episode knows which actions are legal, what student they leave, and how small that
-can still become. Its state is cheap to copy.
+An episode knows the legal actions, the resulting student, and lower bounds on the
+student's size. An episode is cheap to copy.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from n2n_gym.networks.tally import Counts
 Mask = NDArray[np.int8]
 Decision = Removal | Shrinkage
 KEEP, REMOVE = 0, 1
-UNCHANGED: Final = len(RATES) - 1  # the action that leaves a size as it is
+UNCHANGED: Final = len(RATES) - 1  # the action that changes no size
 
 
 class Episode(ABC):
-    """A walk through decisions, in their order, each made by an action.
+    """A sequence of decisions; each is made by an action.
 
     Attributes:
-        start: What the decisions are about.
-        decisions: In their order.
-        num_actions: Of each decision; 0 where actions are continuous.
-        choices: What was decided so far, as the observation shows it.
+        start: The network that the decisions apply to.
+        decisions: All decisions, in order.
+        num_actions: Number of actions of each decision; 0 if actions are continuous.
+        choices: Value of each decision made so far, as in the column ``choice``: the
+            rate; or 1 for removed, 0 for kept.
     """
 
     start: Architecture
@@ -52,7 +53,7 @@ class Episode(ABC):
 
     @property
     def position(self) -> int:
-        """How many decisions have been made."""
+        """The number of decisions made so far."""
         return len(self.choices)
 
     @property
@@ -61,77 +62,81 @@ class Episode(ABC):
 
     @property
     def current(self) -> Decision:
-        """The decision at hand."""
+        """The next decision."""
         return self.decisions[len(self.choices)]
 
     def make_space(self) -> gym.Space[Any]:
-        """Of actions."""
+        """The action space."""
         if self.num_actions:
             return gym.spaces.Discrete(self.num_actions)
         return gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
     @abstractmethod
     def restart(self) -> None:
-        """Forget all decisions."""
+        """Go back to before the first decision."""
 
     @property
     @abstractmethod
     def student(self) -> Architecture:
-        """What the decisions so far leave; with none, the start."""
+        """The student after the decisions so far; at first the start network."""
 
     @property
     @abstractmethod
     def taken(self) -> Counts:
-        """What that student takes."""
+        """Parameters and multiply-accumulates of the student so far."""
 
     @property
     @abstractmethod
     def floor(self) -> Counts:
-        """A lower bound for every student that can still be reached."""
+        """Lower bounds on the counts of every student that is still possible."""
 
     @property
     @abstractmethod
     def narrowest(self) -> Architecture | None:
-        """A student that takes no more than any in reach, if there is one to name."""
+        """The student, among those still possible, with the least of every resource.
+
+        None means that different students can have the least of different resources.
+        """
 
     @abstractmethod
     def mask(self) -> Mask:
-        """1 for each action that is offered, a fresh (A,) array.
+        """The actions offered for the next decision, as a new array, (A,) int8.
 
-        Of actions that lead to the same, one is offered.
+        1 marks an offered action. An action with the same result as an offered action
+        can be left out.
         """
 
     @abstractmethod
     def is_legal(self, action: Any) -> bool:
-        """Whether the decision at hand may be made so, offered or not."""
+        """Whether an action is legal for the next decision, offered or not."""
 
     @abstractmethod
     def least(self, action: Any) -> Least:
-        """A lower bound for students behind an action, tight where it can be."""
+        """Lower bounds on the counts of all unscaled students after an action."""
 
     @abstractmethod
     def keep(self) -> Any:
-        """The action that leaves the decision's layers as they are."""
+        """The action that leaves the decision's layers unchanged."""
 
     @abstractmethod
     def decide(self, action: Any) -> None:
-        """Make the decision at hand."""
+        """Make the next decision."""
 
     @abstractmethod
     def rates_of_widths(self) -> tuple[Architecture, dict[Shrinkage, float]]:
-        """What widths are scaled together: a network, and the rates of its sizes."""
+        """The network that ``fit`` scales, and its rates before scaling."""
 
     def copy(self) -> Episode:
-        """One that goes its own way."""
+        """An independent copy."""
         return copy.copy(self)
 
 
-# Decisions about all widths of a network that may be scaled.
+# Function that lists the widths of a network that can be scaled, as decisions.
 Widths = Callable[[Architecture], Sequence[Shrinkage]]
 
 
 def all_widths(kept: frozenset[str]) -> Widths:
-    """Of any network, but for layers of these names."""
+    """A function that lists a network's widths, except those of the ``kept`` layers."""
 
     def widths(network: Architecture) -> Sequence[Shrinkage]:
         return shrinkages(network, ("width",), keep=kept)
@@ -143,13 +148,13 @@ EVERY_WIDTH: Final = all_widths(frozenset())
 
 
 class RemovalEpisode(Episode):
-    """What to remove: 0 keeps, 1 removes.
+    """Decisions about removals: 0 keeps, 1 removes.
 
     Args:
-        kept: Names of layers that nothing may be left without.
-        fit: Whether students become narrower in the end, so that the floor is that of
-            the narrowest.
-        widths: What is scaled then.
+        kept: Names of layers that every student must have.
+        fit: Whether students are scaled at the end. ``floor`` then allows for layers as
+            narrow as possible.
+        widths: Function that lists the widths to scale at the end.
     """
 
     num_actions = 2
@@ -179,7 +184,7 @@ class RemovalEpisode(Episode):
         self._without = self._try_next()
 
     def _try_next(self) -> Wiring | None:
-        """What removing the decision at hand would leave, None if that is illegal."""
+        """The network after the next removal; None if it is illegal or none is left."""
         if self.is_complete:
             return None
         removal = self.decisions[self.position]
@@ -204,7 +209,7 @@ class RemovalEpisode(Episode):
 
     @property
     def narrowest(self) -> Architecture | None:
-        """What is least of one resource may not be of another, while layers can go."""
+        """None before the end: no single student has the least of all resources."""
         if not self.is_complete:
             return None
         if not self._fit:
@@ -243,10 +248,10 @@ class RemovalEpisode(Episode):
 
 
 def read_action(space: gym.Space[Any], action: Any) -> Any:
-    """An action as a plain value.
+    """An action as a Python number.
 
     Raises:
-        ValueError: It is not in the space.
+        ValueError: The action is not in the space.
     """
     value = np.asarray(action)
     if isinstance(space, gym.spaces.Discrete):

@@ -1,7 +1,7 @@
-"""What the agent sees: an architecture and its decisions as rows of numbers in [0, 1].
+"""The observation's rows: an architecture and its decisions as numbers in [0, 1].
 
-``columns.py`` says what each column is, the same for every teacher, so that a policy
-can move between teachers.
+The columns (``columns.py``) are the same for every teacher, so a policy that was
+trained with one teacher can play with another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from n2n_gym.envs.columns import COLUMNS, KINDS, PLACE, PLACES
+from n2n_gym.envs.columns import COLUMNS, KINDS, MAX_KINDS, PLACE
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
     VARIABLES,
@@ -33,17 +33,17 @@ from n2n_gym.networks.layers import (
 
 
 class Row(NamedTuple):
-    """One row of the observation: a decision, or a unit that stays as it is."""
+    """One row of the observation: a decision, or a part without a decision."""
 
     layers: tuple[int, ...]  # positions in the start architecture
     decides: str | None  # one of DECIDES; None if fixed
 
 
 def rows(start: Architecture, decisions: Sequence[Removal | Shrinkage]) -> list[Row]:
-    """The decisions in their order, and between them what none is about.
+    """The decisions in order, and between them the network's parts without a decision.
 
-    That is whole units, or single layers where the decisions are about such. Where
-    shrinkages follow removals, their rows follow, too.
+    Those parts are units, or single layers if decisions are about layers. If there are
+    removals and shrinkages, the rows of the shrinkages come last.
     """
     first = [each for each in decisions if isinstance(each, Removal)] or decisions
     decided = list(map(_row, first))
@@ -51,7 +51,7 @@ def rows(start: Architecture, decisions: Sequence[Removal | Shrinkage]) -> list[
     is_single = any(row.decides == "layer" for row in decided)
     parts = [(p,) for p in single_layers(start)] if is_single else units(start)
     fixed = [Row(part, None) for part in parts if part[0] not in touched]
-    # Python's sort is stable and the decisions are in order of position already.
+    # Python's sort is stable, and the decisions are already in order of position.
     found = sorted(decided + fixed, key=lambda row: row.layers[0])
     return found + list(map(_row, decisions[len(first) :]))
 
@@ -63,10 +63,10 @@ def _row(decision: Removal | Shrinkage) -> Row:
 
 
 def static_features(start: Architecture, of: Sequence[Row]) -> NDArray[np.float32]:
-    """Everything about the rows that no decision changes.
+    """The values of rows in the columns that are constant during an episode.
 
     Returns:
-        (T, F) float32 in [0, 1]; the columns are ``COLUMNS``, and those that change
+        (T, F) float32 in [0, 1], with the columns ``COLUMNS``. Columns that change
         during an episode are zero.
     """
     skips = _skips(start)
@@ -89,7 +89,7 @@ def _describe(
     layer = start.layers[lead]
     described = {
         "is_row": 1.0,
-        "type": KINDS.index(layer.kind) / PLACES,
+        "type": KINDS.index(layer.kind) / MAX_KINDS,
         f"is_{layer.kind}": 1.0,
         "outputs": _log(start.shape_of(lead)[0], 16),
         "inputs": _log(start.shape_of(layer.inputs[0])[0], 16),
@@ -124,7 +124,7 @@ def _share(costs: tuple[int, ...], positions: tuple[int, ...]) -> float:
 
 
 def _skips(start: Architecture) -> list[tuple[int, int]]:
-    """(fork, join): each join with the last layer that all its operands go through."""
+    """(fork, join) of each skip; the fork is the join's immediate dominator."""
     through: list[int] = []  # the immediate dominator of each layer
 
     def common(a: int, b: int) -> int:

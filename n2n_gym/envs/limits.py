@@ -1,4 +1,4 @@
-"""The limits of an episode: fixed, drawn or given; and students put on them."""
+"""The limits of an episode, and the scaling of students to these limits."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from n2n_gym.resources.resource import is_computed, measure
 
 MODES: Final = ("fixed", "sample")
 
-# Of a resource: the least and the most that a limit on it may be drawn as.
+# For each resource by name, the range that its limit is drawn from.
 Ranges = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """Where an episode's limits come from.
+    """The source of an episode's limits.
 
     Attributes:
-        fixed: Those of every episode.
-        ranges: Of those that each reset draws, log-uniformly.
+        fixed: Limits of every episode, unless an option of ``reset`` replaces them.
+        ranges: Ranges of the limits that each reset draws, log-uniformly.
     """
 
     fixed: tuple[Limit, ...]
@@ -42,10 +42,13 @@ class LimitSettings:
 
     @classmethod
     def read(cls, constraints: Constraints | Ranges | None, mode: str) -> LimitSettings:
-        """As the environments take them.
+        """Settings from an environment's arguments ``constraints`` and ``limits``.
+
+        Args:
+            mode: The argument ``limits``.
 
         Raises:
-            ValueError: The mode is unknown, or a bound or a range makes no sense.
+            ValueError: The mode is unknown, or a limit or a range makes no sense.
         """
         if mode not in MODES:
             raise ValueError(f"unknown limits={mode!r}; known: {', '.join(MODES)}")
@@ -59,16 +62,21 @@ class LimitSettings:
         ranges = {n: b for n, b in constraints.items() if isinstance(b, (tuple, list))}
         if bool(ranges) != (mode == "sample"):
             raise ValueError(
-                f"a range of limits goes with limits='sample', and only a range does; "
-                f"got {dict(constraints)} and limits={mode!r}"
+                f"limits='sample' needs ranges (least, most), and other modes need "
+                f"single bounds; got {dict(constraints)} with limits={mode!r}"
             )
         for name, bounds in ranges.items():
             if len(bounds) != 2:
-                raise ValueError(f"a range is (least, most), got {bounds!r} for {name}")
+                raise ValueError(
+                    f"the range of {name} must be (least, most), got {bounds!r}"
+                )
             read_limits({name: bounds[0]})
             read_limits({name: bounds[1]})
             if bounds[0] > bounds[1]:
-                raise ValueError(f"the range of {name} ends before it begins: {bounds}")
+                raise ValueError(
+                    f"the range of {name} must be (least, most) with least <= most, "
+                    f"got {bounds}"
+                )
         plain: dict[str, Any] = {
             n: b for n, b in constraints.items() if n not in ranges
         }
@@ -76,23 +84,25 @@ class LimitSettings:
 
     @property
     def names(self) -> list[str]:
-        """Resources that some limit is on."""
+        """Names of the limited resources."""
         drawn = [name for name in self.ranges if name != ACCURACY]
         return list(dict.fromkeys((*limited_resources(self.fixed), *drawn)))
 
     def draw(
         self, rng: np.random.Generator, given: Mapping[str, float] | None
     ) -> tuple[Limit, ...]:
-        """The limits of an episode.
+        """The limits of one episode.
 
         Args:
-            given: Bounds by name, in place of what would be drawn or is fixed.
+            given: Limits by name, which replace the drawn or fixed limits of that name.
 
         Raises:
-            ValueError: A bound is given of what no limit is on, or makes no sense.
+            ValueError: A given limit has an unknown name, or makes no sense.
         """
         if given is not None and not isinstance(given, Mapping):
-            raise ValueError(f"limits are bounds by name, got {given!r}")
+            raise ValueError(
+                f"limits must be a mapping of bounds by name, got {given!r}"
+            )
         if not self.ranges and not given:
             return self.fixed
         bounds = {
@@ -117,51 +127,51 @@ class LimitSettings:
         return (*kept, *drawn)
 
     def info(self, limits: Sequence[Limit]) -> dict[str, float]:
-        """What infos say of limits that were drawn or given."""
+        """The entries of an info for limits that were drawn, or set by ``reset``."""
         return {
-            f"limit_{each.name}": abs(float(each.bound))  # an accuracy's is a least
+            f"limit_{each.name}": abs(float(each.bound))  # accuracy's is negative
             for each in limits
             if each not in self.fixed
         }
 
 
 def _is_plain(limit: Limit) -> bool:
-    """Whether it is on the one resource that it is named after."""
+    """Whether the limit is on one resource, and named after it."""
     return limit.weights.keys() == {limit.name} and abs(limit.weights[limit.name]) == 1
 
 
 def _drawn(rng: np.random.Generator, least: float, most: float) -> float:
-    """A bound, log-uniformly; exp(log(x)) is not quite x, and may be outside."""
+    """A log-uniform limit, clipped: exp(log(x)) may round to outside the range."""
     found = math.exp(rng.uniform(math.log(least), math.log(most)))
     return float(min(max(found, least), most))
 
 
 def check_fits(limits: Sequence[Limit], meter: Meter, names: Sequence[str]) -> None:
-    """Refuse limits that students cannot be fitted to.
+    """Raise a ValueError if students cannot be scaled to these limits.
 
     Raises:
-        ValueError: There is none, or one that falls with a resource, or one on what has
-            to be measured.
+        ValueError: No resource has a limit, a limit gives a resource a negative weight,
+            a limit mixes accuracy with resources, or a limited resource has to be
+            measured.
     """
     if not names:
         raise ValueError("fit=True needs a limit on a resource: constraints={...}")
     for limit in limits:
         if ACCURACY in limit.weights and len(limit.weights) > 1:
             raise ValueError(
-                f"fit=True cannot know an accuracy: the limit {limit.name} mixes it "
-                f"with what a student takes"
+                f"fit=True cannot keep the limit {limit.name}: it includes the "
+                f"accuracy, which is known only after scoring"
             )
         if any(weight < 0 and n != ACCURACY for n, weight in limit.weights.items()):
             raise ValueError(
-                f"fit=True needs limits that grow with what a student takes; "
-                f"{limit.name} has the weights {dict(limit.weights)}"
+                f"fit=True needs limits with weights of at least 0; {limit.name} has "
+                f"{dict(limit.weights)}"
             )
     for name in names:
         if not is_computed(meter.functions[name]):
             raise ValueError(
-                f"fit=True makes students fit at the end of each episode, and {name} "
-                f"has to be measured; give resources=predicted(...), or a function "
-                f"with is_computed = True"
+                f"fit=True cannot scale students to {name}, which has to be measured; "
+                f"give resources=predicted(...), or a function with is_computed = True"
             )
 
 
@@ -172,9 +182,13 @@ def fitted(
     meter: Meter,
     teacher: Architecture,
 ) -> Architecture:
-    """All widths times the largest factor with which the limits are kept.
+    """The student with its widths scaled by the largest factor that keeps the limits.
 
-    With the lowest factor where they never are.
+    If no factor keeps the limits, the result is the narrowest student. Limits on
+    accuracy are ignored.
+
+    Args:
+        start: The network that the rates refer to.
     """
     binding = [limit for limit in limits if ACCURACY not in limit.weights]
     takes = takes_of(meter, limited_resources(binding), teacher)
@@ -182,7 +196,7 @@ def fitted(
     def keeps(student: Architecture) -> bool:
         try:
             values = takes(student)
-        except ResourceError:  # it counts as too much; what is left is then measured
+        except ResourceError:  # counts as breaking the limit
             return False
         return all(limit.excess(values) <= 0 for limit in binding)
 
@@ -192,7 +206,7 @@ def fitted(
 def takes_of(
     meter: Meter, names: Sequence[str], teacher: Architecture
 ) -> Callable[[Architecture], dict[str, Any]]:
-    """What a student takes of the limited resources, without a memo."""
+    """A function that computes the named resources of a student at every call."""
 
     def takes(student: Architecture) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""The observation of an episode: rows that do not change, and what changes in them."""
+"""The observation of an episode: constant columns, and columns that change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGET: Final = PLACE[f"target_{SHARES[0]}"]
 
 
 class Layout:
-    """Where in the observation each decision of an environment's episodes is shown.
+    """The layout of an observation: the row of each decision, and constant columns.
 
     Raises:
         ValueError: There are more rows than ``max_rows``.
@@ -52,8 +52,8 @@ class Layout:
         """The observation before the first decision.
 
         Args:
-            targets: Of limits, by the names of ``SHARES``; those that are left out have
-                none.
+            targets: Limits as fractions of the teacher's amounts, by the names of
+                ``SHARES``. A resource without a limit is missing, and gets the value 1.
         """
         observation = self.static.copy()
         real = observation[: self.num_rows]
@@ -67,11 +67,13 @@ class Layout:
         whole: Architecture,
         shares: Mapping[str, tuple[float, float]],
     ) -> None:
-        """Write the state of an episode into every row.
+        """Write the state of an episode into every row except padding.
 
         Args:
-            whole: The teacher, of which amounts are shares.
-            shares: What is taken, and the least, of other resources.
+            whole: The teacher; the observation shows fractions of its counts.
+            shares: Current amount and lower bound, as fractions of the teacher's
+                amount, of limited resources other than parameters and MACs, by the
+                names of ``SHARES``.
         """
         taken, floor = episode.taken, episode.floor
         num_params, num_macs = whole.num_params, whole.num_macs

@@ -1,4 +1,4 @@
-"""The end of an episode: what a finished student is worth, and what infos say of it."""
+"""The end of an episode: the student's reward, and the entries of the last info."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-SUCCESS_MARGIN: Final = 0.01  # of accuracy that a successful student may lose
+SUCCESS_MARGIN: Final = 0.01  # accuracy that a successful student may lose
 
 
 class Worth(NamedTuple):
-    """What a student is worth by.
+    """The settings that turn a student's score into a reward.
 
     Attributes:
-        epsilon: The share that is left of the reward of a student that breaks a limit.
-        objectives: Names of the parts of ``info["reward_vector"]``.
+        epsilon: A student that breaks a limit gets epsilon (R + 1) - 1 instead of R.
+        objectives: Names of the entries of ``info["reward_vector"]``.
     """
 
     teacher: Teacher
@@ -37,7 +37,7 @@ class Worth(NamedTuple):
 
 
 def describe_student(teacher: Teacher, student: Architecture) -> dict[str, Any]:
-    """What infos say of a student that was not scored."""
+    """The info's entries that describe a student and need no score."""
     return {
         "num_params": student.num_params,
         "num_macs": student.num_macs,
@@ -48,30 +48,29 @@ def describe_student(teacher: Teacher, student: Architecture) -> dict[str, Any]:
 
 
 def failed(reason: str) -> dict[str, Any]:
-    """What infos say of a student that has no score."""
+    """The info's entries for a student without a score."""
     return {"error": reason, "cost": 0.0, "cost_once": 0.0, "is_success": False}
 
 
 def conclude(
     worth: Worth, student: Architecture, result: Score | Failure
 ) -> tuple[float, dict[str, Any]]:
-    """The reward of a finished student, and what the last info says of it.
+    """The reward of a finished student, and the last info's entries for it.
 
     Raises:
-        ValueError: The teacher is never right, or the reward is no finite number.
+        ValueError: The teacher's accuracy is 0, or the reward is not a finite number.
     """
     teacher, meter = worth.teacher, worth.meter
     info = describe_student(teacher, student)
     if isinstance(result, Failure):
         return DEGENERATE, info | failed(result.reason)
-    # What cannot be measured of the teacher is an error of whoever asks for it.
+    # If the teacher cannot be measured, the arguments are wrong, not the student.
     whole = teacher.architecture
     theirs = worth.evaluator.score_teacher(teacher)
     if theirs.accuracy == 0:
         raise ValueError(
-            f"teacher {teacher.name} is right on none of the validation images, so no "
-            f"student can be compared with it; are its classes in the order of the "
-            f"task's?"
+            f"teacher {teacher.name} has a validation accuracy of 0, so no student can "
+            f"be compared with it; are its classes in the order of the task's?"
         )
     theirs = theirs._replace(resources=meter(whole, whole))
     try:
@@ -100,7 +99,11 @@ def conclude(
 
 
 def _as_number(reward: Any) -> float:
-    """What a reward gave, which may be the user's; ValueError unless it is finite."""
+    """The value of a reward function, checked because users may write their own.
+
+    Raises:
+        ValueError: The value is not a finite number.
+    """
     try:
         number = float(reward)
     except (TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""Stage one: what to remove."""
+"""Stage one: the agent decides what to remove."""
 
 from __future__ import annotations
 
-from typing_extensions import Unpack
+from typing import Unpack
 
 from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.compression import CompressionEnv
@@ -17,57 +17,81 @@ __all__ = ["KEEP", "REMOVE", "RemoveEnv"]
 class RemoveEnv(CompressionEnv):
     """
     ## Description
-    A trained teacher network is to become a small student. The agent goes through the
-    units of the network (a convolution or linear layer with the normalisation,
-    activation and dropout that follow it) and through its branches (what only joins
-    read, such as a residual branch), and decides for each whether it stays or goes.
-    After the last decision the student inherits the teacher's weights, is distilled
-    from the teacher for a short while, and is scored on validation images.
+    The agent turns a trained teacher network into a small student. It decides for each
+    unit and each branch whether to keep or remove it. A unit is a convolution or linear
+    layer with the normalisation, activation and dropout that follow it. A branch, such
+    as a residual branch, ends in a layer that only additions, concatenations or
+    products read. After the last decision the student is scored on validation images.
+    By default it has the teacher's weights and is not trained; some evaluators distil
+    it.
 
     ## Action Space
-    `Discrete(2)`: 0 keeps, 1 removes. A removal is illegal if what is left could not be
-    built, if it would add parameters or multiply-accumulates, or if nothing of it is
-    left. `info["action_mask"]` and `action_masks()` tell; keeping is always legal.
+    `Discrete(2)`: 0 keeps, 1 removes. A removal is illegal if its layers are already
+    gone, or if the resulting network could not be built, would lack a layer of `keep`,
+    or would have more parameters or multiply-accumulates. (With `granularity="layer"`,
+    the removal of an activation or a max pool can add multiply-accumulates.)
+    `info["action_mask"]` and `action_masks()` have the legal actions; keeping is always
+    legal.
 
     ## Observation Space
-    `Box(0, 1, (T, F), float32)`, one row for each decision, in order, and between them
-    one for each unit that always stays. The columns, `n2n_gym.envs.columns.ABOUT`, say
-    what the row's layers are, what is decided about it and how, and, the same in every
-    row, how far the episode is, what the student so far takes, the least that it can
-    still come to, and each limit. They are fixed for ever; new ones are appended.
+    `Box(0, 1, (T, F), float32)`, one row for each decision, in order. Between them is
+    one row for each unit that always stays. Columns describe the row's layers and the
+    decision about them. Other columns are equal in all rows: the progress of the
+    episode, the student's resources so far, lower bounds on its final resources, and
+    the limits. `n2n_gym.envs.columns.ABOUT` explains each column. Columns never change;
+    new ones are appended.
 
     ## Starting State
-    The teacher, with nothing decided. `reset(options={"decisions": [...]})` starts
-    after a legal prefix of decisions instead; `"limits": {"num_params": 1e6}` sets
-    bounds of this episode.
+    The teacher, before any decision. `reset(options={"decisions": [...]})` starts after
+    a legal sequence of decisions instead; `"limits": {"num_params": 1e6}` sets the
+    limits of this episode.
 
     ## Rewards
     0 until the last decision, then R = C(2 - C) * accuracy_student / accuracy_teacher,
-    where C = 1 - params_student / params_teacher, or the reward given. A student that
-    breaks a limit of `constraints` earns epsilon (R + 1) - 1 instead; with
-    `epsilon=0`, and where the student cannot be scored, that is -1. Do not discount
+    with C = 1 - params_student / params_teacher. `reward=` replaces this formula. A
+    student that breaks a limit of `constraints` gets epsilon (R + 1) - 1 instead, which
+    is -1 with `epsilon=0`. A student that cannot be scored gets -1. Do not discount
     (gamma is 1).
 
     ## Episode End
-    Terminates after the last decision, or, with `illegal="end"`, at an illegal one.
-    It is never truncated.
+    The episode terminates after the last decision, or, with `illegal="end"`, at an
+    illegal action. It is never truncated.
 
     ## Information
-    From `reset` and every `step`: `action_mask`, int8, all ones at the end, and with
-    `strict=True` `infeasible`: whether no action can lead to a student that keeps the
-    limits, so that the mask is of what is legal. From `reset` and at the end:
-    `limit_<name>` of each limit that was drawn or given, and `table_<resource>`, the
-    hash of what a limited resource is predicted by. From every `step`: `illegal`, and
-    `reward_vector`, a tuple of floats: accuracy against the teacher's and the share
-    saved of each resource, as the attribute `objectives` names them; zeros before the
-    end. At the end: `accuracy` and `teacher_accuracy` (validation, in [0, 1]),
-    `num_params`, `num_macs` and every other resource that was measured, by its name,
-    `compression`, `excess_<limit>` of each limit (how much too large; at most 0 where
-    it is kept), `violated` (names of those that are broken, between commas), `cost`
-    (nominal student-epochs), `cost_once` (spent once for all students), `is_success`
-    (at most 0.01 less accurate than the teacher, and no limit broken), `fingerprint`,
-    `student` (the architecture as JSON), and `error` in place of the accuracy where
-    there is no score.
+    From `reset` and every `step`:
+
+    - `action_mask`: int8, all ones at the end.
+    - `infeasible`, with `strict=True`: True if, by the lower bounds on parameters and
+      MACs, every action leads to students that break a limit. If it is True, the mask
+      shows all legal actions.
+
+    From `reset` and at the end:
+
+    - `limit_<name>`: each limit that was drawn or set for this episode.
+    - `table_<resource>`: a hash of the data that a limited resource is predicted from.
+
+    From every `step`:
+
+    - `illegal`: whether the action was illegal.
+    - `reward_vector`: a tuple of floats, all 0 before the end. The first entry is the
+      accuracy divided by the teacher's, the others are the fractions of resources that
+      the student saves. The attribute `objectives` names the entries.
+
+    At the end:
+
+    - `accuracy`, `teacher_accuracy`: on validation images, in [0, 1].
+    - `num_params`, `num_macs`, and every other measured resource by its name.
+    - `compression`: C of the reward.
+    - `excess_<limit>`: the amount above the limit; at most 0 if the limit is kept.
+    - `violated`: names of the broken limits, separated by commas.
+    - `cost`: nominal passes of a student over the training images, for this score.
+    - `cost_once`: nominal passes that are made once for all students.
+    - `is_success`: no limit is broken and accuracy is at most 0.01 below the teacher's.
+    - `fingerprint`, `student`: a hash of the student's architecture, and that
+      architecture as JSON.
+    - `error`: the reason why there is no score. It exists only in this case, in which
+      `accuracy`, `teacher_accuracy`, `excess_<limit>`, `violated` and resources such as
+      `latency_ms` are missing.
 
     ## Arguments
     ```python
@@ -75,61 +99,73 @@ class RemoveEnv(CompressionEnv):
     ```
 
     Args:
-        teacher: One of torchvision's classification CNNs by name, "module:function"
-            (called with the task, gives a module), a module, or a `Teacher`. Or an
-            `Architecture`, its JSON, or the path of its .json file: without a task its
-            students can be scored by size alone, and no torch is imported.
-        task: "digits", "mnist", "cifar10" and others by name, the path of an .npz file
-            or of a folder of images, "module:function" or a `Task`; "digits" by
-            default.
-        weights: Trained ones for the teacher: the path of a safetensors file or of
-            what `torch.save` wrote, a state dict, or a name of torchvision's
-            ("IMAGENET1K_V1"). Such a teacher is scored, not trained.
-        normalisation: Mean and deviation of each channel, of pixels in [0, 1], that the
-            teacher's inputs are normalised with; the training images' by default.
-        granularity: What one decision is about: "unit" (units and branches), "block"
-            (branches alone), or "layer" (the paper's: every single layer).
-        keep: Names of layers that stay as they are, or patterns: "layer4", "*.conv1";
-            a list of them, or one text with commas between.
-        evaluator: How much is spent on a student's accuracy: "size" (nothing),
-            "inherit" (the teacher's weights, no training), "elastic" (those of a
-            teacher trained once to be cut), "short" (those, and some distillation),
-            "paper" (from scratch, 5 epochs), "full" (to convergence).
-            Or the path of a calibration that `n2n-gym scores calibrate` wrote,
-            "module:attribute", an `Evaluator`.
-        evaluator_workers: Where students are distilled: in this process (None), in so
-            many worker processes, on a Ray cluster ("ray" or its address). The scores
-            are the same.
-        store: Where they are kept: in the user's cache folder (True), nowhere (False),
-            in a file or a database by its URL.
-        precision: In which students are trained, and the teacher if it has to be:
-            "float32" or "bfloat16". By default the one that is faster on this machine,
-            measured once: elsewhere it may be the other, and scores differ.
-        reward: "n2n", "accuracy" (for a search within limits), "log_size" (goes on
-            rewarding size above 10x), "latency", "module:attribute" or a function of
-            the student's and the teacher's `Score`.
-        constraints: The most that a student may take of each resource, and the least
-            "accuracy": `{"num_params": 1e6, "latency_ms": 2.0, "accuracy": 0.9}`; or
-            `Limit`s, for weighted sums. With `limits="sample"`, a range of a bound:
+        teacher: A torchvision classification CNN by name, "module:function" (a function
+            of the task that returns a module), a module, or a `Teacher`. An
+            `Architecture`, its JSON or the path of its .json file works too. If such a
+            teacher has no task, students are scored by size alone, without torch.
+        task: A data set by name ("digits", the default, "mnist", "cifar10" and others),
+            the path of an .npz file or of a folder of images, "module:function", or a
+            `Task`.
+        weights: The teacher's trained weights: the path of a safetensors file or of a
+            file that `torch.save` wrote, a state dict, or the name of torchvision
+            weights ("IMAGENET1K_V1"). The teacher is then scored, not trained.
+        normalisation: Mean and standard deviation of each channel, for pixels in
+            [0, 1], that normalise the teacher's inputs. By default the mean and
+            standard deviation of the training images.
+        granularity: What one decision removes: "unit" (a unit or a branch), "block" (a
+            branch), or "layer" (a single layer, as in the paper).
+        keep: Layers to leave unchanged, by name or pattern: "layer4", "*.conv1". A
+            list, or one string separated by commas.
+        evaluator: How students are scored: one of the names below, from cheap to
+            expensive; the path of a calibration by `n2n-gym scores calibrate`;
+            "module:attribute"; or an `Evaluator`.
+
+            - "size": by their size alone.
+            - "inherit": with the teacher's weights, without training.
+            - "elastic": with weights from an elastic teacher, which is trained once so
+              that students cut from it work untrained.
+            - "quick": with the teacher's weights, after a short distillation.
+            - "short": with an elastic teacher's weights, after a short distillation.
+            - "paper": distilled for five epochs from scratch.
+            - "full": distilled to convergence.
+        evaluator_workers: Where students are scored: in this process (None), in this
+            number of worker processes, or on a Ray cluster ("ray" or its address).
+            Scores do not depend on this choice.
+        store: Where scores are stored: in the user's cache folder (True), nowhere
+            (False), or in a file or database (its path or URL).
+        precision: Precision of training, for students and for a teacher that has to be
+            trained: "float32" or "bfloat16". By default the faster of the two, as
+            measured once on this machine. So the default, and with it the scores, can
+            differ between machines.
+        reward: "n2n", "accuracy" (for a search within limits), "log_size" (does not
+            saturate for students over 10x smaller), "latency", "module:attribute", or a
+            function of the student's and the teacher's `Score`.
+        constraints: Upper limits on resources and a lower limit on "accuracy":
+            `{"num_params": 1e6, "latency_ms": 2.0, "accuracy": 0.9}`. A list of
+            `Limit`s allows weighted sums. With `limits="sample"`, give ranges:
             `{"num_params": (2e5, 2e6)}`. Resources: "num_params", "num_macs",
             "onnx_bytes", "peak_bytes", "latency_ms", "energy_mj", "module:attribute".
-        limits: "fixed", or "sample": each reset draws the bounds from their ranges,
-            log-uniformly; `info["limit_<name>"]` has them.
-        fit: Whether the finished student is put on the surface of its limits: all its
-            widths times one factor, the largest that keeps them. An action is then a
-            proportion. `info["student"]` is the fitted one, `info["start"]` the other,
-            which stage two goes on from.
-        resources: Your own, by name: functions of the student's and the teacher's
-            `Architecture`.
-        epsilon: What is left of the reward of a student that breaks a limit.
-        strict: Whether what can only lead to students that break a limit on parameters
-            or MACs is masked. What the mask forbids is carried out all the same.
-        illegal: "keep" takes an illegal action for a 0; "end" ends the episode with -1.
-        max_rows: Pads the observation to as many rows, for policies that serve
+        limits: "fixed", or "sample": each reset draws the limits log-uniformly from
+            their ranges. `info["limit_<name>"]` is the drawn limit.
+        fit: Whether to scale all widths of the finished student by one factor, the
+            largest that keeps the limits. Actions then set the proportions of widths.
+            `info["student"]` is the scaled student; `info["start"]` is the unscaled
+            one, which N2NShrink can start from. `metadata["fits"]` is True.
+        resources: Your own resources by name: functions of the student's and the
+            teacher's `Architecture`.
+        epsilon: A number in [0, 1]. A student that breaks a limit gets
+            epsilon (R + 1) - 1 instead of R.
+        strict: Whether to mask actions after which no student can keep the limits on
+            parameters and MACs. Masked actions are still executed if they are played.
+        illegal: What an illegal action does: with "keep" it changes nothing, with "end"
+            it ends the episode with reward -1.
+        max_rows: Number of rows to pad the observation to, for policies that serve
             several teachers.
-        device: Where to train and score; the accelerator if there is one by default.
-        train_teacher: Does nothing: see ``load_teacher``.
-        render_mode: "ansi", "rgb_array", or "human": a window that shows each step.
+        device: Device for training and scoring. By default the accelerator, if there is
+            one.
+        train_teacher: Has no effect; older versions needed it.
+        render_mode: "ansi" (text), "rgb_array" (a picture), or "human" (a window that
+            shows each step).
 
     ## References
     Ashok, Rhinehart, Beainy, Kitani: N2N Learning: Network to Network Compression via
@@ -139,7 +175,8 @@ class RemoveEnv(CompressionEnv):
     * v0: first version.
     """
 
-    metadata = CompressionEnv.metadata | {"keep": KEEP}  # leaves layers as they are
+    # "keep": the action that changes nothing. "stage": what a policy decides.
+    metadata = CompressionEnv.metadata | {"keep": KEEP, "stage": "remove"}
 
     def __init__(
         self,

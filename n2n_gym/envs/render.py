@@ -1,4 +1,4 @@
-"""How a network under compression looks: a bar a layer, as text or as a picture."""
+"""Pictures of a network under compression: one bar per layer, as text or pixels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import Removal, Shrinkage, units
 
-COLUMNS: Final = 80  # of text, unless told otherwise
+COLUMNS: Final = 80  # default width of text
 FEWEST_COLUMNS: Final = 30
 BAR: Final = 32  # characters for the widest layer, at most
 
-# Of the picture, in pixels.
+# Sizes in the picture, in pixels.
 ROW, MARGIN, NAME, WIDEST, STATE = 20, 16, 190, 300, 190
-LETTERS: Final = 24  # of a name, which fit its column
+LETTERS: Final = 24  # letters of a name that fit its column
 PAPER, INK, FAINT = (255, 255, 255), (32, 36, 44), (150, 156, 166)
 GONE, MARK = (226, 229, 233), (255, 240, 205)
 COLOURS: Final = {
@@ -35,11 +35,11 @@ class LayerBar(NamedTuple):
     old: int  # width in the teacher
     new: int  # width in the student, 0 if removed
     change: str  # in words
-    is_current: bool  # whether the decision at hand is about it
+    is_current: bool  # whether the next decision is about it
 
     @property
     def state(self) -> State:
-        """What became of it; a smaller kernel is shrunk, too."""
+        """Kept, shrunk or removed; a layer with a smaller kernel counts as shrunk."""
         if not self.new:
             return "removed"
         return "kept" if self.change == str(self.old) else "shrunk"
@@ -49,8 +49,8 @@ class Scene(NamedTuple):
     """A network in the middle of an episode.
 
     Attributes:
-        current: The decision at hand, about layers of the start; None at the end.
-        position: Of the decision at hand, from 0, among ``num_decisions``.
+        current: The next decision, about layers of the start; None at the end.
+        position: Index of the next decision, from 0 to ``num_decisions`` - 1.
     """
 
     teacher: Architecture
@@ -62,7 +62,7 @@ class Scene(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The decision at hand."""
+        """The text for the next decision."""
         if self.current is None:
             return "the finished student"
         number = f"{self.position + 1} of {self.num_decisions}"
@@ -70,7 +70,7 @@ class Scene(NamedTuple):
 
     @property
     def total(self) -> str:
-        """The compression so far."""
+        """The text for the compression so far."""
         times = self.teacher.num_params / self.student.num_params
         return (
             f"{self.student.num_params:,} of {self.teacher.num_params:,} parameters: "
@@ -91,10 +91,10 @@ def bars(
     student: Architecture,
     current: Removal | Shrinkage | None,
 ) -> list[LayerBar]:
-    """What is left of each layer.
+    """A bar for each convolution and linear layer of the teacher.
 
     Args:
-        current: The decision at hand, about layers of the start.
+        current: The next decision, about layers of the start.
     """
     marked = {start.layers[p].name for p in current.layers} if current else set()
     found = []
@@ -113,7 +113,7 @@ def bars(
 def _kernels(
     teacher: Architecture, head: int, student: Architecture, position: int
 ) -> str:
-    """The change of a kernel, if any."""
+    """The text for a changed kernel; empty if the kernel is unchanged."""
     old = getattr(teacher.layers[head], "kernel", None)
     new = getattr(student.layers[position], "kernel", None)
     if old is None or new is None or old == new:
@@ -122,12 +122,12 @@ def _kernels(
 
 
 def _length(width: int, widest: int, longest: int) -> int:
-    """Of a bar; whatever is there is seen."""
+    """Length of the bar of a layer: 0 for the width 0, otherwise at least 1."""
     return min(longest, max(1, round(longest * width / widest))) if width else 0
 
 
 class Line(NamedTuple):
-    """A bar as text: mark, name, what is left, what is gone, the change."""
+    """A bar as text: mark, name, remaining part, removed part, change."""
 
     mark: str
     name: str
@@ -138,7 +138,7 @@ class Line(NamedTuple):
 
 
 def lines(shown: list[LayerBar], columns: int = COLUMNS) -> list[Line]:
-    """The bars in so many columns; long names lose their beginning."""
+    """The bars as text of this many columns; long names lose their beginning."""
     columns = max(columns, FEWEST_COLUMNS)
     widest = max(bar.old for bar in shown)
     change = max(len(bar.change) for bar in shown)
@@ -164,12 +164,12 @@ def lines(shown: list[LayerBar], columns: int = COLUMNS) -> list[Line]:
 
 
 def shorten(name: str, longest: int) -> str:
-    """A layer's name in so many characters: it loses its beginning."""
+    """A layer's name; a name of more than ``longest`` letters loses its beginning."""
     return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def draw_ansi(scene: Scene, columns: int = COLUMNS) -> str:
-    """Lines of text; ``>`` marks what the decision at hand is about."""
+    """Lines of text; ``>`` marks the layers of the next decision."""
     shown = bars(scene.teacher, scene.start, scene.student, scene.current)
     rows = [
         f"{line.mark} {line.name}  {line.kept}{line.gone}  {line.change}"
@@ -179,8 +179,8 @@ def draw_ansi(scene: Scene, columns: int = COLUMNS) -> str:
 
 
 def draw_rgb(scene: Scene) -> NDArray[np.uint8]:
-    """The same as a picture, (H, W, 3); of one size throughout an episode."""
-    from PIL import Image, ImageDraw, ImageFont  # only who asks for pictures waits
+    """A picture of the bars, (H, W, 3); its size is constant during an episode."""
+    from PIL import Image, ImageDraw, ImageFont  # only pictures need this slow import
 
     shown = bars(scene.teacher, scene.start, scene.student, scene.current)
     widest = max(bar.old for bar in shown)

@@ -1,4 +1,4 @@
-"""How much of each limit is taken, and must be, where that needs no measuring."""
+"""Limited resources in the observation, as fractions of the teacher's amounts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from n2n_gym.envs.episode import Episode
 from n2n_gym.envs.limits import takes_of
 from n2n_gym.limits.constraints import ACCURACY, Limit
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.resources import Meter, ResourceError
+from n2n_gym.resources import COUNTED, Meter, ResourceError
 from n2n_gym.resources.resource import is_computed
 
-# Every episode counts these, with and without limits.
-_COUNTED: Final = (RESOURCES["num_params"], RESOURCES["num_macs"])
+# Every episode counts these, even without limits.
+_COUNTED: Final = tuple(RESOURCES[name] for name in COUNTED)
 
 
 class Amount(NamedTuple):
-    """What a limit is on.
+    """A limited resource, or a weighted sum of resources.
 
     Attributes:
-        share: Which columns show it.
-        whole: What the teacher takes of it.
+        share: Name of this resource in the observation's columns; "other" for a sum.
+        whole: The teacher's amount.
     """
 
     share: str
@@ -30,13 +30,25 @@ class Amount(NamedTuple):
     whole: float
 
     def of(self, values: Mapping[str, float]) -> float:
-        """As a share of the teacher's."""
+        """A student's amount as a fraction of the teacher's, in [0, 1].
+
+        It is 1 if the teacher's amount is not positive.
+
+        Args:
+            values: The student's resources, by name.
+        """
         taken = sum(weight * values[name] for name, weight in self.weights.items())
         return min(1.0, max(0.0, taken / self.whole)) if self.whole > 0 else 1.0
 
 
 def targets(limits: Sequence[Limit], whole: Mapping[str, float]) -> dict[str, float]:
-    """Each limit as a share of what the teacher takes, by the columns' names."""
+    """Each limit as a fraction of the teacher's amount, by the names of ``SHARES``.
+
+    If several limits belong to one column, the lowest fraction counts.
+
+    Args:
+        whole: The teacher's limited resources, by name.
+    """
     found: dict[str, float] = {}
     for limit, amount in _amounts(limits, whole):
         bound = limit.bound / amount.whole if amount.whole > 0 else 1.0
@@ -48,9 +60,12 @@ def targets(limits: Sequence[Limit], whole: Mapping[str, float]) -> dict[str, fl
 def told(
     limits: Sequence[Limit], meter: Meter, whole: Mapping[str, float]
 ) -> tuple[Amount, ...]:
-    """The amounts that steps can tell, beside parameters and multiply-accumulates.
+    """The amounts that every step shows, besides parameters and multiply-accumulates.
 
-    They follow from the layers, and do not fall where a student takes more.
+    These amounts can be computed from the layers, and have no negative weight.
+
+    Args:
+        whole: The teacher's limited resources, by name.
     """
     return tuple(
         amount
@@ -65,14 +80,18 @@ def told(
 def shares(
     amounts: Sequence[Amount], meter: Meter, episode: Episode, teacher: Architecture
 ) -> dict[str, tuple[float, float]]:
-    """What the student so far takes, and the least in reach; of several, the most."""
+    """Current amount and lower bound as fractions of the teacher's, by column name.
+
+    If several amounts belong to one column, the largest fractions count. If a resource
+    cannot be computed, the amount counts as 1 and the bound as 0.
+    """
     names = dict.fromkeys(name for amount in amounts for name in amount.weights)
     takes = takes_of(meter, list(names), teacher)
     narrowest = episode.narrowest
     try:
         taken = takes(episode.student)
         least = takes(narrowest) if narrowest else dict.fromkeys(names, 0.0)
-    except ResourceError:  # it counts as too much
+    except ResourceError:  # counts as the largest amount
         return {amount.share: (1.0, 0.0) for amount in amounts}
     found: dict[str, tuple[float, float]] = {}
     for amount in amounts:
@@ -83,7 +102,7 @@ def shares(
 
 
 def tables(meter: Meter, names: Sequence[str]) -> dict[str, Any]:
-    """What infos say of tables that resources are predicted by."""
+    """The infos' entries for the tables that resources are predicted from."""
     functions = {name: meter.functions[name] for name in names}
     return {
         f"table_{name}": function.fingerprint

@@ -1,12 +1,10 @@
-"""Stage two: how far to shrink what remains."""
+"""Stage two: the agent decides how far to shrink the remaining layers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
-
-from typing_extensions import Unpack
+from typing import Final, Literal, Unpack
 
 from n2n_gym.envs.arguments import Arguments
 from n2n_gym.envs.compression import CompressionEnv
@@ -25,39 +23,40 @@ ACTIONS: Final = ("discrete", "continuous")
 class ShrinkEnv(CompressionEnv):
     """
     ## Description
-    What is left of a teacher network after removal shrinks further. The agent goes
-    through its width groups (layers whose output widths are tied, by an addition for
-    one) and its kernels, and decides for each what share of it remains. Of the
-    channels, those whose weights have the largest L1 norm stay. After the last decision
-    the student inherits the teacher's weights, is distilled from the teacher for a
-    short while, and is scored on validation images. Distillation, compression and
-    accuracy are against the original teacher, whatever the start.
+    The agent shrinks the network that remains after removal. It chooses a rate for each
+    width group and each kernel: the fraction that remains. A width group is a set of
+    layers whose output widths are tied, for example because their outputs are added.
+    The channels with the largest L1 norms of their weights remain. After the last
+    decision the student is scored on validation images, as in N2NRemove. Distillation,
+    compression and accuracy refer to the original teacher, whatever the start.
 
     ## Action Space
     `Discrete(10)`: action i is the rate (i + 1) / 10. With `action="continuous"`,
-    `Box(-1, 1, (1,), float32)`, mapped linearly to the rates 0.1 to 1. A width becomes
-    the nearest positive multiple of what its convolutions' groups ask for; a kernel
-    becomes the odd length nearest to its rate, ties up, padding following. Every such
-    action is legal, but of rates that lead to the same kernel `info["action_mask"]` and
-    `action_masks()` offer one, the highest. Paddings, if they are among the variables,
-    have illegal actions too.
+    `Box(-1, 1, (1,), float32)`, mapped linearly to the rates 0.1 to 1. A width is
+    rounded to the nearest positive multiple of the number of groups in its
+    convolutions. By default a kernel is rounded to the nearest odd length; ties go up.
+    The padding follows the kernel, so that maps keep their size. Every rate in `rates`
+    is legal for widths and kernels. If several rates lead to the same kernel,
+    `info["action_mask"]` and `action_masks()` offer only the highest (with
+    `kernels="floor"`, all). A rate of a padding is illegal if no network can be built
+    with it.
 
     ## Observation Space
-    `Box(0, 1, (T, F), float32)`, one row for each decision, in order, and between them
-    one for each unit that no decision is about. The columns are those of N2NRemove;
+    `Box(0, 1, (T, F), float32)`, one row for each decision, in order. Between them is
+    one row for each unit without a decision. The columns are those of N2NRemove;
     `choice` is a rate.
 
     ## Starting State
-    The start network with nothing decided. `reset(options={"decisions": [...]})`
-    starts after a legal prefix of decisions instead.
+    The start network, before any decision. `reset(options={"decisions": [...]})` starts
+    after a legal sequence of decisions instead.
 
     ## Rewards
-    As in N2NRemove: 0 until the last decision, then
-    R = C(2 - C) * accuracy_student / accuracy_teacher, or the reward given.
+    As in N2NRemove: 0 until the last decision, then R = C(2 - C) * accuracy_student /
+    accuracy_teacher. `reward=` replaces this formula.
 
     ## Episode End
-    Terminates after the last decision, or, with `illegal="end"`, at an illegal one.
-    It is never truncated.
+    The episode terminates after the last decision, or, with `illegal="end"`, at an
+    illegal action. It is never truncated.
 
     ## Information
     As in N2NRemove. With continuous actions there is no `action_mask`.
@@ -68,15 +67,15 @@ class ShrinkEnv(CompressionEnv):
     ```
 
     Args:
-        start: What removal has left of the teacher: an `Architecture`, its JSON, or the
-            path of a file with it. The teacher itself by default.
-        variables: What to shrink, of "width", "kernel" and "padding".
-        granularity: What one decision is about: "group" (tied widths, and each kernel),
-            or "stage" (all layers of equal width and resolution).
-        kernels: What a kernel's rate means: "nearest" odd length, or "floor", the
-            largest that is not above it.
-        rates: Those that are offered, of 0.1 to 1; all by default.
-        action: "discrete" or "continuous".
+        start: The network to shrink, usually the result of removal: an `Architecture`,
+            its JSON, or the path of a file with its JSON. By default the teacher.
+        variables: Which variables to shrink: any of "width", "kernel" and "padding".
+        granularity: What one decision shrinks: "group" (one group of tied widths, or
+            one kernel), or "stage" (all layers of equal width and resolution).
+        kernels: How a kernel's length is rounded: "nearest" odd length, or "floor", the
+            largest odd length that is not above rate * length.
+        rates: The rates offered, some of 0.1, 0.2, ..., 1, including 1; by default all.
+        action: Kind of action space: "discrete" or "continuous".
         teacher, task, weights, normalisation, keep, evaluator, evaluator_workers,
             store, precision, reward, constraints, limits, fit, resources, epsilon,
             strict, illegal, max_rows, device, train_teacher, render_mode: As in
@@ -90,7 +89,8 @@ class ShrinkEnv(CompressionEnv):
     * v0: first version.
     """
 
-    metadata = CompressionEnv.metadata | {"keep": UNCHANGED}  # leaves sizes as they are
+    # "keep": the action that changes nothing. "stage": what a policy decides.
+    metadata = CompressionEnv.metadata | {"keep": UNCHANGED, "stage": "shrink"}
 
     def __init__(
         self,
@@ -109,12 +109,13 @@ class ShrinkEnv(CompressionEnv):
             raise ValueError(f"unknown action={action!r}; known: {', '.join(ACTIONS)}")
         if arguments.get("strict") and action == "continuous":
             raise ValueError(
-                "strict=True masks actions, and action='continuous' has no mask"
+                "strict=True needs an action mask, and action='continuous' has none"
             )
         check_rates(rates)
         if tuple(rates) != RATES and action == "continuous":
             raise ValueError(
-                "rates= are of discrete actions; action='continuous' has all"
+                "rates= needs discrete actions; with action='continuous' every rate "
+                "is possible"
             )
         super().__init__(teacher, task, **arguments)
         whole = self.teacher.architecture
@@ -143,8 +144,9 @@ def load_start(
     """The start of a shrinkage, which must descend from the teacher.
 
     Raises:
-        ValueError: It cannot be read, or is no descendant: it has other layers than the
-            teacher, in another order, or wider ones.
+        ValueError: The start cannot be read, or does not descend from the teacher: its
+            layers are not the teacher's, not in the teacher's order, or larger than in
+            the teacher.
     """
     if start is None:
         return teacher

@@ -1,4 +1,4 @@
-"""The walk through what can shrink: widths, kernels and paddings, each to a rate."""
+"""The decisions of a shrinkage: a rate for each width, kernel and padding."""
 
 from __future__ import annotations
 
@@ -25,29 +25,27 @@ LOWEST, HIGHEST = RATES[0], RATES[-1]
 
 
 def check_rates(rates: Sequence[float]) -> None:
-    """Refuse rates that are not offered.
+    """Raise a ValueError if an environment cannot offer these rates.
 
     Raises:
-        ValueError: One is none of 0.1, 0.2, ..., 1, or there is none.
+        ValueError: A rate is none of 0.1, 0.2, ..., 1, or the rate 1 is missing.
     """
     is_several = isinstance(rates, Sequence)
     given = tuple(rates) if is_several else (rates,)
     are_known = all(isinstance(r, (int, float)) and r in RATES for r in given)
     if not is_several or not are_known or HIGHEST not in given:
-        raise ValueError(
-            f"rates are some of {RATES}, with 1.0 among them, which changes nothing; "
-            f"got {given}"
-        )
+        raise ValueError(f"rates must be some of {RATES} and include 1.0, got {given}")
 
 
 class ShrinkageEpisode(Episode):
-    """How far to shrink: an action is the place of a rate, or a number in [-1, 1].
+    """Decisions about shrinkages: an action is a rate's index or a number in [-1, 1].
 
     Args:
-        rates: Those that are offered.
-        fit: Whether widths are scaled in the end, so that only kernels bound the floor.
-        widths: What is scaled then.
-        known: A memo for `Tally`, which networks of one teacher may share.
+        rates: The rates that are offered.
+        fit: Whether widths are scaled at the end; decisions about widths then leave
+            ``floor`` unchanged.
+        widths: Function that lists the widths to scale at the end.
+        known: Cache of layer costs for `Tally`, for all networks of one teacher.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class ShrinkageEpisode(Episode):
         self._fit, self._lowest = fit, min(rates)
         self._scaled = tuple(widths(start)) if fit else ()
         self._affected = [_affected(start, each) for each in decisions]
-        # Paddings that are decided on change maps, which a tally does not follow.
+        # Deciding paddings changes map sizes, which a tally does not track.
         self._is_tallied = all(each.variable != "padding" for each in decisions)
         self._masks = [self._mask_of(each) for each in decisions]
         known = {} if known is None else known
@@ -83,9 +81,11 @@ class ShrinkageEpisode(Episode):
         self.restart()
 
     def _mask_of(self, decision: Shrinkage) -> Mask:
-        """Of the rates offered, for each length of a kernel the highest.
+        """The mask of a decision, (A,): 1 for each offered rate.
 
-        By the old rule all are, as they were when its tasks were first published.
+        If several rates lead to the same kernel, only the highest has 1. With
+        ``kernels="floor"`` all of ``rates`` have 1, because tasks were published with
+        this mask.
         """
         mask = self._offered.copy()
         if decision.variable == "kernel" and decision.rule == "nearest":

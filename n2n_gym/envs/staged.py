@@ -1,4 +1,4 @@
-"""Both stages in one walk: the teacher's removals, then the teacher's shrinkages."""
+"""Both stages in one episode: the teacher's removals, then its shrinkages."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import RATES, Removal, Shrinkage, shrinkages
 from n2n_gym.networks.tally import Counts
 
-REMOVES: Final = 0  # the action, while removals are decided
+REMOVES: Final = 0  # the action that removes
 _REMOVAL: Final[Mapping[int, int]] = {REMOVES: REMOVE, UNCHANGED: KEEP}
 
 
 class StagedEpisode(Episode):
-    """Removals, then what each width and kernel of the teacher shrinks to.
+    """Removals, then a rate for each width and kernel of the teacher.
 
-    In the network that removal has left, other layers may be tied. There the first of
-    the teacher's decisions about a group says its rate; what has gone, or follows
-    another, has one legal action.
+    A removal can tie widths that are separate in the teacher. The first decision about
+    one of these widths sets the rate of all of them. If a decision is about a removed
+    layer, or about a width that is already set, only ``UNCHANGED`` is legal.
 
     Args:
-        removals, shrinkages: Of the teacher.
-        kept: Names of layers that stay as they are.
+        removals, shrinkages: The decisions about the teacher.
+        kept: Names of layers that stay unchanged.
+        rates, fit, widths: As in ``ShrinkageEpisode``.
     """
 
     num_actions = len(RATES)
@@ -58,8 +59,8 @@ class StagedEpisode(Episode):
         self._shrinkages = tuple(shrinkages)
         self._kept, self._rates = kept, tuple(rates)
         self._fit, self._widths = fit, widths
-        self._known: dict[Any, Any] = {}  # costs of layers, in all that is left of it
-        # Whatever is removed, widths can shrink afterwards: the floor is the narrowest.
+        self._known: dict[Any, Any] = {}  # layer costs of all its students
+        # Widths can shrink after any removal, so the floor is the narrowest student's.
         self._first = RemovalEpisode(
             start, removals, kept=kept, fit=True, widths=widths
         )
@@ -74,14 +75,14 @@ class StagedEpisode(Episode):
         self.choices = ()
         self._first.restart()
         self._second: ShrinkageEpisode | None = None
-        # The decisions of what removal left, by the place of the teacher's that says
-        # their rate.
+        # Each index of a teacher's shrinkage that still counts, with the decisions
+        # about the network after removal that get its rate.
         self._said: Mapping[int, list[int]] = {}
         if not self._num_removals:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Removal is over: lay out what is left to shrink."""
+        """After the last removal, list the remaining shrinkages."""
         left = self._first.student
         variables = dict.fromkeys(each.variable for each in self._shrinkages)
         rule = next((d.rule for d in self._shrinkages if d.variable == "kernel"), None)
@@ -95,8 +96,8 @@ class StagedEpisode(Episode):
         )
         for each in offered:
             positions = (self.start.positions[left.layers[p].name] for p in each.layers)
-            places = (self._place_of.get((each.variable, p)) for p in positions)
-            place = min((p for p in places if p is not None), default=None)
+            candidates = (self._place_of.get((each.variable, p)) for p in positions)
+            place = min((p for p in candidates if p is not None), default=None)
             if place is not None:
                 said.setdefault(place, []).append(len(found))
                 found.append(each)
@@ -129,7 +130,7 @@ class StagedEpisode(Episode):
 
     @property
     def _place(self) -> int:
-        """Of the shrinkage at hand, among the teacher's."""
+        """Index of the next decision among the teacher's shrinkages."""
         return self.position - self._num_removals
 
     def mask(self) -> Mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import gymnasium as gym
@@ -18,35 +19,35 @@ from n2n_gym.envs.remove import RemoveEnv
 from n2n_gym.envs.shrink import ShrinkEnv
 from n2n_gym.evaluators.evaluator import evaluate
 
-# What a batch of students has in common.
+# Attributes that all rows share.
 SHARED: Final = ("teacher", "evaluator", "meter")
 
 
 class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]]):
     """
     ## Description
-    Plays `num_envs` episodes of one environment in lock step. All have the same number
-    of decisions and so end together: equal students are then one, and the rest go to
-    the evaluator in a single call, which can distil them in parallel. Each row gets
-    what the environment alone would give: the batch behaves as
-    `gymnasium.vector.SyncVectorEnv` does, in all three autoreset modes.
+    Plays `num_envs` episodes of one environment in lock step, one episode in each row.
+    All episodes have the same number of decisions and end together. All distinct
+    students go to the evaluator in a single call, so it can distil them in parallel.
+    The results of each row are those of a single environment. The vector behaves like
+    `gymnasium.vector.SyncVectorEnv` in all three autoreset modes.
 
     ## Action Space, Observation Space
-    Those of the environment, batched: observations are (N, T, F).
+    The environment's spaces, batched: observations are (N, T, F).
 
     ## Episode End
-    With `illegal="end"` a row can end before the others. It then idles until they have
-    ended too, and all begin anew together. `terminated` is True once, with the reward
-    -1; while the row idles it is False, rewards are 0, actions are ignored, the
-    observation stays the episode's last, in which nothing is current, and
-    `info["idle"]` is True. So episodes and returns are counted rightly (idle steps are
-    counted to the next one's length), and an agent that leaves idle steps out has what
-    it would have of the environment alone. `reset(options={"reset_mask": ...})` ends
-    the idling of a row at any time.
+    With `illegal="end"` an episode can end before those of the other rows. Its row then
+    idles until all episodes have ended, and all rows begin again together. In the step
+    that ends the episode, `terminated` is True and the reward is -1. While the row
+    idles, `terminated` is False, rewards are 0, actions are ignored, the observation
+    stays the same, and `info["idle"]` is True. So wrappers count episodes and returns
+    correctly, but add idle steps to the length of the next episode. An agent that skips
+    idle steps sees the same as in a single environment.
+    `reset(options={"reset_mask": ...})` ends a row's idling at any time.
 
     ## Information
-    As in Gymnasium's vectors: each key an array over the rows, with a mask under
-    `"_" + key`. `action_mask` is (N, A) int8. `idle` is there if a row idles.
+    As in Gymnasium's vector environments: each key is an array over the rows, with a
+    mask under `"_" + key`. `action_mask` is (N, A) int8. `idle` exists if a row idles.
 
     ## Arguments
     ```python
@@ -54,9 +55,9 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
     ```
 
     Args:
-        env: The environment; the rows are copies of it and share its teacher.
-        num_envs: How many.
-        autoreset_mode: "NextStep", "SameStep" or "Disabled".
+        env: The environment to copy into each row; all copies use the same teacher.
+        num_envs: Number of rows.
+        autoreset_mode: Gymnasium's mode: "NextStep", "SameStep" or "Disabled".
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     ) -> None:
-        # First, because older Gymnasiums close even what could not be constructed.
+        # First, because older Gymnasiums call close() even if the constructor fails.
         self.envs = [copy.deepcopy(env) for _ in range(num_envs)]
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
@@ -95,16 +96,18 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         """Start an episode in every row, or restore one.
 
         Args:
-            seed: One for each row; from an integer on, each row has the next one.
-            options: ``{"decisions": [...]}`` replays the actions of a legal proper
-                prefix of an episode, ``{"decisions": [[...], ...]}`` one for each row,
-                all of one length. ``{"limits": {...}}`` sets bounds of all rows,
-                a list of such those of each. ``{"reset_mask": ...}``, (N,) bool,
-                leaves the rows alone for which it is False.
+            seed: A list of one seed per row, or an integer for the first row; each
+                further row then gets the next integer.
+            options: ``{"decisions": [...]}`` replays the first actions of an episode in
+                all rows. ``{"decisions": [[...], ...]}`` replays one list in each row;
+                all lists must be equally long. ``{"limits": {...}}`` sets the limits of
+                all rows; a list of such dictionaries has one for each row.
+                ``{"reset_mask": ...}``, (N,) bool, resets only the rows where it is
+                True.
 
         Raises:
-            ValueError: There is not one seed or prefix for each row, or an option is
-                unknown or wrong.
+            ValueError: The number of seeds or prefixes is not the number of rows, or an
+                option is unknown or wrong.
             TypeError: The reset mask is not an array of booleans.
         """
         options = dict(options or {})
@@ -127,7 +130,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         return seed
 
     def _prefixes(self, options: dict[str, Any]) -> list[dict[str, Any]]:
-        """The decisions and the limits of each row, where options tell them apart."""
+        """Options of each row: its decisions and limits, if they are given by row."""
         each: list[dict[str, Any]] = [{} for _ in self.envs]
         given = options.get("decisions")
         if given and _is_list(given) and all(map(_is_list, given)):
@@ -145,7 +148,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         return each
 
     def _checked_mask(self, mask: Any) -> NDArray[np.bool_]:
-        """Which rows to reset, (N,); all without a mask."""
+        """The rows to reset as a mask, (N,); without a mask, all rows."""
         if mask is None:
             return np.ones(self.num_envs, np.bool_)
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
@@ -173,15 +176,15 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         NDArray[np.bool_],
         dict[str, Any],
     ]:
-        """Make the decision at hand in every row.
+        """Make the next decision in every row.
 
         Raises:
-            ValueError: There is not one action for each row, or one is not in the
-                action space; nothing has happened then.
-            RuntimeError: All episodes have ended and are not to begin anew by
-                themselves, or none was started.
+            ValueError: The number of actions is not the number of rows, or an action is
+                not in the action space. In both cases no row has changed.
+            RuntimeError: No episode was started, or all episodes have ended and the
+                autoreset mode is "Disabled".
         """
-        is_running = np.array([not env._is_over for env in self.envs])
+        is_running = np.array([not env.is_over for env in self.envs])
         rewards = np.zeros(self.num_envs)
         never = np.zeros(self.num_envs, np.bool_)
         if not is_running.any():
@@ -193,12 +196,12 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         given = list(iterate(self.action_space, actions))
         self._refuse_unless_one_each("actions", given)
         running = _positions(is_running)
-        checked = {i: self.envs[i]._checked(given[i]) for i in running}
+        checked = {i: self.envs[i].checked(given[i]) for i in running}
         last: dict[int, dict[str, Any]] = {}  # each running row's info
         for i, action in checked.items():
-            rewards[i], last[i] = self.envs[i]._go_on(action)
+            rewards[i], last[i] = self.envs[i].advance(action)
         self._score([i for i in running if self.envs[i].is_complete], rewards, last)
-        terminations = np.array([env._is_over for env in self.envs]) & is_running
+        terminations = np.array([env.is_over for env in self.envs]) & is_running
         infos = self._end_step(last, terminations)
         return self._observations(), rewards, terminations, never, infos
 
@@ -208,7 +211,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         rewards: NDArray[np.float64],
         infos: dict[int, dict[str, Any]],
     ) -> None:
-        """Fill in the rewards and last infos of the rows with a student to score."""
+        """Fill in the rewards and last infos of the rows with a finished student."""
         if not complete:
             return
         students = [self.envs[i].student for i in complete]
@@ -221,34 +224,34 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
     def _end_step(
         self, last: dict[int, dict[str, Any]], terminations: NDArray[np.bool_]
     ) -> dict[str, Any]:
-        """The infos of a step; resets the rows that are to be reset within it.
+        """The infos of a step. In same-step mode, rows are reset once all are over.
 
         Args:
-            last: Of the rows that ran.
-            terminations: Which of them have ended, (N,).
+            last: Infos of the rows that made a decision in this step.
+            terminations: Mask of the rows that ended in this step, (N,).
         """
         resets = self.autoreset_mode is AutoresetMode.SAME_STEP
-        all_over = all(env._is_over for env in self.envs)
+        all_over = all(env.is_over for env in self.envs)
         infos: dict[str, Any] = {}
         for i, env in enumerate(self.envs):
             info = last.get(i)
             if resets and terminations[i]:
-                final = {"final_obs": env._observation.copy(), "final_info": info}
+                final = {"final_obs": env.observation.copy(), "final_info": info}
                 infos = self._add_info(infos, final, i)
                 info = None
             if resets and all_over:
                 _, info = env.reset()
             if info is None:
-                info = {"idle": True} | env._mask_info()
+                info = {"idle": True} | env.mask_info()
             infos = self._add_info(infos, info, i)
         return infos
 
     def _observations(self) -> Observation:
-        """A fresh (N, T, F) array."""
-        return np.array([env._observation for env in self.envs])
+        """The observations of all rows, as a new array, (N, T, F)."""
+        return np.array([env.observation for env in self.envs])
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """``infos["action_mask"]`` as sb3-contrib asks for it, (N, A)."""
+        """``infos["action_mask"]``, (N, A), by the name that sb3-contrib looks for."""
         return np.stack([env.action_masks() for env in self.envs])
 
     def render(self) -> tuple[Any, ...]:
@@ -256,7 +259,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         return tuple(env.render() for env in self.envs)
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What a method of each row returns, or the value of an attribute."""
+        """The result of a method in each row, or the value of an attribute."""
         found = self.get_attr(name)
         return tuple(f(*args, **kwargs) if callable(f) else f for f in found)
 
@@ -265,11 +268,11 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
         return tuple(getattr(env, name) for env in self.envs)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of the rows: a list or tuple for each, else one for all.
+        """Set an attribute of all rows. A list or tuple has one value per row.
 
         Raises:
-            ValueError: There is not one value for each row, or rows would differ in
-                what they share.
+            ValueError: The number of values is not the number of rows, or rows would
+                differ in one of the attributes ``SHARED``.
         """
         each = values if _is_list(values) else [values] * self.num_envs
         self._refuse_unless_one_each("values", each)
@@ -279,12 +282,12 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
             setattr(env, name, value)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close the rows."""
+        """Close all rows."""
         for env in self.envs:
             env.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompressionVectorEnv:
-        """Independent copies of the running episodes, which share the teacher."""
+        """Independent copies of the episodes; all of them use the same teacher."""
         twin = copy.copy(self)
         memo[id(self)] = twin
         twin.envs = copy.deepcopy(self.envs, memo)
@@ -293,7 +296,7 @@ class CompressionVectorEnv(gym.vector.VectorEnv[Observation, Any, NDArray[Any]])
 
 
 def _positions(mask: NDArray[np.bool_]) -> list[int]:
-    """Where a mask is True."""
+    """The positions where a mask is True."""
     return [int(i) for i in np.flatnonzero(mask)]
 
 
@@ -301,34 +304,18 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def make_compress_vector(
+def _make_vector(
+    kind: type[CompressionEnv],
     num_envs: int = 1,
     *,
     autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     **arguments: Any,
 ) -> CompressionVectorEnv:
-    """Rows of ``CompressEnv(**arguments)``."""
-    env = CompressEnv(**arguments)
+    """A vector of ``kind(**arguments)``."""
+    env = kind(**arguments)
     return CompressionVectorEnv(env, num_envs, autoreset_mode=autoreset_mode)
 
 
-def make_remove_vector(
-    num_envs: int = 1,
-    *,
-    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-    **arguments: Any,
-) -> CompressionVectorEnv:
-    """Rows of ``RemoveEnv(**arguments)``."""
-    env = RemoveEnv(**arguments)
-    return CompressionVectorEnv(env, num_envs, autoreset_mode=autoreset_mode)
-
-
-def make_shrink_vector(
-    num_envs: int = 1,
-    *,
-    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
-    **arguments: Any,
-) -> CompressionVectorEnv:
-    """Rows of ``ShrinkEnv(**arguments)``."""
-    env = ShrinkEnv(**arguments)
-    return CompressionVectorEnv(env, num_envs, autoreset_mode=autoreset_mode)
+make_remove_vector: Final = partial(_make_vector, RemoveEnv)
+make_shrink_vector: Final = partial(_make_vector, ShrinkEnv)
+make_compress_vector: Final = partial(_make_vector, CompressEnv)

@@ -1,4 +1,4 @@
-"""A window that shows frames to people."""
+"""A window that shows frames."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Window:
-    """One of matplotlib's, in the size of its frames.
+    """A matplotlib window, as large as its frames.
 
     Raises:
         DependencyNotInstalled: matplotlib is missing.
@@ -21,13 +21,13 @@ class Window:
             from matplotlib import pyplot
         except ModuleNotFoundError as error:
             raise DependencyNotInstalled(
-                'render_mode="human" needs matplotlib: pip install "n2n-gym[bench]"'
+                'render_mode="human" needs matplotlib: pip install "n2n-gym[human]"'
             ) from error
         self._pyplot = pyplot
         self._picture: Any = None
 
     def show(self, frame: NDArray[np.uint8], seconds: float) -> None:
-        """Show a frame, (H, W, 3), at least so long."""
+        """Show a frame, (H, W, 3), for at least this many seconds."""
         if self._picture is None:
             height, width, _ = frame.shape
             figure = self._pyplot.figure(figsize=(width / 100, height / 100), dpi=100)
@@ -41,7 +41,7 @@ class Window:
         canvas.start_event_loop(seconds)
 
     def close(self) -> None:
-        """Close it; a later frame would need another."""
+        """Close the window; ``show`` opens it again."""
         if self._picture is not None:
             self._pyplot.close(self._picture.figure)
             self._picture = None

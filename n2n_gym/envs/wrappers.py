@@ -1,4 +1,4 @@
-"""Wrappers of either environment: limits that close in, and a reward with parts."""
+"""Wrappers: penalties that grow during a training, and rewards that are vectors."""
 
 from __future__ import annotations
 
@@ -10,68 +10,69 @@ from numpy.typing import NDArray
 
 from n2n_gym.envs.compression import CompressionEnv, Observation
 
-POWER: Final = 4  # of the share of progress that is left
-EPISODES: Final = 75  # until nothing is left
+POWER: Final = 4  # exponent of the remaining progress
+EPISODES: Final = 75  # until eps is 0
 
 
 def epsilon_at(progress: float) -> float:
-    """eps = (1 - progress)^4: from 1 to 0 while progress goes from 0 to 1."""
+    """eps = (1 - progress)^4, which falls from 1 to 0 as progress rises from 0 to 1."""
     return (1 - progress) ** POWER
 
 
 class _ClosingIn:
-    """Progress that never goes back, and eps with it."""
+    """The progress of a training, which never falls, and eps, which depends on it."""
 
+    episodes: int | None = None  # until eps is 0
     _value = 0.0
-    _count = 0  # of episodes that have ended
-    _episodes: int | None = None
+    _count = 0  # number of finished episodes
 
     @property
     def epsilon(self) -> float:
-        """What is left of the reward of a student that breaks a limit."""
+        """The eps in eps (R + 1) - 1, the reward of a student that breaks a limit."""
         return epsilon_at(self._value)
 
     def set_progress(self, progress: float) -> None:
-        """Say how far the training is, from 0 to 1; there is no way back.
+        """Set the progress of the training, from 0 to 1. It cannot be lowered.
 
         Raises:
-            ValueError: It is no number from 0 to 1.
+            ValueError: The progress is not a number from 0 to 1.
         """
         if not 0 <= progress <= 1:
-            raise ValueError(f"progress is from 0 to 1, got {progress!r}")
+            raise ValueError(f"progress must be from 0 to 1, got {progress!r}")
         self._value = max(self._value, progress)
         self._put(self.epsilon)
 
     def _count_up_to(self, episodes: int | None) -> None:
         if episodes is not None and episodes < 1:
             raise ValueError(f"episodes must be 1 or more, got {episodes}")
-        self._episodes = episodes
+        self.episodes = episodes
         self.set_progress(0.0)
 
     def _end_episodes(self, count: int) -> None:
         self._count += count
-        if count and self._episodes is not None:
-            self.set_progress(min(1.0, self._count / self._episodes))
+        if count and self.episodes is not None:
+            self.set_progress(min(1.0, self._count / self.episodes))
 
     def _put(self, epsilon: float) -> None:
-        """Give it to the environment."""
+        """Set eps in the environment."""
         raise NotImplementedError
 
 
 class ProgressiveConstraint(
     _ClosingIn, gym.Wrapper[Observation, Any, Observation, Any]
 ):
-    """Limits that close in while an agent learns, as in N2N learning.
+    """Limits with a penalty that grows while an agent learns, as in N2N learning.
 
-    A student that breaks a limit earns eps (R + 1) - 1. eps falls from 1, where limits
-    cost nothing, to 0, where such a student earns -1, and never rises again. For the
-    environment alone, with its fixed ``epsilon=``, rewards are stationary; with this
-    they are not.
+    A student that breaks a limit gets eps (R + 1) - 1 instead of the reward R. eps
+    falls from 1 (limits cost nothing) to 0 (the reward is -1) and never rises. The
+    environment's own rewards, with a fixed ``epsilon=``, are stationary; those of this
+    wrapper are not.
 
     Args:
         env: An environment with ``constraints=``.
-        episodes: After so many, eps is 0; by default after 15 updates of 5, as in the
-            paper's code. None where ``set_progress`` alone is to move it.
+        episodes: Number of episodes until eps is 0; by default 15 updates of 5
+            episodes, as in the paper's code. With None, only ``set_progress`` changes
+            eps.
     """
 
     def __init__(
@@ -92,11 +93,11 @@ class ProgressiveConstraint(
 
 
 class ProgressiveConstraintVector(_ClosingIn, gym.vector.VectorWrapper):
-    """The same for the rows of a vector environment, which share their progress.
+    """``ProgressiveConstraint`` for a vector environment; all rows have the same eps.
 
     Args:
-        env: As ``gym.make_vec`` gives it for either environment.
-        episodes: As in `ProgressiveConstraint`, of all rows together.
+        env: A vector environment, made by ``gym.make_vec``.
+        episodes: Number of episodes until eps is 0, counted over all rows.
     """
 
     def __init__(
@@ -111,16 +112,17 @@ class ProgressiveConstraintVector(_ClosingIn, gym.vector.VectorWrapper):
         return result
 
     def _put(self, epsilon: float) -> None:
-        rows: Any = self.env.unwrapped  # both kinds of ours and Gymnasium's have it
+        rows: Any = self.env.unwrapped  # ours or Gymnasium's, both with set_attr
         rows.set_attr("epsilon", epsilon)
 
 
 class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
     """MO-Gymnasium's interface: the reward is ``info["reward_vector"]``.
 
-    Its parts, all to be large, are named in ``env.unwrapped.objectives``; accuracy
-    against the teacher's first, then what is saved of each resource. Limits do not
-    show in it. ``reward_space`` bounds it.
+    All entries are to be maximised; ``env.unwrapped.objectives`` names them. The first
+    entry is the accuracy divided by the teacher's. The other entries are the fractions
+    of resources that the student saves. Limits do not change the vector.
+    ``reward_space`` has the vector's bounds.
     """
 
     def __init__(self, env: gym.Env[Observation, Any]) -> None:
@@ -131,8 +133,8 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
             np.array([np.inf] + [1.0] * savings),
             dtype=np.float64,
         )
-        # MO-Gymnasium's wrappers look for it underneath. No other environment has it:
-        # TorchRL reads the rewards of one that does by it.
+        # MO-Gymnasium's wrappers look for this attribute in the unwrapped environment.
+        # Without this wrapper it must be missing, or TorchRL would read rewards by it.
         _compression(self).reward_space = self.reward_space
 
     def step(
@@ -144,8 +146,10 @@ class MultiObjective(gym.Wrapper[Observation, Any, Observation, Any]):
 
 
 def _compression(wrapper: gym.Wrapper[Any, Any, Any, Any]) -> CompressionEnv:
-    """The environment underneath."""
+    """The unwrapped environment; a ValueError if it is not an N2N environment."""
     env = wrapper.unwrapped
     if not isinstance(env, CompressionEnv):
-        raise ValueError(f"{type(wrapper).__name__} wraps N2N environments, got {env}")
+        raise ValueError(
+            f"{type(wrapper).__name__} must wrap an N2N environment, got {env}"
+        )
     return env

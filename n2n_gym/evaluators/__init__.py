@@ -1,1 +1,1 @@
-"""How a student gets its score."""
+"""Evaluators: they score students."""

@@ -1,4 +1,4 @@
-"""What a cheap rung's score says of full distillation's: a monotone map between."""
+"""Calibration: predicts the accuracy after full distillation from a cheap score."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ import numpy as np
 import torch
 from scipy.special import expit, logit
 
-from n2n_gym.evaluators.elastic import random_student
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals
+from n2n_gym.networks.random_students import random_student
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Key, canonical
 from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 2  # of the file
-FEWEST: Final = 5  # students that a map can be fitted to
-DRAWS: Final = 50  # for each student wanted
-NEAREST: Final = 1e-3  # to 0 or 1 that an accuracy is taken to be
+FORMAT: Final = 2  # version of the file
+FEWEST: Final = 5  # least number of students to fit a map
+DRAWS: Final = 50  # draws per wanted student
+NEAREST: Final = 1e-3  # accuracies are clipped to this distance from 0 and 1
 
 
 @dataclass(frozen=True)
 class AccuracyMap:
-    """What a cheap score says of the accuracy after full distillation.
+    """Predicts the accuracy after full distillation from a cheap evaluator's score.
 
-    The logit of that is linear in the cheap accuracy's logit and in the logarithms of
-    the sizes: a cheap rung underrates small students more than large ones, so that its
-    accuracy alone would not do. The map is monotone: more of any of the three never
-    lowers it.
+    The logit of the prediction is a linear function of the logit of the score's
+    accuracy and of the logarithms of its parameters and MACs. The map uses these sizes
+    because a cheap evaluator underrates small students more than large ones. The map is
+    monotone: the prediction never falls when the accuracy, the parameters or the MACs
+    grow.
 
     Attributes:
-        intercept: Where all three are 0.
-        accuracy, log_params, log_macs: The weights, at least 0; natural logarithms.
+        intercept: Constant term of the linear function.
+        accuracy, log_params, log_macs: Weights of the logit of the accuracy and of the
+            natural logarithms of parameters and MACs; each at least 0.
     """
 
     intercept: float
@@ -54,10 +56,10 @@ class AccuracyMap:
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, astuple(self))) or min(self._weights) < 0:
-            raise ValueError(f"weights are finite and at least 0, got {self!r}")
+            raise ValueError(f"weights must be finite and at least 0, got {self!r}")
 
     def __call__(self, score: Score) -> float:
-        """The accuracy, in (0, 1)."""
+        """The predicted accuracy, in (0, 1)."""
         linear = self.intercept + np.dot(self._weights, _features(score))
         return float(expit(linear))
 
@@ -69,7 +71,13 @@ class AccuracyMap:
 
     @classmethod
     def fit(cls, cheap: Sequence[Score], full: Sequence[float]) -> AccuracyMap:
-        """By least squares under the constraint that no weight is negative."""
+        """Fit a map by least squares, with weights of at least 0.
+
+        Args:
+            cheap: Cheap scores of students.
+            full: Accuracies of the same students after full distillation, in the same
+                order.
+        """
         from sklearn.linear_model import LinearRegression  # workers do without it
 
         model = LinearRegression(positive=True)
@@ -91,13 +99,14 @@ def _logit(accuracy: float) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A map from a rung's scores to full distillation's accuracies.
+    """A map from cheap scores to accuracies after full distillation.
 
     Attributes:
-        rung, teacher, task, settings, version: What it holds for, as in a score's key.
-        accuracy_map: The map.
-        num_students: Distilled to fit it.
-        cost: Nominal student-epochs that fitting it took.
+        rung, teacher, task, settings, version: Values of these fields of `Key`. The map
+            is valid only for cheap scores whose keys have the same values.
+        accuracy_map: The fitted map.
+        num_students: Number of students whose scores the map was fitted to.
+        cost: Cost of all scores that the map was fitted to, in nominal student-epochs.
     """
 
     rung: str
@@ -112,7 +121,7 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of all fields of the calibration, in hexadecimal digits."""
         return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -120,26 +129,36 @@ class Calibration:
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
-        """The calibration in a file.
+        """Read a calibration from its JSON file.
 
         Raises:
-            ValueError: There is none.
+            ValueError: The file cannot be read, or has no calibration of this format.
         """
         try:
             content = json.loads(Path(path).read_text())
             if content.get("format") != FORMAT:
-                raise ValueError("it is in another format; make it anew")
+                raise ValueError(
+                    f"its format is {content.get('format')!r}, expected {FORMAT!r}; "
+                    f"make it anew"
+                )
             fitted = AccuracyMap(**content["accuracy_map"])
             found = cls(**content | {"accuracy_map": fitted})
             if not 0 <= float(found.cost) < float("inf"):
-                raise ValueError(f"a cost is at least 0, got {found.cost}")
+                raise ValueError(
+                    f"a cost must be finite and at least 0, got {found.cost}"
+                )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no calibration: {error}") from error
         return found
 
 
 class CalibratedEvaluator:
-    """A cheap rung whose accuracies are mapped to what full distillation would give."""
+    """Maps a cheap evaluator's accuracies to accuracies after full distillation.
+
+    Args:
+        evaluator: The cheap evaluator.
+        calibration: Calibration that was made for this evaluator.
+    """
 
     def __init__(
         self, evaluator: DistillationEvaluator, calibration: Calibration
@@ -148,10 +167,11 @@ class CalibratedEvaluator:
         self.calibration = calibration
 
     def key(self, student: Architecture, teacher: Teacher) -> Key:
-        """All that the student's score depends on, the map included.
+        """Everything that the student's score depends on, including the map.
 
         Raises:
-            ValueError: The map is of another teacher, task or settings.
+            ValueError: The map was fitted for another rung, teacher, task or version,
+                or for other settings.
         """
         key = self.evaluator.key(student, teacher)
         made_for = self.calibration
@@ -179,7 +199,7 @@ class CalibratedEvaluator:
         return self.evaluator.score_teacher(teacher)
 
     def close(self) -> None:
-        """End the workers and close the store; a later use takes them again."""
+        """End the workers and close the store; the next use opens both again."""
         self.evaluator.close()
 
     def _map(self, result: Score | Failure) -> Score | Failure:
@@ -195,7 +215,7 @@ class CalibratedEvaluator:
 
 
 def _difference(one: str, other: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of two settings, the entries in which they differ."""
+    """The entries of two JSON objects that differ: those of one, those of the other."""
     a, b = json.loads(one), json.loads(other)
     names = [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
     return {n: a.get(n) for n in names}, {n: b.get(n) for n in names}
@@ -210,10 +230,19 @@ def calibrate(
     num_students: int,
     seed: int = 0,
 ) -> Calibration:
-    """Fit the map to a random sample of the teacher's students.
+    """Fit a calibration to a random sample of the teacher's students.
+
+    Args:
+        cheap: Evaluator whose scores the map takes.
+        full: Evaluator whose accuracies the map predicts.
+        num_students: Number of students to score with both evaluators, at least 5. One
+            of them is the uncut teacher. Fewer are scored if the teacher has fewer
+            students.
+        seed: Seed of the random sample.
 
     Raises:
-        ValueError: Fewer than five students were asked for, or had both scores.
+        ValueError: ``num_students`` is below 5, or fewer than 5 students got a score
+            from both evaluators.
     """
     if num_students < FEWEST:
         raise ValueError(
@@ -243,9 +272,11 @@ def calibrate(
             lows.append(low)
             highs.append(high.accuracy)
             cost += low.cost + high.cost
-            once = high.cost_once  # the cheap rung's goes with each of its scores
+            once = high.cost_once  # that of the cheap rung is in each cheap score
     if len(lows) < FEWEST:
-        raise ValueError(f"only {len(lows)} students could be scored")
+        raise ValueError(
+            f"a calibration needs at least {FEWEST} scored students, got {len(lows)}"
+        )
     key = cheap.key(whole, teacher)
     return Calibration(
         rung=key.rung,

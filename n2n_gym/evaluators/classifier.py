@@ -1,4 +1,4 @@
-"""A student's last layer, fitted to its teacher without training."""
+"""Fits a student's last layer to its teacher's logits, without training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.pytorch.training import Diverged
 from n2n_gym.tasks.split import Split
 
-RIDGE: Final = 0.1  # of the features' mean square
+RIDGE: Final = 0.1  # ridge penalty, relative to the features' mean square
 
 
 @torch.no_grad()
@@ -32,18 +32,23 @@ def fit_classifier(
     precision: Precision,
     batch_size: int,
 ) -> None:
-    """Batch-norm statistics anew, and with them the classifier, from one pass.
+    """Recompute batch-norm statistics and fit the last layer, in one pass over images.
 
-    Its weights are those of ridge regression from its inputs to the teacher's logits:
-    the least of the paper's distance, (1/N) sum ||f(x_i) - z_i||^2, in closed form. A
-    network whose last layer is not linear has its statistics renewed alone.
+    The last layer, which is the classifier, is fitted by ridge regression from its
+    inputs to the teacher's logits. In closed form, this minimises (1/N) sum ||f(x_i) -
+    z_i||^2 plus a penalty on the weights, where f(x_i) are the student's logits of
+    image i and z_i the teacher's; the sum is the distillation loss of Ashok et al.
+    (2018). If the last layer is not linear, only the statistics are recomputed.
 
     Args:
-        logits: The teacher's on the split, (N, classes).
-        positions: Of the images to use, (M,) int64.
+        network: The student; it is changed in place.
+        student: The network's architecture.
+        logits: The teacher's logits on the split, (N, classes).
+        positions: Positions of the images to use, (M,) int64.
+        batch_size: Number of images in a forward pass.
 
     Raises:
-        Diverged: Its features are not finite.
+        Diverged: The classifier's inputs are not finite.
     """
     features: list[Tensor] = []
     last = student.layers[-1]
@@ -63,7 +68,7 @@ def fit_classifier(
     if layer is None:
         return
     assert isinstance(layer, nn.Linear)
-    if not features:  # it has no statistics
+    if not features:  # without batch norm, the network was not run
         for images, _, _ in split.batches(batch_size, positions):
             with autocast(split.device, precision):
                 network(normalise(images))
@@ -78,12 +83,12 @@ def fit_classifier(
 def ridge(
     inputs: Tensor, outputs: Tensor, *, is_centred: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The linear map of least squares, its weights held down by ``RIDGE``.
+    """Fit a linear map by ridge regression, with the relative penalty ``RIDGE``.
 
     Args:
-        inputs: (N, F) float64.
-        outputs: (N, C) float64.
-        is_centred: Whether the map has a bias; without, that is zero.
+        inputs: Inputs of the map, (N, F) float64.
+        outputs: Wanted outputs of the map, (N, C) float64.
+        is_centred: Whether the map has a bias. If False, the returned bias is zero.
 
     Returns:
         Weights (C, F) and bias (C,).
@@ -100,7 +105,7 @@ def ridge(
     num_images, num_features = x.shape
     least = torch.finfo(x.dtype).tiny  # where all inputs are the same
     held = max(RIDGE * x.square().sum().item() / num_features, least)
-    # The smaller of two systems that have the same solution.
+    # Two systems have the same solution; this is the smaller one.
     if num_images < num_features:
         gram = x @ x.T
         gram.diagonal().add_(held)

@@ -1,4 +1,4 @@
-"""Students measured on a Ray cluster."""
+"""A runner that measures students on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ from n2n_gym.evaluators.workers import LONGEST, time_limit
 from n2n_gym.rewards import Failure
 from n2n_gym.teachers.teacher import Teacher
 
-HERE: Final = "ray"  # the cluster that this process is in, else one of this machine
-SHARE: Final = 0.25  # of an accelerator, for a student
+HERE: Final = "ray"  # this process's cluster, or else a new one on this machine
+SHARE: Final = 0.25  # share of an accelerator for one student
 
-_teachers: dict[str, Teacher] = {}  # what a worker of Ray's has loaded
+_teachers: dict[str, Teacher] = {}  # teachers that a Ray worker has loaded
 
 
 class RayWorkers:
-    """Tasks on a Ray cluster, one for each of its CPUs; Ray's workers stay.
+    """Measures students on a Ray cluster; each student is a task that takes one CPU.
 
-    A worker loads the teacher and the data once. What a lost node or worker was at is a
-    failure that may be tried again elsewhere (`evaluate` does so, once).
+    On accelerators, each student also takes a quarter of a GPU. A Ray worker stays
+    alive and keeps the last teacher and its data in memory. If a node or worker is
+    lost, each student that was measured there counts as a retryable failure, which
+    `evaluate` retries once.
 
     Args:
-        address: ``"ray"``, or that of a cluster: ``"ray://host:port"``,
-            ``"host:port"``, ``"auto"``. Where this process is connected to a cluster
-            already, it is that one.
-        longest: Seconds that a student may take from when Ray is given it, for each
-            student-epoch of its nominal cost where that is more than one.
+        address: ``"ray"`` for a new cluster on this machine, or a cluster's address:
+            ``"ray://host:port"``, ``"host:port"``, ``"auto"``. If this process is
+            already connected to a cluster, that cluster is used, whatever the address.
+        longest: Time limit for one student in seconds, from its submission to Ray. If
+            the student's nominal cost is above 1 student-epoch, the limit is multiplied
+            by that cost.
     """
 
     def __init__(self, address: str = HERE, *, longest: float = LONGEST) -> None:
         self.address = address
         self.longest = longest
-        self._packed: dict[str, Any] = {}  # references by their names
+        self._packed: dict[str, Any] = {}  # Ray's references, by the teacher's name
 
     def run(
         self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
@@ -56,11 +59,12 @@ class RayWorkers:
         under_way: dict[Any, tuple[int, float]] = {}  # trial's number, latest end
         try:
             while waiting or under_way:
-                while waiting and len(under_way) < self._num_places(share):
+                while waiting and len(under_way) < self._capacity(share):
                     number, trial = waiting.popleft()
                     student = trial.student.to_json()
                     job = Job(student, name, settings, trial.seed)
-                    # In a list, so that Ray hands it on unread.
+                    # In a list, so that Ray passes the reference on without resolving
+                    # it.
                     future = perform.remote(job, [reference])
                     longest = time_limit(self.longest, trial, teacher, settings)
                     under_way[future] = number, time.monotonic() + longest
@@ -77,11 +81,11 @@ class RayWorkers:
                     reason = "it took too long"
                     yield Result(number, Failure(reason, retryable=True), 0.0)
         finally:
-            for future in under_way:  # of a run that is left in the middle
+            for future in under_way:  # the caller stopped the run early
                 ray.cancel(future, force=True)
 
     def close(self) -> None:
-        """Forget the packed teachers; the cluster stays as it is."""
+        """Drop the packed teachers; the cluster keeps running."""
         self._packed.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RayWorkers:
@@ -96,13 +100,20 @@ class RayWorkers:
             address = None if self.address == HERE else self.address
             ray.init(address, log_to_driver=False)
 
-    def _num_places(self, share: float) -> int:
-        """How many trials the cluster takes at once; one that waits is not late."""
+    def _capacity(self, share: float) -> int:
+        """Number of trials that the cluster runs at once.
+
+        Further trials are submitted only when earlier ones end, so that their waiting
+        time does not count toward their time limit.
+
+        Args:
+            share: Fraction of a GPU that each trial takes; 0 on CPUs.
+        """
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        places = resources.get("CPU", 1)
+        count = resources.get("CPU", 1)
         if share:
-            places = min(places, resources.get("GPU", 0) / share)
-        return max(1, int(places))
+            count = min(count, resources.get("GPU", 0) / share)
+        return max(1, int(count))
 
     def _reference_to(self, teacher: Teacher) -> Any:
         """A reference to the packed teacher."""
@@ -120,7 +131,7 @@ def _perform(job: Job, references: list[Any]) -> Measured:
         try:
             packed = ray.get(references[0])
         except ray.exceptions.RayError as error:
-            raise Lost(f"the teacher could not be had: {error}") from error
+            raise Lost(f"the teacher could not be fetched: {error}") from error
         return torch.load(io.BytesIO(packed))
 
     return perform(job, _teachers, load)
@@ -129,7 +140,7 @@ def _perform(job: Job, references: list[Any]) -> Measured:
 def _result(number: int, future: Any) -> Result:
     try:
         answer: Measured = ray.get(future)
-    except ray.exceptions.RayTaskError as error:  # it was not lost, it went wrong
+    except ray.exceptions.RayTaskError as error:  # not lost, but failed
         raise RuntimeError(f"in a worker:\n{error}") from error
     except ray.exceptions.RayError as error:
         return Result(number, Failure(f"it was lost: {error}", retryable=True), 0.0)

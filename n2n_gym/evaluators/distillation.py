@@ -1,8 +1,8 @@
-"""Distilling one student, and what that says about it."""
+"""Distils one student and measures its accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,14 @@ from n2n_gym.evaluators.rescaling import rescale
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
-from n2n_gym.pytorch.determinism import alone, seeded
+from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.devices import instruction_set
 from n2n_gym.pytorch.inference import (
     BATCH,
     compute_accuracy,
     recompute_statistics,
 )
-from n2n_gym.pytorch.inputs import Views
+from n2n_gym.pytorch.inputs import Variants
 from n2n_gym.pytorch.recipe import Precision, Recipe
 from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.pytorch.training import Classify, Diverged, initialise, train
@@ -32,11 +32,11 @@ from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Provenance
 from n2n_gym.tasks.split import Split
 from n2n_gym.tasks.task import Task
-from n2n_gym.teachers.augmented_logits import teacher_views
+from n2n_gym.teachers.augmented_logits import teacher_variants
 from n2n_gym.teachers.teacher import Teacher
 
 OUT_OF_MEMORY: Final = "out of memory"
-# What errors say where memory is exhausted.
+# Texts of errors that mean memory is exhausted.
 EXHAUSTED: Final = (
     "allocate memory",  # torch's allocator, and the system's
     OUT_OF_MEMORY,
@@ -45,18 +45,22 @@ EXHAUSTED: Final = (
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "could not create a primitive",  # oneDNN
     "could not create a memory object",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # these where little of a GPU is left
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # if little GPU memory is left
     "CUDNN_STATUS_INTERNAL_ERROR",
     "unable to find an engine",
     "can't start new thread",
 )
 LARGEST_BATCH: Final = 1_000  # on an accelerator
-PLAIN_RATE: Final = 0.2  # of SGD's learning rate, for students that normalise nothing
+PLAIN_RATE: Final = 0.2  # factor of SGD's rate, for students without normalisation
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that a score depends on beside the student, the teacher and the task."""
+    """What a score depends on, in addition to student, teacher, task and seed.
+
+    Attributes:
+        threads: Number of threads on a CPU; None on an accelerator.
+    """
 
     rung: Rung
     device: torch.device
@@ -65,27 +69,43 @@ class Settings:
 
     @property
     def batch_size(self) -> int:
-        """Of images that only pass forward."""
+        """Batch size of forward passes without training."""
         return BATCH.get(self.device.type, LARGEST_BATCH)
 
 
 def distil(
-    student: Architecture, teacher: Teacher, settings: Settings, *, seed: int
+    student: Architecture,
+    teacher: Teacher,
+    settings: Settings,
+    *,
+    seed: int,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Network:
-    """A student trained from what it inherits, on the labels and the teacher's logits.
+    """Build a student and train it on the labels and the teacher's logits.
 
-    Without a recipe it is what it inherits, with batch-norm statistics and a classifier
-    of its own.
+    The rung's ``start`` determines the student's first weights. If the rung has no
+    recipe, the student is not trained; only its batch-norm statistics and its
+    classifier are computed from images, as the rung's ``statistics`` and ``is_fitted``
+    say.
+
+    Args:
+        seed: Seed of the training.
+        initial: State dict to start from in place of the weights that ``start`` gives,
+            for students that another tool made.
 
     Raises:
-        Diverged: The loss became infinite or not a number.
+        Diverged: The loss, or an input of the classifier, became infinite or not a
+            number.
     """
     rung, device = settings.rung, settings.device
     split = teacher.task.split("train", device)
     recipe = rung.recipe_for(len(split), _share(student, teacher))
     recipe = recipe and without_labels(recipe, teacher.task)
-    with alone(settings.threads), seeded(seed, device) as generator:
-        if rung.start in ("fresh", "he"):
+    with isolated(settings.threads), seeded(seed, device) as generator:
+        if initial is not None:
+            network = build(student).to(device)
+            network.load_state_dict(initial)
+        elif rung.start in ("fresh", "he"):
             network = build(student).to(device)
             if rung.start == "he":
                 initialise(network)
@@ -124,9 +144,10 @@ def distil(
 
 
 def without_labels(recipe: Recipe, task: Task) -> Recipe:
-    """The recipe without its loss on labels, where the training images have none.
+    """The recipe; without a loss on labels if the training images have no labels.
 
-    The teacher's answers are there instead; as labels they would be learned as true.
+    A task without training labels has the teacher's predictions in their place. A loss
+    on labels would treat these predictions as the truth.
     """
     if "train" not in task.unlabelled:
         return recipe
@@ -135,53 +156,60 @@ def without_labels(recipe: Recipe, task: Task) -> Recipe:
 
 
 def _share(student: Architecture, teacher: Teacher) -> float:
-    """Of the teacher's work."""
+    """The student's multiply-accumulates as a fraction of the teacher's."""
     return student.num_macs / teacher.architecture.num_macs
 
 
 def nominal_cost(student: Architecture, teacher: Teacher, rung: Rung) -> float:
-    """Of one score, in student-epochs."""
+    """Cost of scoring a student on a rung, in nominal student-epochs."""
     sizes = {name: len(split) for name, split in teacher.task.splits.items()}
     share = _share(student, teacher)
     return rung.cost(sizes["train"], sizes["validation"], share)
 
 
-def _targets(teacher: Teacher, settings: Settings) -> Tensor | Classify | Views:
-    """What a student learns from its teacher."""
+def _targets(teacher: Teacher, settings: Settings) -> Tensor | Classify | Variants:
+    """The source of logits that a student learns: stored logits or the teacher."""
     if settings.rung.is_augmented:
         return teacher.network(settings.device)
     return prepare(teacher, settings) or teacher.logits(settings.device)
 
 
-def prepare(teacher: Teacher, settings: Settings) -> Views | None:
-    """What is made once for all students: the views they see, if more than one."""
-    if settings.rung.views == 1:
+def prepare(teacher: Teacher, settings: Settings) -> Variants | None:
+    """Compute variants of the training images, and the teacher's logits of them.
+
+    All of the teacher's students learn from the same variants. The result is None if
+    the unchanged images are the only variant.
+    """
+    if settings.rung.num_variants == 1:
         return None
-    with alone(settings.threads):
-        return teacher_views(
-            teacher, settings.rung.views, settings.device, settings.precision
+    with isolated(settings.threads):
+        return teacher_variants(
+            teacher, settings.rung.num_variants, settings.device, settings.precision
         )
 
 
 def _balanced(split: Split, count: int, generator: torch.Generator) -> Tensor:
-    """Positions of so many images drawn at random, of every class its share.
+    """Positions of ``count`` random images, with the split's proportions of classes.
 
-    Without labels the classes are the teacher's answers, which is all that it takes for
-    a draw to resemble the split.
+    The classes of images without labels are those that the teacher predicts, which
+    suffice for a representative sample.
     """
     labels = split.labels.cpu()
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     sizes = labels.bincount()
     firsts = sizes.cumsum(0) - sizes
-    # Each image's place among those of its class, as a share of them.
+    # Rank of each image within its class, as a fraction of the class.
     each = labels[by_class]
     place = (torch.arange(len(labels)) - firsts[each]) / sizes[each]
     return by_class[place.argsort(stable=True)][:count]
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what went wrong; on a CPU, torch has no type for it."""
+    """Whether an error means that memory is exhausted.
+
+    On a CPU, torch has no exception class for this error, so the error's text decides.
+    """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -190,12 +218,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def out_of_memory(error: Exception) -> Failure:
-    """What a student is that could not be measured for it."""
+    """The failure of a student that ran out of memory."""
     return Failure(f"{OUT_OF_MEMORY}: {error}", retryable=True, needs_memory=True)
 
 
 def provenance(device: torch.device) -> Provenance:
-    """Of what is measured here, on this device."""
+    """The kind of machine: torch's version, and the instruction set of the device."""
     major, minor = torch.__version__.split(".")[:2]
     return Provenance(f"{major}.{minor}", instruction_set(device))
 
@@ -208,14 +236,18 @@ def measure(
     seed: int,
     keep: Path | None = None,
 ) -> Score | Failure:
-    """What a student is worth by these settings.
+    """Distil a student and measure its validation accuracy.
 
     Args:
-        keep: A file for its weights.
+        keep: File to save the student's weights in; None saves no weights.
+
+    Returns:
+        The score, or a failure if the distillation diverged or the memory was
+        exhausted.
     """
     result = _measure(student, teacher, settings, seed=seed, keep=keep)
     if settings.device.type != "cpu":
-        # What torch keeps for the next student, other processes may need.
+        # Release torch's cached memory: other processes may need it.
         torch.accelerator.empty_cache()
     return result
 
@@ -232,7 +264,7 @@ def _measure(
     try:
         network = distil(student, teacher, settings, seed=seed)
         validation = teacher.task.split("validation", settings.device)
-        with alone(settings.threads):
+        with isolated(settings.threads):
             accuracy = compute_accuracy(
                 network,
                 validation,

@@ -1,4 +1,4 @@
-"""An elastic teacher: trained once so that any student cut from it works at once."""
+"""An elastic teacher: trained once, so that students cut from it need no training."""
 
 from __future__ import annotations
 
@@ -6,41 +6,36 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible
+from n2n_gym.common.files import cache_folder, cached
 from n2n_gym.common.progress import progress
 from n2n_gym.evaluators.distillation import Settings, measure, without_labels
 from n2n_gym.evaluators.rungs import INHERIT
-from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
-    RATES,
-    Removal,
-    legal_removal,
     removals,
-    shrink,
-    shrinkages,
 )
+from n2n_gym.networks.random_students import random_student
 from n2n_gym.pytorch.build import build
-from n2n_gym.pytorch.determinism import alone, seeded
+from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.inheritance import Inheritance
 from n2n_gym.pytorch.recipe import Recipe
-from n2n_gym.pytorch.training import Diverged, distillation_loss, one_cycle
+from n2n_gym.pytorch.training import Diverged, distillation_loss, set_rate
 from n2n_gym.rewards import Failure
-from n2n_gym.teachers.store import load_trained, save_trained, teacher_path
+from n2n_gym.teachers.store import about_path, read_trained, save_trained, teacher_path
 from n2n_gym.teachers.teacher import Teacher, Trained
 
 logger = logging.getLogger(__name__)
 
-STEPS: Final = 3_000  # at least; few epochs are enough where there are many images
-MOST_EPOCHS: Final = 60  # for so many steps: more see nothing new in few images
+STEPS: Final = 3_000  # training steps at least, unless MOST_EPOCHS are fewer
+MOST_EPOCHS: Final = 60  # with few images, more epochs do not help
 RECIPE: Final = Recipe(
     epochs=4,
     batch_size=64,
@@ -50,53 +45,34 @@ RECIPE: Final = Recipe(
     largest_gradient=3.0,
 )
 STUDENTS: Final = 2  # cut at each step
-ATTEMPTS: Final = 4  # at ever lower learning rates
-LEAST: Final = 0.8  # of the teacher's accuracy, that the uncut elastic one must have
+ATTEMPTS: Final = 4  # attempts, with ever lower learning rates
+LEAST: Final = 0.8  # least accuracy of the uncut elastic teacher / of the teacher
 CHECK_EVERY: Final = 50  # steps
 
 
 def recipe_for(num_images: int) -> Recipe:
-    """How an elastic teacher is trained on so many images."""
+    """The recipe that makes a teacher elastic with this number of training images."""
     size = min(RECIPE.batch_size, num_images)
     fewest = min(STEPS / (num_images // size), MOST_EPOCHS)
     return replace(RECIPE, epochs=max(RECIPE.epochs, fewest))
 
 
 def elastic_cost(num_images: int) -> float:
-    """Of an elastic teacher, in nominal student-epochs."""
+    """Cost of an elastic teacher, in nominal student-epochs."""
     return recipe_for(num_images).epochs * STUDENTS
 
 
-def random_student(
-    teacher: Architecture, offered: Sequence[Removal], rng: random.Random
-) -> Architecture:
-    """A student of random decisions, from nothing changed to hardly anything left."""
-    rate, left = rng.random(), teacher.rewire(frozenset(), frozenset())
-    taken: tuple[Removal, ...] = ()
-    for removal in offered:
-        if rng.random() < rate:
-            without = legal_removal(teacher, taken, left, removal)
-            if without is not None:
-                left, taken = without, (*taken, removal)
-    student = teacher.keep(left)
-    if rng.random() < 1 / 3:
-        return student
-    low = rng.choice(RATES)
-    # An elastic teacher stays what it was, and with it the scores of its students.
-    shrunk = shrinkages(student, kernels="floor")
-    return shrink(
-        student,
-        {s: rng.choice([r for r in RATES if r >= low]) for s in shrunk},
-    )
-
-
-def stretch(
+def train_elastic(
     teacher: Teacher, settings: Settings, recipe: Recipe, *, students: int = STUDENTS
 ) -> dict[str, Tensor]:
-    """A teacher's weights after training random students cut from them, in place.
+    """Train a copy of the teacher's weights inside random students.
 
-    Each step cuts some students, and their gradients flow back to the weights that they
-    were cut from; they learn the labels and the teacher's kept logits.
+    Each step cuts random students out of the weights, and updates the weights with the
+    mean of the students' gradients. Students learn the labels and the teacher's stored
+    logits.
+
+    Args:
+        students: Number of students in a step.
 
     Raises:
         Diverged: The loss became infinite or not a number.
@@ -131,16 +107,14 @@ def stretch(
 
     total = round(recipe.epochs * steps)
     bar = progress(total, f"Making {teacher.name} elastic", is_long=True)
-    with alone(settings.threads), seeded(0, device) as generator, bar:
+    with isolated(settings.threads), seeded(0, device) as generator, bar:
         for done in range(total):
             if done % steps == 0:
                 order = torch.randperm(len(split), generator=generator)
                 batches = split.batches(size, order[: steps * size])
             images, labels, positions = next(batches)
             inputs = teacher.normalise(images)
-            rate = one_cycle(done / total, recipe.warmup_share)
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * rate
+            set_rate(optimiser, recipe, done / total)
             optimiser.zero_grad(set_to_none=True)
             for _ in range(students):
                 loss = loss_of_cut(inputs, labels, logits[positions]) / students
@@ -155,12 +129,13 @@ def stretch(
 
 
 def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:
-    """The teacher with weights that its students can be cut from; made once and kept.
+    """The teacher with elastic weights, which are trained once and kept in the cache.
 
-    It keeps the logits of the teacher that it was made from.
+    Its logits are still those of the original weights.
 
     Raises:
-        Diverged: Its training fails at the lowest learning rate too.
+        Diverged: Training, or the check of the trained weights, failed at every
+            learning rate that was tried.
     """
     recipe = recipe_for(len(teacher.task.splits["train"]))
     recipe = without_labels(recipe, teacher.task)
@@ -177,12 +152,9 @@ def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     readable = teacher_path(teacher.name, teacher.task.name, key).name
     path = cache_folder() / "elastic" / readable
-    with alone_with(path):
-        trained = load_trained(path)
-        if trained is None:
-            trained = _make(teacher, settings, recipe)
-            with kept_if_possible(path):
-                save_trained(path, trained, about)
+    make = partial(_make, teacher, settings, recipe)
+    write = partial(save_trained, about=about)
+    trained = cached(path, read_trained, make, write, about_path(path))
     return _with(teacher, trained)
 
 
@@ -197,14 +169,17 @@ def _with(teacher: Teacher, trained: Trained) -> Teacher:
 
 
 def _make(teacher: Teacher, settings: Settings, recipe: Recipe) -> Trained:
-    """Elastic weights that serve at least the whole teacher.
+    """Train elastic weights, and check that the uncut teacher is accurate with them.
 
-    Networks without normalisation need lower learning rates than others.
+    If the training or the check fails, training starts again at a third of the learning
+    rate. Networks without normalisation need such lower rates.
     """
     for attempt in range(ATTEMPTS):
         rate = recipe.learning_rate / 3**attempt
         try:
-            weights = stretch(teacher, settings, replace(recipe, learning_rate=rate))
+            weights = train_elastic(
+                teacher, settings, replace(recipe, learning_rate=rate)
+            )
             weights = {name: w.cpu().contiguous() for name, w in weights.items()}
             trained = teacher.trained._replace(weights=weights)
             _check(_with(teacher, trained), teacher.score.accuracy, settings)
@@ -219,7 +194,12 @@ def _make(teacher: Teacher, settings: Settings, recipe: Recipe) -> Trained:
 
 
 def _check(elastic: Teacher, accuracy: float, settings: Settings) -> None:
-    """Diverged if the uncut elastic teacher is far worse than the teacher."""
+    """Raise Diverged if the elastic teacher's accuracy is below ``LEAST * accuracy``.
+
+    Args:
+        elastic: The teacher with elastic weights, which is scored uncut.
+        accuracy: Accuracy of the original teacher, in [0, 1].
+    """
     inherited = replace(settings, rung=INHERIT)
     uncut = measure(elastic.architecture, elastic, inherited, seed=0)
     if isinstance(uncut, Failure) or uncut.accuracy < LEAST * accuracy:

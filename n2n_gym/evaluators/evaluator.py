@@ -1,4 +1,4 @@
-"""The one seam between an environment and torch: students go in, scores come out."""
+"""Evaluators turn students into scores. Environments use torch only through them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from n2n_gym.teachers.teacher import Teacher
 
 
 class Evaluator(Protocol):
-    """Scores students, each one by itself: never by what else is in the batch."""
+    """Scores students. A score never depends on other students in the call."""
 
     def __call__(
         self, students: Sequence[Architecture], teacher: Teacher
     ) -> list[Score | Failure]:
-        """One result a student, in their order; raises for none of them."""
+        """One result per student, in the same order; failures are not raised."""
 
     def score_teacher(self, teacher: Teacher) -> Score:
-        """What its students' scores are compared with."""
+        """The score of the teacher, with which the scores of students are compared."""
 
 
 class SizeEvaluator:
-    """Scores by size alone: every student is taken to be as accurate as its teacher.
+    """Scores students only by size: the accuracy of students and teacher is set to 1.
 
-    It is exact, needs no trained teacher and costs nothing: for tests of environments
-    and agents.
+    Its scores have exact sizes, cost nothing and need no trained teacher. It is meant
+    for tests of environments and agents.
     """
 
     def __call__(
@@ -42,7 +42,13 @@ class SizeEvaluator:
 def evaluate(
     students: Sequence[Architecture], teacher: Teacher, evaluator: Evaluator
 ) -> list[Score | Failure]:
-    """Each student's result: equal ones have one, a failure may get a second chance."""
+    """Score each distinct student once, and retry each retryable failure once.
+
+    Students that ran out of memory are retried one at a time.
+
+    Returns:
+        One result per student, in the order of ``students``.
+    """
     distinct = {student.fingerprint: student for student in students}
 
     def ask(fingerprints: Sequence[str]) -> dict[str, Score | Failure]:
@@ -55,7 +61,7 @@ def evaluate(
     for key, result in results.items():
         if isinstance(result, Failure) and result.retryable:
             (too_large if result.needs_memory else lost).append(key)
-    # Where several share a device, one that is alone may find the memory it needs.
+    # A student that shared a device may have enough memory when it runs alone.
     for again in (lost, *([key] for key in too_large)):
         if again:
             results |= ask(again)

@@ -1,6 +1,6 @@
 """Evaluators by name.
 
-Torch takes seconds to import: what needs it is imported where it is asked for.
+Importing torch takes seconds, so it is imported only when an evaluator needs it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from n2n_gym.evaluators.scoring import DistillationEvaluator
     from n2n_gym.scores import ScoreStore
 
-# Where students are measured: here, in so many processes, on a Ray cluster.
+# Where students are scored: in this process, in worker processes, on a Ray cluster.
 RunnerLike: TypeAlias = int | str | Runner | None
-# Where scores are kept: in the cache folder, nowhere, at a database's address.
+# Where scores are kept: in the cache folder, nowhere, in a database.
 Store: TypeAlias = "bool | str | Path | ScoreStore | None"
 
-ADDRESSES: Final = ("ray", "auto", "local")  # of Ray, beside those with a port
+ADDRESSES: Final = ("ray", "auto", "local")  # Ray's addresses without a port
 RUNGS: Final[Mapping[str, Rung]] = {
     rung.name: rung for rung in (INHERIT, QUICK, ELASTIC, SHORT, PAPER, FULL)
 }
@@ -64,7 +64,7 @@ def _rung(
 
 
 def _size(*, workers: RunnerLike, store: Store, **_: Any) -> Evaluator:
-    """Size alone; what it has no use for is refused all the same if it is wrong."""
+    """Make a `SizeEvaluator`, after a check of the arguments that it does not use."""
     if workers is not None:
         load_runner(workers)
     if not isinstance(store, bool):
@@ -86,20 +86,29 @@ def load_evaluator(
     store: Store = True,
     precision: str | None = None,
 ) -> Evaluator:
-    """An evaluator from its name, or from ``"module:attribute"``: called with a device.
+    """An evaluator from its name, from a file or from your own function.
 
-    The path of a file that ``n2n-gym scores calibrate`` wrote is one as well.
+    A function is given as ``"module:attribute"`` and called with ``device=``. A file
+    must come from ``n2n-gym scores calibrate``; it gives a calibrated evaluator.
 
     Args:
-        workers: Where students are measured: None: in this process; so many worker
-            processes; ``"ray"`` or the address of a Ray cluster.
-        store: Where scores are kept: True: in the cache folder; False or None: only in
-            this process; a path or a database's URL.
-        precision: Of students' arithmetic; by default the one that is faster here.
-            Elsewhere that may be the other, and scores depend on it.
+        evaluator: Name of an evaluator, such as ``"short"``; path of a calibration's
+            .json file; ``"module:attribute"``; or an evaluator, which is returned.
+        device: Device that students are scored on; by default the accelerator, or the
+            CPU of a machine without accelerator.
+        workers: Where students are scored. None: in this process; a number: in this
+            many worker processes; ``"ray"`` or an address: on a Ray cluster; a
+            `Runner`: by that runner.
+        store: Where scores are kept. True: in the cache folder; False or None: only in
+            this process; otherwise a path or a database's URL.
+        precision: Precision of the students' arithmetic, "float32" or "bfloat16"; by
+            default the rung's precision; for rungs without one, the faster one on this
+            machine. Scores depend on the precision. If the faster one is used, they can
+            differ between machines.
 
     Raises:
-        ValueError: There is no such evaluator, device or precision.
+        ValueError: There is no such evaluator, device or precision; or your own
+            evaluator is given together with ``workers``, ``store`` or ``precision``.
     """
     read_precision(precision)
     if isinstance(evaluator, Path):
@@ -107,8 +116,8 @@ def load_evaluator(
     is_own = not isinstance(evaluator, str) or ":" in evaluator
     if is_own and not (workers is None and store is True and precision is None):
         raise ValueError(
-            f"evaluator_workers, store and precision are for evaluators by name; "
-            f"{evaluator!r} has its own"
+            f"evaluator_workers, store and precision need an evaluator by name, got "
+            f"{evaluator!r}"
         )
     if not isinstance(evaluator, str):
         return evaluator
@@ -127,7 +136,7 @@ def load_evaluator(
 
 
 def refuse_without_images(evaluator: str | Path | Evaluator, teacher: Teacher) -> None:
-    """Raise a ValueError where a rung is to score students of an architecture alone."""
+    """Raise a ValueError if the evaluator needs images and the teacher has none."""
     if isinstance(evaluator, str) and evaluator in RUNGS and is_untrained(teacher):
         raise ValueError(
             f"teacher {teacher.name} is an architecture alone, and {evaluator=} needs "
@@ -142,7 +151,7 @@ def load_rung(
     runner: Runner | None = None,
     store: ScoreStore | None = None,
 ) -> DistillationEvaluator:
-    """The evaluator of a rung of the ladder.
+    """The distilling evaluator for the rung of this name.
 
     Raises:
         ValueError: There is no such rung or device.
@@ -155,10 +164,10 @@ def load_rung(
 
 
 def load_runner(workers: RunnerLike) -> Runner:
-    """Where students are measured.
+    """The runner that scores students: in this process, in workers or on a cluster.
 
     Raises:
-        ValueError: There is no such place.
+        ValueError: ``workers`` is not an accepted value, or Ray is not installed.
     """
     if workers is None:
         return InProcess()
@@ -184,9 +193,9 @@ def load_runner(workers: RunnerLike) -> Runner:
 
 
 def default_runner(most: int) -> Runner:
-    """As many processes as there are cores to use, at most so many.
+    """A runner with a worker process for each available core, but at most ``most``.
 
-    Where there are no worker processes (Windows), students are measured here.
+    On Windows, which has no such worker processes, it scores students in this process.
     """
     from n2n_gym.evaluators.workers import Workers
 
@@ -194,14 +203,14 @@ def default_runner(most: int) -> Runner:
 
 
 def num_cores() -> int:
-    """That this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def load_store(store: Store) -> ScoreStore | None:
-    """Where scores are kept."""
+    """The store of scores; None if scores are not stored."""
     if store is None or store is False:
         return None
     from n2n_gym.scores import ScoreStore

@@ -1,6 +1,6 @@
-"""A teacher and its task as plain values and tensors, for other processes.
+"""A teacher and its task as strings, numbers and tensors, for other processes.
 
-The test split is not among them: what scores students cannot read it.
+A packed teacher has no test split, so workers that score students cannot read it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.pytorch.inputs import Normalisation, Views
+from n2n_gym.pytorch.inputs import Normalisation, Variants
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.split import Split
 from n2n_gym.tasks.task import Task
@@ -19,7 +19,7 @@ SPLITS = ("train", "validation")
 
 
 def pack(teacher: Teacher) -> dict[str, Any]:
-    """What students of a teacher are scored with: strings, numbers and tensors."""
+    """Pack what is needed to score a teacher's students: strings, numbers, tensors."""
     task = teacher.task
     return {
         "name": teacher.name,
@@ -31,9 +31,11 @@ def pack(teacher: Teacher) -> dict[str, Any]:
         "normalisation": (teacher.normalise.mean, teacher.normalise.std),
         "task": task.name,
         "num_classes": task.num_classes,
-        "views": {
-            key: None if views is None else (views.changes.cpu(), views.logits.cpu())
-            for key, views in teacher.views.items()
+        "variants": {
+            key: None
+            if variants is None
+            else (variants.changes.cpu(), variants.logits.cpu())
+            for key, variants in teacher.variants.items()
         },
         "augmentation": (task.augmentation.padding, task.augmentation.flip),
         "resident_bytes": task.resident_bytes,
@@ -47,7 +49,7 @@ def pack(teacher: Teacher) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> Teacher:
-    """The teacher that was packed, with its task's training and validation images."""
+    """The packed teacher, with its task's training and validation images."""
     architecture = Architecture.from_json(packed["architecture"])
     mean, std = packed["normalisation"]
     task = Task.of_splits(
@@ -59,9 +61,9 @@ def unpack(packed: Mapping[str, Any]) -> Teacher:
         resident_bytes=packed["resident_bytes"],
         unlabelled=tuple(packed["unlabelled"]),
     )
-    views = {
-        key: None if views is None else Views(task.augmentation, *views)
-        for key, views in packed["views"].items()
+    variants = {
+        key: None if variants is None else Variants(task.augmentation, *variants)
+        for key, variants in packed["variants"].items()
     }
     trained = Trained(packed["weights"], packed["accuracy"], packed["logits"])
     teacher = Teacher(
@@ -72,11 +74,11 @@ def unpack(packed: Mapping[str, Any]) -> Teacher:
         normalisation=Normalisation(tuple(mean), tuple(std)),
         ranked_by=packed["ranked_by"],
     )
-    teacher.views.update(views)
+    teacher.variants.update(variants)
     return teacher
 
 
 def packed_name(teacher: Teacher) -> str:
-    """Tells packed teachers apart."""
-    views = ("-".join(map(str, key)) for key in teacher.views)
-    return "-".join((teacher.identity[:16], *views))
+    """A name that identifies a packed teacher."""
+    variants = ("-".join(map(str, key)) for key in teacher.variants)
+    return "-".join((teacher.identity[:16], *variants))

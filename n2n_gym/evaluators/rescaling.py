@@ -1,10 +1,10 @@
-"""Students without normalisation, at their teacher's scale again.
+"""Restores the scale of activations in students without normalisation.
 
-A narrower layer sums fewer terms, and what the layers before it made is missing where
-they were removed. Where nothing normalises, values shrink so from layer to layer, until
-the student hardly depends on its images and cannot learn. Each layer's output is given
-the size that it has in the teacher, in the order of the layers (after Mishkin and
-Matas, 2016, and Jordan et al., 2023).
+A student's layer sums fewer terms than the same layer of the teacher, and the outputs
+of removed layers are missing. Without normalisation, values therefore shrink from layer
+to layer, until the logits hardly depend on the image and the student cannot learn. So
+each layer's output is scaled to the magnitude that it has in the teacher, from the
+first layer to the last (after Mishkin and Matas, 2016, and Jordan et al., 2023).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ NUM_IMAGES: Final = 16  # few, as they pass through the whole teacher at once
 
 @torch.no_grad()
 def rescale(network: Network, student: Architecture, teacher: Teacher) -> None:
-    """Multiply each convolution and linear layer by one factor, its bias too.
+    """Multiply the weights and bias of each convolution and linear layer by a factor.
 
     Args:
-        network: With weights of the teacher; on a device.
+        network: The student with inherited weights; it is changed in place.
     """
     device = next(network.parameters()).device
     squares = _squares_of(teacher, device)
@@ -54,7 +54,7 @@ def rescale(network: Network, student: Architecture, teacher: Teacher) -> None:
 
 
 def _squares_of(teacher: Teacher, device: torch.device) -> dict[str, Tensor]:
-    """Mean squares of the channels that its layers write, (C,), by layer; kept."""
+    """Mean squares of the output channels of the teacher's layers, (C,) per layer."""
     if device not in teacher.squares:
         found: dict[str, Tensor] = {}
 
@@ -72,15 +72,15 @@ def _squares_of(teacher: Teacher, device: torch.device) -> dict[str, Tensor]:
 
 
 def _mean_squares(output: Tensor) -> Tensor:
-    """(C,) of (N, C, ...)."""
+    """Mean square of each channel: (N, C, ...) -> (C,)."""
     rest = [axis for axis in range(output.dim()) if axis != 1]
-    # Makes no other map of the size.
+    # Unlike output.square(), this allocates no second tensor.
     norms: Tensor = torch.linalg.vector_norm(output, dim=rest)
     return norms.square() * (output.shape[1] / output.numel())
 
 
 def _images(teacher: Teacher, device: torch.device) -> Tensor:
-    """Some of all parts of the training split."""
+    """At most ``NUM_IMAGES`` normalised images, evenly spaced in the training split."""
     split = teacher.task.split("train", device)
     count = min(NUM_IMAGES, len(split))
     positions = torch.linspace(0, len(split) - 1, count).long()

@@ -1,4 +1,4 @@
-"""Where students are measured: one after another here, or as other runners do it."""
+"""Runners: they measure students in this process, in others or on other machines."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Trial(NamedTuple):
     """A student to measure.
 
     Attributes:
-        seed: That it is trained with.
-        keep: A file for its weights, if they are wanted; not where other machines
-            measure, which may not reach it.
+        seed: Seed of the student's training.
+        keep: File to save the trained weights in; None saves no weights. Ray's workers
+            never save them.
     """
 
     student: Architecture
@@ -31,7 +31,13 @@ class Trial(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was found of the trial with this number, and where."""
+    """The result of one trial.
+
+    Attributes:
+        number: Position of the trial in the list given to ``run``.
+        seconds: Time that the measurement took; 0 if the worker was lost.
+        provenance: Kind of machine; None if the worker was lost.
+    """
 
     number: int
     result: Score | Failure
@@ -41,19 +47,19 @@ class Result(NamedTuple):
 
 @runtime_checkable
 class Runner(Protocol):
-    """Where students are measured."""
+    """Measures students: in this process, in other processes or on other machines."""
 
     def run(
         self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
     ) -> Iterator[Result]:
-        """The results of all trials, each as soon as it is there."""
+        """Yield the result of each trial as soon as the trial is finished."""
 
     def close(self) -> None:
-        """Give back what it holds; a later use takes it again."""
+        """Release processes and memory; the next ``run`` acquires them again."""
 
 
 class InProcess:
-    """Measures one student after another, here."""
+    """Measures one student after another in this process."""
 
     def run(
         self, trials: Sequence[Trial], teacher: Teacher, settings: Settings
@@ -69,4 +75,4 @@ class InProcess:
             yield Result(number, result, time.perf_counter() - started, here)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this runner has no processes to end."""

@@ -1,4 +1,4 @@
-"""The evaluator that distils: it knows what it has measured, and measures the rest."""
+"""The distilling evaluator: it looks scores up, and measures students without score."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from n2n_gym.evaluators.rungs import SHORT, Rung
 from n2n_gym.evaluators.runner import InProcess, Runner, Trial
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network
-from n2n_gym.pytorch.determinism import alone, seeded
+from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.pytorch.saving import load_network, save_weights
@@ -35,28 +35,30 @@ from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# Goes up whenever the same settings would give other scores than before.
+# Raised whenever the same settings give other scores than before.
 VERSION: Final = 3
 SPLIT: Final = "validation"
 
 
 class DistillationEvaluator:
-    """Scores students by distilling them, each of them once.
+    """Scores students by distilling them; each student is distilled once.
 
-    A score depends on the student, the teacher, the task and this evaluator's resolved
-    settings alone; the seed of the training derives from all but the first. So it is
-    kept, in memory and in the store, and is the same for any number of workers.
+    A score depends only on the student, the teacher, the task and this evaluator's
+    resolved settings. The training seed is derived from the teacher, the task and the
+    settings. So a score is the same for any number of workers. The evaluator keeps
+    scores in memory and, with a ``store``, beyond this process.
 
     Args:
-        rung: How much is spent on a student.
-        precision: Of the networks' arithmetic: by default bfloat16 where a step of the
-            teacher is faster with it on this device (measured once, remembered).
-        threads: That a student is trained with on a CPU.
-        runner: Where students are measured: here by default.
-        store: Where scores are kept beyond this process, if anywhere.
-        weights: A folder where the weights of what is measured are kept, if anywhere.
-        repeat: Which of several seeds, for scores of the same students that are to
-            differ by chance alone.
+        rung: Rung of the ladder: how a student is trained and scored.
+        precision: Precision of the networks' arithmetic. By default the rung's
+            precision. For rungs without one, bfloat16 if a training step of the teacher
+            is faster with it on this device, which is measured once and remembered.
+        threads: Number of threads used to train one student on a CPU.
+        runner: Runner that measures students; by default in this process.
+        store: Store for the scores, which later processes can read; None for no store.
+        weights: Folder for the weights of measured students; None saves no weights.
+        repeat: Number that the training seed depends on. Different numbers give
+            independent scores of the same students.
     """
 
     def __init__(
@@ -82,11 +84,11 @@ class DistillationEvaluator:
         self.on_result: Callable[[], object] = lambda: None  # for a progress bar
         self._known: dict[str, Score | Failure] = {}
         self._settings: dict[str, Settings] = {}  # by the teacher's identity
-        self._elastic: dict[str, Teacher] = {}  # likewise
+        self._elastic: dict[str, Teacher] = {}  # by the original teacher's identity
 
     @torch.inference_mode(False)
     def settings(self, teacher: Teacher) -> Settings:
-        """What this teacher's students are scored with."""
+        """The resolved settings for this teacher's students."""
         if teacher.identity not in self._settings:
             recipe = self.rung.recipe
             precision = self.precision or self.rung.precision
@@ -101,22 +103,21 @@ class DistillationEvaluator:
 
     @torch.inference_mode(False)
     def key(self, student: Architecture, teacher: Teacher) -> Key:
-        """All that the student's score depends on."""
+        """Everything that the student's score depends on."""
         settings = self.settings(teacher)
-        rung: dict[str, Any] = asdict(settings.rung)
         resolved = {
-            **rung,
+            **settings.rung.as_written(),
             "device": settings.device.type,
             "precision": settings.precision,
             "threads": settings.threads,
             "batch_size": settings.batch_size,
         }
-        if settings.rung.is_augmented or settings.rung.views > 1:
+        if settings.rung.is_augmented or settings.rung.num_variants > 1:
             resolved["augmentation"] = asdict(teacher.task.augmentation)
         if teacher.task.unlabelled:
             resolved["unlabelled"] = list(teacher.task.unlabelled)
         if not student.is_normalised:
-            resolved["is_plain"] = True  # those are distilled in another way
+            resolved["is_plain"] = True  # these are distilled differently
         if self.repeat:
             resolved["repeat"] = self.repeat
         if self.rung.start == "elastic":
@@ -148,31 +149,34 @@ class DistillationEvaluator:
         return teacher.score
 
     def cost(self, student: Architecture, teacher: Teacher) -> float:
-        """What a score costs, in nominal student-epochs; ``info["cost"]``."""
+        """Cost of scoring a student, in nominal student-epochs (``info["cost"]``)."""
         return nominal_cost(student, teacher, self.rung)
 
     def cost_once(self, teacher: Teacher) -> float:
-        """What all scores of a teacher's students cost once, likewise."""
+        """Cost paid once for all students of a teacher, in nominal student-epochs."""
         cost = 0.0
         if self.rung.start == "elastic":
             cost += elastic_cost(len(teacher.task.splits["train"]))
-        if self.rung.views > 1 and not teacher.task.augmentation.is_none:
-            cost += (self.rung.views - 1) / 3  # they pass forward, a third of the work
+        if self.rung.num_variants > 1 and not teacher.task.augmentation.is_none:
+            cost += (
+                self.rung.num_variants - 1
+            ) / 3  # a forward pass is a third of a training pass
         return cost
 
     @torch.inference_mode(False)
     def again(
         self, student: Architecture, teacher: Teacher, seed: int
     ) -> Score | Failure:
-        """A score from another seed than that of all scores; it is not kept."""
+        """Measure a student with another training seed; the result is not stored."""
         start, settings = self._start(teacher), self.settings(teacher)
         return self._complete(measure(student, start, settings, seed=seed), teacher)
 
     @torch.inference_mode(False)
     def network(self, student: Architecture, teacher: Teacher) -> Network:
-        """The student as it was when it was scored.
+        """The trained network of a student.
 
-        Distilled again, here, where its weights were not kept.
+        If the student's weights were not saved, the student is distilled again in this
+        process.
         """
         key = self.key(student, teacher)
         settings, path = self.settings(teacher), self._kept(key)
@@ -189,13 +193,13 @@ class DistillationEvaluator:
         return network
 
     def close(self) -> None:
-        """End the workers and close the store; a later use takes them again."""
+        """End the workers and close the store; the next use opens both again."""
         self.runner.close()
         if self.store is not None:
             self.store.close()
 
     def _complete(self, result: Score | Failure, teacher: Teacher) -> Score | Failure:
-        """With what this rung costs once, whoever found the score."""
+        """The result, with the cost that is paid once for a teacher's students."""
         if isinstance(result, Failure):
             return result
         return result._replace(cost_once=self.cost_once(teacher))
@@ -230,7 +234,7 @@ class DistillationEvaluator:
             if isinstance(result, Failure) and result.retryable:
                 continue
             self._known[key.digest] = result
-            if self.store is not None:  # at once: a kill loses what is under way alone
+            if self.store is not None:  # at once: a kill loses only unfinished students
                 self.store.put(
                     key,
                     result,
@@ -242,11 +246,11 @@ class DistillationEvaluator:
         return found
 
     def _kept(self, key: Key) -> Path | None:
-        """Where the weights of a student of this key are kept."""
+        """The file for the weights of a student; None without a folder for weights."""
         return self.weights and self.weights / f"{key.digest[:32]}.safetensors"
 
     def _start(self, teacher: Teacher) -> Teacher:
-        """Whose weights the students are cut from."""
+        """The teacher that students inherit from; elastic if the rung requires it."""
         if self.rung.start != "elastic":
             return teacher
         if teacher.identity not in self._elastic:
@@ -259,9 +263,10 @@ class DistillationEvaluator:
 
 
 def _seed(key: Key) -> int:
-    """Of the training: the same for all students that are compared with each other.
+    """Seed of the training: the same for all students of one teacher and evaluator.
 
-    They learn from the same images in the same order, and so differ in less.
+    All these students learn from the same images in the same order, which makes their
+    scores less noisy to compare.
     """
     return int(replace(key, fingerprint="").digest[:15], 16)
 
@@ -269,10 +274,15 @@ def _seed(key: Key) -> int:
 def faster_precision(
     teacher: Teacher, device: torch.device, size: int, threads: int
 ) -> Precision:
-    """The one that a training step of the teacher is faster in."""
+    """The precision in which a training step of the teacher is faster.
+
+    Args:
+        size: Number of images in the step.
+        threads: Number of threads on a CPU.
+    """
     network = teacher.network(device).train().to(memory_format=torch.channels_last)
     images, labels, _ = next(iter(teacher.task.split("train", device).batches(size)))
     step = training_step(network, teacher.normalise(images), labels)
     of = f"students of {teacher.architecture.fingerprint} {size}"
-    with alone(threads), seeded(0, device):  # dropout draws numbers
+    with isolated(threads), seeded(0, device):  # dropout draws numbers
         return pick_precision(of, device, step)

@@ -1,7 +1,7 @@
-"""What a worker process does: measure the students it is sent, one after another.
+"""A worker process: it measures the students that it is sent, one after another.
 
-It is a program of its own and not started by ``multiprocessing``, whose children import
-their parent's script: so scripts need no ``if __name__ == "__main__"``.
+It is a separate program. A child of ``multiprocessing`` would import its parent's
+script, so every script that uses workers would need ``if __name__ == "__main__"``.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from n2n_gym.teachers.teacher import Teacher
 
 
 class Job(NamedTuple):
-    """One student to measure, as `Trial`."""
+    """One student to measure: a `Trial` in a form that can be sent to a worker."""
 
     student: str  # JSON
-    packed: str  # where the packed teacher is
+    packed: str  # path of the packed teacher; on Ray, its name
     settings: Settings
     seed: int
     keep: Path | None = None
 
 
 class Lost(Exception):
-    """What a worker needs could not be had; elsewhere it may."""
+    """A worker cannot get the packed teacher; a worker elsewhere might."""
 
 
 class Broken(NamedTuple):
-    """A mistake of ours in a worker, with its traceback."""
+    """An unexpected error in a worker, with its traceback."""
 
     traceback: str
 
 
 class Measured(NamedTuple):
-    """A worker's answer."""
+    """A worker's answer to one job."""
 
     result: Score | Failure | Broken
     seconds: float
@@ -69,8 +69,9 @@ def perform(
     """Measure a student.
 
     Args:
-        teachers: What this process has loaded; it keeps the last one.
-        load: Gives a packed teacher.
+        teachers: Loaded teachers, by ``Job.packed``. A newly loaded teacher replaces
+            the previous one.
+        load: Function that loads a packed teacher, given ``Job.packed``.
     """
     started = time.perf_counter()
     result: Score | Failure | Broken
@@ -87,8 +88,8 @@ def perform(
         # Nothing that this process computes from now on can be trusted.
         traceback.print_exc()
         os._exit(1)
-    except Exception as error:  # whatever it is, the parent must hear of it
-        if is_out_of_memory(error):  # as it loaded the teacher
+    except Exception as error:  # the parent must hear of any error
+        if is_out_of_memory(error):  # while it loaded the teacher
             result = out_of_memory(error)
         else:
             result = Broken(traceback.format_exc())
@@ -97,7 +98,7 @@ def perform(
 
 
 def _exit_with(parent: int) -> None:
-    """End this process when its parent has, even in the middle of a student."""
+    """End this process when its parent has ended, even in the middle of a student."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -106,15 +107,15 @@ def _exit_with(parent: int) -> None:
 def main() -> None:
     """Answer jobs until the parent closes the connection.
 
-    Its arguments: the connection's file descriptor, the parent's process number, and
-    perhaps how many bytes it may allocate.
+    The command line has the connection's file descriptor, the parent's process ID, and
+    optionally the number of bytes that the process may allocate.
     """
     descriptor, parent, *limit = map(int, sys.argv[1:])
-    # The parent hears Ctrl-C too, and decides.
+    # The parent gets Ctrl-C too and decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     if limit:
-        import resource  # POSIX alone has it
+        import resource  # only POSIX has it
 
         resource.setrlimit(resource.RLIMIT_DATA, (limit[0], limit[0]))
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Worker processes that measure students side by side."""
+"""Worker processes that measure several students at the same time."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from n2n_gym.teachers.teacher import Teacher
 logger = logging.getLogger(__name__)
 
 LONGEST: Final = 3600.0  # seconds that a student may take, for each epoch of its cost
-# Its path is set before it imports anything: files in the current folder must not stand
-# in for modules that they do not stand in for here. A Ctrl-C is for who started it.
+# The worker gets its parent's sys.path before any import. Otherwise files in the
+# current folder could shadow modules. Only the parent handles Ctrl-C.
 PROGRAM: Final = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
     "import sys; sys.path[:] = sys.argv.pop(1).splitlines(); "
     "from n2n_gym.evaluators.worker import main; main()"
 )
-LONGEST_START: Final = 300.0  # seconds until a worker answers at first
-LONGEST_END: Final = 10.0  # seconds from the end of its connection to its own
-STARTS: Final = 3  # times that all workers may die before one of them is ready
-# A file without a name is gone with the last process that has it open, even a killed
-# one; this is how other processes open it, on Linux.
+LONGEST_START: Final = 300.0  # most seconds until a new worker is ready
+LONGEST_END: Final = 10.0  # most seconds from a closed connection to the worker's exit
+STARTS: Final = 3  # times that all workers may die before one is ready
+# A file without a name vanishes with the last process that has it open, even a killed
+# one. On Linux other processes open it by this path.
 OPEN_FILES: Final = "/proc/{process}/fd/{descriptor}"
 HAS_OPEN_FILES: Final = Path("/proc/self/fd").is_dir()
 # A forked process must neither use its parent's workers nor end them.
@@ -48,22 +48,23 @@ _INHERITED: Final[list[list[_Worker]]] = []
 
 
 class Workers:
-    """Processes that stay, each with one thread, a connection and its teacher.
+    """Worker processes that stay alive, each with one thread and its copy of a teacher.
 
-    A worker that dies, or takes too long over a student, is replaced; its student is a
-    failure that may be tried again (`evaluate` does so, once). A connection each, and
-    nothing that workers share, so that one killed at any moment leaves the others
-    alone. They end with this process, and nothing of it stays on the disk, even if it
-    is killed.
+    A worker that dies or takes too long is replaced. The student that it was measuring
+    counts as a retryable failure, which `evaluate` retries once. Workers have no state
+    in common, so killing one does not affect the others. All workers end with this
+    process, even if this process is killed. On Linux, they leave nothing on disk.
 
     Args:
-        count: Of processes; started at the first use.
-        longest: Seconds that a student may take, for each student-epoch of its nominal
-            cost where that is more than one.
-        memory: Bytes that a worker may allocate; a student that needs more fails.
+        count: Number of processes; they start at the first use.
+        longest: Time limit for one student in seconds. If the student's nominal cost is
+            above 1 student-epoch, the limit is multiplied by that cost.
+        memory: Largest number of bytes that a worker can allocate; None sets no limit.
+            A student that needs more fails.
 
     Raises:
-        RuntimeError: In ``run``: a worker cannot start, or made a mistake of ours.
+        ValueError: ``count`` is below 1, or the system is not POSIX.
+        RuntimeError: In ``run``: a worker cannot start, or has an unexpected error.
         OSError: In ``run``: the folder for temporary files is full.
     """
 
@@ -92,7 +93,7 @@ class Workers:
         waiting = deque(enumerate(trials))
         self._disown()
         self._false_starts = 0
-        self._end(lambda worker: worker.number is not None)  # of a run that was left
+        self._end(lambda worker: worker.number is not None)  # from a stopped run
         while waiting or any(worker.number is not None for worker in self._workers):
             self._end(lambda worker: worker.has_died_idle)
             while waiting and len(self._workers) < self.count:
@@ -112,7 +113,7 @@ class Workers:
                     if isinstance(answer.result, Broken):
                         raise RuntimeError(f"in a worker:\n{answer.result.traceback}")
                     if _needs_memory(answer.result):
-                        # Its heap is in pieces: a small student might find no room.
+                        # Its heap is fragmented: even a small student might not fit.
                         self._workers.remove(worker)
                         worker.end()
                     yield Result(
@@ -120,7 +121,7 @@ class Workers:
                     )
                 elif answer is None:  # it is ready
                     self._false_starts = 0
-                else:  # why the worker is of no use any more
+                else:  # the reason why the worker has ended
                     self._workers.remove(worker)
                     if doing is None:
                         self._note_false_start(answer)
@@ -129,7 +130,7 @@ class Workers:
                         yield Result(doing, Failure(reason, retryable=True), 0.0)
 
     def close(self) -> None:
-        """End the processes; a later use starts new ones."""
+        """End the worker processes; the next ``run`` starts new ones."""
         for worker in self._workers:
             worker.end()
         self._workers.clear()
@@ -141,12 +142,12 @@ class Workers:
         return self
 
     def __reduce__(self) -> tuple[Callable[[], Workers], tuple[()]]:
-        """Processes do not travel: a copy elsewhere starts its own."""
+        """Pickle only the arguments; a copy elsewhere starts workers of its own."""
         again = partial(Workers, self.count, longest=self.longest, memory=self.memory)
         return again, ()
 
     def _path_of(self, teacher: Teacher) -> str:
-        """The path of the packed teacher."""
+        """The path of a file with the packed teacher, written if necessary."""
         name = packed_name(teacher)
         if name not in self._packed:
             self._packed[name] = _written(pack(teacher))
@@ -156,7 +157,7 @@ class Workers:
         return OPEN_FILES.format(process=os.getpid(), descriptor=file.fileno())
 
     def _disown(self) -> None:
-        """Leave the workers to the process that this one was forked from."""
+        """After a fork, forget the workers: they belong to the parent process."""
         if self._owner != os.getpid():
             _INHERITED.append(list(self._workers))
             self._workers.clear()
@@ -168,7 +169,7 @@ class Workers:
             self._workers.remove(worker)
 
     def _note_false_start(self, why: str) -> None:
-        """One died before it was ready; the run starts another, but not for ever."""
+        """Count a worker that died before it was ready; raise an error after many."""
         self._false_starts += 1
         if self._false_starts == STARTS * self.count:
             raise RuntimeError(
@@ -178,7 +179,7 @@ class Workers:
         logger.warning("a worker %s as it started; another is started", why)
 
     def _after_waiting(self) -> list[_Worker]:
-        """The workers that have answered, died, or run out of time."""
+        """Wait, and return the workers that have answered, died or run out of time."""
         busy = [w for w in self._workers if not w.is_free]
         soonest = min(worker.until for worker in busy)
         wait([w.connection for w in busy], max(0.0, soonest - time.monotonic()))
@@ -187,7 +188,7 @@ class Workers:
 
 
 class _Worker:
-    """One process, seen from its parent."""
+    """One worker process, as its parent sees it."""
 
     def __init__(self, memory: int | None) -> None:
         self.connection: Connection[Job, Measured | None]
@@ -199,8 +200,8 @@ class _Worker:
             [sys.executable, "-c", PROGRAM, path, *arguments],
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
-            # What it allocates and frees at each step it keeps: getting it from the
-            # kernel again takes longer than many layers.
+            # The process keeps the memory that a step frees. Getting memory from the
+            # kernel again takes longer than computing many a layer.
             env=os.environ
             | {
                 "OMP_NUM_THREADS": "1",
@@ -209,7 +210,7 @@ class _Worker:
             },
         )
         theirs.close()
-        self.number: int | None = None  # of the trial it is busy with
+        self.number: int | None = None  # number of its present trial
         self._is_ready = False
         self._longest = LONGEST_START
         self._since = time.monotonic()
@@ -224,7 +225,7 @@ class _Worker:
 
     @property
     def until(self) -> float:
-        """When it must have answered."""
+        """Time by which the worker must have answered, as of ``time.monotonic``."""
         return self._since + self._longest
 
     def start(self, number: int, job: Job, longest: float) -> None:
@@ -234,7 +235,12 @@ class _Worker:
             self.connection.send(job)
 
     def take(self) -> Measured | str | None:
-        """Its answer, None that it is ready, or why it gives none; it is ended then."""
+        """Take the worker's answer, or end a worker that died or took too long.
+
+        Returns:
+            A result; None if the worker has become ready; or the reason why it has
+            ended.
+        """
         try:
             if self.connection.poll():
                 answer = self.connection.recv()
@@ -261,7 +267,11 @@ def _needs_memory(result: Score | Failure) -> bool:
 def time_limit(
     longest: float, trial: Trial, teacher: Teacher, settings: Settings
 ) -> float:
-    """Seconds after which the trial's worker is taken to be stuck."""
+    """Seconds after which the trial's worker counts as stuck.
+
+    Args:
+        longest: Limit in seconds for a nominal cost of at most 1 student-epoch.
+    """
     return longest * max(1.0, nominal_cost(trial.student, teacher, settings.rung))
 
 
@@ -273,15 +283,15 @@ def _written(packed: Mapping[str, Any]) -> IO[bytes]:
         torch.save(packed, file)
         file.flush()
     except (OSError, RuntimeError) as error:
-        # What writing raised, torch replaces by an error of its own.
+        # Torch replaces the error of writing by its own.
         reason = error if isinstance(error, OSError) else error.__context__
         with suppress(OSError):
             file.close()
         if not isinstance(reason, OSError):
             raise
         raise OSError(
-            f"{tempfile.gettempdir()}: the teacher cannot be written there for the "
-            f"workers: {reason}; TMPDIR can name another folder"
+            f"the teacher cannot be written to {tempfile.gettempdir()} for the "
+            f"workers: {reason}; set TMPDIR to another folder"
         ) from None
     return file
 

@@ -1,1 +1,1 @@
-"""Files that a student is written to."""
+"""Exporting a student to files."""

@@ -1,4 +1,4 @@
-"""A student in other formats: half precision, 8-bit integers, torch's own."""
+"""A student in other formats: half precision, 8-bit integers, torch's own format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from n2n_gym.pytorch.inputs import Normalisation
 
 CALIBRATED_BY: Final = 512  # training images, for the ranges of 8-bit activations
 BATCH: Final = 64
-# What a float32 file says of itself that is not true of another.
+# Metadata of a float32 file that is wrong for other formats.
 OF_FLOAT32: Final = ("validation_accuracy", "test_accuracy", "reward")
 
 # Images in [0, 1], (B, C, H, W) float32, to logits, (B, classes).
@@ -39,11 +39,11 @@ Model: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Exported:
-    """What there is to convert: a student, written as ONNX already.
+    """The input of a conversion: a student that is already written as ONNX.
 
     Attributes:
         path: The float32 ONNX file.
-        images: Of the training split, (N, C, H, W) uint8, to calibrate with.
+        images: Images of the training split to calibrate with, (N, C, H, W) uint8.
     """
 
     network: Network
@@ -53,20 +53,21 @@ class Exported:
 
 
 def write_float16(source: Exported, path: Path) -> None:
-    """ONNX with weights and arithmetic in half precision; pixels and logits are not.
+    """Write ONNX in half precision; inputs and logits stay float32.
 
-    Half of the size. ONNX Runtime's CPU provider computes in float32 all the same.
+    The file has half the size of the float32 file. ONNX Runtime's CPU provider still
+    computes in float32.
     """
     model = convert_float_to_float16(onnx.load(source.path), keep_io_types=True)
-    OnnxModel(model).topological_sort()  # it puts its casts last
+    OnnxModel(model).topological_sort()  # the converter puts its casts last
     _write(model, source, path)
 
 
 def write_int8(source: Exported, path: Path) -> None:
-    """ONNX with 8-bit weights and activations, by ONNX Runtime's static quantisation.
+    """Write ONNX with 8-bit weights and activations, by static quantisation.
 
-    Weights have a scale a channel; activations the range that they have on training
-    images.
+    Weights have one scale per channel. Training images determine the range of each
+    activation.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
@@ -84,7 +85,7 @@ def write_int8(source: Exported, path: Path) -> None:
 
 
 def _write(model: onnx.ModelProto, source: Exported, path: Path) -> None:
-    """A file that says of itself what is true of the float32 file and of it."""
+    """Write a model, with the float32 file's metadata except accuracies and reward."""
     about = _said(onnx.load(source.path))
     for name in OF_FLOAT32:
         about.pop(name, None)
@@ -94,7 +95,7 @@ def _write(model: onnx.ModelProto, source: Exported, path: Path) -> None:
 
 
 def say_accuracy(path: Path, accuracy: float, name: str = "test_accuracy") -> None:
-    """Let an ONNX file say what it was measured to have on the test split."""
+    """Add an ONNX file's measured test accuracy to its metadata, under this name."""
     model = onnx.load(path)
     about = {**_said(model), name: f"{accuracy:.4f}"}
     onnx.helper.set_model_props(model, about)
@@ -117,7 +118,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc] # it has no types
 
 
 def write_program(source: Exported, path: Path) -> None:
-    """What ``torch.export`` makes of it, to be read with ``torch.export.load``."""
+    """Write the student as a ``torch.export`` program, for ``torch.export.load``."""
     module = FromPixels(plain(source.network), source.normalise).eval()
     pixels = source.images[:2].cpu().float() / 255
     batch = torch.export.Dim("batch")
@@ -129,10 +130,12 @@ def write_program(source: Exported, path: Path) -> None:
 
 
 def load_model(path: Path) -> Model:
-    """An exported file, ready to run on the CPU.
+    """Load an exported file as a function that computes on the CPU.
+
+    The function maps images in [0, 1], (B, C, H, W), to logits, (B, classes).
 
     Raises:
-        ValueError: It is of none of the formats.
+        ValueError: The file's suffix is none of a known format.
     """
     if path.suffix == ".onnx":
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -144,7 +147,7 @@ def load_model(path: Path) -> Model:
 
         return run
     if path.suffix != ".pt2":
-        raise ValueError(f"{path} is no model that runs; known: .onnx, .pt2")
+        raise ValueError(f"{path} is not an exported model; known: .onnx, .pt2")
     module: Any = torch.export.load(path).module()
 
     @torch.no_grad()
@@ -155,7 +158,7 @@ def load_model(path: Path) -> Model:
     return forward
 
 
-# What is written beside student.onnx and student.safetensors, by the name for it.
+# Files that are written beside student.onnx and student.safetensors, by format.
 FORMATS: Final[Mapping[str, tuple[str, Callable[[Exported, Path], None]]]] = {
     "float16": ("student.float16.onnx", write_float16),
     "int8": ("student.int8.onnx", write_int8),
@@ -164,10 +167,10 @@ FORMATS: Final[Mapping[str, tuple[str, Callable[[Exported, Path], None]]]] = {
 
 
 def check_formats(formats: str) -> list[str]:
-    """Names with commas between.
+    """The formats named in a comma-separated string.
 
     Raises:
-        ValueError: One is unknown.
+        ValueError: A format is unknown.
     """
     names = [name.strip() for name in formats.split(",") if name.strip()]
     for name in names:

@@ -1,4 +1,4 @@
-"""A student as files that others can use."""
+"""Exporting a student as ONNX."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from n2n_gym.pytorch.build import Network, build
 from n2n_gym.pytorch.inputs import Normalisation
 
 TOLERANCE: Final = 1e-4  # between ONNX Runtime's logits and torch's
-# Where torch's own rounding is large, ONNX Runtime's may be so many times as large.
+# ONNX Runtime's rounding error may be this many times torch's own.
 ROUNDINGS: Final = 10
 OPSET: Final = 20  # the default of torch's exporter; every current runtime reads it
 
 
 class FromPixels(nn.Module):
-    """A network with its normalisation in front: takes pixels in [0, 1]."""
+    """A network that first normalises its inputs, pixels in [0, 1]."""
 
     def __init__(self, network: Network, normalise: Normalisation) -> None:
         super().__init__()
@@ -45,21 +45,24 @@ def export_onnx(
     path: Path,
     about: Mapping[str, str],
 ) -> float:
-    """Check a network as ONNX Runtime has it against torch, and write its ONNX file.
+    """Write a network as ONNX, after comparing ONNX Runtime's logits with torch's.
 
-    It takes ``pixels``, (B, C, H, W) float32 in [0, 1], of any batch size, normalises
-    them itself, and gives ``logits``, (B, classes).
+    The file takes ``pixels``, (B, C, H, W) float32 in [0, 1], for any batch size. Its
+    graph includes the normalisation and returns ``logits``, (B, classes).
 
     Args:
-        images: Real ones to check it with, (N, C, H, W) uint8, N >= 2.
-        about: Becomes the file's metadata.
+        network: The network to export.
+        normalise: The normalisation of the network's inputs.
+        images: Real images for the comparison, (N, C, H, W) uint8, N >= 2.
+        path: The file to write.
+        about: Metadata of the file.
 
     Returns:
         The largest difference between the logits of ONNX Runtime and of torch.
 
     Raises:
-        RuntimeError: They differ by more than 1e-4, and by more than rounding explains:
-            ten times what torch's own differ from those in double precision.
+        RuntimeError: Logits differ by more than 1e-4, and by more than ten times the
+            rounding error of torch's own logits (see ``rounding``).
     """
     module = FromPixels(plain(network), normalise).eval()
     pixels = images.cpu().float() / 255
@@ -87,7 +90,7 @@ def export_onnx(
             expected = module(batch).numpy()
         largest = max(largest, float(np.abs(found - expected).max()))
     allowed = TOLERANCE
-    if largest > allowed:  # channels that hardly vary, normalised, magnify rounding
+    if largest > allowed:  # normalising channels that hardly vary magnifies rounding
         allowed = max(allowed, ROUNDINGS * rounding(module, pixels))
     if largest > allowed:
         raise RuntimeError(
@@ -100,20 +103,20 @@ def export_onnx(
 
 @torch.no_grad()
 def rounding(module: nn.Module, pixels: Tensor) -> float:
-    """The largest difference of torch's logits from those in double precision."""
+    """The largest difference of torch's float32 logits from float64 logits."""
     exact = copy.deepcopy(module).double()(pixels.double())
     return float((module(pixels) - exact).abs().max())
 
 
 def untrained_onnx(architecture: Architecture) -> bytes:
-    """An ONNX file of a network with random weights, as good as any for a clock."""
+    """The content of an ONNX file with random weights, to measure its latency."""
     channels = architecture.input_shape[0]
     as_is = Normalisation((0.0,) * channels, (1.0,) * channels)
     network = build(architecture)
     for values in network.state_dict().values():
-        # No trained file has the ones and zeros that normalisation begins with. The
-        # exporter stores equal tensors once; and with a mean of zero a convolution
-        # would be left without a bias, which ONNX Runtime fuses otherwise.
+        # Normalisation begins with ones and zeros, which no trained file has. The
+        # exporter stores equal tensors once. With a mean of zero, a convolution would
+        # also lose its bias, and ONNX Runtime would fuse it differently.
         if values.is_floating_point() and (values == values.flatten()[0]).all():
             values.uniform_(0.5, 1.5)
     module = FromPixels(plain(network), as_is).eval()
@@ -123,7 +126,7 @@ def untrained_onnx(architecture: Architecture) -> bytes:
 
 
 def plain(network: Network) -> Network:
-    """On the CPU, in the layout that exporters expect."""
+    """Move a network to the CPU, in place, with the layout that exporters expect."""
     return network.cpu().to(memory_format=torch.contiguous_format)
 
 
@@ -131,7 +134,7 @@ def _to_onnx(module: nn.Module, pixels: Tensor) -> onnx.ModelProto:
     """The module as a graph, for batches of any size.
 
     Args:
-        pixels: An example, of two images or more.
+        pixels: An example batch of two or more images, (B, C, H, W).
     """
     program = torch.onnx.export(
         module,
@@ -150,9 +153,9 @@ def _to_onnx(module: nn.Module, pixels: Tensor) -> onnx.ModelProto:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Rid a graph of the exporter's notes: traces of its code, paths, every shape.
+    """Remove the exporter's notes: code traces, paths, shapes of intermediate values.
 
-    A small student's notes would be larger than its weights.
+    In a small student's file, these notes would be larger than the weights.
     """
     graph = model.graph
     del graph.value_info[:], graph.metadata_props[:]

@@ -1,1 +1,1 @@
-"""What a student may take."""
+"""Limits on a student's resources."""

@@ -1,22 +1,28 @@
-"""What every student that can still be reached takes at least.
+"""Lower bounds on the resources of all students that an episode can still lead to.
 
-The bounds are sound: no completion of an episode's decisions leaves a student below
-them. They are exact once nothing is left to decide, and for shrinkage always but where
-a layer's kernel and its padding are both to be decided.
+The bounds are sound: however an episode goes on, its student is not below the bounds.
+They are exact when all decisions are made. For shrinkage, the bounds are always exact,
+unless both a layer's kernel and its padding are undecided.
 
-Why they are sound, for removal: let T be all undecided removals. Whatever part of T is
-taken in the end, (1) a layer that the logits need when all of T is taken is needed,
-since the path to the logits that is left then is left by fewer removals as well; (2) a
-layer emits at least what it emits for the least that it can read, since the shape of
-each kind of layer does not fall where its inputs' rise, and a removed layer emits what
-it reads. The costs of a layer do not fall either where its inputs' shapes rise, so that
-the layers of (1) on the shapes of (2) cost no more than in any student.
+Why the bounds are sound, for removal: let T be the set of undecided removals. At the
+end of the episode, any subset of T can have been taken.
 
-For shrinkage: widths, kernels and paddings do not fall where rates rise, nor shapes and
-costs where those rise, so that the lowest rate for all that is undecided costs least.
-Only a kernel whose padding is also decided on is another matter: the larger it is, the
-smaller a map it leaves where the padding does not follow. There each layer takes, of
-all its kernels, the least that each costs and the smallest map that each leaves.
+1. If the logits need a layer when all of T is taken, they need it for any subset of T:
+   with fewer removals, the path from the layer to the logits still exists.
+2. A layer's output shape is at least its output shape for the smallest possible inputs.
+   For each kind of layer, larger inputs never give a smaller output, and a removed
+   layer outputs its input.
+
+Larger inputs never make a layer cheaper either. So the
+layers that are needed after all removals, with the smallest inputs that they can have,
+cost no more in total than any student.
+
+For shrinkage: widths, kernels and paddings do not fall when rates rise. Shapes and
+costs do not fall when widths, kernels and paddings rise. So a student costs least if
+all undecided variables get the lowest rate. The exception is a kernel with an undecided
+padding: a larger kernel gives a smaller map if the padding does not grow with it. For
+such a layer, the bound takes the least cost and the smallest map over all kernels that
+the layer can get.
 """
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ from n2n_gym.networks.layers import (
 
 
 class Least(NamedTuple):
-    """Lower bounds of a student's parameters and multiply-accumulates."""
+    """Lower bounds on a student's parameters and multiply-accumulates."""
 
     num_params: int
     num_macs: int
@@ -53,10 +59,10 @@ def least_shrunk(
     undecided: Iterable[Shrinkage],
     lowest_rate: float = RATES[0],
 ) -> Least:
-    """Of the students that these rates leave, whatever the others become.
+    """Lower bounds for students with these rates, whatever the undecided rates are.
 
     Args:
-        lowest_rate: Of those that are offered.
+        lowest_rate: The lowest of the offered rates.
     """
     undecided = tuple(undecided)
     lowest = {**dict.fromkeys(undecided, lowest_rate), **rates}
@@ -80,7 +86,7 @@ def least_shrunk(
 
 
 def _least_of_layers(students: Sequence[Architecture]) -> Least:
-    """Of students that take each layer from any of these."""
+    """Lower bounds for students that take each layer from any of these students."""
     num_params = num_macs = 0
     first = students[0]
     values = _Values(first)
@@ -101,7 +107,7 @@ def _least_of_layers(students: Sequence[Architecture]) -> Least:
 def least_removed(
     start: Architecture, taken: Iterable[Removal], undecided: Iterable[Removal]
 ) -> Least:
-    """Of the students that these removals leave, whatever else goes."""
+    """Lower bounds for students with all ``taken`` and any undecided removals."""
     bypassed, dropped = _concerned(taken)
     also_bypassed, also_dropped = _concerned(undecided)
     sure = start.needed(bypassed | also_bypassed, dropped | also_dropped)
@@ -117,10 +123,10 @@ def least_removed(
 def least_of_each(
     start: Architecture, undecided: Iterable[Removal], layers: Sequence[Layer]
 ) -> list[tuple[int, int]]:
-    """Parameters and MACs that each layer takes at least, in any student that has it.
+    """Lower bounds on each layer's parameters and MACs, over students with the layer.
 
     Args:
-        layers: The start's, perhaps narrower.
+        layers: Layers of the start architecture, in their original or a narrower form.
     """
     bypassed, dropped = _concerned(undecided)
     costs = _least_costs(layers, start, set(), set(), bypassed, dropped)
@@ -128,7 +134,7 @@ def least_of_each(
     for position, layer in enumerate(layers):
         found = costs.get(position)
         if found is None and not isinstance(layer, Join):
-            # It may go, and where it stays it reads what it would have read.
+            # It may be removed; if it stays, it reads the same inputs.
             stays = bypassed - {position}
             found = _least_costs(layers, start, set(), set(), stays, dropped)[position]
         least.append(found or (0, 0))
@@ -143,7 +149,14 @@ def _least_costs(
     also_bypassed: set[int],
     also_dropped: set[int],
 ) -> dict[int, tuple[int, int]]:
-    """Of the layers that neither go nor may go: the least that each costs."""
+    """Lower bounds (parameters, MACs) of layers that no removal bypasses, by position.
+
+    Joins cost nothing and are left out.
+
+    Args:
+        bypassed, dropped: Layers that the removals taken concern (``_concerned``).
+        also_bypassed, also_dropped: Layers that undecided removals concern.
+    """
     found: dict[int, tuple[int, int]] = {}
     values = _Values(start)
     for position, layer in enumerate(layers):
@@ -171,7 +184,7 @@ def _least_costs(
 
 
 class _Values:
-    """What each layer emits at least, and whether some join may be left with none."""
+    """Lower bounds on output shapes, and whether each output surely exists."""
 
     def __init__(self, start: Architecture) -> None:
         self.shape: dict[int, Shape] = {IMAGE: start.input_shape}
@@ -183,7 +196,7 @@ class _Values:
 
 
 def _concerned(removals: Iterable[Removal]) -> tuple[set[int], set[int]]:
-    """Layers that they bypass, and layers that joins go on without."""
+    """Layers that the removals bypass, and layers that joins lose as operands."""
     bypassed: set[int] = set()
     dropped: set[int] = set()
     for removal in removals:
@@ -193,12 +206,17 @@ def _concerned(removals: Iterable[Removal]) -> tuple[set[int], set[int]]:
 
 
 def _joined(layer: Join, shapes: Sequence[Shape], are_sure: bool) -> Shape:
-    """What a join emits at least, of operands all of which, or one of which, it has."""
-    if not shapes:  # it will not be there
+    """Lower bound on a join's output shape, from lower bounds on its operands.
+
+    Args:
+        are_sure: Whether all these operands surely stay. Otherwise, the bound also
+            holds if only one of them stays.
+    """
+    if not shapes:  # it is removed
         return (1,)
     if not are_sure:
         return tuple(map(min, *shapes, shapes[0]))
-    # Operands have equal shapes, a gate's but for height and width.
+    # Operands have equal shapes; a gate's may differ in height and width.
     most = tuple(map(max, *shapes, shapes[0]))
     if isinstance(layer, Concat):
         return (sum(shape[0] for shape in shapes), *most[1:])
@@ -206,7 +224,12 @@ def _joined(layer: Join, shapes: Sequence[Shape], are_sure: bool) -> Shape:
 
 
 def _emitted(layer: Layer, read: Shape, shape: Shape) -> Shape:
-    """What it emits at least; as many axes as it emits in the start."""
+    """Lower bound on a layer's output shape.
+
+    Args:
+        read: Lower bound on the shape of the layer's input.
+        shape: Output shape of the layer in the start architecture.
+    """
     try:
         return layer.shape(read)
     except ShapeError:  # too small for it: no student has this very shape

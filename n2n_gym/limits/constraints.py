@@ -1,4 +1,4 @@
-"""What a student must keep: limits on what it takes, and on its accuracy."""
+"""Limits on a student's resources and accuracy."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Final, TypeAlias
 
-ACCURACY: Final = "accuracy"  # on validation: the one that is to be large
+ACCURACY: Final = "accuracy"  # on validation; the only quantity with a lower limit
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One row of A x <= b: a weighted sum that stays below a bound.
+    """One row of A x <= b: a weighted sum with an upper bound.
 
     Attributes:
-        name: What ``info["violated"]`` calls it.
-        weights: Of resources, and of "accuracy", by name.
-        bound: In the resources' units.
+        name: Name of the limit in ``info["violated"]``.
+        weights: Weight of each resource and of "accuracy", by name.
+        bound: Upper bound of the weighted sum.
 
     Raises:
-        ValueError: A weight or the bound is no finite number, or there is no weight.
+        ValueError: A weight or the bound is not a finite number, or there is no weight.
     """
 
     name: str
@@ -37,19 +37,23 @@ class Limit:
             )
 
     def excess(self, values: Mapping[str, float]) -> float:
-        """How much too large the sum is; at most 0 where the limit is kept."""
+        """The weighted sum minus the bound; at most 0 if the limit is kept.
+
+        Args:
+            values: The student's resources and "accuracy", by name.
+        """
         return sum(w * values[name] for name, w in self.weights.items()) - self.bound
 
     def can_be_kept(self, least: Mapping[str, float]) -> bool:
-        """Whether a student that takes no less than this might keep it.
+        """Whether a student can keep the limit, given lower bounds on its resources.
 
         Args:
-            least: Lower bounds of resources; 0 for what is not among them.
+            least: Lower bounds on resources, by name. A missing bound counts as 0.
         """
         total = 0.0
         for name, weight in self.weights.items():
             if name == ACCURACY:
-                total += min(weight, 0.0)  # it is in [0, 1]
+                total += min(weight, 0.0)  # accuracy is in [0, 1]
             elif weight < 0:
                 return True  # there is no upper bound
             else:
@@ -61,24 +65,25 @@ Constraints: TypeAlias = Mapping[str, float] | Sequence[Limit]
 
 
 def read_limits(constraints: Constraints | None) -> tuple[Limit, ...]:
-    """Limits as the environments take them.
+    """Limits from an environment's argument ``constraints``.
 
     Args:
-        constraints: The most that is allowed of each resource, and of "accuracy" the
-            least; or any ``Limit``s.
+        constraints: Upper limits of resources and a minimum "accuracy", by name. Or a
+            list of ``Limit``s. None means no limits.
 
     Raises:
-        ValueError: A bound makes no sense.
+        ValueError: A limit is malformed, or two limits have the same name.
     """
     if constraints is None:
         return ()
     if isinstance(constraints, Mapping):
         return tuple(_plain(name, bound) for name, bound in constraints.items())
     given = constraints if isinstance(constraints, Sequence) else [constraints]
-    for limit in given:  # a Limit by itself is one
+    for limit in given:  # a Limit counts as a list of one
         if not isinstance(limit, Limit):
             raise ValueError(
-                f"constraints are a mapping of bounds by name, or Limits, got {limit!r}"
+                f"constraints must be a mapping of bounds by name, or Limits, got "
+                f"{limit!r}"
             )
     names = [limit.name for limit in given]
     for name in names:
@@ -88,9 +93,9 @@ def read_limits(constraints: Constraints | None) -> tuple[Limit, ...]:
 
 
 def _plain(name: str, bound: float) -> Limit:
-    """At most so much of one resource, or at least this accuracy."""
+    """An upper limit on one resource, or a minimum accuracy."""
     if not isinstance(name, str):
-        raise ValueError(f"a limit is on a resource by its name, got {name!r}")
+        raise ValueError(f"a limit needs the name of a resource, got {name!r}")
     if not _is_finite(bound) or bound <= 0:
         raise ValueError(
             f"the limit of {name} must be a positive number, got {bound!r}"
@@ -98,18 +103,23 @@ def _plain(name: str, bound: float) -> Limit:
     if name != ACCURACY:
         return Limit(name, {name: 1.0}, bound)
     if bound > 1:
-        raise ValueError(f"an accuracy is in (0, 1], got the limit {bound!r}")
+        raise ValueError(f"a limit on the accuracy must be in (0, 1], got {bound!r}")
     return Limit(name, {name: -1.0}, -bound)
 
 
 def limited_resources(limits: Sequence[Limit]) -> list[str]:
-    """Names of the resources that limits are on, each once."""
+    """Names of the resources in these limits, without duplicates."""
     names = dict.fromkeys(name for limit in limits for name in limit.weights)
     return [name for name in names if name != ACCURACY]
 
 
 def penalised(reward: float, epsilon: float) -> float:
-    """What a student that breaks a limit earns: eps (R + 1) - 1 (N2N learning)."""
+    """The reward of a student that breaks a limit: eps (R + 1) - 1 (N2N learning).
+
+    Args:
+        reward: Reward R without a penalty.
+        epsilon: Factor eps, from 0 (the reward is -1) to 1 (no penalty).
+    """
     return epsilon * (reward + 1) - 1
 
 

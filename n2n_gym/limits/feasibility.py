@@ -1,32 +1,38 @@
-"""Whether any student can keep the limits of a search, before it begins."""
+"""The check, before a search, that for each limit there is a student that keeps it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, compress
+from typing import Final
 
 from n2n_gym.common.quantities import show_quantity
-from n2n_gym.limits.requirements import EXACT, Requirements
+from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import removals, without
 from n2n_gym.networks.scaling import narrowest
 from n2n_gym.resources import RESOURCES, ResourceError
+from n2n_gym.resources.resource import is_computed
+
+# A local search needs the amounts of hundreds of students.
+COMPUTED: Final = tuple(name for name in RESOURCES if is_computed(RESOURCES[name]))
 
 
 def refuse_if_out_of_reach(requirements: Requirements, granularity: str) -> None:
-    """Raise a ValueError where no student that is found keeps a limit.
+    """Raise a ValueError if a limit is kept by none of the students tried.
 
-    The teacher is tried, and what ``smallest`` gives; the first that keeps a limit is
-    enough. It is no proof: a smaller one may be where several removals at once lead.
+    For each limit, the teacher and the students of ``smallest`` are tried until one
+    keeps the limit with its safety margin. The error is no proof that the limit cannot
+    be kept: several removals at once can lead to a student that is never tried.
     """
     if not requirements:
         return
     teacher = requirements.teacher
     for name, aim in requirements.aims.items():
         least = math.inf
-        guides = [name] if name in EXACT else EXACT
+        guides = [name] if name in COMPUTED else COMPUTED
         for student in chain(
             [teacher], smallest(teacher, granularity, guides, requirements.keep)
         ):
@@ -37,30 +43,31 @@ def refuse_if_out_of_reach(requirements: Requirements, granularity: str) -> None
         else:
             bound = requirements.bounds[name]
             whole = requirements.meter(teacher, teacher)[name]
-            spare = f", and {show_quantity(name, bound - aim)} have to be left"
+            show = partial(show_quantity, name, digits=4)
+            spare = f", and {show(bound - aim)} have to be left"
             raise ValueError(
-                f"no student keeps the limit {name} <= "
-                f"{show_quantity(name, bound)}: the smallest found takes "
-                f"{show_quantity(name, least)}, the teacher "
-                f"{show_quantity(name, whole)}{spare if least <= bound else ''}"
+                f"no student keeps the limit {name} <= {show(bound)}: the smallest "
+                f"found takes {show(least)}, the teacher {show(whole)}"
+                f"{spare if least <= bound else ''}"
             )
 
 
 def smallest(
     teacher: Architecture,
     granularity: str,
-    guides: Sequence[str] = EXACT,
+    guides: Sequence[str] = COMPUTED,
     keep: frozenset[str] = frozenset(),
 ) -> Iterator[Architecture]:
-    """Students that take little, each as narrow as can be.
+    """Students that need few resources, each as narrow as possible.
 
-    The teacher; what is left of all removals that are legal one after another; then
-    what undoing or adding one removal after another comes to, as long as less is taken
-    (of a network of hundreds of layers that takes minutes).
+    The first student is the teacher, narrowed. The second lacks all layers that can be
+    removed one after another. The others are the results of local searches, one for
+    each guide: single removals are undone or added as long as this reduces the
+    resource. For a network of hundreds of layers, a local search takes minutes.
 
     Args:
-        guides: Of what less is taken: resources that can be computed.
-        keep: Names of layers that stay as they are.
+        guides: Names of computed resources to reduce.
+        keep: Names of layers that stay unchanged.
     """
     offered = removals(teacher, granularity, keep=keep)
     yield narrowest(teacher, keep=keep)
@@ -72,7 +79,11 @@ def smallest(
 def _taken(
     requirements: Requirements, student: Architecture
 ) -> dict[str, float] | None:
-    """None where it cannot be measured; of the teacher that is an error."""
+    """The student's resources, or None if they cannot be measured.
+
+    Raises:
+        ValueError: The teacher's resources cannot be measured.
+    """
     try:
         return requirements.meter(student, requirements.teacher)
     except ResourceError:
@@ -85,7 +96,11 @@ def _taken(
 def _descend(
     teacher: Architecture, name: str, granularity: str, keep: frozenset[str]
 ) -> Architecture:
-    """What changing one removal after another comes to, as long as less is taken."""
+    """The student that needs least of a resource, by a local search over removals.
+
+    Args:
+        name: Name of the computed resource.
+    """
     decisions = removals(teacher, granularity, keep=keep)
 
     def student_without(wanted: Sequence[bool]) -> Architecture:

@@ -1,4 +1,4 @@
-"""Students made to fit: all widths by one factor, to what the limits allow."""
+"""Scaling of students to the limits: one factor multiplies all widths."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from n2n_gym.resources import Meter, ResourceError
 
 logger = logging.getLogger(__name__)
 
-STEPS: Final = 8  # in which the uniform width is found
-# A student that takes more than it has to keep to, but no more than so many times that,
-# becomes narrower: by a factor of all its widths, halved in on in so many steps.
+STEPS: Final = 8  # bisection steps for the uniform width
+# A student above a limit by at most MOST_OVER becomes narrower: one factor, at least
+# NARROWEST, scales all its widths. It is found by bisection in NARROWINGS steps.
 MOST_OVER: Final = 1.5
 NARROWEST: Final = 0.6
 NARROWINGS: Final = 5
-# One that takes less than this share of each limit becomes wider, likewise.
+# A student below the fraction ROOM of each limit becomes wider in the same way.
 ROOM: Final = 0.9
 WIDEST: Final = 1.5
 WIDENINGS: Final = 4
 
 
 def fitted(requirements: Requirements, student: Architecture) -> Architecture:
-    """The student with all widths up or down by one factor, to what limits allow.
+    """The student with all widths scaled by one factor until it just keeps the limits.
 
-    A search goes by what is predicted, and the best that it finds are those of which
-    too little is said: most of them break a limit when they are measured. Others leave
-    room, as their scores after little or no training say nothing of what a wider one
-    would learn.
+    A search uses predicted resources. The students with the best rewards are often
+    those whose resources are underestimated, so most of them break a limit when they
+    are measured. Other students stay far below the limits, because cheap scores do not
+    show the gain of more width.
 
     Raises:
-        OutOfReach: It breaks a limit by much, or still does with narrower layers.
-        ResourceError: It cannot be measured.
+        OutOfReach: A resource is more than ``MOST_OVER`` times its aim, or a limit is
+            broken even with the factor ``NARROWEST``.
+        ResourceError: The student cannot be measured.
     """
     if not requirements.bounds:
         return student
@@ -59,7 +60,7 @@ def _narrowed(requirements: Requirements, student: Architecture) -> Architecture
     block = requirements.block
     keep = requirements.keep
     decisions = shrinkages(student, ("width",), block=block, keep=keep)
-    # One block of channels takes less time than a part of it does.
+    # A full block of channels takes less time than a part of it.
     in_blocks = [each for each in decisions if each.multiple % block == 0]
     rates = dict.fromkeys(in_blocks or decisions, 1.0)
 
@@ -71,13 +72,13 @@ def _narrowed(requirements: Requirements, student: Architecture) -> Architecture
 
 
 def _widened(requirements: Requirements, student: Architecture) -> Architecture:
-    """Up to the teacher's widths; the student itself where that is out of reach."""
+    """The student, widened by at most ``WIDEST`` within the limits."""
     whole = at_full_width(student, requirements.teacher)
     rates = {}
     block, keep = requirements.block, requirements.keep
     for each in shrinkages(whole, ("width",), block=block, keep=keep):
         mine, most = (net.shape_of(each.layers[0])[0] for net in (student, whole))
-        # Parts of blocks are filled first: they take as long as whole ones.
+        # Partly filled blocks are filled first: they take as long as full ones.
         rates[each] = min(1.0, ceil(mine / each.multiple) * each.multiple / most)
 
     def is_within(wider: Architecture) -> bool:
@@ -91,7 +92,7 @@ def _widened(requirements: Requirements, student: Architecture) -> Architecture:
 
 
 def _is_within(requirements: Requirements, student: Architecture) -> bool:
-    """Whether it keeps the limits, as far as it can be measured."""
+    """Whether a student keeps the limits; False if it cannot be measured."""
     try:
         return requirements.keeps(student)
     except ResourceError as error:
@@ -100,13 +101,13 @@ def _is_within(requirements: Requirements, student: Architecture) -> bool:
 
 
 def widest_uniform(requirements: Requirements, block: int = 1) -> Architecture:
-    """The teacher with all widths at one rate, the largest that keeps the limits.
+    """The teacher with all widths at the largest common rate that keeps the limits.
 
     Args:
-        block: Of channels, of which widths are multiples.
+        block: Number of channels in a block; widths are multiples of it.
 
     Raises:
-        OutOfReach: There is none.
+        OutOfReach: No rate keeps the limits.
     """
     title = "Measuring uniform width"
     with progress(STEPS, title, is_long=True, is_kept=False) as bar:
@@ -120,10 +121,11 @@ def widest_uniform(requirements: Requirements, block: int = 1) -> Architecture:
 
 
 def aims_by(requirements: Requirements, meter: Meter) -> dict[str, float]:
-    """The aims, as another meter has them around the uniform width.
+    """The aims of a search that predicts resources with ``meter``.
 
-    Predictions are wrong by a similar factor for similar students, so each limit is
-    scaled by predicted / measured at uniform width.
+    Predictions are wrong by a similar factor for similar students. So each aim is
+    multiplied by predicted / measured of the teacher at uniform width. If this student
+    cannot be measured, the aims stay unchanged.
     """
     teacher, aims = requirements.teacher, requirements.aims
     try:

@@ -1,8 +1,8 @@
-"""The least that is left of a network whatever else is removed, told at every step.
+"""A fast lower bound on the cost of students after further removals.
 
-A looser bound than ``bounds.least_removed``, and one that costs microseconds: the
-layers that the logits need even when all that may still go goes, each at the least that
-it costs in any student.
+The bound takes microseconds, so that an episode can compute it at every step. It is
+looser than ``bounds.least_removed``. It counts the layers that the logits need even
+after all possible removals. Each layer counts at its least cost in any student.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from n2n_gym.networks.layers import IMAGE, Conv, DepthwiseConv, Layer, Linear
 from n2n_gym.networks.tally import Counts
 
 _NOTHING: Final = -2
-_MOST_KNOWN: Final = 100_000  # answers that are remembered
+_MOST_KNOWN: Final = 100_000  # bounds that are remembered
 
 
 class Floor:
-    """Lower bounds for one start, by which of its removals have been decided against.
+    """Lower bounds on the students of one start architecture, by possible removals.
 
     Args:
-        narrow: Whether layers may become as narrow as can be.
+        decisions: All removals of the episode, in order.
+        narrow: Whether the bounds also hold for students with narrower layers.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class Floor:
         self._known: dict[int, Counts] = {}
 
     def without(self, removable: int) -> Counts:
-        """Where those removals are taken or may still be.
+        """The bound for all students that take any of these removals and no others.
 
         Args:
-            removable: A bit for each decision's place.
+            removable: Bit mask of the removals that are taken or still possible.
         """
         found = self._known.get(removable)
         if found is None:
@@ -64,10 +65,10 @@ class Floor:
                 bypassed |= bypass
                 dropped |= self._drops[place]
         wiring = self._start.wiring
-        source = [IMAGE] * len(wiring)  # what a reader of each layer reads then
+        source = [IMAGE] * len(wiring)  # position that readers of each layer read
 
         def operands(position: int) -> list[int]:
-            """What a layer reads of what joins go on with."""
+            """The layers that a join reads, without the operands that it loses."""
             return [
                 source[read] if read >= 0 else IMAGE
                 for read in wiring[position][0]
@@ -104,9 +105,9 @@ class Floor:
 
 
 def _narrowest(layer: Layer) -> Layer:
-    """One channel, and a kernel of one where it may shrink: none has less of it.
+    """The layer with one channel, and with a 1x1 kernel if the kernel can shrink.
 
-    Where a kernel is free, a smaller one leaves the map as large as it is.
+    Only kernels that leave the map's size unchanged can shrink.
     """
     if isinstance(layer, (Conv, DepthwiseConv)) and has_free_kernel(layer):
         layer = replace(layer, kernel=(1, 1), padding=(0, 0))

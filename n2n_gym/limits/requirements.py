@@ -1,4 +1,4 @@
-"""A search within limits: what is asked, and what keeps it."""
+"""The requirements of one search: its limits, and safety margins below them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,18 @@ from typing import Any, Final
 
 from n2n_gym.limits.constraints import ACCURACY, read_limits
 from n2n_gym.networks.architecture import Architecture
-from n2n_gym.networks.scaling import (
-    narrowest,
-)
-from n2n_gym.resources import Energy, Latency, Meter, ResourceError, load_meter
-from n2n_gym.resources.accelerator import AcceleratorEnergy
+from n2n_gym.networks.scaling import narrowest
+from n2n_gym.resources import Latency, Meter, ResourceError, load_meter
 from n2n_gym.resources.nodes import BLOCK
+from n2n_gym.resources.records import MARGIN, RECORDS
+from n2n_gym.resources.resource import is_of_machine
 from n2n_gym.rewards import Reward, Toward, n2n
 
 logger = logging.getLogger(__name__)
 
-KEPT: Final = "resources.json"  # in a run's folder: what was measured
-# Of a limit on what is measured, this much is left to the next measurement. In turns
-# with a teacher that caches do not hold, one takes 0.87 to 1.17 times another, by what
-# else reads memory.
-MARGIN: Final = 0.1
-# Another machine takes other amounts of these, and less where blocks of channels are
-# full.
-OF_MACHINE: Final = (Latency, Energy, AcceleratorEnergy)
-EXACT: Final = ("num_params", "num_macs", "peak_bytes")
-NOTES: Final = 800  # bytes that a written file says about itself, but for its task
+KEPT: Final = "resources.json"  # in a run's folder: the measured resources
+NOTES: Final = 800  # bytes of a written file's metadata, without its task's
+OF_FILE: Final = tuple(name for name, record in RECORDS.items() if record.is_of_file)
 
 
 @dataclass(frozen=True)
@@ -37,15 +29,16 @@ class Requirements:
     """The limits of one search.
 
     Attributes:
-        teacher: What is compressed.
-        bounds: The most of each resource, by name, in its unit.
-        least_accuracy: On validation, if one is asked for.
-        meter: Measures the resources.
-        notes: Bytes that a written file says about itself.
-        block: Channels of which students have whole blocks: more than 1 where they
-            have to be fast. ONNX Runtime and accelerators compute convolutions on
-            blocks of channels; where one is not full they take as long, or longer.
-        keep: Names of layers that stay as they are.
+        teacher: The network to compress.
+        bounds: Upper limit of each resource, by name, in the resource's unit.
+        least_accuracy: Minimum accuracy on validation images; None for no minimum.
+        meter: Meter that measures the resources.
+        notes: Bytes of a limit on file size that are reserved for the file's metadata.
+        block: Number of channels in a block. Layers wider than a block get widths that
+            are multiples of a block. The number is more than 1 if a limit is on latency
+            or energy: ONNX Runtime and accelerators compute convolutions in blocks, and
+            a partly filled block takes as long as a full one, or longer.
+        keep: Names of layers that stay unchanged.
     """
 
     teacher: Architecture
@@ -64,14 +57,15 @@ class Requirements:
         task: str = "",
         keep: frozenset[str] = frozenset(),
     ) -> Requirements:
-        """Limits by name.
+        """The requirements of a search with these limits.
 
         Args:
-            task: All that a written file says of the task and the teacher.
-            keep: Names of layers that stay as they are.
+            constraints: Upper limit of each resource and minimum "accuracy", by name.
+            task: Metadata about the task and the teacher, for the student's ONNX file.
+            keep: Names of layers that stay unchanged.
 
         Raises:
-            ValueError: One makes no sense, or is of an unknown resource.
+            ValueError: A limit is malformed, or its resource is unknown.
         """
         bounds = dict(constraints)
         read_limits(bounds)
@@ -87,45 +81,44 @@ class Requirements:
 
     @property
     def is_of_machine(self) -> bool:
-        """Whether a limit is on what another machine would say something else of."""
+        """Whether a limit is on a resource that depends on the machine."""
         return _is_of_machine(self.meter)
 
     @property
     def reward(self) -> Reward:
-        """What a search is for."""
+        """The reward of the search."""
         return Toward(self.aims) if self.bounds else n2n
 
     @property
     def aims(self) -> dict[str, float]:
-        """What a search keeps to, so that what is written of it keeps the limits."""
+        """The limits minus safety margins, by name; the search aims at them."""
         return {name: self._aim(name, bound) for name, bound in self.bounds.items()}
 
     def keeps(self, student: Architecture) -> bool:
-        """Whether it keeps the limits on resources, with something to spare.
+        """Whether a student keeps the limits on resources with their safety margins.
 
         Raises:
-            ResourceError: It cannot be measured.
+            ResourceError: The student cannot be measured.
         """
         if not self.bounds:
             return True
         return self.are_within(self.meter(student, self.teacher))
 
     def are_within(self, values: Mapping[str, float], share: float = 1.0) -> bool:
-        """Whether what was measured is at most this share of each aim."""
+        """Whether each measured value is at most ``share`` times its aim."""
         return all(values[name] <= share * aim for name, aim in self.aims.items())
 
     def _aim(self, name: str, bound: float) -> float:
-        if name in EXACT:
-            return bound
-        if name == "onnx_bytes":
+        if name in OF_FILE:
             return bound - self.notes
-        return bound * (1 - MARGIN)
+        record = RECORDS.get(name)  # None: a user's resource
+        return bound * (1 - (record.margin if record else MARGIN))
 
     def can_shrink_to(self, student: Architecture, meter: Meter) -> bool:
-        """Whether it keeps the limits with all widths and kernels at the lowest rate.
+        """Whether a student, shrunk as far as possible, keeps the limits.
 
         Args:
-            meter: By which the search goes.
+            meter: Meter that measures or predicts the resources in the search.
         """
         if not self.bounds:
             return True
@@ -139,13 +132,13 @@ class Requirements:
     def rows(
         self, student: Architecture, accuracy: float, file: Path
     ) -> list[dict[str, Any]]:
-        """Each limit, with what teacher and student take.
+        """Each limit, with the teacher's and the student's values.
 
         Args:
-            file: The student's, as it was written.
+            file: The student's ONNX file.
         """
         mine = self.meter(student, self.teacher)
-        mine["onnx_bytes"] = file.stat().st_size
+        mine |= dict.fromkeys(OF_FILE, file.stat().st_size)
         whole = self.meter(self.teacher, self.teacher)
         rows: list[dict[str, Any]] = [
             {
@@ -169,7 +162,7 @@ class Requirements:
         return rows
 
     def keep_in(self, folder: Path) -> None:
-        """Measure each network once for a run, however often that is taken up again."""
+        """Write measurements to the run's folder, and read earlier ones from it."""
         if not self.bounds:
             return
         self.meter.keep_in(folder / KEPT)
@@ -180,4 +173,4 @@ class Requirements:
 
 
 def _is_of_machine(meter: Meter) -> bool:
-    return any(isinstance(each, OF_MACHINE) for each in meter.functions.values())
+    return any(map(is_of_machine, meter.functions.values()))

@@ -1,1 +1,1 @@
-"""Networks as layer sequences, and the decisions that edit them: free of torch."""
+"""Networks as layer sequences, and the decisions that edit them, without torch."""

@@ -1,4 +1,4 @@
-"""The state of the decision process: an immutable network and the two edits of it."""
+"""The state of the decision process: an immutable network and its two edits."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from n2n_gym.networks.layers import (
     to_dict,
 )
 
-_NOTHING: Final = -2  # what is left of a join whose operands were all dropped
+_NOTHING: Final = -2  # a join without operands
 
 
 class Wiring(NamedTuple):
-    """What a removal leaves of a start architecture, before it is made into one."""
+    """The result of a removal, before it becomes an architecture."""
 
     inputs: dict[
         int, tuple[int, ...]
-    ]  # each layer kept -> what it reads; start's positions
+    ]  # of each layer kept: the layers it reads, as positions in start
     num_params: int
     num_macs: int
 
@@ -50,15 +50,16 @@ class _Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network as a sequence of layers, each reading earlier ones.
+    """A network as a sequence of layers; each layer reads the image or earlier layers.
 
     Attributes:
-        input_shape: The image, (C, H, W).
-        layers: In topological order; the last one emits the logits.
+        input_shape: Shape of an image, (C, H, W).
+        layers: Layers in topological order; the last one emits the logits.
 
     Raises:
-        ShapeError: The layers do not fit together: the one check of legality.
-        ValueError: Two layers share a name, or one reads a later layer.
+        ShapeError: The layers do not fit together. This is the only check of legality.
+        ValueError: Two layers have the same name, a layer reads itself or a later one,
+            there are no layers, or the input shape is not (C, H, W).
     """
 
     input_shape: Shape
@@ -66,9 +67,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ValueError(
-                f"an image has the shape (C, H, W), got {self.input_shape}"
-            )
+            raise ValueError(f"input_shape must be (C, H, W), got {self.input_shape}")
         if not self.layers:
             raise ValueError("an architecture needs at least one layer")
         for position, layer in enumerate(self.layers):
@@ -79,17 +78,17 @@ class Architecture:
                 )
         if len(self.positions) < len(self.layers):
             raise ValueError("the names of the layers are not unique")
-        # Infers the shapes, so that whatever exists is legal.
+        # Infers the shapes, so that every existing architecture is legal.
         assert len(self._costs) == len(self.layers)
 
     @cached_property
     def positions(self) -> Mapping[str, int]:
-        """Where the layer of each name stands."""
+        """The position of each layer, by name."""
         return {layer.name: position for position, layer in enumerate(self.layers)}
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
-        """Positions of the layers that read each layer."""
+        """For each layer, the positions of the layers that read it."""
         readers: list[list[int]] = [[] for _ in self.layers]
         for position, layer in enumerate(self.layers):
             for read in set(layer.inputs) - {IMAGE}:
@@ -98,7 +97,7 @@ class Architecture:
 
     @cached_property
     def wiring(self) -> tuple[tuple[tuple[int, ...], bool, bool], ...]:
-        """Of each layer: what it reads, whether it joins, whether it adds several."""
+        """For each layer: inputs, whether it is a join, whether it adds values."""
         return tuple(
             (
                 layer.inputs,
@@ -110,7 +109,7 @@ class Architecture:
 
     @cached_property
     def _known_costs(self) -> dict[tuple[int, tuple[Shape, ...]], _Cost | ShapeError]:
-        """A memo: (position, input shapes) -> cost. Edits meet the same ones again."""
+        """A memo: (position, input shapes) -> cost. Many edits need equal costs."""
         return {}
 
     def _cost(self, position: int, inputs: tuple[Shape, ...]) -> _Cost:
@@ -144,11 +143,11 @@ class Architecture:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """What each layer emits."""
+        """The output shape of each layer."""
         return tuple(cost.shape for cost in self._costs)
 
     def shape_of(self, position: int) -> Shape:
-        """What this layer emits; position -1 is the image."""
+        """The output shape of a layer; position -1 is the image."""
         return self.input_shape if position == IMAGE else self._costs[position].shape
 
     @property
@@ -187,27 +186,28 @@ class Architecture:
         """The number of logits."""
         return self._costs[-1].shape[0]
 
-    # The edits. Both take positions of this architecture, the start of an episode, and
-    # apply to it as a set: the student does not depend on the order of the decisions.
+    # The edits. Both take positions of this architecture, the start of an episode. They
+    # apply to it as a set, so the order of the decisions does not matter.
 
     def rewire(self, bypassed: Set[int], dropped: Set[int]) -> Wiring:
-        """What is left after a removal, with its costs.
+        """The network after a removal, with its costs.
 
         Args:
-            bypassed: Layers whose readers read their input instead.
-            dropped: Layers that every join goes on without.
+            bypassed: Positions of layers to bypass. Whatever reads such a layer reads
+                the layer's input instead.
+            dropped: Positions of layers that joins no longer read.
 
         Raises:
-            ShapeError: What is left does not fit together.
+            ShapeError: The remaining layers do not fit together.
         """
         return self._count(*self._wires(bypassed, dropped))
 
     def needed(self, bypassed: Set[int], dropped: Set[int]) -> frozenset[int]:
-        """Layers that the logits still need after a removal, legal or not.
+        """Positions of the layers that the logits need after a removal, legal or not.
 
         Args:
-            bypassed, dropped: As in ``rewire``. The more there are, the fewer layers
-                are needed.
+            bypassed, dropped: As in ``rewire``. If these sets grow, no layer outside
+                the result becomes necessary.
         """
         wires, last = self._wires(bypassed, dropped)
         found = {last} if last >= 0 else set()
@@ -219,7 +219,7 @@ class Architecture:
     def _wires(
         self, bypassed: Set[int], dropped: Set[int]
     ) -> tuple[list[tuple[int, ...]], int]:
-        """What each layer reads after a removal, and what gives the logits."""
+        """The inputs of each layer after a removal, and the position of the logits."""
         read_as = [IMAGE]  # read_as[p + 1]: what a reader of position p reads now
         wires: list[tuple[int, ...]] = []
         for position, (inputs, is_join, adds_several) in enumerate(self.wiring):
@@ -240,7 +240,7 @@ class Architecture:
         return wires, read_as[-1]
 
     def _count(self, wires: list[tuple[int, ...]], last: int) -> Wiring:
-        """Keep what the last layer needs, infer its shapes, add up its costs."""
+        """The network of the layers that position ``last`` needs, with summed costs."""
         if last < 0:
             raise ShapeError("nothing is left between the image and the logits")
         needed = bytearray(last + 1)
@@ -275,10 +275,10 @@ class Architecture:
         return Wiring(inputs, num_params, num_macs)
 
     def keep(self, wiring: Wiring) -> Architecture:
-        """The architecture that a wiring of this one describes."""
-        places = {IMAGE: IMAGE} | {p: i for i, p in enumerate(wiring.inputs)}
+        """The architecture of a wiring."""
+        moved = {IMAGE: IMAGE} | {p: i for i, p in enumerate(wiring.inputs)}
         layers = tuple(
-            replace(self.layers[p], inputs=tuple(places[read] for read in wire))
+            replace(self.layers[p], inputs=tuple(moved[read] for read in wire))
             for p, wire in wiring.inputs.items()
         )
         return Architecture(self.input_shape, layers)
@@ -293,7 +293,7 @@ class Architecture:
         """The architecture with new widths, kernels and paddings at some positions.
 
         Raises:
-            ShapeError: What is left does not fit together.
+            ShapeError: The layers no longer fit together.
         """
         changes: dict[int, dict[str, Any]] = {}
         for field, values in (
@@ -309,10 +309,10 @@ class Architecture:
         )
         return Architecture(self.input_shape, layers)
 
-    # The forms it is stored and shown in.
+    # Representations.
 
     def to_json(self) -> str:
-        """Canonical: equal architectures give equal text."""
+        """Canonical JSON: equal architectures give equal text."""
         return self._json
 
     @cached_property
@@ -325,10 +325,10 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """What ``to_json`` wrote.
+        """The architecture in the output of ``to_json``.
 
         Raises:
-            ValueError: The text is not an architecture, or one that cannot exist.
+            ValueError: The text describes no architecture, or an impossible one.
         """
         try:
             entries = json.loads(text)
@@ -341,7 +341,7 @@ class Architecture:
 
     @cached_property
     def is_normalised(self) -> bool:
-        """Whether some layer normalises what it reads."""
+        """Whether some layer is a normalisation."""
         return any(isinstance(layer, NORMS) for layer in self.layers)
 
     @cached_property
@@ -377,7 +377,7 @@ def _size(shape: Shape) -> str:
 
 
 def _describe(layer: Layer) -> str:
-    """The kind with what tells it from others of its kind: ``Conv 3x3 /2``."""
+    """The kind of a layer and its main settings: ``Conv 3x3 /2``."""
     if isinstance(layer, Activation):
         return layer.function
     if isinstance(layer, (Conv, DepthwiseConv, MaxPool, AvgPool)):

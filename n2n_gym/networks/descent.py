@@ -1,4 +1,4 @@
-"""Whether a network can be what removal left of a teacher."""
+"""The check that a network can result from removals and shrinkages of a teacher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from n2n_gym.networks.decisions import VARIABLES
 
 
 def refuse_stranger(student: Architecture, teacher: Architecture) -> None:
-    """Raise a ValueError that names the first thing that is not the teacher's."""
+    """Raise a ValueError unless the network descends from the teacher.
+
+    The message names the first difference.
+    """
 
     def refuse(what: str) -> None:
         raise ValueError(f"start is no descendant of the teacher: {what}")
@@ -32,7 +35,7 @@ def refuse_stranger(student: Architecture, teacher: Architecture) -> None:
             refuse(f"{layer.name} comes earlier in the teacher")
         for field in fields(layer):
             new, old = getattr(layer, field.name), getattr(original, field.name)
-            if field.name in VARIABLES:  # in which it may be smaller
+            if field.name in VARIABLES:  # it may be smaller here
                 if np.any(np.greater(new, old)):
                     refuse(f"{layer.name} has the {field.name} {new}, there {old}")
             elif field.name != "inputs" and new != old:

@@ -1,4 +1,4 @@
-"""Architectures from what users name: the object, its JSON, a file."""
+"""Architectures from users' arguments: an ``Architecture``, its JSON, or a file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def is_architecture(given: object) -> bool:
 
 
 def read_architecture(what: str, given: Any) -> Architecture:
-    """An architecture as users give it.
+    """An architecture from a user's argument.
 
     Args:
-        what: The argument's name, for errors.
-        given: An ``Architecture``, its JSON, or the path of a file with it or of the
-            folder of a run.
+        what: Name of the argument, for errors.
+        given: An ``Architecture``, its JSON, the path of a file with this JSON, or the
+            path of a run's folder.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: The argument cannot be read as an architecture.
     """
     if isinstance(given, Architecture):
         return given

@@ -1,6 +1,6 @@
-"""Networks with all widths at one rate: the widest within limits, the narrowest.
+"""Networks with all widths at one rate: the widest within limits, and the narrowest.
 
-None of it needs a score: what is kept is computed or measured on the architecture.
+No function here scores students: limits are computed or measured on architectures.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from n2n_gym.networks.layers import PRODUCERS
 
 
 class OutOfReach(ValueError):
-    """No student of this kind is so small."""
+    """No student of this kind is small enough."""
 
 
 def uniform_student(
     teacher: Architecture, num_params: int, *, keep: Set[str] = frozenset()
 ) -> Architecture:
-    """The teacher with all widths at one rate, the largest within a size.
+    """The teacher with all widths at the highest rate that ``num_params`` allows.
 
     Args:
-        keep: Names of layers that stay as they are.
+        num_params: Upper limit on the student's parameters.
+        keep: Names of layers that stay unchanged.
 
     Raises:
-        OutOfReach: The teacher with all widths at their least has more parameters.
+        OutOfReach: Even with all widths at their minimum, the teacher has more
+            parameters.
     """
     widths = shrinkages(teacher, ("width",), keep=keep)
     refuse_below(shrink(teacher, dict.fromkeys(widths, 0.0)), num_params)
@@ -43,15 +45,18 @@ def uniform_within(
     block: int = 1,
     keep: Set[str] = frozenset(),
 ) -> Architecture:
-    """The teacher with all widths at one rate, the largest that is within limits.
+    """The teacher with all widths at the highest rate that keeps the limits.
 
     Args:
-        steps: How often the rate is halved in on.
-        block: Of channels, of which widths are multiples.
-        keep: Names of layers that stay as they are.
+        is_within: Function that tells whether a student keeps the limits.
+        steps: Number of bisection steps for the rate.
+        block: Number of channels in a block. New widths are multiples of it, except in
+            layers no wider than a block.
+        keep: Names of layers that stay unchanged.
 
     Raises:
-        OutOfReach: The teacher with all widths at their least is not within them.
+        OutOfReach: Even with all widths at their minimum, the teacher breaks the
+            limits.
     """
     widths = shrinkages(teacher, ("width",), block=block, keep=keep)
     rates = dict.fromkeys(widths, 1.0)
@@ -67,17 +72,18 @@ def widest_rates(
     least: float = 0.0,
     most: float = 1.0,
 ) -> dict[Shrinkage, float]:
-    """Rates that leave as much as is within limits, widths in the same proportions.
+    """The rates scaled by the largest factor for which the student keeps the limits.
 
     Args:
-        rates: Those of the widths are multiplied by one number, up to 1 each; others
-            stay as they are.
-        steps: How often that number is halved in on.
-        least: It is at least this.
-        most: It is at most this.
+        rates: Rates before scaling. Rates of widths are multiplied by one factor, but
+            do not exceed 1. Rates of kernels stay unchanged.
+        is_within: Function that tells whether a student keeps the limits.
+        steps: Number of bisection steps for the factor.
+        least: Lower bound of the factor.
+        most: Upper bound of the factor.
 
     Raises:
-        OutOfReach: At the least, the student is not within them.
+        OutOfReach: Even with the least factor, the student breaks the limits.
     """
 
     def scaled(factor: float) -> dict[Shrinkage, float]:
@@ -108,14 +114,15 @@ def widest_in_proportion(
     rates: Mapping[Shrinkage, float],
     is_within: Callable[[Architecture], bool],
 ) -> Architecture:
-    """All widths times one factor: the largest with which the student is within limits.
+    """The student with all widths times the largest factor that keeps the limits.
 
-    Every width that some factor leads to is considered, so that the next one up would
-    break a limit. Where none is within them, it is the student of the least widths.
+    Every factor that changes a width is considered, so the next larger factor would
+    break a limit. If no factor keeps the limits, the result is the narrowest student.
 
     Args:
-        rates: Of all widths that are scaled, and of kernels, which stay at theirs.
-        is_within: Whether limits are kept; what keeps them does so with less, too.
+        rates: Rates of the widths to scale, and rates of kernels, which stay unchanged.
+        is_within: Function that tells whether a student keeps the limits. If one
+            student does, all narrower ones must do so too.
     """
     widths = {each: rate for each, rate in rates.items() if each.variable == "width"}
     found = (_steps(start, each, rate) for each, rate in widths.items())
@@ -138,7 +145,7 @@ def widest_in_proportion(
 
 
 def _steps(start: Architecture, width: Shrinkage, rate: float) -> list[float]:
-    """Factors of a rate from which on a width is one step wider."""
+    """Factors for the rate, at each of which the width grows by one more step."""
     whole = start.shape_of(width.layers[0])[0]
     count = -(-whole // width.multiple)
     each = width.multiple / (rate * whole)
@@ -146,22 +153,25 @@ def _steps(start: Architecture, width: Shrinkage, rate: float) -> list[float]:
 
 
 def refuse_below(smallest: Architecture, num_params: int) -> None:
-    """Raise OutOfReach if the smallest student has more parameters than asked for."""
+    """Raise OutOfReach if the smallest student has too many parameters."""
     if smallest.num_params > num_params:
         raise OutOfReach(
-            f"num_params={num_params} cannot be reached by narrower layers; the "
-            f"smallest student, with all widths at their least, has "
-            f"{smallest.num_params} parameters"
+            f"num_params={num_params} cannot be reached by narrower layers; with all "
+            f"widths at their minimum, the student has {smallest.num_params} parameters"
         )
 
 
 def narrowest(start: Architecture, *, keep: Set[str] = frozenset()) -> Architecture:
-    """With all widths and kernels at the lowest rate, but for layers of these names."""
+    """The network with all widths and kernels at the lowest rate.
+
+    Args:
+        keep: Names of layers that stay unchanged.
+    """
     return shrink(start, dict.fromkeys(shrinkages(start, keep=keep), RATES[0]))
 
 
 def at_full_width(student: Architecture, teacher: Architecture) -> Architecture:
-    """The student's layers at the teacher's widths, for which removals are legal."""
+    """The student with all its layers at the teacher's widths."""
     widths = {
         position: teacher.shape_of(teacher.positions[layer.name])[0]
         for position, layer in enumerate(student.layers)

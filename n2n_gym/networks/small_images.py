@@ -1,7 +1,7 @@
-"""Fitting a network to images smaller than it was made for.
+"""Adaptation of a network to images smaller than those that it was made for.
 
-Parameter counts hardly change by it: only a large stem kernel becomes 3x3, and the
-hidden linear layers of classifiers that expect a large map go.
+A large kernel of the stem becomes 3x3. Hidden linear layers of classifiers that expect
+a large map are removed. All other kernels, and all widths, stay unchanged.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ SMALLEST_MAP: Final = 2  # strides and pools that would go below it are left out
 def fit(architecture: Architecture, input_shape: Shape) -> Architecture:
     """The architecture for images of this shape, (C, H, W).
 
-    Up to 64x64 the stem's stride becomes 1 and its kernel at most 3x3; up to 32x32 the
-    stem's pool goes. Any later convolution keeps the map's size, and any pool goes,
-    where it would leave a map under 2x2. Hidden linear layers after a pool to more than
-    1x1 (VGG, AlexNet) become global average pooling.
+    For images up to 64x64, the stem's stride becomes 1 and its kernel at most 3x3.
+    Adaptive pools with an output above 1x1 (VGG, AlexNet) become global, and hidden
+    linear layers after them are removed. For images up to 32x32, the pool right after
+    the stem is removed too. For images of any size, a convolution that would leave a
+    map under 2x2 keeps its input's height and width instead. Pools and slices that
+    would leave such a map are removed. If the first layer with parameters does not read
+    the image, only the input shape changes.
     """
     side = max(input_shape[1:])
     stem = architecture.first
@@ -46,26 +49,26 @@ def fit(architecture: Architecture, input_shape: Shape) -> Architecture:
     gone = _stem_pool(architecture, stem) if side <= TINY else set()
     if side <= SMALL:
         gone |= _hidden_linears(architecture)
-    places, shapes = {IMAGE: IMAGE}, {IMAGE: input_shape}
+    moved, shapes = {IMAGE: IMAGE}, {IMAGE: input_shape}
     fitted: list[Layer] = []
     for position, old in enumerate(architecture.layers):
-        layer = replace(old, inputs=tuple(places[read] for read in old.inputs))
+        layer = replace(old, inputs=tuple(moved[read] for read in old.inputs))
         inputs = tuple(shapes[read] for read in layer.inputs)
         if side <= SMALL:
             layer = _small(layer, is_stem=position == stem)
         if position not in gone:
             layer = _size_keeping(layer, inputs)
             if not _goes_too_far(layer, inputs):
-                places[position] = len(fitted)
+                moved[position] = len(fitted)
                 shapes[len(fitted)] = layer.shape(*inputs)
                 fitted.append(layer)
                 continue
-        places[position] = layer.inputs[0]
+        moved[position] = layer.inputs[0]
     return Architecture(input_shape, tuple(fitted))
 
 
 def _stem_pool(architecture: Architecture, stem: int) -> set[int]:
-    """The pool right after a strided stem, before any further convolution."""
+    """Position of the pool between a strided stem and the next convolution, if any."""
     first = architecture.layers[stem]
     if not isinstance(first, Conv) or max(first.stride) == 1:
         return set()
@@ -79,7 +82,10 @@ def _stem_pool(architecture: Architecture, stem: int) -> set[int]:
 
 
 def _hidden_linears(architecture: Architecture) -> set[int]:
-    """Linear layers before the last, with what follows them, behind a pool to a map."""
+    """Positions of hidden linear layers after a pool to a map, with their activations.
+
+    A pool to a map is an adaptive pool with an output above 1x1.
+    """
     pools = [
         position
         for position, layer in enumerate(architecture.layers)
@@ -95,7 +101,7 @@ def _hidden_linears(architecture: Architecture) -> set[int]:
 
 
 def _small(layer: Layer, *, is_stem: bool) -> Layer:
-    """The stem at full resolution; pools to a map become global."""
+    """The layer for small images: a stem gets stride 1, an adaptive pool is global."""
     if isinstance(layer, AdaptiveAvgPool):
         return replace(layer, size=(1, 1))
     if is_stem and isinstance(layer, Conv):
@@ -106,7 +112,7 @@ def _small(layer: Layer, *, is_stem: bool) -> Layer:
 
 
 def _size_keeping(layer: Layer, inputs: tuple[Shape, ...]) -> Layer:
-    """A convolution without stride where it would leave too small a map."""
+    """The layer; a convolution to too small a map keeps its input's size instead."""
     if not isinstance(layer, (Conv, DepthwiseConv)) or not _is_too_small(layer, inputs):
         return layer
     # An even kernel has a centre once it is dilated by 2.
@@ -122,12 +128,12 @@ def _size_keeping(layer: Layer, inputs: tuple[Shape, ...]) -> Layer:
 
 
 def _goes_too_far(layer: Layer, inputs: tuple[Shape, ...]) -> bool:
-    """Whether this is a pool or a slice that leaves too small a map, or none."""
+    """Whether this is a pool or slice that would leave a map under 2x2, or no map."""
     return isinstance(layer, (MaxPool, AvgPool, Slice)) and _is_too_small(layer, inputs)
 
 
 def _is_too_small(layer: Layer, inputs: tuple[Shape, ...]) -> bool:
-    """Whether what a layer leaves of a map is under 2x2, or nothing."""
+    """Whether a layer would leave a map under 2x2, or no map at all."""
     try:
         return min(layer.shape(*inputs)[1:]) < min(SMALLEST_MAP, *inputs[0][1:])
     except ShapeError:

@@ -1,4 +1,4 @@
-"""What a network takes while its layers shrink, counted anew only where it changes."""
+"""A network's costs while its layers shrink, updated only for changed layers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from n2n_gym.networks.layers import IMAGE, PRODUCERS, Layer, Pair, Shape
 
 
 class Counts(NamedTuple):
-    """Of a whole network."""
+    """Parameters and multiply-accumulates of a whole network."""
 
     num_params: int
     num_macs: int
 
 
 class _Spec(NamedTuple):
-    """What of a layer has changed; None where it is as in the start."""
+    """The changed fields of a layer; None stands for an unchanged field."""
 
     width: int | None = None
     kernel: Pair | None = None
@@ -26,18 +26,18 @@ class _Spec(NamedTuple):
 
 
 _AS_IT_IS = _Spec()
-_MOST_KNOWN = 50_000  # costs that are remembered: joins of many have as many as states
+_MOST_KNOWN = 50_000  # most costs in a memo: joins of many values have very many
 
 
 class Tally:
-    """Counts of a start whose widths and kernels change one decision after another.
+    """Costs of a network while decisions change widths and kernels one after another.
 
-    Padding follows kernels, so that maps keep their size: a change of a kernel costs
-    its own layer something else, a change of a width what reads it too.
+    Padding follows kernels, so maps keep their size. A changed kernel changes only its
+    own layer's cost. A changed width also changes the costs of the layers that read it.
 
     Args:
-        known: A memo of layers' costs, to share with tallies of other networks that
-            are left of one teacher.
+        start: The network before it shrinks.
+        known: A memo of layers' costs, for all networks of one teacher.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Tally:
         self._known = known
 
     def copy(self) -> Tally:
-        """One that goes its own way."""
+        """An independent copy."""
         twin = object.__new__(Tally)
         twin._start, twin._names, twin._known = self._start, self._names, self._known
         twin._specs, twin._shapes = self._specs.copy(), self._shapes.copy()
@@ -75,7 +75,10 @@ class Tally:
         """Give layers new widths, or kernels with their paddings.
 
         Args:
-            affected: What has other costs then: see ``affected_by_width``.
+            affected: Positions of the layers whose costs change, ascending. For widths,
+                see ``affected_by_width``.
+            widths: New widths, by position.
+            kernels: New kernels and paddings, by position.
         """
         specs, shapes, layers = self._specs, self._shapes, self._start.layers
         for position, width in widths.items():
@@ -115,7 +118,11 @@ def _changed(layer: Layer, spec: _Spec) -> Layer:
 
 
 def affected_by_width(start: Architecture, producers: Sequence[int]) -> tuple[int, ...]:
-    """Layers that cost something else where these emit another width, in order."""
+    """Positions of the layers whose costs depend on these producers' widths, ascending.
+
+    Args:
+        producers: Positions of convolutions and linear layers.
+    """
     found = set(producers)
     waiting = list(producers)
     while waiting:

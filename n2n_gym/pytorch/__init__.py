@@ -1,1 +1,1 @@
-"""All that is torch: tracing, building, inheriting weights, training."""
+"""Everything that needs torch: tracing, building, inheriting weights, training."""

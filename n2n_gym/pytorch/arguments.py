@@ -1,4 +1,4 @@
-"""What torch's operations are called with, in the terms of layers."""
+"""Arguments of torch's operations, as the translation to layers sees them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ class Unsupported(Exception):
 
 
 class Layout(NamedTuple):
-    """How the channels of a map lie in its tensor; the batch comes first."""
+    """The order of a tensor's dimensions, without the batch."""
 
-    # "CHW", "HWC", or with the channels in groups "GCHW" and "CGHW"; "N" is places in a
-    # row, and in "CH", "CW" and "C1" an axis has gone or is yet to come.
+    # "CHW" and "HWC" are maps, "GCHW" and "CGHW" have grouped channels. "N" is all
+    # positions of a map in one axis. "CH", "CW" and "C1" lack an axis, before or after
+    # a reduction.
     axes: str
     groups: int = 1
 
 
 PLAIN: Final = Layout("CHW")
 CHANNELS_LAST: Final = Layout("HWC")
-# Of what is on its way from a map to a vector or back; nothing else may be done to it.
+# Layouts between a map and a vector, with only means and reshapes supported.
 BETWEEN: Final = ("CN", "C1", "CH", "CW", "CH1", "C1W")
 
 
 class Operand(NamedTuple):
     """A tensor argument."""
 
-    position: int  # of the layer that emits it
-    shape: Shape  # of the tensor, the batch included
+    position: int  # position of the layer that emits it
+    shape: Shape  # shape of the tensor, with the batch
     layout: Layout
 
     @property
@@ -49,30 +50,30 @@ class Operand(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """A parameter or buffer that is used by itself."""
+    """A parameter or buffer that an operation uses directly."""
 
     name: str
-    shape: Shape  # as it is used
-    stored: Shape  # as it is kept
+    shape: Shape  # shape in use
+    stored: Shape  # shape in the state dict
     is_learned: bool = True
 
     @classmethod
     def of(cls, name: str, shape: Shape, *, is_learned: bool = True) -> Weight:
-        """One used as it is kept."""
+        """A weight that is used in the shape in which the module stores it."""
         return cls(name, shape, shape, is_learned)
 
 
-# A translation takes the layer's name and the call's own arguments, tensors as Operands
-# and parameters as Weights. It gives the layer, or several, where PREVIOUS stands for
-# the one before; None where the operation leaves its input as it is; or the layout
-# where it does no more than lay it out anew.
+# A translation takes the layer's name and the call's arguments, with tensors as
+# Operands and parameters as Weights. It returns one layer or several; in a list,
+# PREVIOUS stands for the layer before. It returns None if the operation changes
+# nothing, or a layout if only the layout changes.
 Found: TypeAlias = Layer | Layout | list[Layer] | None
 Translation = Callable[..., Found]
 PREVIOUS: Final = -2  # stands for the position of the layer before
 
 
 def pair(value: int | Sequence[int]) -> Pair:
-    """A length for both axes, as torch takes it, as (height, width)."""
+    """(height, width) from torch's argument: one length for both axes, or two."""
     if isinstance(value, int):
         return value, value
     height, width = value if len(value) == 2 else (*value, *value)  # (3,) is 3
@@ -80,13 +81,20 @@ def pair(value: int | Sequence[int]) -> Pair:
 
 
 def require(condition: bool, what: str) -> None:
-    """Refuse what is described unless the condition holds."""
+    """Raise Unsupported with this description unless the condition holds."""
     if not condition:
         raise Unsupported(f"{what} is not supported")
 
 
 def inputs(*operands: Any, layouts: Sequence[Layout] = (PLAIN,)) -> tuple[int, ...]:
-    """What a layer reads; one that does not care how a map lies gives all layouts."""
+    """The positions of the layers that emit these operands.
+
+    Args:
+        layouts: Accepted layouts; if empty, all except ``BETWEEN``.
+
+    Raises:
+        Unsupported: An operand is no computed tensor, or has another layout.
+    """
     require(
         all(isinstance(operand, Operand) for operand in operands),
         "arithmetic with anything but two computed tensors",
@@ -102,22 +110,25 @@ def _is_whole(layout: Layout) -> bool:
 
 
 def elementwise(operand: Any) -> tuple[int, ...]:
-    """The input of what works on each value by itself, however a map lies."""
+    """The position that an elementwise operation reads.
+
+    Its layout can be any except ``BETWEEN``.
+    """
     return inputs(operand, layouts=())
 
 
 def on_features(operand: Any) -> tuple[int, ...]:
-    """The input of what works on the last dimension, if that holds the features."""
+    """The position that an operation on features reads; they must be the last axis."""
     position = inputs(operand, layouts=())
     require(operand.ends_with_features, "this on the width of a map")
     return position
 
 
 def owner(weight: Any, bias: Any, **more: Any) -> str | None:
-    """The module whose own weights these are, by their names; None where there is none.
+    """Name of the module that owns these weights; None if no weights are given.
 
     Raises:
-        Unsupported: They are anything but one module's ``weight`` and ``bias``.
+        Unsupported: The tensors are not one module's own ``weight``, ``bias``, ...
     """
     given = {
         leaf: tensor

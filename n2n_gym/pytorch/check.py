@@ -1,14 +1,15 @@
-"""A module compared with what its trace builds: logits of random images, in float64.
+"""Comparison of a module with its trace, by logits of random images in float64.
 
-torch.fx follows one path through a module's Python, and it is not always the one that
-runs. So both compute logits with the same random weights, in eval mode and in training
-mode, where the same random numbers are drawn.
+torch.fx follows one path through a module's Python code, but the module can take
+another path when it runs. So module and trace compute logits with the same random
+weights: in eval mode, and in training mode with the same random numbers.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -40,22 +41,22 @@ from n2n_gym.pytorch.regularisation import with_known_parts
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE: Final = 1e-9  # of the largest value; equal operations differ by none
+TOLERANCE: Final = 1e-9  # of the largest value; equal operations give 0
 NUM_IMAGES: Final = 2  # batch norm in training mode needs two
-SIDES: Final = (32, 48, 64, 96, 128, 192)  # of images that stand for larger ones
-_SEEDS: Final = range(5)  # for weights that let the images through
+SIDES: Final = (32, 48, 64, 96, 128, 192)  # of images used instead of larger ones
+_SEEDS: Final = range(5)  # tried until the logits depend on the images
 
 
 def as_it_computes(
     module: nn.Module, input_shape: Shape, translate: Translate
 ) -> Architecture:
-    """The architecture of a module, if it computes what the module does.
+    """The architecture of a module, if both compute the same logits.
 
-    Says by a warning which parameters the logits do not need, and where training mode
-    computes something that there is no layer for.
+    Warnings name parameters that the logits do not need, and a computation in training
+    mode that no layer represents.
 
     Raises:
-        TraceError: Other logits; names the first layer whose values differ.
+        TraceError: Logits differ; the message names the first layer whose outputs do.
     """
     kind = type(module).__name__
     architecture = translate(module, input_shape)
@@ -85,7 +86,12 @@ def as_it_computes(
 def _regularised(
     module: nn.Module, architecture: Architecture, translate: Translate
 ) -> tuple[Architecture, str | None]:
-    """With what training mode adds, if there is a layer for it; what still differs."""
+    """The architecture with the layers of training mode, such as dropout.
+
+    Returns:
+        The architecture, and its remaining difference from the module in training mode,
+        in words; None if there is no difference.
+    """
     known = with_known_parts(module)
     whole = architecture.input_shape
     for is_training in (True, False):
@@ -101,9 +107,10 @@ def _regularised(
 
 
 def _compared(module: nn.Module, architecture: Architecture) -> _Comparison:
-    """The comparison, once it has found equal logits in eval mode.
+    """The comparison of a module and an architecture with equal logits in eval mode.
 
-    Small images stand for large ones where the module calls the same functions of both.
+    Small images are used instead of large ones if the module calls the same functions
+    for both. Unequal logits raise a ``TraceError``.
     """
     whole = architecture.input_shape
     small = _small_images(architecture, 2)
@@ -123,7 +130,7 @@ def _compared(module: nn.Module, architecture: Architecture) -> _Comparison:
 
 
 class _Comparison:
-    """A module and what its trace builds, with the same random weights."""
+    """A module and the network of its trace, with the same random weights."""
 
     def __init__(
         self, module: nn.Module, architecture: Architecture, images: Shape
@@ -154,7 +161,7 @@ class _Comparison:
                 break
 
     def unused_parameters(self) -> dict[str, int]:
-        """How many numbers those parameters have that the trace does not, by name."""
+        """Number of values in each parameter that the trace does not have, by name."""
         used = dict(self.network.named_parameters())
         return {
             name: parameter.numel()
@@ -163,7 +170,7 @@ class _Comparison:
         }
 
     def difference(self, *, is_training: bool) -> str | None:
-        """What the module does otherwise, in words; None where it does the same."""
+        """The first difference of module and trace, in words; None if they agree."""
         expected = self.expected
         if is_training:
             expected = self._run(self.network, is_training=True)
@@ -191,19 +198,20 @@ class _Comparison:
         return f"{what}, and {self._first_layer(is_training=is_training)}"
 
     def difference_of_float32(self) -> str | None:
-        """What the module does otherwise with float32, in inference mode."""
-        expected = self.expected.logits
+        """How module and trace differ in float32 and inference mode; None if not."""
         try:
             with _seeded():
                 found = in_float32(self.module, self.images)
         except Exception as error:  # the user's own code, which may raise anything
             return f"it fails with float32: {describe(error)}"
-        if isinstance(found, Tensor) and _gives(found.double(), expected, IN_FLOAT32):
+        # Some networks amplify rounding, so the trace must compute in float32 too.
+        expected = in_float32(self.network, self.images)
+        if isinstance(found, Tensor) and _gives(found, expected, IN_FLOAT32):
             return None
         return "it gives other logits with float32, or in inference mode"
 
     def calls_alike(self, images: Shape) -> bool:
-        """Whether the module calls the same functions of images of another size."""
+        """Whether the module calls the same functions for images of another size."""
         if not self.calls.tell_size:
             return True
         on_meta = {
@@ -219,23 +227,23 @@ class _Comparison:
             return False
         return calls.names == self.calls.names
 
-    def _run(self, part: nn.Module, *, is_training: bool) -> _Run:
+    def _run(self, part: nn.Module, *, is_training: bool) -> _Answer:
         part = part.train() if is_training else part.eval()
         images = self.training_images if is_training else self.images
         calls = _Calls()
         with _seeded(), torch.set_grad_enabled(is_training):
             with calls if part is self.module else nullcontext():
                 logits = part(images.clone())
-            return _Run(logits, _draws(), calls)
+            return _Answer(logits, _draws(), calls)
 
     def _first_layer(self, *, is_training: bool) -> str:
-        """Which layer is the first with other values, in words."""
+        """The first layer with different values in module and trace, in words."""
         seen: list[dict[str, Any]] = []
         for part in (self.module, self.network):
             with _recording(part) as values:
                 try:
                     self._run(part, is_training=is_training)
-                except Exception:  # it has failed before, and that was said
+                except Exception:  # it failed before, with an error
                     assert part is self.module
             seen.append(values)
         theirs, ours = seen
@@ -256,9 +264,10 @@ class _Comparison:
 
 
 class _Calls(TorchFunctionMode):
-    """Keeps the names of torch's functions that are called, and all in float64.
+    """Records the calls of torch's functions, and converts their results to float64.
 
-    Whatever gives no tensor may tell Python how large the images are.
+    ``tell_size`` tells whether a result could have told Python code the images' size:
+    a function other than ``dim`` has returned something other than a tensor.
     """
 
     def __init__(self) -> None:
@@ -281,8 +290,8 @@ class _Calls(TorchFunctionMode):
         return result
 
 
-class _Run(NamedTuple):
-    """What a module gives for images, what it has drawn, and torch's functions."""
+class _Answer(NamedTuple):
+    """One run of a module: its logits, the generators' states, and calls of torch."""
 
     logits: Any
     draws: tuple[object, ...]
@@ -291,7 +300,7 @@ class _Run(NamedTuple):
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """All generators that a module may draw from, as they were before afterwards."""
+    """Seed all generators that a module may use; restore their states afterwards."""
     python, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
     with seeded(0, torch.device("cpu")):
         random.seed(0)
@@ -304,15 +313,15 @@ def _seeded() -> Iterator[None]:
 
 
 def _draws() -> tuple[object, ...]:
-    """What has been drawn, in that all generators began alike."""
+    """The states of all generators; equal states mean equal numbers drawn."""
     torchs = torch.default_generator.get_state().numpy().tobytes()
     numpys = np.random.get_state(legacy=False)  # noqa: NPY002
-    return torchs, random.getstate(), repr(numpys)
+    return torchs, random.getstate(), pickle.dumps(numpys)
 
 
 @contextmanager
 def _recording(part: nn.Module) -> Iterator[dict[str, Any]]:
-    """What each module in it gives at its first call, by name."""
+    """Record each submodule's first output and the generators' states, by name."""
     values: dict[str, Any] = {}
 
     def record(name: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -338,16 +347,17 @@ def _are_alike(values: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -
 
 
 def _gives(found: Tensor, logits: Tensor, tolerance: float = TOLERANCE) -> bool:
-    """Whether these are the logits, or what a softmax at the end makes of them."""
+    """Whether ``found`` has the logits, their softmax or their log-softmax."""
     probabilities = (logits.softmax(1), logits.log_softmax(1))
     return any(_are_alike(found, each, tolerance) for each in (logits, *probabilities))
 
 
 def _small_images(architecture: Architecture, least: int) -> Shape:
-    """The smallest images of which no map is less than so many places wide or high.
+    """Shape of the smallest images for which every map has at least this side.
 
-    A map of one place would hide a pool that is not in the trace, or the rim of a
-    kernel. What has no more places for whole images has no more here.
+    On a map of one position, a pool that is missing in the trace would not show, nor
+    would the border of a kernel. Maps that are smaller even for full-size images are
+    exempt.
     """
     channels, *size = whole = architecture.input_shape
     for side in SIDES:
@@ -370,7 +380,7 @@ def _small_images(architecture: Architecture, least: int) -> Shape:
 
 
 def _likely_cause(module: nn.Module) -> str:
-    """What may explain it: what is unusual about the module."""
+    """A likely explanation of the difference: an unusual feature of the module."""
     for name, part in module.named_modules():
         for method, value in vars(part).items():
             if callable(value) and inspect.isfunction(getattr(type(part), method, 0)):

@@ -1,4 +1,4 @@
-"""Computing as if nobody had changed torch's settings."""
+"""Contexts that make results independent of the caller's settings of torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.backends import cudnn
 
 
 @contextmanager
-def alone(threads: int | None) -> Iterator[None]:
-    """Nothing that the caller has set of torch changes what is computed inside.
+def isolated(threads: int | None) -> Iterator[None]:
+    """Context in which the caller's settings of torch have no effect on results.
 
-    But for the precision of float32 products: torch refuses to read it through one of
-    its two interfaces where the caller has used the other.
+    The exception is the precision of float32 products. Torch has two interfaces for it;
+    after one interface was used, torch refuses to read the other.
 
     Args:
-        threads: To compute with on a CPU; None leaves their number as it is.
+        threads: Number of threads on a CPU; None leaves it unchanged.
     """
     with (
         _defaults(),
@@ -33,9 +33,9 @@ def alone(threads: int | None) -> Iterator[None]:
 
 @contextmanager
 def _defaults() -> Iterator[None]:
-    """Torch's own, of what has no context manager."""
+    """Context with torch's defaults for settings that have no context manager."""
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
-    # Once a default device is set, even to the CPU, each call of torch's is slower.
+    # After a default device is set, even to the CPU, every call of torch is slower.
     is_elsewhere = device.type != "cpu"
     is_deterministic = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -54,7 +54,7 @@ def _defaults() -> Iterator[None]:
 
 @contextmanager
 def thread_count(threads: int | None) -> Iterator[None]:
-    """Torch computes with so many threads inside; None leaves it alone."""
+    """Context in which torch uses this many threads; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -65,13 +65,13 @@ def thread_count(threads: int | None) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Torch's generators seeded inside, as they were before afterwards.
+    """Context in which torch's generators are seeded; it restores their states.
 
-    Gives a CPU generator of its own for what takes one.
+    The context yields a separate CPU generator with the same seed.
     """
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        # Not torch.manual_seed: that would seed every accelerator for good.
+        # Not torch.manual_seed: it would seed every accelerator permanently.
         torch.default_generator.manual_seed(seed)
         if devices:
             torch.get_device_module(device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Where a network computes, and how precisely."""
+"""Devices and precisions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import torch
 
 
 def pick_device(name: str | torch.device | None) -> torch.device:
-    """The device of this name; the accelerator if there is one, else the CPU, for None.
+    """The device of this name.
+
+    Args:
+        name: Name of a device. None stands for the accelerator or, on a machine without
+            one, for the CPU.
 
     Raises:
         ValueError: There is no such device.
@@ -31,7 +35,7 @@ def pick_device(name: str | torch.device | None) -> torch.device:
 
 
 def instruction_set(device: torch.device) -> str:
-    """The instructions that torch computes with there: "x86_64 AVX512", "sm_90"."""
+    """The instruction set that torch uses on a device: "x86_64 AVX512", "sm_90"."""
     if device.type == "cuda":
         if torch.version.hip:
             return torch.cuda.get_device_properties(device).gcnArchName
@@ -45,8 +49,9 @@ def instruction_set(device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a network computes with this precision.
 
-    Without torch's cache of weights: inside another such context it is not cleared at
-    the end of this one, and a training would go on with the weights of its first step.
+    Torch's cache of cast weights is off. If this context is inside another autocast
+    context, torch does not clear the cache at the end of this one. With the cache on,
+    training would then go on with the weights of its first step.
     """
     return torch.autocast(
         device.type,

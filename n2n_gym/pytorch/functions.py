@@ -1,6 +1,6 @@
-"""Torch's functions and methods, each with the layer it is.
+"""Translations of torch's functions and methods to layers.
 
-The parameters of the translations have torch's own names.
+The parameters of a translation have torch's own names.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _divide(name: str, input: Operand, other: float) -> Layer | None:
 
 
 def _affine(name: str, x: Any, factor: Any, offset: Any) -> Layer | None:
-    """Arithmetic with numbers; nothing where they change nothing."""
+    """The layer of ``x * factor + offset``; None if that changes nothing."""
     require(
         isinstance(x, Operand) and _is_number(factor) and _is_number(offset),
         "arithmetic with anything but computed tensors and numbers",
@@ -235,14 +235,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _alike(*operands: Any) -> tuple[int, ...]:
-    """What a join reads; its operands must lie alike."""
+    """The inputs of a join; its operands must have the same layout."""
     positions = inputs(*operands, layouts=())
     require(len({o.layout for o in operands}) == 1, "joining maps that lie otherwise")
     return positions
 
 
 def _scale(x: Operand, factor: Weight) -> Layer:
-    """A product with a parameter that holds one number a channel."""
+    """A product with a parameter that has one number per channel."""
     require(factor.is_learned, "arithmetic with buffers and constants")
     axis = 1 if x.layout == PLAIN else x.dim - 1
     channels = x.shape[axis]

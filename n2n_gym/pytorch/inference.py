@@ -1,4 +1,4 @@
-"""What a trained network answers, and the statistics that it normalises by."""
+"""Inference: logits, accuracy, and batch-norm statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.tasks.split import Split
 
 EVALUATION_BATCH: Final = 500
-# Of images that only pass forward. On a CPU the maps of larger batches leave the cache.
+# Batch size for inference. On a CPU, the maps of larger batches do not fit in the
+# cache.
 BATCH: Final[Mapping[str, int]] = {"cpu": 125}
 
 
@@ -29,10 +30,10 @@ def recompute_statistics(
     precision: Precision = "float32",
     batch_size: int = EVALUATION_BATCH,
 ) -> None:
-    """Batch-norm statistics anew: their mean over the batches of a split.
+    """Recompute batch-norm statistics as means over the batches of a split.
 
     Args:
-        positions: Of the images to use, (M,) int64; all by default.
+        positions: Positions of the images to use, (M,) int64; by default all.
     """
     norms = [
         m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
@@ -42,7 +43,8 @@ def recompute_statistics(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean
         norm.train()
-    # Of a size: each counts alike, and a last one of few images would count too much.
+    # Batches of equal size: all have equal weight, so a small last one would count too
+    # much.
     count = len(split) if positions is None else len(positions)
     size = math.ceil(count / math.ceil(count / batch_size))
     for images, _, _ in split.batches(size, positions) if norms else ():
@@ -64,10 +66,10 @@ def compute_logits(
     batch_size: int = EVALUATION_BATCH,
     on_batch: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
-    """(N, classes) in eval mode, float32, on the split's device.
+    """Logits in eval mode, (N, classes) float32, on the split's device.
 
     Args:
-        on_batch: Called after each batch with its number of images: for progress bars.
+        on_batch: Callback with the number of images of each batch, for progress bars.
     """
     network.eval()
     found = []
@@ -86,7 +88,7 @@ def compute_accuracy(
     precision: Precision = "float32",
     batch_size: int = EVALUATION_BATCH,
 ) -> float:
-    """The share of images it classifies right, in [0, 1]."""
+    """The fraction of images that are classified correctly, in [0, 1]."""
     answers = predict(
         network, split, normalise, precision=precision, batch_size=batch_size
     )
@@ -102,10 +104,10 @@ def predict(
     batch_size: int = EVALUATION_BATCH,
     on_batch: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
-    """The class it takes each image for, (N,) int64, on the CPU.
+    """The predicted class of each image, (N,) int64, on the CPU.
 
     Args:
-        on_batch: As ``compute_logits`` takes it.
+        on_batch: Callback with the number of images of each batch.
     """
     outputs = compute_logits(
         network,

@@ -1,8 +1,8 @@
-"""Which of the teacher's weights a student starts from.
+"""Inheritance: the teacher's weights that a student starts from.
 
-Every channel of a student stands for one of the teacher's. A layer takes the slice of
-the teacher's weights that belongs to the channels it still reads and writes; what has
-no counterpart starts fresh.
+Every channel of a student corresponds to one of the teacher's. A layer takes the slice
+of the teacher's weights for the channels it still reads and writes. Weights without a
+counterpart are newly initialised.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.channels import Channels, Segment
+from n2n_gym.networks.itineraries import deal, followers
 from n2n_gym.networks.layers import (
     IMAGE,
     PARAMETERISED,
     PRODUCERS,
+    ChannelShuffle,
+    Chunk,
     Conv,
     DepthwiseConv,
     Layer,
@@ -36,22 +39,22 @@ Indices = NDArray[np.int64]
 FRESH: Final = -1  # stands for none of the teacher's channels
 
 
-class _Run(NamedTuple):
-    """A run of channels, in the teacher's terms."""
+class _Span(NamedTuple):
+    """Consecutive channels of a value, expressed as channels of the teacher."""
 
     group: int  # the teacher's width group
-    width: int  # of that group in the teacher
-    spread: int  # features a channel became in a flatten
-    kept: Indices  # which of its channels these are
+    width: int  # the group's width in the teacher
+    spread: int  # features that each channel became in a flatten
+    kept: Indices  # the channels of that group
 
 
 class Inheritance:
-    """What a teacher leaves to its students.
+    """The weights that a teacher passes on to its students.
 
     Args:
         weights: The teacher's state dict.
-        ranked_by: The weights whose norms say which channels a narrower layer keeps;
-            the teacher's own by default.
+        ranked_by: Weights that rank channels: a narrower layer keeps the channels whose
+            weights have the largest norms. By default, this is ``weights``.
     """
 
     def __init__(
@@ -66,12 +69,13 @@ class Inheritance:
         self._channels = Channels(teacher)
 
     def build(self, student: Architecture) -> Network:
-        """The student's module, on the weights' device, with what it inherits.
+        """The student's module with its inherited weights, on the teacher's device.
 
-        Fresh weights are drawn from torch's generator.
+        Weights without a counterpart are initialised with torch's global generator.
 
         Args:
-            student: Has layers of the teacher only, by name, none of them wider.
+            student: The student. Each of its layers has the name of a layer of the
+                teacher and is not wider than that layer.
         """
         network = self.blank(student)
         for layer, written, read in self._counterparts(student):
@@ -83,22 +87,23 @@ class Inheritance:
         return network
 
     def blank(self, student: Architecture) -> Network:
-        """The student's module with fresh weights where it inherits none.
+        """The student's module, before it inherits any weights.
 
-        The others are not set.
+        Grouped convolutions are initialised, and so are layers that read channels
+        without a counterpart. The weights of other layers are not set.
         """
         device = next(iter(self.weights.values())).device
         network = build(student, "meta").to_empty(device=device)
         for layer, _, read in self._counterparts(student):
-            # Shrinkage before a concatenation can move channels to another group of
-            # the convolution that reads it: such weights have no counterpart either.
+            # Shrinkage before a concatenation can move channels to another group of the
+            # next convolution. Weights of these channels have no counterpart either.
             is_grouped = isinstance(layer, Conv) and layer.groups > 1
             if is_grouped or (read == FRESH).any():
                 _reset(network, layer)
         return network
 
     def written(self, student: Architecture) -> dict[str, Indices]:
-        """Which of the teacher's channels convolutions and linear layers write."""
+        """The teacher's channels that each convolution and linear layer writes."""
         return {
             layer.name: written
             for layer, written, _ in self._counterparts(student)
@@ -106,10 +111,10 @@ class Inheritance:
         }
 
     def slices(self, student: Architecture, network: Network) -> dict[str, Tensor]:
-        """The student's parameters as functions of the teacher's, by name.
+        """The student's parameters as functions of the teacher's weights, by name.
 
-        Gradients flow back to the teacher's weights. What has no counterpart there is
-        taken from the network, as constants.
+        Gradients flow back to the teacher's weights. Weights without a counterpart are
+        taken from the network as constants.
 
         Args:
             network: The student's module.
@@ -150,7 +155,7 @@ class Inheritance:
 
 
 def _reset(network: Network, layer: Layer) -> None:
-    """Torch's own fresh weights; a factor starts at one."""
+    """Initialise a layer with torch's defaults; the factors of a ``Scale`` are one."""
     if isinstance(layer, Scale):
         nn.init.ones_(weights_of(network, layer)[layer.name])
     else:
@@ -158,55 +163,103 @@ def _reset(network: Network, layer: Layer) -> None:
 
 
 class _Values:
-    """The channels of a student's values, and of its teacher's, in the same terms."""
+    """Output channels of the student's and teacher's layers, as teacher's channels."""
 
     def __init__(self, inheritance: Inheritance, student: Architecture) -> None:
         self._teacher = inheritance.teacher
         self._teacher_channels = inheritance._channels
         self._student = student
         self._channels = Channels(student)
-        # Which of its teacher's output channels each producer keeps.
+        # The output channels of the teacher that each producer keeps, and that each
+        # split or shuffle of narrower producers keeps.
         self.kept: dict[int, Indices] = {}
         grouped: dict[int, list[int]] = {}
+        narrower: list[int] = []
         for position, layer in enumerate(student.layers):
-            if isinstance(layer, PRODUCERS):
-                grouped.setdefault(self._channels.of(position)[0].group, []).append(
-                    position
-                )
-        for group, producers in grouped.items():
-            multiple = self._channels.groups[group].multiple if group != IMAGE else 1
+            if not isinstance(layer, PRODUCERS):
+                continue
+            if self._is_dealt_narrower(position):
+                narrower.append(position)
+            else:
+                (segment,) = self._channels.of(position)
+                grouped.setdefault(segment.group, []).append(position)
+        for producers in grouped.values():
+            group = self._channels.width_of(self._channels.of(producers[0])[0])
+            multiple = 1 if group is None else group.multiple
             norms = [inheritance.norms[student.layers[p].name] for p in producers]
             if len({len(norm) for norm in norms}) == 1:
                 norms = [torch.stack(norms).sum(0)] * len(norms)
             for position, norm in zip(producers, norms, strict=True):
                 width = student.shape_of(position)[0]
                 self.kept[position] = _largest(norm, width, multiple)
+        if narrower:
+            strengths = {
+                student.layers[p].name: inheritance.norms[student.layers[p].name]
+                for p in narrower
+            }
+            self.kept |= followers(
+                student,
+                inheritance.teacher,
+                narrower,
+                {name: norm.cpu().double().numpy() for name, norm in strengths.items()},
+            )
+            self._deal()
 
-    def runs(self, position: int) -> list[_Run]:
-        """A value of the student."""
+    def _is_dealt_narrower(self, position: int) -> bool:
+        """Whether a layer's channels are fewer than the teacher's and rearranged.
+
+        Splits and shuffles rearrange channels.
+        """
+        group = self._channels.width_of(self._channels.of(position)[0])
+        if group is None or not group.is_dealt or group.is_fixed:
+            return False
+        old = self._teacher.positions[self._student.layers[group.producers[0]].name]
+        return group.width < self._teacher.shape_of(old)[0]
+
+    def _deal(self) -> None:
+        """Set the output channels of the teacher that each split and shuffle keeps."""
+        for position, layer in enumerate(self._student.layers):
+            is_even = isinstance(layer, (Chunk, ChannelShuffle))
+            if not is_even or not self._is_dealt_narrower(position):
+                continue
+            old = self._teacher.layers[self._teacher.positions[layer.name]]
+            read = _align(self.runs(layer.inputs[0]), self.teacher_runs(old.inputs[0]))
+            count = self._teacher.shape_of(old.inputs[0])[0]
+            emitted = deal(old, np.arange(count))
+            place = np.full(count + 1, FRESH)  # the last entry is for FRESH
+            place[emitted] = np.arange(len(emitted))
+            self.kept[position] = place[deal(layer, read)]
+
+    def runs(self, position: int) -> list[_Span]:
+        """The output channels of a layer of the student, as channels of the teacher."""
         return [self._in_teachers_terms(s) for s in self._channels.of(position)]
 
-    def teacher_runs(self, position: int) -> list[_Run]:
-        """A value of the teacher."""
+    def teacher_runs(self, position: int) -> list[_Span]:
+        """The output channels of a layer of the teacher."""
         return [
-            _Run(s.group, s.width, s.spread, np.arange(s.width))
+            _Span(s.group, s.width, s.spread, np.arange(s.width))
             for s in self._teacher_channels.of(position)
         ]
 
-    def _in_teachers_terms(self, segment: Segment) -> _Run:
+    def _in_teachers_terms(self, segment: Segment) -> _Span:
         if segment.group == IMAGE:
-            return _Run(IMAGE, segment.width, segment.spread, np.arange(segment.width))
+            return _Span(IMAGE, segment.width, segment.spread, np.arange(segment.width))
         origin = self._teacher.positions[self._student.layers[segment.group].name]
         group = self._teacher_channels.of(origin)[0].group
         width = self._teacher.shape_of(origin)[0]
         kept = self.kept.get(segment.group)
-        if kept is None:  # channels dealt out anew; other ones if their number changed
+        if kept is None:  # rearranged; they correspond if equally many
             kept, width = np.arange(segment.width), segment.width
-        return _Run(group, width, segment.spread, kept)
+        return _Span(group, width, segment.spread, kept)
 
 
 def _largest(norms: Tensor, count: int, multiple: int) -> Indices:
-    """The channels of largest norm, in their order, equally many in each block."""
+    """The channels with the largest norms, ascending, equally many from each block.
+
+    Args:
+        count: Number of channels in the result.
+        multiple: Number of blocks, which have equally many channels.
+    """
     if count == len(norms):
         return np.arange(count)
     blocks = norms.cpu().double().numpy().reshape(multiple, -1)
@@ -215,23 +268,25 @@ def _largest(norms: Tensor, count: int, multiple: int) -> Indices:
     return np.asarray((np.sort(order, axis=1) + offsets).ravel(), np.int64)
 
 
-def _align(student: list[_Run], teacher: list[_Run]) -> Indices:
-    """For each feature of a student's value, the teacher's that it stands for.
+def _align(student: list[_Span], teacher: list[_Span]) -> Indices:
+    """The teacher's feature that corresponds to each feature of a student's value.
 
-    Runs of the same width group belong together; between those, after a bypass, a run
-    stands for the one in its place if their widths are equal: channel i for channel i.
+    Runs of the same width group correspond. After a bypass, other runs correspond by
+    position if their widths are equal: channel i to channel i. Other features of the
+    student have ``FRESH`` as their counterpart.
     """
     offsets = np.cumsum([0, *(run.width * run.spread for run in teacher)])
     found = [np.full(len(run.kept) * run.spread, FRESH) for run in student]
     for i, j in _pairs(student, teacher):
         run = student[i]
         if (run.width, run.spread) == (teacher[j].width, teacher[j].spread):
-            features = run.kept[:, None] * run.spread + np.arange(run.spread)
-            found[i] = offsets[j] + features.ravel()
+            kept = run.kept[:, None]
+            features = offsets[j] + kept * run.spread + np.arange(run.spread)
+            found[i] = np.where(kept == FRESH, FRESH, features).ravel()
     return np.concatenate(found)
 
 
-def _pairs(student: list[_Run], teacher: list[_Run]) -> Iterator[tuple[int, int]]:
+def _pairs(student: list[_Span], teacher: list[_Span]) -> Iterator[tuple[int, int]]:
     matcher = SequenceMatcher(
         None,
         [run.group for run in student],
@@ -244,7 +299,7 @@ def _pairs(student: list[_Run], teacher: list[_Run]) -> Iterator[tuple[int, int]
 
 
 def _crop(kernel: Tensor, size: torch.Size) -> Tensor:
-    """The centre of each filter."""
+    """The centre of each filter, of this height and width."""
     top, left = (
         (old - new) // 2 for old, new in zip(kernel.shape[2:], size, strict=True)
     )
@@ -254,10 +309,13 @@ def _crop(kernel: Tensor, size: torch.Size) -> Tensor:
 def _slice(
     layer: Layer, new: Tensor, old: Tensor, written: Indices, read: Indices
 ) -> Tensor:
-    """A student's tensor of a layer, from its teacher's tensor ``old``.
+    """A tensor of a student's layer, taken from the teacher's tensor ``old``.
 
     Args:
-        new: Of the student's shape, with fresh values for what has no counterpart.
+        new: Tensor of the student's shape, with initial values for the entries without
+            a counterpart.
+        written, read: The teacher's channel for each output and input channel of the
+            layer, or ``FRESH``.
     """
     if isinstance(layer, Scale):
         return _pick(new.view(-1), old.view(-1), written).view(new.shape)
@@ -276,10 +334,10 @@ def _slice(
 def _pick_groups(
     new: Tensor, old: Tensor, written: Indices, read: Indices, groups: int
 ) -> Tensor:
-    """A convolution's weights; those of channels that changed group stay fresh."""
+    """As ``_slice``, by groups; inputs from another group keep initial values."""
     if groups == 1:
         return _pick(new, old, written, read)
-    reads = old.shape[1]  # by each group of the teacher
+    reads = old.shape[1]  # input channels of each group of the teacher
     writes = old.shape[0] // groups
     parts = zip(
         new.chunk(groups),
@@ -299,7 +357,7 @@ def _pick_groups(
 def _pick(
     new: Tensor, old: Tensor, written: Indices, read: Indices | None = None
 ) -> Tensor:
-    """``old[written[i], read[j]]`` wherever both have a counterpart, else ``new``."""
+    """``old[written[i], read[j]]`` where both have a counterpart, otherwise ``new``."""
     picked = _select(old, 0, written[written != FRESH])
     if read is not None:
         picked = _select(picked, 1, read[read != FRESH])

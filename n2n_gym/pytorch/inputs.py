@@ -1,4 +1,4 @@
-"""What a network sees: normalised images, and augmented ones with logits."""
+"""Inputs of a network: normalised images, and augmented ones with logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from n2n_gym.tasks.augmentation import Augmentation
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Pixels to network inputs: (pixel / 255 - mean) / std, by channel."""
+    """Turns pixels into network inputs: (pixel / 255 - mean) / std, by channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -30,17 +30,18 @@ class Normalisation:
 def _shift_and_scale(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """What is added to a byte's multiple, and the multiple, (C, 1, 1) each."""
+    """The shift and scale that normalise pixels from 0 to 255, (C, 1, 1) each."""
     shift = -torch.tensor(mean) / torch.tensor(std)
     scale = torch.tensor(std).mul_(255).reciprocal_()
     return shift.view(-1, 1, 1).to(device), scale.view(-1, 1, 1).to(device)
 
 
 @dataclass(frozen=True)
-class Views:
+class Variants:
     """Each image of a split in several augmented forms, with a teacher's logits.
 
-    So students see augmented images, and no batch needs the teacher.
+    With variants, students learn from augmented images, and the teacher need not
+    compute logits for each batch.
     """
 
     augmentation: Augmentation
@@ -50,7 +51,12 @@ class Views:
     def pick(
         self, images: Tensor, positions: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """One form of each image of a batch, and its logits, (B, classes)."""
+        """A random form of each image of a batch, and the logits of these forms.
+
+        Args:
+            images: Images of the split, (B, C, H, W).
+            positions: Positions of these images in the split, (B,) int64.
+        """
         count = len(self.changes)
         chosen = torch.randint(count, (len(images),), generator=generator)
         chosen = chosen.to(positions.device)

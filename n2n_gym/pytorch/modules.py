@@ -1,6 +1,7 @@
-"""Torch's modules, each with the layer it is.
+"""Translations of torch's modules to layers.
 
-The translations are given the module after the call's arguments.
+Each translation is a function of the layer's name, the operands of the traced call and
+the module.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from n2n_gym.pytorch.arguments import (
     pair,
     require,
 )
-from n2n_gym.pytorch.build import ACTIVATION_MODULES
 from n2n_gym.pytorch.functions import adaptive_avg_pool, avg_pool, clamp, max_pool
+from n2n_gym.pytorch.operations import ACTIVATION_MODULES
 from n2n_gym.pytorch.shapes import interpolate, pad
 from n2n_gym.pytorch.weighted import convolution
 

@@ -1,8 +1,7 @@
-"""A user's module in the form that tracing knows: torch's own layers, unwrapped."""
+"""A user's module as tracing needs it: torch's own layers, without wrappers."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any, Final
@@ -18,6 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from n2n_gym.pytorch.arguments import TraceError
 from n2n_gym.pytorch.modules import MODULES
+from n2n_gym.pytorch.randomised import deep_copy
 
 _WRAPPERS: Final = (
     nn.DataParallel,
@@ -25,27 +25,30 @@ _WRAPPERS: Final = (
     AveragedModel,
 )
 _LAYERS: Final = (*MODULES, nn.Flatten, FrozenBatchNorm2d)
-# What keeps one number for each number of a weight.
+# Data types that store each number of a weight separately.
 _NUMBERS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Buffers that are numbers to compute with, whatever type they were given.
+# Buffers that are used in arithmetic, whatever their type.
 _COMPUTED_WITH: Final = ("running_mean", "running_var", "weight", "bias")
-# What a subclass may define anew without computing anything else.
+# Attributes that a subclass may redefine without changing what it computes.
 _HARMLESS: Final = ("extra_repr", "reset_parameters")
 _READ_AT_CALLS: Final = ("__call__", "__getattr__", "__getattribute__")
-# Where torch has modules that hold their weights in some packed form.
+# Packages of torch with modules that pack their weights.
 _QUANTISED: Final = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+# Advice for tensors that a network uses twice.
+ADVICE: Final = "with a copy for each use (copy.deepcopy) the network computes the same"
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """The same network without wrappers, made of torch's own layers where it can be.
+    """The same network without wrappers, made of torch's own layers where possible.
 
-    Frozen batch normalisation becomes batch normalisation, and a subclass that changes
-    nothing of a layer becomes that layer. The module is left as it is; what is given
-    shares its tensors.
+    Frozen batch normalisation becomes batch normalisation. A layer of a subclass that
+    changes nothing becomes a layer of torch's class. The module itself is not changed;
+    the result uses the tensors of the module.
 
     Raises:
-        TraceError: It has hooks, weights of types that mean something else or weights
-            that are computed at each call; or wrapped parts, and cannot be copied.
+        TraceError: The module has hooks, weights of unsupported types, weights that
+            are computed at each call, or wrapped parts that cannot be copied.
     """
     for name, tensor in _floats(module):
         if (how := encoding(tensor)) is not None:
@@ -58,32 +61,22 @@ def plain(module: nn.Module) -> nn.Module:
             raise TraceError(why)
     module = unwrapped(module)
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    memo: dict[int, Any] = dict(tensors)  # what `deepcopy` takes in place of a copy
-    for part in reversed(list(module.modules())):  # what is inside comes first
+    memo: dict[int, Any] = dict(tensors)  # `deepcopy` uses these instead of copies
+    for part in reversed(list(module.modules())):  # inner modules first
         inner, layer = _wrapped(part), _layer_of(type(part))
         if inner is not None:
-            memo[id(part)] = _copied(inner, memo)
+            memo[id(part)] = deep_copy(inner, memo)
         elif layer is FrozenBatchNorm2d:
             memo[id(part)] = _batch_norm(part)
         elif _has_compiled_forward(part):
-            del _copied(part, memo).__dict__["forward"]
+            del deep_copy(part, memo).__dict__["forward"]
         elif layer is not type(part):
-            _copied(part, memo).__class__ = layer  # the copy is in the memo
-    return module if len(memo) == len(tensors) else _copied(module, memo)
-
-
-def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    try:
-        return copy.deepcopy(module, memo)
-    except Exception as error:  # an object of the user's may raise anything
-        raise TraceError(
-            f"{type(module).__name__} cannot be copied, and what is wrapped in it is "
-            f"unwrapped in a copy: {error!r}"
-        ) from error
+            deep_copy(part, memo).__class__ = layer  # the copy is in the memo
+    return module if len(memo) == len(tensors) else deep_copy(module, memo)
 
 
 def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Its parameters, and those buffers that could be statistics."""
+    """A module's parameters, and those of its buffers that arithmetic can use."""
     yield from module.named_parameters()
     for name, buffer in module.named_buffers():
         if buffer.is_floating_point() or name.rpartition(".")[2] in _COMPUTED_WITH:
@@ -91,9 +84,9 @@ def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Its parameters and buffers by name: those that its forward computes with.
+    """A module's parameters and buffers by name, with the values that its forward uses.
 
-    ``state_dict()`` is for files: hooks and subclasses may put other values into it.
+    ``state_dict()`` is meant for files: hooks and subclasses may change its values.
     """
     tensors: dict[str, Tensor] = dict(module.named_buffers(remove_duplicate=False))
     tensors.update(module.named_parameters(remove_duplicate=False))
@@ -101,15 +94,15 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module that torch's wrappers around it call, one in another perhaps."""
+    """The module inside torch's wrappers, which may be nested."""
     while (inner := _wrapped(module)) is not None:
         module = inner
     return module
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
-    """The module that one of torch's wrappers only calls."""
-    if type(module).__module__.startswith("torch._dynamo"):  # is imported if so
+    """The module inside one wrapper of torch; None if the module is no wrapper."""
+    if type(module).__module__.startswith("torch._dynamo"):  # so it is imported
         return module._modules.get("_orig_mod")
     for wrapper in _WRAPPERS:
         if isinstance(module, wrapper) and type(module).forward is wrapper.forward:
@@ -118,7 +111,7 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
 
 
 def _has_compiled_forward(module: nn.Module) -> bool:
-    """Whether its ``forward`` was replaced by ``torch.compile`` of the same."""
+    """Whether a module's ``forward`` was replaced by a compiled version of itself."""
     replaced: Any = vars(module).get("forward")
     compiled: Any = getattr(replaced, "_torchdynamo_orig_callable", None)
     written = getattr(inspect.unwrap(compiled), "__func__", None)
@@ -126,7 +119,7 @@ def _has_compiled_forward(module: nn.Module) -> bool:
 
 
 def _layer_of(kind: type[nn.Module]) -> type[nn.Module]:
-    """The layer that a class is or inherits everything from, or else the class."""
+    """The torch layer that a class equals, as it changes nothing; else the class."""
     line = kind.__mro__
     layer = next((each for each in line if each in _LAYERS), kind)
     for each in line[: line.index(layer)]:
@@ -151,7 +144,7 @@ def _batch_norm(frozen: Any) -> nn.BatchNorm2d:
 
 
 def encoding(tensor: Tensor) -> str | None:
-    """How a weight is kept, where that is not one float for each of its numbers."""
+    """How a weight is stored, in words; None if it is an ordinary tensor of floats."""
     if is_lazy(tensor):
         return "not initialised; call the module once with images"
     if tensor.is_quantized or tensor.dtype not in _NUMBERS:
@@ -164,7 +157,7 @@ def encoding(tensor: Tensor) -> str | None:
 
 
 def _refusal(part: nn.Module, path: str) -> str | None:
-    """Why a part cannot be traced, whatever its forward does."""
+    """A reason not to trace a part, whatever the part's forward does, or None."""
     name = path or "the module"
     if type(part).__module__.startswith(_QUANTISED):
         return f"{name} is quantised: give the network before that"
@@ -176,7 +169,10 @@ def _refusal(part: nn.Module, path: str) -> str | None:
 
 
 def _ending(part: nn.Module, path: str) -> str | None:
-    """Which weight is computed anew at each call, and the one call that ends that."""
+    """Advice on a part's weight that is computed at each call, or None.
+
+    The advice names torch's function that makes it an ordinary weight.
+    """
     if parametrize.is_parametrized(part):
         name, steps = next(part.get_submodule("parametrizations").named_children())
         what = f"parametrised by {type(next(steps.children())).__name__}"
@@ -201,7 +197,7 @@ def _advice(path: str, name: str, what: str, function: str) -> str:
 
 
 def refuse_scripts(module: nn.Module) -> None:
-    """Raise a TraceError where a part is TorchScript."""
+    """Raise a TraceError if a part is TorchScript."""
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise TraceError(
@@ -211,7 +207,7 @@ def refuse_scripts(module: nn.Module) -> None:
 
 
 def refuse_shared_tensors(module: nn.Module) -> None:
-    """Raise a TraceError where two parts have a parameter or buffer in common."""
+    """Raise a TraceError if two names stand for the same parameter or buffer."""
     owners: dict[int, str] = {}
     tensors = (
         *module.named_parameters(remove_duplicate=False),
@@ -221,5 +217,5 @@ def refuse_shared_tensors(module: nn.Module) -> None:
         other = owners.setdefault(id(tensor), name)
         if other != name:
             raise TraceError(
-                f"{other} and {name} are one tensor: sharing is not supported"
+                f"{other} and {name} are one tensor, which is not supported; {ADVICE}"
             )

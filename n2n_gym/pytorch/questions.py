@@ -1,13 +1,13 @@
-"""Questions that a user's forward may ask, and that a trace answers once and for all.
+"""Questions in a user's forward that a trace answers only once.
 
-How many images are there, of which type, is this inference mode? torch.fx follows
-the branch of the answers that it gets. What torch, torchvision and timm have written
-asks none of this.
+How many images are there, what is their type, is this inference mode? torch.fx follows
+only the branch for the answers that a trace gives. Code of torch, torchvision and timm
+asks no such question.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ from n2n_gym.pytorch.arguments import TraceError
 from n2n_gym.pytorch.randomised import copy_of
 
 LIBRARIES: Final = ("torch.", "torchvision.", "timm.")
-COUNTS: Final = (1, 500)  # of images, beside those of every trace
-IN_FLOAT32: Final = 1e-4  # of the largest logit; rounding comes to some 6e-6
+COUNTS: Final = (1, 500)  # numbers of images tried besides the trace's own
+IN_FLOAT32: Final = 1e-4  # of the largest logit; equal operations give 0
 
 
 class Translate(Protocol):
-    """``trace.translate``."""
+    """Type of ``trace.translate``."""
 
     def __call__(
         self,
@@ -36,19 +36,24 @@ class Translate(Protocol):
 
 
 def asks_questions(module: nn.Module) -> bool:
-    """Whether some of its code may: whether it is a user's."""
+    """Whether a module has a user's own code, which could ask such a question."""
     return not all(type(m).__module__.startswith(LIBRARIES) for m in module.modules())
 
 
 def refuse_other_counts(
     module: nn.Module, architecture: Architecture, translate: Translate
 ) -> None:
-    """Refuse a module whose forward depends on how many images there are.
+    """Refuse a module with a forward that depends on the number of images.
 
-    A count that it fails with is none that it is meant for: ``squeeze`` of one image.
+    Numbers for which the module itself fails are skipped: one image may fail after a
+    ``squeeze``.
+
+    Args:
+        architecture: The module's trace with the usual number of images.
+        translate: Function that traces the module with another number of images.
 
     Raises:
-        TraceError: With so many it computes something else.
+        TraceError: The module computes something else for another number of images.
     """
     whole = architecture.input_shape
     copied = copy_of(module).to("meta").float().eval()
@@ -64,13 +69,13 @@ def refuse_other_counts(
             is_same = False
         if not is_same:
             raise TraceError(
-                f"{type(module).__name__} computes something else for {count} images "
-                f"at once than for a few: its forward asks how many there are"
+                f"{type(module).__name__} gives other results for {count} images at "
+                f"once than for a few: its forward uses the number of images"
             )
 
 
-def in_float32(module: nn.Module, images: Tensor) -> object:
-    """What a module in eval mode gives in single precision and inference mode."""
+def in_float32(module: nn.Module, images: Tensor) -> Any:
+    """The output of a module in eval mode, in float32 and inference mode."""
 
     def narrow(_: str, tensor: Tensor) -> Tensor:
         single = tensor.float() if tensor.is_floating_point() else tensor

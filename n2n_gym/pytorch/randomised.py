@@ -1,9 +1,10 @@
-"""Copies of modules with random weights in float64, quick to compute with.
+"""Fast copies of modules, with random weights in float64.
 
-A large weight is a product of one factor an axis, so that a convolution is a few
-products of small matrices, and takes next to no memory however wide it is. Kernels of
-one length have the same two factors: random, other ones backwards, and one that differs
-from the other, so that a transposed image has other logits.
+A large weight is an outer product of one factor per axis. So a convolution is a few
+products of small matrices and needs almost no memory, however wide it is. All large
+kernels of equal size have one factor along the height and one along the width. These
+two factors are random, asymmetric and different, so mirroring or transposing an image
+changes its logits.
 """
 
 from __future__ import annotations
@@ -22,21 +23,22 @@ from torch.utils import _pytree
 from n2n_gym.pytorch.arguments import TraceError
 from n2n_gym.pytorch.graph import describe
 
-_LARGEST: Final = 1024  # numbers in a weight that is drawn one by one
-# What may be asked of a weight that is not there in full; "__get__" is its attributes.
+_LARGEST: Final = 1024  # most numbers in a weight that are drawn one by one
+# Functions allowed on a weight that is not stored in full; "__get__" reads attributes.
 _HARMLESS: Final = ("__get__", "dim", "size", "numel", "requires_grad_")
 
 
 def copy_of(
     module: nn.Module, replace: Callable[[str, Tensor], Tensor] | None = None
 ) -> nn.Module:
-    """A deep copy, with other parameters and buffers if wanted.
+    """A deep copy of a module, optionally with other parameters and buffers.
 
     Args:
-        replace: Gives what stands for a parameter or buffer, by its name.
+        replace: Function that returns the replacement of a parameter or buffer, given
+            its name and the tensor.
 
     Raises:
-        TraceError: It cannot be copied.
+        TraceError: The module cannot be copied.
     """
     memo: dict[int, Any] = {}
     for part in module.modules():
@@ -46,14 +48,31 @@ def copy_of(
     if replace is not None:
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             memo[id(tensor)] = replace(name, tensor)
-    what = f"{type(module).__name__} cannot be copied, and tracing needs a copy"
-    try:
-        copied = copy.deepcopy(module, memo)
-    except Exception as error:  # an object of the user's may raise anything
-        raise TraceError(f"{what}: {describe(error)}") from error
+    copied = deep_copy(module, memo)
     if copied is module:
-        raise TraceError(f"{what}: its __deepcopy__ gives the module itself")
+        raise TraceError(
+            f"{_refusal(module)}: its __deepcopy__ gives the module itself"
+        )
     return copied
+
+
+def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy by `copy.deepcopy`.
+
+    Args:
+        memo: Objects that replace others, by id, as in `copy.deepcopy`.
+
+    Raises:
+        TraceError: The module cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # a user's object may raise anything
+        raise TraceError(f"{_refusal(module)}: {describe(error)}") from error
+
+
+def _refusal(module: nn.Module) -> str:
+    return f"{type(module).__name__} cannot be copied, and tracing needs a copy"
 
 
 def randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -69,7 +88,7 @@ def randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
         new = _uniform(shape, generator)
         if tensor.numel() > max(shape, default=1):
             new *= _gain(shape)
-        else:  # a scale, a bias, a mean or a variance: positive, so that it may be each
+        else:  # a scale, a bias, a mean or a variance: positive, like a variance
             new = 1 + new / 4
         is_parameter = isinstance(tensor, nn.Parameter)
         return nn.Parameter(new, requires_grad=False) if is_parameter else new
@@ -78,18 +97,18 @@ def randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Of mean 0 and deviation 1."""
+    """Uniform random numbers of mean 0 and standard deviation 1."""
     drawn = torch.rand(*shape, generator=generator, dtype=torch.float64)
     return (drawn - 0.5) * math.sqrt(12)
 
 
 def _gain(shape: Sequence[int]) -> float:
-    """What keeps the scale of values through a layer and a ReLU."""
+    """The factor of random weights for which a layer and a ReLU keep values' scale."""
     return math.sqrt(2 * shape[0] / math.prod(shape))
 
 
 class _Product(nn.Parameter):
-    """The weight of a convolution or linear layer, an outer product of its axes."""
+    """The weight of a convolution or linear layer, as an outer product of its axes."""
 
     factors: list[Tensor]
 
@@ -159,7 +178,10 @@ def _of_axis(setting: Any, axis: int) -> Any:
 
 @cache
 def _kernel(length: int, axis: int) -> Tensor:
-    """A kernel along its height (axis 0) or its width (1); of length 1 it is 1."""
+    """A random factor along a kernel's height (axis 0) or width (axis 1).
+
+    A kernel of length 1 has the factor 1.
+    """
     drawn = _uniform((length,), torch.Generator().manual_seed(2 * length + axis))
     return drawn if length > 1 else torch.ones(1, dtype=torch.float64)
 
@@ -173,7 +195,10 @@ def _along(
     padding: int | str,
     dilation: int,
 ) -> Tensor | None:
-    """The matrix (length, positions) of a convolution along one axis, None for 1."""
+    """The matrix of a convolution along one axis, (length, positions).
+
+    None stands for the identity.
+    """
     if (kernel, stride, padding) == (1, 1, 0):
         return None
     ones = torch.eye(length, dtype=torch.float64).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""How a network is trained, as plain values."""
+"""Recipes: how a network is trained, as plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 def read_precision(name: str | None) -> Precision | None:
-    """A precision by its name; None where it may depend on the machine.
+    """The precision of this name; None leaves the choice to the machine.
 
     Raises:
         ValueError: There is no such precision.
@@ -22,22 +22,25 @@ def read_precision(name: str | None) -> Precision | None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: SGD with Nesterov momentum and a one-cycle rate.
+    """How a network is trained: SGD, Nesterov momentum, a one-cycle learning rate.
 
     Attributes:
-        epochs: Passes over the images; the last may be a part of one.
-        learning_rate: The highest of the cycle.
-        weight_decay: Of weights; biases and normalisation have none.
-        hard_weight: Of the labels' cross-entropy in the loss.
-        logit_weight: Of the squared distance to the teacher's logits: the paper's
-            lambda, in L = L_hard + lambda * (1/N) sum ||f(x_i) - z_i||^2.
-        label_smoothing: Of the labels' cross-entropy.
-        warmup_share: Of the steps, in which the rate rises; it falls after that.
-        largest_gradient: Norm that all gradients together are clipped to: squared
-            distances of logits are large at first, and would throw a student off.
-        precision: Of the network's arithmetic; weights and losses stay float32.
-        optimiser: ``"adam"`` has no momentum of its own to set, decays all parameters
-            alike through the gradient (L2), and keeps one rate throughout.
+        epochs: Number of passes over the images; need not be an integer.
+        learning_rate: Highest learning rate of the cycle.
+        weight_decay: Weight decay of weights; biases and normalisation have none.
+        hard_weight: Weight of the labels' cross-entropy in the loss.
+        logit_weight: Weight of the squared distance to the teacher's logits: the
+            paper's lambda, in L = L_hard + lambda * (1/N) sum ||f(x_i) - z_i||^2.
+        label_smoothing: Label smoothing of the cross-entropy.
+        warmup_share: Fraction of the steps in which the learning rate rises; in later
+            steps it falls.
+        largest_gradient: Norm to which all gradients together are clipped; None for no
+            clipping. Squared distances of logits are large at first. Without clipping,
+            they would make training diverge.
+        precision: Precision of the network's arithmetic; weights and losses stay
+            float32.
+        optimiser: ``"sgd"`` or ``"adam"``. Adam ignores ``momentum``, decays all
+            parameters (L2) and keeps the learning rate constant.
     """
 
     epochs: float

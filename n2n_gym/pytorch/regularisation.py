@@ -1,4 +1,4 @@
-"""What exists in training mode only: dropout and stochastic depth, however written."""
+"""Layers that act only in training mode: dropout and stochastic depth."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _MAPS: Final = (2048, 2, 8, 8)  # enough to see a rate of 1 %, and blocks of 7x7
 
 
 def as_in_eval_mode(graph: fx.GraphModule) -> None:
-    """Write dropout of a graph traced in training mode as a trace in eval mode has it.
+    """Convert a graph traced in training mode to eval mode, and keep its dropout.
 
-    There it is switched off; what is off in training mode is never on, and goes.
+    Calls of dropout that act in training mode are switched off, as in eval mode. Calls
+    that do nothing even in training mode are removed.
     """
     for node in list(graph.graph.nodes):
         if node.target not in _FUNCTIONS:
@@ -37,7 +38,10 @@ def as_in_eval_mode(graph: fx.GraphModule) -> None:
 
 
 def with_known_parts(module: nn.Module) -> nn.Module:
-    """A copy in which modules that act as dropout or stochastic depth are torch's."""
+    """A copy with torch's dropout instead of other modules that act like it.
+
+    Modules that act like stochastic depth are replaced in the same way.
+    """
     module = copy_of(module)
     for name, part in list(module.named_modules(remove_duplicate=False)):
         has_more = next(part.children(), None) or part.state_dict()
@@ -52,7 +56,10 @@ def with_known_parts(module: nn.Module) -> nn.Module:
 
 
 def _acts_as(part: nn.Module) -> nn.Module | None:
-    """The layer that does the same, seen from what becomes of random maps."""
+    """The dropout layer that acts like a module, judged by its outputs for random maps.
+
+    None if the module does not act like dropout.
+    """
     with torch.no_grad(), seeded(0, torch.device("cpu")) as generator:
         maps = 1 + torch.rand(_MAPS, generator=generator, dtype=torch.float64)
         try:
@@ -83,7 +90,7 @@ def _acts_as(part: nn.Module) -> nn.Module | None:
 
 
 def _is_drawn(kept: Tensor, rate: float) -> bool:
-    """Whether each is kept whole or not at all, and as often as the scale says."""
+    """Whether all values are 0 or 1, and the fraction of zeros is about ``rate``."""
     return bool(((kept == 0) | (kept == 1)).all()) and _is_near(kept, rate)
 
 

@@ -1,4 +1,4 @@
-"""A network's weights as a file, and back."""
+"""Saving and loading a network's weights."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from n2n_gym.pytorch.build import Network, build
 
 
 def save_weights(network: Network, path: Path) -> None:
-    """Write a state dict as safetensors; its keys are the teacher's."""
+    """Write a network's state dict as safetensors, with the teacher's keys."""
     weights = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
     write_whole(path, save(weights))
 
 
 def load_network(student: Architecture, path: Path) -> Network:
-    """A student with weights that were saved, in eval mode, on the CPU.
+    """A student with saved weights, in eval mode, on the CPU.
 
     Raises:
-        OSError, SafetensorError, RuntimeError: The file cannot be read, or is of
-            another network.
+        OSError, SafetensorError, RuntimeError: The file cannot be read, or has the
+            weights of another network.
     """
     network = build(student)
     network.load_state_dict(load_file(path))

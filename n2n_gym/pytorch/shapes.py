@@ -1,4 +1,4 @@
-"""Torch's operations that lay tensors out anew, cut, pad, average or enlarge maps."""
+"""Translations of operations that reshape, cut, pad, average or resize tensors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _mean(
     dim: int | Sequence[int] | None = None,
     keepdim: bool = False,
 ) -> Layer | Layout:
-    """A mean over both axes of a map, at once or over one after the other."""
+    """A mean over a map's height and width, in one call or in one call for each."""
     require(dim is not None, f"a mean over dimensions {dim}")
     dims = dim if isinstance(dim, Sequence) else [dim]
     axes = sorted(int(axis) % input.dim for axis in dims)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def _mean(
 
 
 # Layout and axes of a mean -> the layout after it, without and with the axis kept, and
-# whether it must be kept; no layout where nothing but channels is left.
+# whether it must be kept (None: either). No layout is needed for channels only.
 _MEANS: Final[Mapping[tuple[str | int, ...], tuple[str, str, bool | None]]] = {
     ("CHW", 2, 3): ("", "", None),
     ("CHW", 3): ("CH", "CH1", None),
@@ -100,7 +100,7 @@ _LAYOUTS: Final = ("CHW", "HWC", "GCHW", "CGHW")
 
 
 def reshape(name: str, input: Operand, result: Shape) -> Found:
-    """What turns a tensor into one of this shape, however it was asked for."""
+    """The layers or the new layout of a reshape to ``result``; None for no change."""
     old, layout = input.shape, input.layout
     if result == old:
         return None
@@ -130,6 +130,21 @@ def reshape(name: str, input: Operand, result: Shape) -> Found:
     )
 
 
+def _expand(name: str, input: Operand, *sizes: Any) -> None:
+    """An expansion of a 1x1 map to a larger one, which a product does by itself."""
+    wanted = sizes[0] if isinstance(sizes[0], Sequence) else sizes
+    old, found = input.shape, tuple(int(each) for each in wanted)
+    inputs(input)
+    is_whole = len(found) == len(old) == 4 and all(
+        new in (-1, length) for new, length in zip(found[:2], old[:2], strict=True)
+    )
+    require(is_whole and old[2:] == (1, 1), f"an expansion of {old} to {found}")
+
+
+def _expand_as(name: str, input: Operand, other: Operand) -> None:
+    _expand(name, input, *other.shape)
+
+
 def _whole(grouped: Shape) -> Shape:
     """(B, G, C, H, W) -> (B, G * C, H, W)."""
     return (grouped[0], grouped[1] * grouped[2], *grouped[3:])
@@ -140,7 +155,7 @@ def _shuffle(name: str, input: Operand, groups: int) -> Layer:
 
 
 def item(name: str, input: Operand, index: Any, result: Shape) -> Found:
-    """``x[index]``: some channels, rows and columns, or axes of length 1."""
+    """``x[index]``: a slice of channels, rows or columns, or a new axis."""
     indices = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in indices:
         place = indices.index(Ellipsis)
@@ -161,16 +176,16 @@ def item(name: str, input: Operand, index: Any, result: Shape) -> Found:
         each.indices(length)
         for each, length in zip([*indices, *whole], input.shape, strict=True)
     ]
-    # torch refuses steps below 1.
-    batch, channels, *places = bounds
+    # Torch refuses steps below 1.
+    batch, channels, *ranges = bounds
     require(batch == (0, input.shape[0], 1), "a slice of the batch")
     found: list[Layer] = []
     if channels != (0, input.shape[1], 1):
         require(channels[2] == 1, "a slice of the channels with a step")
         found.append(_channels(name, input, channels[0], channels[1]))
     read = inputs(input) if not found else (PREVIOUS,)
-    if any(each != (0, n, 1) for each, n in zip(places, input.shape[2:], strict=True)):
-        found += _places(f"{name}.places" if found else name, read, input, places)
+    if any(each != (0, n, 1) for each, n in zip(ranges, input.shape[2:], strict=True)):
+        found += _cropped(f"{name}.places" if found else name, read, input, ranges)
     return found or None
 
 
@@ -179,17 +194,21 @@ def _channels(name: str, input: Operand, start: int, stop: int) -> Layer:
     return ChannelSlice(name, inputs(input), start, stop, input.shape[1])
 
 
-def _places(
-    name: str, read: tuple[int, ...], input: Operand, places: Sequence[Any]
+def _cropped(
+    name: str, read: tuple[int, ...], input: Operand, ranges: Sequence[Any]
 ) -> list[Layer]:
-    """Rows and columns of a map: rims cut off, then every so many taken."""
-    (top, bottom, down), (left, right, across) = places
+    """A slice of rows and columns: cut off borders, then take every n-th of them.
+
+    Args:
+        ranges: Start, stop and step of the rows, and of the columns.
+    """
+    (top, bottom, down), (left, right, across) = ranges
     height, width = input.shape[2:]
     require(top < bottom and left < right, "a slice without places")
     if (down, across) == (1, 1):
         cut = top - 0, height - bottom, left, width - right
         return [Pad(name, read, *[-each for each in cut])]
-    # A step may leave out the last ones anyway.
+    # A slice to the end needs no cut.
     is_whole = height - bottom < 1 and width - right < 1
     if is_whole:
         return [Slice(name, read, (down, across), (top, left))]
@@ -207,7 +226,12 @@ def _narrow(name: str, input: Operand, dim: int, start: int, length: int) -> Fou
 def chunk(
     name: str, input: Operand, part: int, results: Sequence[Shape]
 ) -> Layer | None:
-    """One of the parts that a tensor was split into."""
+    """One of the parts that a tensor was split into.
+
+    Args:
+        part: Index of the part; negative indices count from the end.
+        results: Shapes of all parts.
+    """
     parts, part = len(results), part % len(results)
     batch, channels, *size = input.shape
     widths = [each[1] for each in results]
@@ -277,7 +301,7 @@ def interpolate(
     return Interpolate(name, inputs(input), scale, **how)
 
 
-# What these do is seen from their results, not from how they were asked for.
+# The effect of these is read from their results, not from their arguments.
 RESHAPES: Final = frozenset(
     {
         *(nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape),
@@ -285,7 +309,7 @@ RESHAPES: Final = frozenset(
         *(torch.squeeze, torch.unsqueeze, "squeeze", "unsqueeze"),
     }
 )
-# What may be done to a parameter before it is a factor for each channel.
+# Operations allowed on a parameter before it multiplies channels.
 WEIGHT_RESHAPES: Final = RESHAPES | {operator.getitem}
 CHUNKS: Final = frozenset({torch.chunk, torch.split, "chunk", "split"})
 SHAPING: Final[Mapping[Callable[..., Any] | str, Translation]] = {
@@ -295,6 +319,8 @@ SHAPING: Final[Mapping[Callable[..., Any] | str, Translation]] = {
     "permute": _permute,
     torch.transpose: _transpose,
     "transpose": _transpose,
+    "expand": _expand,
+    "expand_as": _expand_as,
     torch.channel_shuffle: _shuffle,
     F.channel_shuffle: _shuffle,
     torch.narrow: _narrow,

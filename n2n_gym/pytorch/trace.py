@@ -1,4 +1,4 @@
-"""Torch module -> architecture, with torch.fx as the front end."""
+"""Translation of a torch module to an architecture, by torch.fx."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from n2n_gym.pytorch.arguments import (
     Weight,
 )
 from n2n_gym.pytorch.check import as_it_computes
-from n2n_gym.pytorch.determinism import alone
+from n2n_gym.pytorch.determinism import isolated
 from n2n_gym.pytorch.functions import FUNCTIONS, IN_PLACE, TAKE_WEIGHTS
 from n2n_gym.pytorch.graph import (
     CannotRun,
@@ -39,7 +39,7 @@ from n2n_gym.pytorch.graph import (
     written_at,
 )
 from n2n_gym.pytorch.modules import MODULES
-from n2n_gym.pytorch.plain import plain, refuse_scripts, refuse_shared_tensors
+from n2n_gym.pytorch.plain import ADVICE, plain, refuse_scripts, refuse_shared_tensors
 from n2n_gym.pytorch.randomised import copy_of
 from n2n_gym.pytorch.regularisation import as_in_eval_mode
 from n2n_gym.pytorch.shapes import (
@@ -52,8 +52,8 @@ from n2n_gym.pytorch.shapes import (
 )
 
 __all__ = ["TraceError", "trace", "translate"]
-# Sizes are plain numbers in a trace. No check is made with so many images, so that what
-# computes with this number does not pass.
+# Sizes are plain numbers in a trace. The checks use other numbers of images, so
+# arithmetic with this number is detected.
 _BATCH: Final = 5
 _SOFTMAX: Final = frozenset(
     {
@@ -65,24 +65,25 @@ _SOFTMAX: Final = frozenset(
 
 @as_written()
 def trace(module: nn.Module, input_shape: Shape) -> Architecture:
-    """The architecture of a module that torch.fx can trace, as it is in eval mode.
+    """The architecture of a module in eval mode, if torch.fx can trace it.
 
-    The module is called with images alone: other arguments of its ``forward`` have
-    their defaults. Torch's wrappers are taken off, and it may have any precision. What
-    the architecture builds is compared with it, by the logits of random images. The
-    module is left as it is; its weights may be on the meta device. Layers that the
-    logits do not need are left out. A warning says which parameters those have, and
-    where training mode computes something that no layer here stands for.
+    The module is called only with images; other arguments of its ``forward`` keep their
+    defaults. Torch's wrappers are removed, and any float precision is accepted. The
+    trace is compared with the module by the logits of random images. The module itself
+    is not changed; its weights may be on the meta device. Layers that the logits do not
+    need are left out. Warnings name the parameters of those layers, and a computation
+    in training mode that no layer represents.
 
     Args:
-        input_shape: Of one image, (C, H, W).
+        module: The module to trace.
+        input_shape: Shape of one image, (C, H, W).
 
     Raises:
-        TraceError: It uses an operation that is no kind of layer here, or its trace
-            computes other logits; names the node or layer, and the line.
+        TraceError: The module uses an unsupported operation, or the trace computes
+            other logits. The message names the node or layer, and the line.
     """
     module = plain(module)
-    with alone(None):
+    with isolated(None):
         return as_it_computes(module, input_shape, translate)
 
 
@@ -93,11 +94,11 @@ def translate(
     is_training: bool = False,
     num_images: int = _BATCH,
 ) -> Architecture:
-    """The architecture that torch.fx sees, unchecked.
+    """The architecture that torch.fx sees, not compared with the module.
 
     Args:
-        is_training: Whether to follow what the module does in training mode.
-        num_images: In a batch.
+        is_training: Whether to trace the module in training mode.
+        num_images: Number of images in a batch.
     """
     refuse_scripts(module)
     refuse_shared_tensors(module)
@@ -140,16 +141,17 @@ def _cannot_take(
 
 
 class _Value:
-    """A tensor of the traced module, and the layer that emits it at present.
+    """A tensor of the traced module, and the layer that currently emits it.
 
-    An operation in place gives the same value a new layer, for all who read it later.
+    After an in-place operation, everything that reads the value reads the layer of
+    that operation.
     """
 
     def __init__(self, position: int, memory: int, layout: Layout = PLAIN) -> None:
         self.position = position
         self.memory = memory
         self.layout = layout
-        self.is_stale = False  # a view of it, or what it is a view of, was changed
+        self.is_stale = False  # another tensor in its memory was changed in place
 
 
 class _Translation:
@@ -163,7 +165,7 @@ class _Translation:
         self.weights: dict[fx.Node, Weight] = {}
         self.used: set[str] = set()  # parameters and buffers, by name
         self.called_names: set[str] = set()
-        # Functions must not take the names of modules.
+        # Functions must not get the names of modules.
         self.names = {name for name, _ in graph.named_modules()}
         self.output: int | None = None
 
@@ -197,10 +199,10 @@ class _Translation:
             return
         elif isinstance(self.results[node], Tensor) or node.op == "call_module":
             self.values[node] = self._translate(node)
-        # What is no tensor (sizes, assertions) has had its effect on the results.
+        # Other values (sizes, assertions) have already had their effect on the results.
 
     def _is_weight_reshaped(self, node: fx.Node) -> bool:
-        """Whether a node lays a parameter out anew: ``gamma.view(1, -1, 1, 1)``."""
+        """Whether a node only reshapes a parameter: ``gamma.view(1, -1, 1, 1)``."""
         read = node.all_input_nodes
         if not read or read[0] not in self.weights or node.op == "call_module":
             return False
@@ -212,7 +214,7 @@ class _Translation:
         return is_whole and node.target in WEIGHT_RESHAPES
 
     def _is_softmax_head(self, node: fx.Node) -> bool:
-        """Whether it makes probabilities of the logits, and nothing reads them."""
+        """Whether a node turns logits into probabilities that no other node reads."""
         kind: Any = node.target
         if node.op == "call_module":
             kind = type(self.graph.get_submodule(str(node.target)))
@@ -265,7 +267,7 @@ class _Translation:
                     value.is_stale = True
             read.position = position
             return read
-        is_plain = isinstance(found, ChannelShuffle)  # it may end a shuffle by hand
+        is_plain = isinstance(found, ChannelShuffle)  # a shuffle may end here
         is_plain |= read.layout.axes in BETWEEN
         return _Value(position, memory, PLAIN if is_plain else read.layout)
 
@@ -278,7 +280,7 @@ class _Translation:
         return layer
 
     def _outcome(self, node: fx.Node) -> Found:
-        """What an operation is: layers, another layout of its input, or nothing."""
+        """What an operation becomes: layers, a new layout, or None for no change."""
         operation: Callable[..., Found]
         kind: Any = node.target
         if node.op == "call_module":
@@ -303,7 +305,7 @@ class _Translation:
             operation = FUNCTIONS[kind]
             if kind not in TAKE_WEIGHTS and any(map(_is_weight, args)):
                 if all(w.is_learned for w in args if _is_weight(w)):
-                    raise Unsupported("this with a parameter is not supported")
+                    raise Unsupported("parameters are not supported here")
                 raise Unsupported(
                     "arithmetic with buffers and constants is not supported"
                 )
@@ -321,7 +323,7 @@ class _Translation:
         return node.target in IN_PLACE or bool(node.kwargs.get("inplace", False))
 
     def _chunk(self, node: fx.Node) -> Layer | None:
-        """An item of what a node that splits a tensor gives."""
+        """One of the parts that a node splits a tensor into."""
         split, part = node.args
         assert isinstance(split, fx.Node)
         assert isinstance(part, int)
@@ -330,20 +332,20 @@ class _Translation:
         return chunk(self._name(split), operand, part, results)
 
     def _argument(self, node: fx.Node) -> Any:
-        """What an operation is given for a node: its value, or what it evaluated to."""
+        """What a translation gets for a node: operand, weight or evaluated result."""
         if node in self.values:
             value = self._read(node)
             return Operand(value.position, _shape(self.results[node]), value.layout)
         if node in self.weights:
             weight = self.weights[node]
             if weight.name in self.used:
-                raise Unsupported("a parameter may be used only once")
+                raise Unsupported(f"a parameter may be used only once; {ADVICE}")
             self.used.add(weight.name)
             return weight
         return self.results[node]
 
     def _first_value(self, node: fx.Node) -> _Value:
-        """What an operation reads, or what the tuple that it takes an item of does."""
+        """The first value that an operation reads, directly or as a tuple's item."""
         nodes = node.all_input_nodes
         found = next((self.values[n] for n in nodes if n in self.values), None)
         return found or self._first_value(nodes[0])
@@ -353,12 +355,12 @@ class _Translation:
         names = {f"{target}.{name}" for name, _ in tensors}
         if not names.isdisjoint(self.used):
             raise Unsupported(
-                "a module with parameters or buffers may be called only once"
+                f"a module with parameters or buffers may be called only once; {ADVICE}"
             )
         self.used |= names
 
     def _name(self, node: fx.Node) -> str:
-        """The module's own name; for functions, their name after their module's."""
+        """A unique name: the called module's, or a module's name and its function's."""
         if node.op == "call_module":
             wanted = str(node.target)
             if wanted not in self.called_names:
@@ -366,7 +368,7 @@ class _Translation:
                 return wanted
         else:
             stack = node.meta.get("nn_module_stack", {}).values()
-            # fx numbers them over all modules
+            # fx numbers functions over all modules
             function = re.sub(r"_\d+$", "", node.name)
             wanted = ".".join([*[path for path, _ in stack if path][-1:], function])
         name, count = wanted, 0

@@ -1,4 +1,4 @@
-"""The one training loop: a network learns labels, a teacher's logits, or both."""
+"""The training loop: a network learns labels, a teacher's logits, or both."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from n2n_gym.pytorch.devices import autocast
-from n2n_gym.pytorch.inputs import Normalisation, Views
+from n2n_gym.pytorch.inputs import Normalisation, Variants
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.split import Split
 
-# All of a training under way: what ``torch.save`` takes and ``weights_only`` reads.
+# The complete state of a training, which ``torch.save`` writes and ``torch.load`` reads
+# with ``weights_only``.
 State: TypeAlias = dict[str, Any]
-# Normalised images, (B, C, H, W), to logits, (B, classes).
+# Function from normalised images, (B, C, H, W), to logits, (B, classes).
 Classify: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
+    """The loss became infinite or not a number."""
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights to start training from: He et al. (2015) by fan-out, as torchvision."""
+    """Draw initial weights of convolutions: He et al. (2015) by fan-out.
+
+    Torchvision does the same. Other layers stay unchanged.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -54,11 +58,23 @@ def distillation_loss(
 
 
 def one_cycle(progress: float, warmup_share: float) -> float:
-    """The share of the highest learning rate: a linear rise, then half a cosine."""
+    """Fraction of the highest learning rate: a linear rise, then half a cosine.
+
+    Args:
+        progress: Fraction of the training's steps that are done.
+        warmup_share: Fraction of the steps in which the rate rises.
+    """
     if progress < warmup_share:
         return 0.05 + 0.95 * progress / warmup_share
     fall = (progress - warmup_share) / (1 - warmup_share)
     return 0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+    """Set the learning rate for this progress of the training, in [0, 1]."""
+    rate = recipe.learning_rate * one_cycle(progress, recipe.warmup_share)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 @torch.enable_grad()
@@ -69,29 +85,37 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     *,
-    logits: Tensor | Classify | Views | None = None,
+    logits: Tensor | Classify | Variants | None = None,
     augment: Augmentation | None = None,
     after_step: Callable[[], None] | None = None,
     after_epoch: Callable[[Callable[[], State]], None] | None = None,
     resume: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train a network in place on the split's device, one shuffled pass an epoch.
+    """Train a network in place on the split's device, one shuffled pass per epoch.
 
     Args:
-        generator: Shuffles and augments; on the CPU.
-        logits: The teacher's, where the recipe wants them: of this split's images,
-            (N, classes), the function that gives them, or views to train on.
-        augment: Of the images; logits that are given are those of the originals.
-        after_epoch: Is given a function that gives all of the training's state.
-        resume: Such a state, of the same recipe: the training goes on from it as if it
-            had never stopped.
+        network: The network to train.
+        split: Training images and labels.
+        normalise: Normalisation of the images.
+        recipe: Recipe of the training.
+        generator: Generator on the CPU that shuffles and augments.
+        logits: The teacher's logits of this split's images, (N, classes), or a function
+            that computes them, or variants with logits. None if the recipe needs
+            no logits.
+        augment: Random changes of the images. Logits given as a tensor stay those of
+            the unchanged images.
+        after_step: Callback after each step.
+        after_epoch: Callback after each epoch, with a function that returns the
+            training's state.
+        resume: State of a training with the same recipe, which goes on as if it had
+            never stopped; None to begin a training.
 
     Raises:
         Diverged: The loss became infinite or not a number.
     """
     device = split.device
     size = min(recipe.batch_size, len(split))
-    steps = len(split) // size  # the rest of an epoch's shuffle sits out
+    steps = len(split) // size  # each epoch leaves out an incomplete batch
     num_steps = max(1, round(recipe.epochs * steps))
     optimiser = make_optimiser(network, recipe)
     done = 0
@@ -104,14 +128,11 @@ def train(
         total = torch.zeros((), device=device)
         for i, (images, labels, positions) in enumerate(split.batches(size, order)):
             if recipe.optimiser == "sgd":
-                progress = (epoch * steps + i) / num_steps
-                for group in optimiser.param_groups:
-                    rate = one_cycle(progress, recipe.warmup_share)
-                    group["lr"] = recipe.learning_rate * rate
+                set_rate(optimiser, recipe, (epoch * steps + i) / num_steps)
             if augment is not None:
                 images = augment(images, generator)
             targets = logits[positions] if isinstance(logits, Tensor) else None
-            if isinstance(logits, Views):
+            if isinstance(logits, Variants):
                 images, targets = logits.pick(images, positions, generator)
             optimiser.zero_grad(set_to_none=True)
             inputs = normalise(images)
@@ -162,7 +183,7 @@ def _restore(
     generator: torch.Generator,
     device: torch.device,
 ) -> int:
-    """Go back to a state; gives the epochs that were done."""
+    """Restore a state; return the number of epochs done."""
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
     generator.set_state(state["generator"])
@@ -173,7 +194,7 @@ def _restore(
 
 
 def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """What a recipe trains a network with."""
+    """The optimiser of a recipe."""
     if recipe.optimiser == "adam":
         return torch.optim.Adam(
             network.parameters(),
@@ -193,7 +214,10 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _parameter_groups(
     network: nn.Module, weight_decay: float
 ) -> list[dict[str, list[nn.Parameter] | float]]:
-    """Weights decay; biases and normalisation, which have one dimension, do not."""
+    """Parameters with and without decay: those of one dimension do not decay.
+
+    These are biases and the parameters of normalisation.
+    """
     parameters = list(network.parameters())
     return [
         {

@@ -1,4 +1,4 @@
-"""Torch's functions that take weights, each with the layer whose own these are."""
+"""Translations of torch's functions with weights to layers."""
 
 from __future__ import annotations
 
@@ -45,17 +45,18 @@ def convolution(
     groups: int,
     bias: bool,
 ) -> list[Layer]:
-    """A convolution, with a padding before it where that is not the same at both ends.
+    """A convolution, with a separate padding layer if its padding is not symmetric.
 
     Args:
-        padding: A length, or torch's ``"same"`` and ``"valid"``.
+        padding: Length of the padding on each side, or torch's ``"same"`` or
+            ``"valid"``.
     """
     dilations, before = pair(dilation), []
     read = inputs(input)
     if isinstance(padding, str):
         require(padding in ("same", "valid"), f"padding={padding!r}")
-        reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        height, width_ = reach if padding == "same" else (0, 0)
+        extent = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        height, width_ = extent if padding == "same" else (0, 0)
         sides: Pair = (height // 2, width_ // 2)
         if height % 2 or width_ % 2:  # torch pads one more at the end
             more = Pad(f"{name}.pad", read, 0, height % 2, 0, width_ % 2)

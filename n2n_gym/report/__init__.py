@@ -1,4 +1,4 @@
-"""What was found, as one page that needs nothing else."""
+"""The report: one page without external files."""
 
 from n2n_gym.report.comparison import write_comparison
 from n2n_gym.report.page import write_report

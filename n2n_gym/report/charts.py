@@ -1,4 +1,4 @@
-"""The report's charts, as Vega-Lite specifications without colours of the page."""
+"""The report's charts, as Vega-Lite specifications without the page's colours."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Final, NamedTuple
 
 from n2n_gym.report.content import Found
 
-SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"  # a name: not read
+SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"  # nothing is loaded
 NAMES: Final = {"reinforce": "REINFORCE", "random": "random search"}
 CHOSEN: Final = "#D55E00"
 MOST_CLASSES: Final = 24  # in the confusion matrix
 
 
 class Chart(NamedTuple):
-    """One chart: what it is, what it shows in words, how it is drawn."""
+    """One chart: its name, title, description in words, and specification."""
 
     name: str
     title: str
@@ -23,12 +23,12 @@ class Chart(NamedTuple):
 
 
 def charts(found: Found) -> list[Chart]:
-    """All of a report's."""
+    """All charts of a report."""
     return [search_chart(found), size_chart(found), class_chart(found), errors(found)]
 
 
 def search_chart(found: Found) -> Chart:
-    """Each student's reward, and the best so far, over the search."""
+    """Each student's reward and the best reward so far, over the search."""
     searches = _searches(found)
     words = []
     for name in searches:
@@ -69,7 +69,7 @@ def size_chart(found: Found) -> Chart:
         {"what": what, "num_params": row["num_params"], "accuracy": row["accuracy"]}
         for what, row in (("teacher", whole), ("the student written", final))
     ]
-    # Of a logarithmic axis: ticks between those with a label are no lines.
+    # For a logarithmic axis: ticks without a label get no grid line.
     labelled = {"condition": {"test": "datum.label == ''", "value": 0}, "value": 1}
     x = {
         "field": "num_params",
@@ -122,7 +122,7 @@ def size_chart(found: Found) -> Chart:
 
 
 def class_chart(found: Found) -> Chart:
-    """Accuracy on the test images of each class, of both networks."""
+    """Test accuracy of teacher and student on each class."""
     test = found.summary["test"]
     rows = []
     for network in ("teacher", "student"):
@@ -173,7 +173,7 @@ def class_chart(found: Found) -> Chart:
 
 
 def errors(found: Found) -> Chart:
-    """The student's confusion matrix: what is taken for what."""
+    """The student's confusion matrix: true against predicted classes."""
     test = found.summary["test"]
     names, matrix = test["classes"], test["student"]["confusion"]
     shown = _most_confused(matrix)
@@ -187,8 +187,34 @@ def errors(found: Found) -> Chart:
         for i in shown
         for j in shown
     ]
+    text = _say_errors(cells, is_labelled=found.test_figure == "test accuracy")
+    if len(shown) < len(names):
+        text += f" Of {len(names)} classes, the {len(shown)} most often mistaken."
+    return Chart("errors", "Confusion", text, framed(_matrix(cells), text))
+
+
+def _say_errors(cells: list[dict[str, Any]], *, is_labelled: bool) -> str:
+    """The most frequent mistake, in words."""
     wrong = [cell for cell in cells if cell["class"] != cell["answer"]]
     worst = max(wrong, key=lambda cell: cell["images"])
+    if is_labelled and not worst["images"]:
+        return "The student makes no mistake."
+    if is_labelled:
+        return (
+            f"The student's most frequent mistake: {worst['class']} taken for "
+            f"{worst['answer']}, in {worst['images']} of its {worst['of']} images."
+        )
+    if not worst["images"]:
+        return "The student answers as the teacher does."
+    return (
+        f"Rows are the teacher's answers, as the images have no labels. Most "
+        f"often, {worst['answer']} stands for the teacher's {worst['class']}: "
+        f"{worst['images']} of {worst['of']} images."
+    )
+
+
+def _matrix(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The confusion matrix as a chart; mistakes show their number of images."""
     colour = {
         "field": "images",
         "type": "quantitative",
@@ -197,7 +223,7 @@ def errors(found: Found) -> Chart:
     }
     tooltip = [{"field": "class"}, {"field": "answer"}, {"field": "images"}]
     mistakes = "datum.images > 0 && datum.class != datum.answer"
-    spec = {
+    return {
         "data": {"values": cells},
         "encoding": {
             "x": {
@@ -226,27 +252,10 @@ def errors(found: Found) -> Chart:
             },
         ],
     }
-    text = (
-        f"The student's most frequent mistake: {worst['class']} taken for "
-        f"{worst['answer']}, in {worst['images']} of its {worst['of']} images."
-        if worst["images"]
-        else "The student makes no mistake."
-    )
-    if found.test_figure != "test accuracy":
-        text = (
-            f"Rows are the teacher's answers, as the images have no labels. Most "
-            f"often, {worst['answer']} stands for the teacher's {worst['class']}: "
-            f"{worst['images']} of {worst['of']} images."
-            if worst["images"]
-            else "The student answers as the teacher does."
-        )
-    if len(shown) < len(names):
-        text += f" Of {len(names)} classes, the {len(shown)} most often mistaken."
-    return Chart("errors", "Confusion", text, framed(spec, text))
 
 
 def _most_confused(matrix: list[list[int]]) -> list[int]:
-    """The classes that a chart has room for: those with the most mistakes, in order."""
+    """The ``MOST_CLASSES`` classes with the most mistakes, in the original order."""
     columns = zip(*matrix, strict=True)
     wrong = [
         sum(row) + sum(column) - 2 * row[i]
@@ -257,7 +266,7 @@ def _most_confused(matrix: list[list[int]]) -> list[int]:
 
 
 def framed(spec: dict[str, Any], text: str) -> dict[str, Any]:
-    """As wide as its place, and with a text for who does not see it."""
+    """The chart at the width of its container, with a text for screen readers."""
     size = {"width": "container", "height": 300, "autosize": {"type": "fit"}}
     return {"$schema": SCHEMA, "description": text, **size, **spec}
 
@@ -282,7 +291,7 @@ def _rows(found: Found) -> list[dict[str, Any]]:
 def number(
     field: str, title: str, scale: dict[str, Any], form: str | None = None
 ) -> dict[str, Any]:
-    """A quantitative channel."""
+    """A quantitative encoding channel of Vega-Lite."""
     axis = {"format": form} if form else {}
     kind = "quantitative"
     return {"field": field, "type": kind, "title": title, "scale": scale, "axis": axis}
@@ -293,7 +302,7 @@ def _label(search: str) -> str:
 
 
 def _colour(names: list[str], field: str = "search") -> dict[str, Any]:
-    """One of the page's colours for each name."""
+    """A colour channel of Vega-Lite: one of the page's colours for each name."""
     scale = {"domain": names}
     legend = {"title": None, "orient": "top", "offset": 22, "symbolOpacity": 1}
     return {"field": field, "type": "nominal", "scale": scale, "legend": legend}

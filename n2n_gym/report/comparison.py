@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from n2n_gym.common.files import write_whole
 from n2n_gym.comparison.statistics import Curve, Curves, Row, bands, heights
@@ -24,10 +25,11 @@ def write_comparison(
     """Write ``report.html`` into a comparison's folder.
 
     Args:
-        curves, rows: As ``n2n_gym.comparison.statistics`` has them.
-        budget: Of a run, in words.
-        unit: That it counts.
-        command: That made it.
+        curves: Curves of all runs, from ``read_curves``.
+        rows: Results of each agent, from ``summarise``.
+        budget: Budget of a run, with its unit.
+        unit: Unit of the budget.
+        command: Command that made the comparison.
     """
     names = [row.agent for row in rows]
     charts = [
@@ -57,10 +59,10 @@ def curve_chart(
     names: Sequence[str],
     unit: str,
 ) -> Chart:
-    """The best reward so far of each agent over what was spent.
+    """The best reward so far of each agent, over the budget spent.
 
     Args:
-        names: Of all agents, so that each has one colour in all charts.
+        names: Names of all agents, so that an agent has the same colour in all charts.
     """
     found = bands(agents)
     values = [
@@ -90,7 +92,23 @@ def curve_chart(
         {"field": "spent", "title": unit, "format": ",.3~f"},
         *({"field": name, "format": ".4f"} for name in ("best", "low", "high")),
     ]
-    layers = [
+    spec = {
+        "data": {"values": values},
+        "encoding": {"x": x, "color": colour},
+        "layer": _band_and_line(y, tooltip),
+    }
+    text = (
+        f"{who} highest, at {highest}. Interquartile means over the seeds; the bands "
+        f"are 95 % intervals."
+    )
+    return Chart(name, env, text, framed(spec, text))
+
+
+def _band_and_line(
+    y: dict[str, Any], tooltip: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """An agent's interval as an area, and its best reward as a line."""
+    return [
         {
             "mark": {"type": "area", "opacity": 0.15, "clip": True},
             "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
@@ -105,13 +123,3 @@ def curve_chart(
             "encoding": {"y": y, "tooltip": tooltip},
         },
     ]
-    spec = {
-        "data": {"values": values},
-        "encoding": {"x": x, "color": colour},
-        "layer": layers,
-    }
-    text = (
-        f"{who} highest, at {highest}. Interquartile means over the seeds; the bands "
-        f"are 95 % intervals."
-    )
-    return Chart(name, env, text, framed(spec, text))

@@ -1,4 +1,4 @@
-"""What a run's folder says, ready to be shown."""
+"""The content of a run's folder, for the report."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Trial:
     """A student that a search scored.
 
     Attributes:
-        number: Of the episode within its search, from 1.
-        best: The highest reward of its search so far.
-        is_within: Whether it keeps the run's limits on resources, as the search has it.
+        number: Number of the episode within its search, from 1.
+        best: Highest reward so far in the student's search.
+        is_within: Whether the student kept the run's limits on resources in the search.
     """
 
     search: str
@@ -53,7 +53,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Found:
-    """All that a finished run's folder says."""
+    """The content of a finished run's folder."""
 
     folder: Path
     options: Options
@@ -65,10 +65,10 @@ class Found:
 
     @classmethod
     def read(cls, folder: Path) -> Found:
-        """What is in a folder.
+        """The content of a folder.
 
         Raises:
-            ValueError: It holds no finished run.
+            ValueError: There is no finished run in it.
         """
         if not is_finished(folder):
             raise ValueError(f"{folder} holds no finished run: there is no {SUMMARY}")
@@ -76,10 +76,10 @@ class Found:
 
     @classmethod
     def of(cls, folder: Path, summary: dict[str, Any]) -> Found:
-        """What is in the folder of a run that ends with this summary.
+        """The content of a run's folder, with this summary instead of the folder's.
 
         Raises:
-            ValueError: It is of another format.
+            ValueError: The run has another format.
         """
         check_format(folder)
 
@@ -101,12 +101,12 @@ class Found:
 
     @property
     def limited_resources(self) -> list[str]:
-        """The resources that the run has limits on."""
+        """The run's limited resources."""
         return _limited_resources(self.summary)
 
     @cached_property
     def best(self) -> list[Trial]:
-        """Distinct students of the highest rewards, whichever search found them."""
+        """Distinct students within the limits that have the highest rewards."""
         by_student: dict[str, Trial] = {}
         within = (trial for trial in self.trials if trial.is_within)
         for trial in sorted(within, key=lambda trial: -trial.reward):
@@ -115,10 +115,7 @@ class Found:
 
     @cached_property
     def front(self) -> list[Trial]:
-        """Students than which none is both smaller and as accurate, the smallest first.
-
-        The Pareto front of parameters and accuracy.
-        """
+        """The Pareto front of parameters and accuracy, smallest student first."""
         found: list[Trial] = []
         for trial in sorted(self.trials, key=lambda t: (t.num_params, -t.accuracy)):
             if not found or trial.accuracy > found[-1].accuracy:
@@ -131,12 +128,12 @@ class Found:
 
     @property
     def unlabelled(self) -> str:
-        """What accuracies are where images have no labels; nothing where all have."""
+        """A sentence about images without labels; empty if all images have labels."""
         return say_unlabelled(self.summary)
 
     @property
     def test_figure(self) -> str:
-        """What the share of right answers on the test images is called."""
+        """Name of the result on test images: "test accuracy" or "test agreement"."""
         return (
             "test agreement" if "test" in _unlabelled(self.summary) else "test accuracy"
         )
@@ -149,7 +146,8 @@ class Found:
 def falls_short(summary: Mapping[str, Any]) -> bool:
     """Whether a run's student is known to be less accurate than its teacher.
 
-    Within limits it may have to be. Earlier versions went by a margin.
+    False for a run with limits, because the limits can force a lower accuracy. For a
+    run of an earlier version, the student must be less accurate by ``SUCCESS_MARGIN``.
     """
     if summary["limits"]:
         return False
@@ -158,7 +156,7 @@ def falls_short(summary: Mapping[str, Any]) -> bool:
 
 
 def say_unlabelled(summary: Mapping[str, Any]) -> str:
-    """A sentence on the labels of a run's images; empty where all have them."""
+    """A sentence about a run's images without labels; empty if all have labels."""
     counts = _unlabelled(summary)
     if not counts:
         return ""
@@ -175,17 +173,22 @@ def say_unlabelled(summary: Mapping[str, Any]) -> str:
 
 
 def _unlabelled(summary: Mapping[str, Any]) -> dict[str, int]:
-    """Images without labels, by split; earlier versions had none."""
+    """Number of images without labels, by split; empty for older summaries."""
     return dict(summary.get("unlabelled", {}))
 
 
 def _limited_resources(summary: Mapping[str, Any]) -> list[str]:
-    """The resources that a run has limits on."""
+    """The resources that a run limits."""
     return [row["name"] for row in summary["limits"] if row["name"] != ACCURACY]
 
 
 def _trials(path: Path, names: Sequence[str]) -> list[Trial]:
-    """The students that have a score, in the order they were found."""
+    """The students with a score, in the order of the search.
+
+    Args:
+        path: The run's history.
+        names: Names of the run's limited resources.
+    """
     found = []
     numbers: dict[str, int] = {}
     bests: dict[str, float] = {}
@@ -207,7 +210,7 @@ def _trials(path: Path, names: Sequence[str]) -> list[Trial]:
                     line["num_params"],
                     line["num_macs"],
                     line["fingerprint"],
-                    # Removal may go toward limits without keeping them.
+                    # Removal may move toward limits without keeping them.
                     all(line.get(f"excess_{name}", 1) <= 0 for name in names),
                 )
             )

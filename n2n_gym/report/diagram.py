@@ -1,4 +1,4 @@
-"""Teacher and student side by side, a bar a layer, as HTML that fits any width."""
+"""Teacher and student side by side, one bar per layer, as HTML of any width."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ HEAD: Final = (
 
 
 def draw(teacher: Architecture, student: Architecture) -> str:
-    """The teacher's bars on the left, what is left of them on the right.
+    """The teacher's bars on the left, the student's bars on the right.
 
-    All looks are the page's, by class: ``teacher``, ``ghost`` (the teacher's bar about
-    the student's), ``kept``, ``shrunk``, ``removed``.
+    The page styles the bars by class: ``teacher``, ``ghost`` (the outline of the
+    teacher's bar behind a bar of the student), ``kept``, ``shrunk``, ``removed``.
     """
     shown = bars(teacher, teacher, student, None)
     widest = max(bar.old for bar in shown)
@@ -28,7 +28,7 @@ def draw(teacher: Architecture, student: Architecture) -> str:
 
 
 def describe(shown: list[LayerBar]) -> str:
-    """What the diagram shows, in words."""
+    """A description of the diagram in words."""
     removed = sum(not bar.new for bar in shown)
     shrunk = sum(bar.state == "shrunk" for bar in shown)
     return (

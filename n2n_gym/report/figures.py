@@ -1,25 +1,18 @@
-"""What a reader wants to know of a student, in a few figures."""
+"""The most important numbers about a student."""
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from n2n_gym.common.quantities import show_quantity
 from n2n_gym.report.content import Found
 from n2n_gym.runs.folder import ONNX
 
 NETWORKS: Final = ("student", "teacher")
-PREFIXES: Final = (
-    (1e9, "G"),
-    (1e6, "M"),
-    (1e3, "k"),
-    (1, ""),
-    (1e-3, "m"),
-    (1e-6, "µ"),
-)
 
 
 class Figure(NamedTuple):
-    """One of the headline's: what, how much, and against what."""
+    """One number of the headline: its name, its value, and a comparison."""
 
     name: str
     value: str
@@ -27,7 +20,7 @@ class Figure(NamedTuple):
 
 
 class ShelfRow(NamedTuple):
-    """A student on the shelf, for the slider and for its table."""
+    """A student on the shelf (a run's best students), for the slider and its table."""
 
     name: str
     file: str
@@ -39,11 +32,11 @@ class ShelfRow(NamedTuple):
 
 
 def headline(found: Found) -> list[Figure]:
-    """What a reader wants to know first."""
+    """The numbers at the head of the report."""
     whole, final = found.summary["teacher"], found.summary["student"]
     test = found.summary["test"]
-    sizes = [with_unit(test[name]["bytes"], "B") for name in NETWORKS]
-    times = [test[name]["latency_ms"] / 1e3 for name in NETWORKS]
+    sizes = [show_quantity("bytes", test[name]["bytes"]) for name in NETWORKS]
+    times = [test[name]["latency_ms"] for name in NETWORKS]
     low, high = (100 * (test["difference"] + sign * test["error"]) for sign in (-1, 1))
     return [
         Figure(
@@ -61,29 +54,21 @@ def headline(found: Found) -> list[Figure]:
         Figure("ONNX file", sizes[0], f"teacher {sizes[1]}"),
         Figure(
             "multiply-accumulates",
-            with_unit(final["num_macs"]),
+            show_quantity("macs", final["num_macs"]),
             f"{whole['num_macs'] / final['num_macs']:.3g}x fewer than the teacher's "
-            f"{with_unit(whole['num_macs'])}",
+            f"{show_quantity('macs', whole['num_macs'])}",
         ),
         Figure(
             "latency of one image",
-            with_unit(times[0], "s"),
+            show_quantity("ms", times[0]),
             f"{times[1] / times[0]:.3g}x as fast as the teacher, "
-            f"{with_unit(times[1], 's')}; ONNX Runtime, one thread of this CPU",
+            f"{show_quantity('ms', times[1])}; ONNX Runtime, one thread of this CPU",
         ),
     ]
 
 
-def with_unit(value: float, unit: str = "") -> str:
-    """Three digits and a prefix: 24.5 kB, 12.5 µs, 3.19 M."""
-    for factor, prefix in PREFIXES:
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
-
-
 def shelf_rows(found: Found) -> list[ShelfRow]:
-    """The students on the shelf, the smallest first."""
+    """The rows of the shelf, the smallest student first."""
     shelf = found.summary.get("shelf", ())
     return [
         _shelf_row(found, row) for row in sorted(shelf, key=lambda r: r["num_params"])
@@ -93,7 +78,7 @@ def shelf_rows(found: Found) -> list[ShelfRow]:
 def _shelf_row(found: Found, row: dict[str, Any]) -> ShelfRow:
     whole, test = found.summary["teacher"], found.summary["test"]["teacher"]
     times = f"{whole['num_params'] / row['num_params']:.3g}x"
-    latency = with_unit(row["latency_ms"] / 1e3, "s")
+    latency = show_quantity("ms", row["latency_ms"])
     figures = [
         Figure("times smaller", times, f"{row['num_params']:,} parameters"),
         Figure(
@@ -103,18 +88,18 @@ def _shelf_row(found: Found, row: dict[str, Any]) -> ShelfRow:
         ),
         Figure(
             "ONNX file",
-            with_unit(row["bytes"], "B"),
-            f"teacher {with_unit(test['bytes'], 'B')}",
+            show_quantity("bytes", row["bytes"]),
+            f"teacher {show_quantity('bytes', test['bytes'])}",
         ),
         Figure(
             "multiply-accumulates",
-            with_unit(row["num_macs"]),
+            show_quantity("macs", row["num_macs"]),
             f"{whole['num_macs'] / row['num_macs']:.3g}x fewer",
         ),
         Figure(
             "latency of one image",
             latency,
-            f"teacher {with_unit(test['latency_ms'] / 1e3, 's')}",
+            f"teacher {show_quantity('ms', test['latency_ms'])}",
         ),
     ]
     roles = [role.replace("-", " ") for role in row["roles"]]

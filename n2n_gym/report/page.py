@@ -1,4 +1,4 @@
-"""The page: what was found, in a template, with the library that draws its charts."""
+"""The report's page: a template, its charts, and the library that draws them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-import vl_convert
 
 from n2n_gym.common.files import write_whole
 from n2n_gym.common.quantities import show_quantity
@@ -21,19 +21,20 @@ from n2n_gym.report.figures import headline, shelf_rows
 from n2n_gym.runs.folder import REPORT
 from n2n_gym.runs.options import Options
 
-LIBRARY: Final = "window.vegaEmbed = vegaEmbed;"  # all that the page calls
+LIBRARY: Final = Path(__file__).parent / "vega.js"  # draws the charts
 
 
 def write_report(folder: Path, summary: dict[str, Any] | None = None) -> Path:
     """Write ``report.html`` into the folder of a finished run.
 
-    The file holds all that it needs: it opens from a disk, without a network.
+    The file contains everything it needs, so it opens without an internet connection.
 
     Args:
-        summary: Of a run that is about to be finished; else it is in the folder.
+        summary: Summary of a run that is about to finish; by default the one in the
+            folder.
 
     Raises:
-        ValueError: The folder holds no finished run.
+        ValueError: There is no finished run in the folder.
     """
     found = Found.read(folder) if summary is None else Found.of(folder, summary)
     drawn = charts(found)
@@ -54,7 +55,7 @@ def write_report(folder: Path, summary: dict[str, Any] | None = None) -> Path:
 
 
 def command(options: Options) -> str:
-    """What makes the same run again."""
+    """The command that repeats a run."""
     parts = ["n2n-gym", "compress"]
     for name, value in _said(options).items():
         option = f"--{name.replace('_', '-')}"
@@ -66,13 +67,13 @@ def command(options: Options) -> str:
 
 
 def export_command(folder: Path, trial: Trial) -> str:
-    """What distils a student fully and writes it."""
+    """The command that distils a student fully and writes its files."""
     student = trial.fingerprint[:12]
     return shlex.join(["n2n-gym", "export", str(folder), "--student", student])
 
 
 def _said(options: Options) -> dict[str, Any]:
-    """The options that are not as they would be anyway, and those that matter most."""
+    """Options that differ from their defaults, and the most important ones."""
     always = ("teacher", "task", "output", "seed")
     return {
         field.name: getattr(options, field.name)
@@ -82,21 +83,25 @@ def _said(options: Options) -> dict[str, Any]:
 
 
 def render(template: str, charts: Sequence[Chart], **content: Any) -> str:
-    """A page with its charts and the library that draws them."""
+    """A page with its charts and the library that draws the charts.
+
+    Args:
+        template: File name of the template.
+        content: Other variables of the template.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("n2n_gym.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters["quantity"] = show_quantity
+    environment.filters["quantity"] = partial(show_quantity, digits=4)
     environment.filters["percent"] = lambda share: f"{share:.2%}"
     environment.filters["count"] = lambda number: f"{number:,}"
-    library = vl_convert.javascript_bundle(LIBRARY)
     specs = json.dumps({chart.name: chart.spec for chart in charts})
     return environment.get_template(template).render(
         charts=charts,
-        specs=specs.replace("<", "\\u003c"),  # JSON that may stand in a script
-        library=library.replace("</script", "<\\/script"),
+        specs=specs.replace("<", "\\u003c"),  # safe inside a script element
+        library=LIBRARY.read_text(encoding="utf-8"),
         **content,
     )

@@ -1,11 +1,11 @@
-"""Resources that are measured on an accelerator, of a student in torch."""
+"""Resources measured on an accelerator, with the student in torch."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 
@@ -13,19 +13,19 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import build
 from n2n_gym.resources.measured import SECONDS_OF_ENERGY, Latency
 
-WARM_UP: Final = 3  # batches, while libraries are loaded and kernels chosen
+WARM_UP: Final = 3  # uncounted batches: libraries are loaded and kernels chosen
 
 
 @dataclass(frozen=True)
 class TorchLatency(Latency):
-    """Milliseconds that torch takes for a batch on a device.
+    """Milliseconds per batch in torch on a device.
 
     Attributes:
-        sessions: How often the student is built; the slowest counts.
-        device: "cuda", "mps", "cpu", ...
-        graph: On "cuda", as one CUDA graph: what the device alone takes. Else small
-            batches take as long as Python needs to start all kernels, whatever widths
-            the network has.
+        sessions: Number of times the student is built; the slowest build counts.
+        device: Name of the device: "cuda", "mps", "cpu", ...
+        graph: Whether to run the student as one CUDA graph (only on "cuda"), so that
+            the time excludes Python. Without a graph, a small batch takes as long as
+            Python needs to start all kernels, however narrow the layers are.
     """
 
     sessions: int = 1
@@ -76,23 +76,23 @@ class TorchLatency(Latency):
 
 
 class _Graph(NamedTuple):
-    """Kernels that are started together."""
+    """A CUDA graph; a call starts all its kernels."""
 
     graph: torch.cuda.CUDAGraph
-    reads: Callable[[], object]  # has the weights and pixels that they read
+    reads: Callable[[], object]  # keeps alive the weights and pixels they read
 
     def __call__(self) -> None:
         self.graph.replay()
 
 
 def _captured(start: Callable[[], object], device: torch.device) -> _Graph:
-    """The kernels that it starts on a CUDA device, as one graph."""
+    """The kernels that a function starts on a CUDA device, as one graph."""
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):  # what libraries do the first time is not of it
+            for _ in range(WARM_UP):  # keeps first-time work out of the graph
                 start()
         with torch.cuda.graph(graph, stream=stream):
             start()
@@ -102,17 +102,18 @@ def _captured(start: Callable[[], object], device: torch.device) -> _Graph:
 
 @dataclass(frozen=True)
 class AcceleratorEnergy:
-    """Millijoules of an NVIDIA accelerator for one image, in batches, in torch.
+    """Energy of an NVIDIA accelerator in millijoules per image, in torch.
 
-    From the counter of NVML, through nvidia-ml-py (``pip install n2n-gym[nvml]``).
+    NVML's energy counter is read with nvidia-ml-py (``pip install n2n-gym[nvml]``).
 
     Attributes:
-        batch: Images in each.
-        index: Which accelerator, as torch counts them.
+        batch: Number of images in each batch.
+        index: Index of the accelerator in torch's numbering.
     """
 
     batch: int = 64
     index: int = 0
+    is_of_machine: ClassVar[bool] = True
 
     def __call__(self, student: Architecture, teacher: Architecture) -> float:
         import pynvml
@@ -120,7 +121,7 @@ class AcceleratorEnergy:
         run = TorchLatency(batch=self.batch, device=f"cuda:{self.index}")._run(student)
         pynvml.nvmlInit()
         try:
-            # NVML's indices know nothing of CUDA_VISIBLE_DEVICES.
+            # NVML's indices ignore CUDA_VISIBLE_DEVICES.
             name = torch.cuda.get_device_properties(self.index).uuid
             handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{name}")
             for _ in range(WARM_UP):

@@ -1,4 +1,4 @@
-"""How long things take, side by side."""
+"""Times of functions that take turns on one machine."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 WARM_UP: Final = 5  # runs that are not counted
-SHORTEST: Final = 2e-3  # seconds of one sample, and of warming up to it
-FEWEST: Final = 20  # samples
-LEAST: Final = 2.0  # seconds: what disturbs a machine often comes and goes in less
-CHUNKS: Final = 10  # of samples that follow each other, for an interval
-ROUNDS: Final = 60  # of many functions, each of so many samples in turns with the first
-SAMPLES: Final = 2
+SHORTEST: Final = 2e-3  # seconds of a sample; the untimed runs before it take as long
+FEWEST: Final = 20  # samples of each function
+LEAST: Final = 2.0  # shortest measurement in seconds: disturbances are often shorter
+CHUNKS: Final = 10  # groups of successive samples, for an interval
+ROUNDS: Final = 60  # largest number of rounds in `ratios_in_rounds`
+SAMPLES: Final = 2  # of each function in a round
 
 
 class Timing(NamedTuple):
-    """What a clock said of one of several functions that took turns.
+    """The measured time of one of several functions that took turns.
 
     Attributes:
-        seconds: The median of one run.
-        ratio: The median of its samples, each divided by the first function's.
-        low, high: The ratio's 98 % interval.
+        seconds: Median time of one run.
+        ratio: Median, over turns, of the time divided by the first function's time.
+        low, high: Ends of the ratio's 98 % interval.
     """
 
     seconds: float
@@ -41,16 +41,19 @@ def time_in_turns(
     precision: float = 0.02,
     seconds: float = 10.0,
 ) -> list[Timing]:
-    """Time functions that take turns, so that a machine's drift cancels in ratios.
+    """Time functions in turns, so that a machine's drift cancels in ratios.
 
-    At each turn a function first runs as long unmeasured: what ran before it has left
-    the caches full of its own.
+    A sample is the mean time of several runs. Before these runs, as many untimed runs
+    fill the caches, which still hold the data of the previous function.
 
     Args:
-        precision: Where every interval is this narrow (half of it, of its ratio), it
-            is enough, though not before ``LEAST`` seconds.
-        seconds: And it is, however wide they are, after so long, but for ``FEWEST``
-            samples, which slow functions take longer for.
+        functions: Functions to time; ratios are to the first of them.
+        precision: Target for half the width of each ratio's interval, relative to the
+            ratio. Measuring ends when all intervals are this narrow, but not before
+            ``LEAST`` seconds. A single function has no ratio to another one; then the
+            interval of its median time must be this narrow.
+        seconds: Time after which measuring ends even with wider intervals, once there
+            are ``FEWEST`` samples of each function.
     """
     counts = [_runs_a_sample(function) for function in functions]
     samples: list[list[float]] = [[] for _ in functions]
@@ -75,15 +78,15 @@ def ratios_in_rounds(
     seconds: float,
     on_round: Callable[[], object] | None = None,
 ) -> NDArray[np.float64]:
-    """How long each takes, as a multiple of the first, (functions,).
+    """Each function's time divided by the time of ``first``, (functions,).
 
-    Each takes turns with the first for a moment, then comes the next, and all of it
-    again, so that what a machine does beside meets all alike. Medians of the ratios
-    of such pairs count.
+    A round goes through the functions in order; each one alternates with ``first`` for
+    a moment. Because every round times all functions, a disturbance of the machine
+    affects all of them. Each function's result is the median of its ratios.
 
     Args:
-        seconds: No round begins after so long, but for the first.
-        on_round: Told after each of ``ROUNDS``.
+        seconds: Time after which no further round begins; one round is always made.
+        on_round: Callback after each round; there are at most ``ROUNDS`` rounds.
     """
     count = _runs_a_sample(first)
     counts = [_runs_a_sample(function) for function in functions]
@@ -94,8 +97,8 @@ def ratios_in_rounds(
             break
         for function, many, found in zip(functions, counts, taken, strict=True):
             for _ in range(SAMPLES):
-                alone = _time(first, count)
-                found.append(_time(function, many) / alone)
+                reference = _time(first, count)
+                found.append(_time(function, many) / reference)
         if on_round is not None:
             on_round()
     ratios: NDArray[np.float64] = np.median(np.array(taken), axis=1)
@@ -109,7 +112,7 @@ def _runs_a_sample(function: Callable[[], object]) -> int:
 
 
 def _time(function: Callable[[], object], count: int) -> float:
-    """Seconds of one of so many runs, with caches as it leaves them itself."""
+    """Mean seconds of ``count`` runs, after ``count`` untimed runs fill the caches."""
     for _ in range(count):
         function()
     started = time.perf_counter()
@@ -125,10 +128,11 @@ def _judge(found: Sequence[float], first: Sequence[float]) -> Timing:
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """98 % for the median: all but the outermost of the medians of ten stretches.
+    """98 % interval of the median, from the medians of ten groups of samples.
 
-    Samples that follow each other are alike, as what else a machine does lasts. So
-    they are no independent draws; stretches of them nearly are.
+    The interval reaches from the second lowest to the second highest group median.
+    Successive samples are correlated, because one disturbance affects several of them.
+    Groups of successive samples are nearly independent.
     """
     medians = sorted(np.median(part) for part in np.array_split(values, CHUNKS))
     return float(medians[1]), float(medians[-2])

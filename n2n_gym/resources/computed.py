@@ -1,4 +1,4 @@
-"""Resources that follow from the layers alone."""
+"""Resources that can be computed from the layers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ F = TypeVar("F", bound=Callable[..., float])
 
 
 def computed(function: F) -> F:
-    """Mark a resource as one that needs no measuring."""
+    """Mark a resource as computed, not measured."""
     function.is_computed = True  # type: ignore[attr-defined]
     return function
 
 
 @computed
 def num_params(student: Architecture, teacher: Architecture) -> float:
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     return student.num_params
 
 
@@ -33,11 +33,11 @@ def num_macs(student: Architecture, teacher: Architecture) -> float:
 
 @computed
 def peak_bytes(student: Architecture, teacher: Architecture) -> float:
-    """Bytes of activations that are alive together at most, for one image in float32.
+    """Peak memory of pixels and activations in bytes, for one image in float32.
 
-    The layers run in their order; a value is alive from the layer that makes it until
-    the last one that reads it. A layer that works on every value by itself does so in
-    place where nothing else reads them.
+    The layers run in order. A layer's output takes memory until the last layer that
+    reads it has run. An elementwise layer works in place if no later layer reads the
+    same input.
     """
     last_reader = {IMAGE: 0}
     for position, layer in enumerate(student.layers):

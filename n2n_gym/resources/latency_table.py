@@ -1,15 +1,15 @@
-"""What each kind of work costs on this machine, and so what a student's latency is.
+"""Costs of each kind of work on this machine, which predict a student's latency.
 
-Layers timed one by one mislead, since ONNX Runtime fuses them and reorders channels
-between them. So whole students are timed, in turns with the teacher, and the costs are
-fitted to them: numbers from 0 on that bring the sum of all work near what was measured.
+Times of single layers are misleading, because ONNX Runtime fuses layers and reorders
+channels between them. So whole students are timed, in turns with the teacher. A
+student's latency is modelled as a sum over its kinds of work: amount times cost. The
+costs are fitted to the measured times, and are not negative.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,32 +21,30 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.common.files import cache_folder, cached, write_whole
 from n2n_gym.common.progress import progress
 from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.random_students import random_students, students_in_blocks
 from n2n_gym.resources.clock import ROUNDS, ratios_in_rounds
 from n2n_gym.resources.graph import timed_onnx
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.measured import Latency, open_session, pixels_of
 from n2n_gym.resources.nodes import BLOCK, nodes, work
-from n2n_gym.resources.students import random_students, students_in_blocks
 
-logger = logging.getLogger(__name__)
-
-FORMAT: Final = 3  # of a table; another one is measured anew
-STUDENTS: Final = 90  # of either kind, timed for a table
-SECONDS: Final = 180.0  # that the timing takes at most
-RIDGE: Final = 1e-4  # a cost that hardly matters stays small
-STEPS: Final = 20_000  # of the fit, at most
-PARTS: Final = 5  # of the students; each is predicted from the others, for the error
+FORMAT: Final = 3  # version of a cached table; other versions are measured again
+STUDENTS: Final = 90  # random ones, and as many in blocks, timed for a table
+SECONDS: Final = 180.0  # largest time for timing
+RIDGE: Final = 1e-4  # penalty that keeps costs small if they hardly matter
+STEPS: Final = 20_000  # largest number of steps of the fit
+PARTS: Final = 5  # folds of cross-validation, for the error
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Costs by kind of work, as shares of the teacher's latency.
+    """Cost of each kind of work, as a fraction of the teacher's latency.
 
     Attributes:
-        batch, threads: As in ``Latency``.
+        batch, threads: Batch size and number of threads, as in ``Latency``.
     """
 
     costs: Mapping[str, float]
@@ -55,7 +53,7 @@ class LatencyTable:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that a prediction depends on beside the student."""
+        """SHA-256 of everything that a prediction depends on besides the student."""
         content = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -65,16 +63,16 @@ class LatencyTable:
 
 
 def total(costs: Mapping[str, float], amounts: Mapping[str, float]) -> float:
-    """What all work costs; nothing where a kind of it is unknown."""
+    """The cost of all work; a kind of work without a known cost counts as 0."""
     return sum(costs.get(kind, 0.0) * amount for kind, amount in amounts.items())
 
 
 @dataclass(frozen=True)
 class PredictedLatency:
-    """Milliseconds as ``Latency`` would measure them, in hundredths of its time.
+    """Predicts ``Latency``, a hundred times as fast as a measurement.
 
     Attributes:
-        whole: The teacher's.
+        whole: The teacher's latency in milliseconds.
     """
 
     table: LatencyTable
@@ -83,7 +81,7 @@ class PredictedLatency:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the table and of what its shares are of."""
+        """SHA-256 of the table and of the teacher's latency."""
         content = f"{self.table.fingerprint} {self.whole!r}"
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -95,7 +93,7 @@ class PredictedLatency:
 def latency_table(teacher: Architecture, latency: Latency) -> LatencyTable:
     """The costs for a teacher's students on this machine: from the cache, or measured.
 
-    Measuring takes some three minutes, once.
+    A measurement takes about three minutes; the cache keeps the result.
     """
     about = {
         "format": FORMAT,
@@ -107,25 +105,17 @@ def latency_table(teacher: Architecture, latency: Latency) -> LatencyTable:
     }
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = cache_folder() / "latencies" / f"{key}.json"
-    with alone_with(path):
-        costs = _known(path)
-        if costs is None:
-            costs = _measure(teacher, latency)
-            with kept_if_possible(path):
-                content = {"about": about, "costs": costs}
-                write_whole(path, json.dumps(content, indent=1).encode())
+
+    def write(path: Path, costs: dict[str, float]) -> None:
+        content = {"about": about, "costs": costs}
+        write_whole(path, json.dumps(content, indent=1).encode())
+
+    costs = cached(path, _costs, partial(_measure, teacher, latency), write)
     return LatencyTable(costs, latency.batch, latency.threads)
 
 
-def _known(path: Path) -> dict[str, float] | None:
-    """Costs measured before."""
-    if not path.exists():
-        return None
-    try:
-        return dict(json.loads(path.read_text())["costs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is damaged (%s) and is measured anew", path, error)
-        return None
+def _costs(path: Path) -> dict[str, float]:
+    return dict(json.loads(path.read_text())["costs"])
 
 
 def _measure(teacher: Architecture, latency: Latency) -> dict[str, float]:
@@ -153,14 +143,15 @@ def time_students(
     on_round: Callable[[], object] | None = None,
     write: Callable[[Architecture], bytes] = timed_onnx,
 ) -> NDArray[np.float64]:
-    """Latencies as multiples of the teacher's, (students,).
+    """The students' latencies divided by the teacher's latency, (students,).
 
-    All are timed over and over, a little each time, so that what else goes on on the
-    machine meets all of them alike.
+    Each student is timed for a moment in every round, so that a disturbance of the
+    machine affects all students.
 
     Args:
-        seconds: See ``ratios_in_rounds``.
-        write: Makes a network's ONNX file.
+        latency: Resource that gives the batch size and the number of threads.
+        seconds: Time after which no further round begins; see ``ratios_in_rounds``.
+        write: Function that makes a network's ONNX file.
     """
 
     return ratios_in_rounds(
@@ -174,7 +165,12 @@ def time_students(
 def runner(
     content: bytes, network: Architecture, latency: Latency
 ) -> Callable[[], object]:
-    """What is timed of a network's file."""
+    """A function to be timed: each call runs one batch through an ONNX file.
+
+    Args:
+        content: Content of the network's ONNX file.
+        latency: Resource that gives the batch size and the number of threads.
+    """
     session = open_session(content, latency.threads)
     return partial(session.run, None, {"pixels": pixels_of(network, latency.batch)})
 
@@ -182,12 +178,20 @@ def runner(
 def fit_costs(
     amounts: Sequence[Counter[str]], ratios: NDArray[np.float64]
 ) -> dict[str, float]:
-    """Costs from 0 on, with the least squares of relative errors."""
+    """Cost of each kind of work, fitted by non-negative least squares.
+
+    Errors are relative. A small penalty keeps costs small that hardly affect the
+    errors. Kinds of work with a cost of 0 are left out.
+
+    Args:
+        amounts: Each student's amount of each kind of work.
+        ratios: Each student's latency divided by the teacher's, (students,).
+    """
     from scipy.optimize import nnls  # late: it takes a while to import
 
     kinds = sorted(set().union(*amounts))
     parts = np.array([[found[kind] for kind in kinds] for found in amounts], float)
-    parts /= ratios[:, None]  # relative errors count: limits are shares
+    parts /= ratios[:, None]  # so that errors are relative
     scale = np.sqrt((parts**2).mean(0))
     scale[scale == 0] = 1.0
     held = np.sqrt(RIDGE * len(ratios)) * np.eye(len(kinds))
@@ -202,7 +206,11 @@ def fit_costs(
 
 
 def median_error(amounts: Sequence[Counter[str]], ratios: NDArray[np.float64]) -> float:
-    """Of predictions, as a share, on students that they were not fitted to."""
+    """Median relative error of predictions, by cross-validation.
+
+    Args:
+        amounts, ratios: Measured students, as in ``fit_costs``.
+    """
     errors: list[float] = []
     everyone = range(len(ratios))
     for part in range(PARTS):

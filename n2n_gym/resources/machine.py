@@ -1,4 +1,4 @@
-"""What this machine is."""
+"""The kind of this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """What the CPU is called."""
+    """The name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # it is Linux's
+    except OSError:  # only Linux has this file
         lines = []
     names = [line.split(":")[1] for line in lines if line.startswith("model name")]
     return names[0].strip() if names else platform.processor() or platform.machine()

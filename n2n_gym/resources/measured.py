@@ -1,4 +1,4 @@
-"""Resources that are measured on this machine, of a student's ONNX file."""
+"""Resources of a student's ONNX file, measured on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,41 +16,42 @@ from numpy.typing import NDArray
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.resources.clock import time_in_turns
 
-if TYPE_CHECKING:  # ONNX and its runtime take a second to import: where files are made
+if TYPE_CHECKING:  # it takes a second to import: only where sessions are opened
     import onnxruntime
 
-SECONDS_OF_ENERGY: Final = 2.0  # for which a counter is read
+SECONDS_OF_ENERGY: Final = 2.0  # seconds between two readings of a counter
 POWERCAP: Final = Path("/sys/class/powercap")  # where Linux has RAPL's counters
 
 
-# A file may be hundreds of megabytes; the teacher's and those of the moment are kept.
+# A file may have hundreds of megabytes, so only the teacher's and the latest are kept.
 @lru_cache(maxsize=4)
 def onnx_file(student: Architecture) -> bytes:
-    """As it would be exported, with random weights."""
+    """The student's ONNX file as exported, with random weights."""
     from n2n_gym.export.onnx import untrained_onnx
 
     return untrained_onnx(student)
 
 
 def onnx_bytes(student: Architecture, teacher: Architecture) -> float:
-    """Size of the ONNX file in float32, without what is said about it."""
+    """Size of the float32 ONNX file, without metadata."""
     return len(onnx_file(student))
 
 
 @lru_cache(maxsize=1)
 def session_of(teacher: Architecture, threads: int) -> onnxruntime.InferenceSession:
-    """One for all measurements in turns with it."""
+    """The teacher's session; all measurements use the same one."""
     return open_session(onnx_file(teacher), threads)
 
 
 def open_session(
     file: bytes | Path, threads: int, profile: Path | None = None
 ) -> onnxruntime.InferenceSession:
-    """A file in ONNX Runtime, on so many threads of the CPU.
+    """An ONNX Runtime session on the CPU.
 
     Args:
-        file: What is in it, or where it is.
-        profile: How the name of a file begins that it keeps a profile in.
+        file: Content or path of the ONNX file.
+        threads: Number of threads of the CPU.
+        profile: Beginning of the path of a profile; by default none is written.
     """
     import onnxruntime
 
@@ -73,23 +74,24 @@ def pixels_of(network: Architecture, batch: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds that ONNX Runtime takes for a batch on the CPU.
+    """Milliseconds per batch in ONNX Runtime on the CPU.
 
-    Student and teacher take turns, and what counts is the median of their ratios: it
-    does not move with the machine. It is given in milliseconds as a multiple of the
-    teacher's, which is measured once.
+    Student and teacher take turns, so that the median ratio of their times does not
+    drift with the machine. The result is this ratio times the teacher's milliseconds,
+    which are measured once.
 
-    The student is opened several times, and its slowest session counts. Where a network
-    is about as large as a core's cache, one session may take 0.85 times another for as
-    long as both last, by which pages its weights and values come to lie on.
+    The student is loaded several times and the slowest session counts. For networks
+    about as large as a core's cache, latency depends on the memory pages of a session.
+    All runs of one session can take 0.85 times as long as those of another.
 
     Attributes:
-        batch: Images.
-        threads: Of the CPU.
-        precision: Half of the ratio's 98 % interval, as a share of it, that is enough.
-        seconds: After which a measurement ends, however wide the interval is, though
-            not before 20 samples of each session.
-        sessions: Of the student.
+        batch: Number of images in a batch.
+        threads: Number of threads of the CPU.
+        precision: Target for half the width of the ratio's 98 % interval, relative to
+            the ratio.
+        seconds: Time after which a measurement ends even without this precision, once
+            each session has 20 samples.
+        sessions: Number of times the student is loaded.
     """
 
     batch: int = 1
@@ -97,6 +99,7 @@ class Latency:
     precision: float = 0.02
     seconds: float = 20.0
     sessions: int = 3
+    is_of_machine: ClassVar[bool] = True
     _teachers: dict[str, float] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
@@ -110,8 +113,8 @@ class Latency:
         limits = {"precision": self.precision, "seconds": self.seconds}
         reference = self._teachers.get(teacher.fingerprint)
         if reference is None:
-            (alone,) = time_in_turns([self._run(teacher)], **limits)
-            reference = self._teachers[teacher.fingerprint] = 1e3 * alone.seconds
+            (whole,) = time_in_turns([self._run(teacher)], **limits)
+            reference = self._teachers[teacher.fingerprint] = 1e3 * whole.seconds
         if student == teacher:
             return reference
         opened = [self._run(student, anew=True) for _ in range(self.sessions)]
@@ -119,13 +122,17 @@ class Latency:
         return reference * max(timing.ratio for timing in timings)
 
     def remember(self, teacher: Architecture, milliseconds: float) -> None:
-        """Take over what the teacher took when a search began."""
+        """Use this latency of the teacher instead of measuring it again."""
         self._teachers[teacher.fingerprint] = milliseconds
 
     def _run(
         self, network: Architecture, *, anew: bool = False
     ) -> Callable[[], object]:
-        """One batch through it."""
+        """A function that runs one batch through the network.
+
+        Args:
+            anew: Whether to open a new session instead of using the cached one.
+        """
         if anew:
             session = open_session(onnx_file(network), self.threads)
         else:
@@ -136,16 +143,18 @@ class Latency:
 
 @dataclass(frozen=True)
 class Energy:
-    """Millijoules of the processor for one image in ONNX Runtime, on one thread.
+    """Energy of the processor in millijoules per image, in ONNX Runtime on one thread.
 
-    From the counters that Linux shows of Intel's and AMD's processors (RAPL), which
-    count all that the package does.
+    The energy is read from the counters of Intel's and AMD's processors in Linux
+    (RAPL). These counters include everything that runs on the processor, not only the
+    student.
 
     Attributes:
-        folder: Where the counters are.
+        folder: Folder in which Linux has the counters.
     """
 
     folder: Path = POWERCAP
+    is_of_machine: ClassVar[bool] = True
 
     def __call__(self, student: Architecture, teacher: Architecture) -> float:
         run = Latency()._run(student, anew=True)
@@ -161,18 +170,18 @@ class Energy:
         return sum(spent.values()) / 1e3 / count
 
     def _microjoules(self) -> dict[str, int]:
-        """What each package has spent, as its counter has it."""
-        # intel-rapl:0 is a package, intel-rapl:0:1 a part of it; laptops count all of
-        # themselves, packages too, in one more that is called psys.
+        """Energy of each processor package in microjoules, by the counter's name."""
+        # intel-rapl:0 is a package, intel-rapl:0:1 a part of it. Laptops have one more
+        # counter for everything, packages included, called psys.
         found = {
             path.parent.name: int(path.read_text())
             for path in sorted(self.folder.glob("*-rapl:*/energy_uj"))
             if path.with_name("name").read_text().startswith("package")
         }
         if not found:
-            raise OSError(f"this machine reports no energy: {self.folder} has none")
+            raise OSError(f"this machine has no energy counters in {self.folder}")
         return found
 
     def _range(self, name: str) -> int:
-        """Where a counter begins anew."""
+        """The value at which a counter starts again from 0."""
         return int((self.folder / name / "max_energy_range_uj").read_text()) + 1

@@ -1,9 +1,9 @@
-"""What ONNX Runtime makes of a network: its nodes, and the work that each has to do.
+"""The nodes that ONNX Runtime runs for a network, and the work that they do.
 
-It fuses convolutions with what follows, and computes some on channels in blocks, which
-others have to be reordered for; which ones depends on the widths, on the processor and
-on its version. So it is asked, not foretold: a run that it keeps a profile of says
-which nodes there are, of which shapes.
+ONNX Runtime fuses convolutions with the layers that follow. It computes some
+convolutions on blocks of channels, and adds nodes that reorder channels for them. The
+resulting nodes depend on the widths, the processor and the version of ONNX Runtime. So
+the nodes and their shapes are not predicted, but read from a profile of one run.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from n2n_gym.networks.layers import Shape
 from n2n_gym.resources.graph import timed_onnx
 from n2n_gym.resources.measured import open_session, pixels_of
 
-BLOCK: Final = 16  # channels computed at once, as most processors have it
-STRIP: Final = 64  # output channels for which a value of the input is read once
-ROWS: Final = 12  # of a matrix product's tile
-# Weights that caches of 256 KB to 16 MB hold: beyond each, reading costs more.
+BLOCK: Final = 16  # channels that most processors compute at once
+STRIP: Final = 64  # output channels that share one reading of the input
+ROWS: Final = 12  # rows of a matrix product's tile
+# Numbers of weights that fill caches of 256 KB to 16 MB; more weights are slower to
+# read.
 CACHES: Final = tuple(2**power for power in range(16, 23))
-TIMED: Final = "_kernel_time"  # how the profile calls a node's run
+TIMED: Final = "_kernel_time"  # suffix of a node's run in the profile
 
 
 class Node(NamedTuple):
-    """One that runs.
+    """A node that ONNX Runtime ran.
 
     Attributes:
-        operator: In blocks of channels where it ends on ".blocked".
+        operator: Name of the operator, with the suffix ".blocked" if it computes blocks
+            of channels.
     """
 
     operator: str
-    reads: list[Shape]  # weights too
-    gives: list[Shape]
+    reads: list[Shape]  # of all inputs, weights included
+    gives: list[Shape]  # of all outputs
 
 
 def nodes(network: Architecture, batch: int = 1, threads: int = 1) -> list[Node]:
@@ -64,9 +66,9 @@ def _node(name: str, about: dict[str, Any]) -> Node:
 
 
 def work(found: list[Node]) -> Counter[str]:
-    """How much there is of each kind of work.
+    """The total amount of each kind of work, over all nodes.
 
-    What a node takes is taken for a sum of such numbers, each times what one costs.
+    A network's time is modelled as a sum over the kinds of work: amount times cost.
     """
     total = Counter({"run": 1})
     for node in found:
@@ -91,26 +93,26 @@ def work(found: list[Node]) -> Counter[str]:
 
 
 def _convolution(node: Node) -> tuple[str, dict[str, int]]:
-    """Its kind, and what it has to do, either in blocks or as a matrix product."""
+    """The kind of a convolution, and its amounts of work by name."""
     image, weights, *_ = node.reads
     outputs, inputs, *kernel = weights
     batch, _, *size = node.gives[0]
-    places = batch * prod(size)
-    depth = inputs * prod(kernel)  # products of one output
+    positions = batch * prod(size)
+    depth = inputs * prod(kernel)  # products per output value
     is_depthwise = inputs == 1 < min(outputs, image[1])
     kind = f"{node.operator}{' 1x1' * (prod(kernel) == 1)}"
     if is_depthwise:
         kind += " depthwise"
     elif inputs < BLOCK:
         kind += " narrow"
-    strips, blocks = ceil(outputs / STRIP), ceil(places / BLOCK)
+    strips, blocks = ceil(outputs / STRIP), ceil(positions / BLOCK)
     return kind, {
-        "macs": outputs * depth * places,
+        "macs": outputs * depth * positions,
         "padded macs": outputs * depth * BLOCK * blocks,
-        "outputs": outputs * places,
-        "loads": strips * depth * places,
+        "outputs": outputs * positions,
+        "loads": strips * depth * positions,
         "calls": strips * batch * size[0] * ceil(inputs / BLOCK),
         "tiles": ceil(outputs / ROWS) * depth * blocks,
-        "columns": depth * places,
+        "columns": depth * positions,
         "groups": outputs * is_depthwise,
     }

@@ -1,10 +1,9 @@
-"""What a search goes by, where measuring every student would take too long."""
+"""The size of a student's ONNX file, predicted without writing the file."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -13,54 +12,38 @@ from numpy.typing import NDArray
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import BatchNorm, Conv, DepthwiseConv, Linear
-from n2n_gym.resources.latency_table import PredictedLatency, latency_table
-from n2n_gym.resources.measured import Latency, onnx_bytes
-from n2n_gym.resources.resource import Resource
-from n2n_gym.resources.students import random_students
+from n2n_gym.networks.random_students import random_students
+from n2n_gym.resources.measured import onnx_bytes
 
-FILES: Final = 10  # students whose files the prediction of sizes is fitted to
-
-
-def predicted(
-    teacher: Architecture, measured: Mapping[str, float]
-) -> dict[str, Resource]:
-    """Functions for the resources among these that are dear to measure.
-
-    Args:
-        measured: What the teacher takes, by name.
-    """
-    found: dict[str, Resource] = {}
-    if "onnx_bytes" in measured:
-        found["onnx_bytes"] = FileSize.of(teacher)
-    if "latency_ms" in measured:
-        table = latency_table(teacher, Latency())
-        found["latency_ms"] = PredictedLatency(table, measured["latency_ms"])
-    return found
+FILES: Final = 10  # random students; `FileSize` is fitted to their files
 
 
 class FileSize:
-    """Bytes of a student's ONNX file, as a linear function of what it is made of.
+    """Predicts the bytes of a student's ONNX file, linearly in counts.
 
-    Every number takes four bytes, and every layer some for its name and what it reads;
-    normalisation after a convolution goes into its weights.
+    The counts are those of weights and layers. Every weight takes four bytes. Every
+    layer takes further bytes for its name and its inputs. A normalisation is merged
+    into the weights of the convolution before it.
     """
 
     is_computed: Final = True
 
     def __init__(self, weights: NDArray[np.float64]) -> None:
         self.weights = weights
-        # SHA-256 of all that a prediction depends on beside the student.
+        # SHA-256 of everything that a prediction depends on besides the student.
         self.fingerprint = hashlib.sha256(weights.tobytes()).hexdigest()
 
     @classmethod
     @lru_cache(maxsize=8)
     def of(cls, teacher: Architecture) -> FileSize:
-        """Fitted to the files of the teacher and of some random students."""
+        """The prediction, fitted to the files of the teacher and of random students."""
         students = [teacher, *random_students(teacher, FILES)]
         sizes = np.array([onnx_bytes(s, teacher) for s in students])
         parts = np.array([cls._parts(s) for s in students])
-        # Relative errors count: small files are what limits are about.
-        weights, *_ = np.linalg.lstsq(parts / sizes[:, None], np.ones(len(sizes)))
+        # Relative errors, because limits are about small files.
+        weights, *_ = np.linalg.lstsq(
+            parts / sizes[:, None], np.ones(len(sizes)), rcond=None
+        )
         return cls(weights)
 
     def __call__(self, student: Architecture, teacher: Architecture) -> float:

@@ -1,4 +1,4 @@
-"""What a student takes of something, each measured once."""
+"""Resources of a student, each measured once."""
 
 from __future__ import annotations
 
@@ -13,25 +13,36 @@ from typing import Any, Final, Protocol
 from n2n_gym.common.files import write_whole
 from n2n_gym.networks.architecture import Architecture
 
-SECONDS: Final = 5.0  # of measuring that may be lost where many are written together
+SECONDS: Final = 5.0  # a kill loses at most this many seconds of measuring
 
 
 class Resource(Protocol):
-    """One function: what a student takes, in a unit that the name says.
+    """A function that returns a student's amount of a resource.
 
-    It is told the teacher, for what is best measured side by side. What it gives is
-    finite and not negative.
+    The amount is finite and not negative, in the unit at the end of the resource's
+    name. The function also gets the teacher, because some resources are best measured
+    on student and teacher in turns.
     """
 
     def __call__(self, student: Architecture, teacher: Architecture) -> float: ...
 
 
 def is_computed(resource: Resource) -> bool:
-    """Whether it follows from the layers, so that many students are told in a moment.
+    """Whether a resource is computed from the layers instead of measured.
 
-    A function of the user's may say so by an attribute of this name.
+    A computed resource takes hardly any time. A user's function declares itself as
+    computed by an attribute ``is_computed = True``.
     """
     return bool(getattr(resource, "is_computed", False))
+
+
+def is_of_machine(resource: Resource) -> bool:
+    """Whether a resource depends on the machine, as latency and energy do.
+
+    Its class has an attribute ``is_of_machine = True``. On the machine, full blocks of
+    channels take less than partly filled ones.
+    """
+    return bool(getattr(resource, "is_of_machine", False))
 
 
 class ResourceError(ValueError):
@@ -39,18 +50,18 @@ class ResourceError(ValueError):
 
 
 class Meter:
-    """Resources of students, by name.
+    """A function that measures the resources of students, each student once.
 
     Attributes:
-        known: What was measured of each student, by fingerprint.
+        known: Resources by name of each measured student, by its fingerprint.
     """
 
     def __init__(self, functions: Mapping[str, Resource]) -> None:
         self.functions = dict(functions)
         self.known: dict[str, dict[str, float]] = {}
         self._path: Path | None = None
-        self._waits = False  # with writing
-        self._written = 0.0  # when
+        self._waits = False  # whether writing may wait some seconds
+        self._written = 0.0  # time of the last writing
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,10 +70,11 @@ class Meter:
     def __call__(
         self, student: Architecture, teacher: Architecture
     ) -> dict[str, float]:
-        """What a student takes.
+        """The student's resources, by name.
 
         Raises:
-            ResourceError: A function raised an error, or gave no number to go by.
+            ResourceError: A function raised an error, or its result is not a finite
+                number >= 0.
         """
         known = self.known.get(student.fingerprint)
         if known is None:
@@ -75,7 +87,7 @@ class Meter:
         return dict(known)
 
     def keep_in(self, path: Path) -> None:
-        """Go on from what a file has, and keep there what is measured from now on."""
+        """Read earlier measurements from a file, and write new ones to it."""
         if path.exists():
             self.remember(json.loads(path.read_text()).items())
         self._path = path
@@ -84,7 +96,10 @@ class Meter:
 
     @contextmanager
     def written_once(self) -> Iterator[None]:
-        """What is measured within is written every few seconds, and at its end."""
+        """Context in which new measurements are written only every few seconds.
+
+        The last ones are written at the end of the context.
+        """
         self._waits, self._written = True, time.monotonic()
         try:
             yield
@@ -101,7 +116,12 @@ class Meter:
         self._written = time.monotonic()
 
     def remember(self, found: Iterable[tuple[str, Mapping[str, float]]]) -> None:
-        """Take over what was measured before, by fingerprint."""
+        """Use earlier measurements instead of measuring again.
+
+        Args:
+            found: Pairs of a student's fingerprint and its resources by name. A pair
+                that lacks one of the meter's resources is ignored.
+        """
         for fingerprint, values in found:
             if self.functions.keys() <= values.keys():
                 self.known[fingerprint] = {n: values[n] for n in self.functions}
@@ -110,7 +130,16 @@ class Meter:
 def measure(
     name: str, function: Resource, student: Architecture, teacher: Architecture
 ) -> float:
-    """What one resource says of a student; ResourceError where it says nothing."""
+    """The student's amount of one resource.
+
+    Args:
+        name: Name of the resource, for errors.
+        function: Function that measures the resource.
+
+    Raises:
+        ResourceError: The function raised an error, or its result is not a finite
+            number >= 0.
+    """
     try:
         value: Any = function(student, teacher)
     except Exception as error:
@@ -124,8 +153,8 @@ def measure(
         number = math.nan
     if not math.isfinite(number) or number < 0:
         raise ResourceError(
-            f"{name} of {_called(student, teacher)} must be a finite number from 0 on, "
-            f"got {value!r}"
+            f"{name} of {_called(student, teacher)} must be a finite number >= 0, got "
+            f"{value!r}"
         )
     return number
 

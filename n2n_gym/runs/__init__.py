@@ -1,1 +1,1 @@
-"""A run's folder: its options and its history."""
+"""A run's folder: its options, its history and its inputs' fingerprints."""

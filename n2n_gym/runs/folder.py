@@ -1,9 +1,9 @@
-"""The folder of a run: what it was asked for, and all that it has found so far.
+"""The folder of a run: the options, and all results so far.
 
-A run that was stopped, however, goes on from there. All of a run follows from its
-options and its students' scores; so it is played again from the start, which takes no
-time where the scores are known from ``history.jsonl`` and from the store, and goes on
-where they end.
+A stopped run can always be resumed. The options and the students' scores determine
+every decision, so a resumed run makes all decisions again from the start. Scores in
+``history.jsonl`` and in the store are looked up, not measured again. After the last
+known score, the run continues with new students.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,18 +20,13 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from n2n_gym.common.files import write_whole
+from n2n_gym.common.files import read_json, write_whole
 from n2n_gym.networks.reading import STUDENT as STUDENT
 from n2n_gym.resources.machine import processor
 from n2n_gym.runs.history import History
 from n2n_gym.runs.options import Options
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
-
-FORMAT: Final = 2  # of the folder
+FORMAT: Final = 2  # version of the folder
 OPTIONS: Final = "options.toml"
 ABOUT: Final = "run.json"
 HISTORY: Final = "history.jsonl"
@@ -44,13 +38,13 @@ ONNX: Final = "student.onnx"
 FINALISTS: Final = "finalists"  # weights, until the run is finished
 POLICY: Final = "{agent}-{stage}.policy.pt"  # the file of a stage's policy
 LOCK: Final = ".lock"
-# Options that a run may change when it goes on: they change nothing that it finds.
+# Options that may change when a run is resumed: they do not affect its results.
 INCIDENTAL: Final = frozenset({"output", "workers", "store", "train_teacher"})
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that is this process' alone."""
+    """A run folder that only this process uses."""
 
     options: Options
     history: History
@@ -61,47 +55,50 @@ class Run:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether it holds a run that has come to its end."""
+    """Whether the folder has a finished run."""
     return (folder / SUMMARY).is_file()
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What a finished run found; ValueError where the file is damaged."""
-    path = folder / SUMMARY
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
+    """The summary of a finished run.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+
+    def checked(found: dict[str, Any]) -> dict[str, Any]:
         _ = found["teacher"], found["student"], found["limits"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
-    return found
+        return found
+
+    return read_json(folder / SUMMARY, checked)
 
 
 @contextmanager
 def open_run(options: Options) -> Iterator[Run]:
-    """The folder ``options.output``: new, or of a run of the same options to go on.
+    """Context with the run in ``options.output``, begun now or earlier.
 
     Raises:
-        FileExistsError: It holds something else.
-        BlockingIOError: Another process is at it.
-        OSError: It cannot be written.
-        ValueError: Its run is of another format.
+        FileExistsError: The folder has other files, or a run with other options.
+        BlockingIOError: Another process uses the folder.
+        OSError: The folder cannot be written.
+        ValueError: The folder's run is damaged or has another format.
     """
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / OPTIONS).exists():
         if others := {path.name for path in folder.iterdir() if not _is_ours(path)}:
             raise FileExistsError(
-                f"{folder} is not empty and holds no run (but {min(others)}); give "
+                f"{folder} is not empty and holds no run: it has {min(others)}; give "
                 f"another output folder"
             )
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise BlockingIOError(f"{folder}: another process is at this run") from None
+        raise BlockingIOError(f"{folder} is in use by another process") from None
     with lock:
         for left in folder.glob("*.part"):
-            left.unlink()  # by a process that was killed
+            left.unlink()  # left by a process that was killed
         if (folder / OPTIONS).exists():
             check_same(options)
         else:
@@ -115,12 +112,12 @@ def open_run(options: Options) -> Iterator[Run]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file may be left by a run that was killed as it began."""
+    """Whether a run that is killed at its start can leave a file with this name."""
     return path.name in (LOCK, ABOUT) or path.suffix == ".part"
 
 
 def about() -> dict[str, Any]:
-    """Versions that a result depends on."""
+    """Versions, and the processor, that a result depends on."""
     return {
         "format": FORMAT,
         "n2n_gym": version("n2n-gym"),
@@ -131,23 +128,21 @@ def about() -> dict[str, Any]:
 
 
 def check_machine(folder: Path) -> None:
-    """Raise a ValueError if a folder's run began on a machine of another processor."""
+    """Raise a ValueError if a folder's run began on another processor."""
     began, here = json.loads((folder / ABOUT).read_text())["machine"], processor()
     if began != here:
         raise ValueError(
-            f"{folder} has a limit on what was measured on another machine ({began}; "
-            f"this is {here}): it goes on there, or begins anew in another folder"
+            f"{folder} has limits on resources that were measured on another machine "
+            f"({began}; this is {here}); resume it there, or start anew in another "
+            f"folder"
         )
 
 
 def check_format(folder: Path) -> None:
-    """Raise a ValueError if a folder's run is of another format, or damaged."""
-    path = folder / ABOUT
-    try:
-        made = json.loads(path.read_text())
-        found, by = made["format"], made["n2n_gym"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+    """Raise a ValueError if a folder's run is damaged or has another format."""
+    found, by = read_json(
+        folder / ABOUT, lambda made: (made["format"], made["n2n_gym"])
+    )
     if found != FORMAT:
         raise ValueError(
             f"{folder} holds a run of format {found}, made by n2n-gym {by}; this "
@@ -156,11 +151,13 @@ def check_format(folder: Path) -> None:
 
 
 def check_same(options: Options) -> None:
-    """The folder's run is one of these options.
+    """Check that the run in ``options.output`` has these options.
+
+    Only ``INCIDENTAL`` options may differ.
 
     Raises:
-        FileExistsError: It is another.
-        ValueError: It is of another format.
+        FileExistsError: The run has other options.
+        ValueError: The run is damaged or has another format.
     """
     folder = options.output
     check_format(folder)
@@ -178,17 +175,18 @@ def check_same(options: Options) -> None:
 
 
 def resumed(folder: Path, changes: dict[str, Any]) -> Options:
-    """What the run in a folder was asked for, to go on.
+    """The options of the run in a folder, for resuming the run.
 
     Args:
-        changes: Of workers and store, the options that may.
+        changes: New values of options, by name. Only ``INCIDENTAL`` options other than
+            ``output`` can change.
 
     Raises:
-        ValueError: It holds no run, or something else is to change.
+        ValueError: There is no run, or another option would change.
     """
     if fixed := sorted(changes.keys() - (INCIDENTAL - {"output"})):
         raise ValueError(
-            f"a run goes on with the options it has; leave out {', '.join(fixed)}"
+            f"a resumed run keeps its options; leave out {', '.join(fixed)}"
         )
     path = folder / OPTIONS
     if not path.is_file():
@@ -198,7 +196,7 @@ def resumed(folder: Path, changes: dict[str, Any]) -> Options:
 
 
 def fresh_folder(path: Path) -> Path:
-    """A folder of what is written anew when a run goes on."""
+    """Delete a folder, which a resumed run writes again; return the path."""
     if path.exists():
         shutil.rmtree(path)
     return path

@@ -1,4 +1,4 @@
-"""What a run has scored, a line for each student: from there it can go on."""
+"""The history of a run: one line per scored student, from which the run is resumed."""
 
 from __future__ import annotations
 
@@ -15,56 +15,59 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.teachers.teacher import Teacher
 
-ARRAYS: Final = ("action_mask", "reward_vector")  # of an info, not in the history
-FINAL: Final = "final"  # the stage of what was distilled fully, not scored in a search
+ARRAYS: Final = ("action_mask", "reward_vector")  # in an info, not in a line
+FINAL: Final = "final"  # the stage of students that were distilled fully
 
 
 class History:
-    """A line of JSON for each student scored, in the order of their episodes.
+    """One line of JSON per scored student, in the order of the episodes.
 
-    Where the run goes on, the lines that are there already must come again, one after
-    another; then new ones are added. What was distilled fully may come out otherwise,
-    if a worker died of it for one: from there on, lines are written anew.
+    A resumed run must first produce the existing lines again, in order. Then it adds
+    new lines. Only lines about full distillation can differ, for example after a worker
+    died. From the first difference on, the old lines are dropped and written anew.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_lines = 0
-        self._left = deque(_whole_lines(path))  # of an earlier process, to come again
-        with open(path, "a") as file:  # without what was cut short
+        self._left = deque(_whole_lines(path))  # lines that must come again
+        with open(path, "a") as file:  # drop a line that was cut short
             file.truncate(sum(map(_num_bytes, self._left)))
         self._file: IO[str] = open(path, "a")  # noqa: SIM115 - closed by `close`
         self._coming: defaultdict[str, deque[Score | Failure]] = defaultdict(deque)
-        # What there is of each student, by fingerprint.
+        # The known results of each student, by fingerprint.
         self.known: dict[str, dict[str, Any]] = {}
         for line in map(json.loads, self._left):
             if line["stage"] != FINAL:
                 self._coming[line["fingerprint"]].append(_result(line))
                 self.known[line["fingerprint"]] = line
-        self._scores: dict[str, Score] = {}  # of students whose lines have come
+        self._scores: dict[str, Score] = {}  # of students with a line so far
 
     def result(self, fingerprint: str) -> Score | Failure | None:
-        """What the next line of a student will say, or the last one that had a score.
+        """The known result of a student; None if the result is not known.
 
-        A student may fail, if a worker dies of it, and have a score the next time.
+        The result is taken from the student's next existing line that the resumed run
+        has not produced again. Without such a line, it is the latest score: scoring the
+        same student can first fail, for example if a worker dies, and later succeed.
         """
         coming = self._coming[fingerprint]
         return coming[0] if coming else self._scores.get(fingerprint)
 
     def add(self, search: str, stage: str, reward: float, info: dict[str, Any]) -> None:
-        """Keep what an episode ended with.
+        """Record the end of an episode.
 
         Raises:
-            ValueError: Another line is there already.
+            ValueError: The existing line differs from the line of this episode.
         """
         plain = {key: value for key, value in info.items() if key not in ARRAYS}
         line = json.dumps({"search": search, "stage": stage, "reward": reward, **plain})
         if self._left and self._left[0] != line:
             if FINAL not in (stage, json.loads(self._left[0])["stage"]):
                 raise ValueError(
-                    f"{self.path}: line {self.num_lines + 1} would be another now, so "
-                    f"this run cannot go on: was it made with another version of a "
-                    f"library, or changed by hand? Give another output folder"
+                    f"{self.path}: line {self.num_lines + 1} differs from what this "
+                    f"run computes now, so the run cannot be resumed. It was made with "
+                    f"another version of a library, or changed by hand. Give another "
+                    f"output folder"
                 )
             self._cut()
         self.num_lines += 1
@@ -75,7 +78,7 @@ class History:
             self._file.flush()
 
     def _take(self, line: str) -> None:
-        """A line has come again."""
+        """Accept an existing line that the resumed run has produced again."""
         content = json.loads(line)
         if content["stage"] != FINAL:
             result = self._coming[content["fingerprint"]].popleft()
@@ -83,7 +86,7 @@ class History:
                 self._scores[content["fingerprint"]] = result
 
     def _cut(self) -> None:
-        """Forget the lines that have not come again, but for their scores."""
+        """Drop the lines that have not been produced again; remember their scores."""
         left = sum(map(_num_bytes, self._left))
         os.truncate(self.path, self.path.stat().st_size - left)
         while self._left:
@@ -94,7 +97,7 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """A history's lines; one that was cut short is none, nor are there any yet."""
+    """The complete lines of a history; none if there is no file yet."""
     return [json.loads(line) for line in _whole_lines(path)]
 
 
@@ -110,14 +113,14 @@ def _num_bytes(line: str) -> int:
 
 
 def _result(line: dict[str, Any]) -> Score | Failure:
-    """What a line says of its student."""
+    """The student's result that a line records."""
     if "error" in line:
         return Failure(line["error"], retryable=False)
     return Score(**{n: line[n] for n in Score._fields if n != "resources"})
 
 
 class Remembering:
-    """An evaluator that is not asked again for what a history has."""
+    """An evaluator that first looks results up in a history."""
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ class Remembering:
         history: History,
         measured: Callable[[float], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """``measured`` goes around the evaluation of so many students."""
+        """``measured(n)`` is a context around the evaluation of n students."""
         self.evaluator = evaluator
         self.history = history
         self._measured = measured

@@ -1,8 +1,8 @@
-"""What a run is made from, so that no other teacher and no other images pass for it.
+"""The inputs of a run: fingerprints that detect another teacher or other images.
 
-A run's options are names and paths. What lies under them may change: a file of weights,
-a folder of images, what a function of the user's gives. So a run keeps fingerprints,
-and whatever goes on from it compares them.
+A run's options are names and paths. What these options name can change: a weights file,
+a folder of images, the result of a user's function. So a run records fingerprints of
+its inputs, and every later command on the run compares them with the present inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from n2n_gym.common.files import write_whole
+from n2n_gym.common.files import read_json, write_whole
 from n2n_gym.runs.folder import HISTORY
 from n2n_gym.runs.history import read_history
 from n2n_gym.runs.options import Options
@@ -33,18 +33,18 @@ IDENTITY: Final = "identity.json"  # in the folder of a run
 DATA: Final = "the images"
 TRAINED: Final = "the weights from training"
 AT_MOST: Final = 5  # changes that an error names
-DIGITS: Final = 16  # of a SHA-256
+DIGITS: Final = 16  # shown digits of a SHA-256
 
-_said: Final[set[Path]] = set()  # folders that a warning was given of
+_said: Final[set[Path]] = set()  # folders that had a warning
 
-# By what it is about, in the words of an error. None: there is none of it.
+# Fingerprints by topic, worded for errors; None if a topic does not apply.
 Facts: TypeAlias = Mapping[str, str | None]
 
 
 def keep_identity(options: Options, teacher: Teacher) -> None:
-    """Write what a new run is made from; check that of one that goes on.
+    """Record the inputs of a new run; check the inputs of a resumed run.
 
-    The teacher is trained now, if it has to be.
+    The teacher is trained now if necessary.
 
     Raises:
         ValueError: The run began with another teacher, or with other images.
@@ -59,13 +59,13 @@ def keep_identity(options: Options, teacher: Teacher) -> None:
 
 
 def check_unchanged(options: Options, teacher: Teacher) -> None:
-    """Refuse to go on from a run that began with another teacher or other images.
+    """Refuse to resume a run that began with another teacher or other images.
 
-    Nothing is trained for it. Weights that a training gave are compared if they are in
-    the cache, or were trained by this process.
+    Nothing is trained for this check. Weights that n2n-gym trained are compared only if
+    they are in the cache, or were trained by this process.
 
     Args:
-        teacher: The one that the run's options give now.
+        teacher: The teacher that the run's options give now.
 
     Raises:
         ValueError: Something has changed.
@@ -75,14 +75,15 @@ def check_unchanged(options: Options, teacher: Teacher) -> None:
 
 
 def warn_of_changes(options: Options) -> None:
-    """Say what has changed since a run began: what it found then is still true of it.
+    """Warn if inputs have changed since a run began; the run's results stay valid.
 
-    The teacher need not be there any more. No images are downloaded for it.
+    If the teacher or the images are missing, there is a warning too. No images are
+    downloaded for this check.
     """
-    name = options.task.partition("@")[0]
+    name = options.task.partition("@")[0].partition(":")[0]
     try:
         if name in TASKS and not is_here(name):
-            raise ValueError(f"the images of {name} are not here")
+            raise ValueError(f"the images of {name} are not on this machine")
         teacher = options.load_teacher()
         found = changes(options.output, _facts(options, teacher), teacher.task)
     except (ValueError, OSError) as error:
@@ -100,20 +101,21 @@ def warn_of_changes(options: Options) -> None:
 
 
 def say(folder: Path, found: list[str]) -> str:
-    """That a run began with something else, and what that is."""
+    """A sentence about the inputs that have changed since a run began."""
     named = "; ".join(found[:AT_MOST])
     more = f"; {len(found) - AT_MOST} more" if len(found) > AT_MOST else ""
     return f"the run in {folder} began with other inputs: {named}{more}"
 
 
 def changes(folder: Path, facts: Facts, task: Task) -> list[str]:
-    """What has changed since a folder's run began, a clause each.
+    """One clause for each input that has changed since a folder's run began.
 
     Args:
-        facts: What there is to compare, as it is now.
+        facts: Facts about the present inputs. Other recorded facts are not compared.
+        task: Present task, which shows what images have changed.
 
     Raises:
-        ValueError: The folder's own record is damaged.
+        ValueError: The record of the run's inputs is damaged.
     """
     kept = _read(folder)
     if kept is None:
@@ -141,7 +143,7 @@ def _facts(options: Options, teacher: Teacher) -> Facts:
 
 
 def of_task(options: Options, task: Task) -> Facts:
-    """A task, whatever colours its images were given."""
+    """Facts about the original task, before labels or colour channels were added."""
     task = task.unanswered or task
     task = task.grey or task
     names = ", ".join(task.class_names or ()) or f"{task.num_classes} without names"
@@ -153,12 +155,12 @@ def of_task(options: Options, task: Task) -> Facts:
 
 
 def _of_teacher(options: Options, teacher: Teacher) -> Facts:
-    """A teacher, and the files beside it that a search starts from."""
+    """Facts about a teacher, and about the files that a search starts from."""
     name, architecture = options.teacher, teacher.architecture
     normalised = None if teacher.normalisation is None else repr(teacher.normalisation)
     source = teacher.provide
     given = start = trained = None
-    if not isinstance(source, Provider):  # whole, perhaps with logits of its own
+    if not isinstance(source, Provider):  # complete, perhaps with its own logits
         ranked = {f"(ranked) {k}": v for k, v in (teacher.ranked_by or {}).items()}
         own = {**teacher.weights, **ranked, "(logits)": teacher.trained.logits}
         given = _weights(own)
@@ -186,7 +188,7 @@ def _weights(weights: Mapping[str, Tensor]) -> str:
 
 
 def _files(options: Options) -> Iterator[Path]:
-    """Those that options name beside the teacher and the task, if they are there."""
+    """The existing files that options name, besides the teacher and the task."""
     if options.init_policy is not None:
         yield from sorted(options.init_policy.glob("*.policy.pt"))
     named = [options.plan] if options.plan else []
@@ -200,7 +202,7 @@ def _digest(content: bytes) -> str:
 
 
 def _of_splits(task: Task) -> Facts:
-    """What tells the images of each split from others, the plainest first."""
+    """Facts that identify images and labels of each split: counts, then digests."""
     task = task.unanswered or task
     task = task.grey or task
     counts: dict[str, str | None] = {}
@@ -209,7 +211,7 @@ def _of_splits(task: Task) -> Facts:
     for name in SPLITS:
         split = task.splits[name]
         digest = hashlib.sha256()
-        for batch in torch.split(split.images, 1024):  # perhaps of a memory map
+        for batch in torch.split(split.images, 1024):  # may be a memory map
             digest.update(batch.contiguous().cpu().numpy().data)
         digests[f"the images in {name}"] = digest.hexdigest()[:DIGITS]
         if name in task.unlabelled:
@@ -223,7 +225,7 @@ def _of_splits(task: Task) -> Facts:
 
 
 def _read(folder: Path) -> tuple[Facts, Facts] | None:
-    """What a folder's run began with; None, and a warning, where it was not kept.
+    """The recorded inputs of a folder's run; None, with a warning, if not recorded.
 
     Raises:
         ValueError: The file is damaged.
@@ -239,8 +241,4 @@ def _read(folder: Path) -> tuple[Facts, Facts] | None:
                 IDENTITY,
             )
         return None
-    try:
-        found = json.loads(path.read_text())
-        return dict(found["facts"]), dict(found["splits"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+    return read_json(path, lambda found: (dict(found["facts"]), dict(found["splits"])))

@@ -1,35 +1,57 @@
-"""What a run is asked for, and how that is written down."""
+"""The options of a run, and their file."""
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tomli_w
-import torch
+import typer
 
 from n2n_gym.common.quantities import read_minutes, read_quantity
-from n2n_gym.evaluators.loading import load_store
-from n2n_gym.scores import ScoreStore
-from n2n_gym.tasks.arrays import Statistics
-from n2n_gym.teachers.loading import load_teacher
-from n2n_gym.teachers.teacher import Teacher
+from n2n_gym.runs.shared_options import (
+    COMPARISON,
+    GRANULARITY,
+    SEARCH,
+    TASK,
+    TEACHER,
+    Device,
+    Granularity,
+    Keep,
+    Logs,
+    Mean,
+    Precision,
+    Std,
+    Store,
+    TaskName,
+    TeacherName,
+    TrainTeacher,
+    Weights,
+    Workers,
+    at_least,
+    evaluator_option,
+    named_teacher,
+)
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+# Torch is imported inside the methods: the command line reads the fields for its
+# --help, which must be fast.
+if TYPE_CHECKING:
+    import torch
+
+    from n2n_gym.scores import ScoreStore
+    from n2n_gym.teachers.teacher import Teacher
 
 CONTROLS: Final = ("none", "quick", "all")
-# Options that a plan decides; but shrinkage may be left out.
+REINFORCE: Final = "reinforce"  # the agent of runs by default
+# Options that a plan decides, except that shrinkage_updates=0 is accepted.
 COUNTED: Final = ("removal_updates", "shrinkage_updates", "final_epochs")
 ZERO: Final = ("shrinkage_updates", 0)
 
-# Options that are a limit, and of what.
+# Options that are limits, and the resource that each limits.
 LIMITS: Final[Mapping[str, str]] = {
     "max_params": "num_params",
     "max_macs": "num_macs",
@@ -41,72 +63,145 @@ LIMITS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What ``n2n-gym compress`` is asked for; each is an option of the command.
+    """The options of ``n2n-gym compress``; each is an option of the command.
 
-    Attributes:
-        shrinkage_updates: Of stage two's policy; with 0, removal is all that is done.
-        evaluator: The rung that the search scores students with: "short" by default,
-            "quick" where minutes are given.
-        init_policy: The folder of an earlier run, whose policies this one starts from;
-            they may have been trained on another teacher.
-        frozen: Whether those play as they are.
-        keep: Names of layers that stay as they are, or patterns, with commas between:
-            "layer4.*,conv1".
-        controls: What the student is compared with: "quick": uniform width and
-            magnitude; "all": random search too, which takes as long as the search;
-            "none".
-        minutes: That all of the run may take, "5", "1h30": instead of numbers of
-            updates and epochs.
-        plan: The ``plan.json`` of another run, to score as many students for as many
-            epochs as that came to.
-        logs: Where the training's progress goes, with commas between:
-            "csv,json,tensorboard,wandb,mlflow".
-        max_params, max_macs, max_size, max_latency: The most that a student may take,
-            with units: "1M", "2ms". The size is that of its ONNX file, the latency
-            that of one image in ONNX Runtime on one thread.
-        min_accuracy: The least on validation, "0.95" or "95%".
-        limits: Of any other resources: "peak_bytes=64KB,module:function=3".
-        train_teacher: Does nothing; it is accepted because it used to be needed.
-        precision: In which students are trained, and the teacher if it has to be:
-            "float32" or "bfloat16"; by default the one that is faster here.
-        workers: Processes that students are distilled in; by default as many as there
-            are cores, and students in a batch.
-        store: Path or URL of the scores' database; in the cache folder by default.
+    Fields are in the order of ``--help`` and of the file.
     """
 
-    teacher: str = "resnet18"
-    task: str = "digits"
-    output: Path = Path("runs/demo")
-    removal_updates: int = 10
-    shrinkage_updates: int = 40
-    final_epochs: int = 60
-    evaluator: str | None = None
-    init_policy: Path | None = None
-    frozen: bool = False
-    logs: str = ""
-    workers: int | None = None
-    precision: str | None = None
-    store: str | None = None
-    weights: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    granularity: str = "unit"
-    keep: str | None = None
-    controls: str = "quick"
-    minutes: str | None = None
-    plan: Path | None = None
-    seed: int = 0
-    device: str | None = None
-    train_teacher: bool = False
-    max_params: str | None = None
-    max_macs: str | None = None
-    max_size: str | None = None
-    max_latency: str | None = None
-    min_accuracy: str | None = None
-    limits: str | None = None
+    teacher: TeacherName = TEACHER
+    task: TaskName = TASK
+    _: KW_ONLY
+    weights: Weights = None
+    minutes: Annotated[
+        str | None,
+        typer.Option(help="Time for the whole run: 5, 90s, 1h30."),
+    ] = None
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder for results; a stopped run in it is resumed."),
+    ] = Path("runs/demo")
+    max_params: Annotated[
+        str | None, typer.Option(help="Maximum number of parameters: 1M.")
+    ] = None
+    max_macs: Annotated[
+        str | None,
+        typer.Option(help="Maximum multiply-accumulates per image: 50M."),
+    ] = None
+    max_size: Annotated[
+        str | None,
+        typer.Option(help="Maximum size of the ONNX file: 1MB, 500kB."),
+    ] = None
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Maximum time of one image in ONNX Runtime, on one thread of this "
+            "machine: 2ms, 300us."
+        ),
+    ] = None
+    min_accuracy: Annotated[
+        str | None,
+        typer.Option(
+            help="Minimum accuracy on validation, 0.95 or 95%; the smallest student "
+            "that has it is chosen. By default the teacher's. With limits, the most "
+            "accurate student is chosen."
+        ),
+    ] = None
+    keep: Keep = None
+    evaluator: Annotated[
+        str | None, evaluator_option("short, or quick with --minutes")
+    ] = None
+    agent: Annotated[
+        str,
+        typer.Option(
+            help="Agent of the search: reinforce, bayesian, local, another of `n2n-gym "
+            "agents`, or module:function.",
+            **SEARCH,
+        ),
+    ] = REINFORCE
+    removal_updates: Annotated[
+        int,
+        typer.Option(
+            callback=at_least(1),
+            help="Policy updates of stage one, with 5 students each.",
+            **SEARCH,
+        ),
+    ] = 10
+    shrinkage_updates: Annotated[
+        int,
+        typer.Option(
+            callback=at_least(0),
+            help="Policy updates of stage two; with 0, layers become narrower only if "
+            "limits need it.",
+            **SEARCH,
+        ),
+    ] = 40
+    final_epochs: Annotated[
+        int,
+        typer.Option(
+            callback=at_least(1),
+            help="Epochs of distillation for each finalist.",
+            **SEARCH,
+        ),
+    ] = 60
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another run's plan.json, to repeat its numbers.",
+            **SEARCH,
+        ),
+    ] = None
+    granularity: Granularity = GRANULARITY
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            help="Limits on other resources: peak_bytes=64kB,energy_mj=3, or "
+            "module:function=2.",
+            **SEARCH,
+        ),
+    ] = None
+    init_policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the initial policies, of an earlier run or of `n2n-gym "
+            "train`. By default those that come with the package, if there are any. "
+            "none: fresh ones.",
+            **SEARCH,
+        ),
+    ] = None
+    frozen: Annotated[
+        bool,
+        typer.Option(
+            "--frozen",
+            help="Do not train the initial policies. They play at most 20 students per "
+            "stage.",
+            **SEARCH,
+        ),
+    ] = False
+    seed: Annotated[int, typer.Option(help="Random seed of the search.", **SEARCH)] = 0
+    controls: Annotated[
+        str,
+        typer.Option(
+            help="Controls for the student: quick (uniform width and magnitude pruning "
+            "at its size), all (random search too, which takes as long as the search), "
+            "none.",
+            **COMPARISON,
+        ),
+    ] = "quick"
+    mean: Mean = None
+    std: Std = None
+    device: Device = None
+    precision: Precision = None
+    workers: Workers = None
+    store: Store = None
+    logs: Logs = ""
+    train_teacher: TrainTeacher = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError where options contradict each other."""
+        """Check that options do not contradict each other.
+
+        Raises:
+            ValueError: Two options contradict each other, or one is malformed.
+        """
         if self.controls not in CONTROLS:
             raise ValueError(
                 f"unknown controls={self.controls!r}; known: {', '.join(CONTROLS)}"
@@ -121,20 +216,20 @@ class Options:
             value, usual = getattr(self, counted), type(self).__dataclass_fields__
             if value != usual[counted].default and (counted, value) != ZERO:
                 raise ValueError(
-                    f"{name} says how much is done, and so does {counted}={value}: "
-                    f"give one"
+                    f"{name} and {counted}={value} both set how long the run is; give "
+                    f"one of them"
                 )
         if self.controls == "all":
             raise ValueError(
-                f"{name} leaves no time for a random search as long as the search: "
-                f"controls is 'quick' or 'none' then, got 'all'"
+                f"controls='all' needs a random search as long as the search, for "
+                f"which {name} leaves no time; accepted are 'quick' and 'none'"
             )
 
     def constraints(self) -> dict[str, float]:
-        """The most of each resource by name, and the least accuracy.
+        """Upper limit of each resource by name, and the minimum accuracy.
 
         Raises:
-            ValueError: A limit is none.
+            ValueError: A limit is malformed.
         """
         given = {
             resource: value
@@ -145,7 +240,7 @@ class Options:
             name, equals, value = text.rpartition("=")
             name = name.strip()
             if not equals:
-                raise ValueError(f"a limit is name=value, got {text!r}")
+                raise ValueError(f"a limit must be name=value, got {text!r}")
             if name in given:
                 raise ValueError(
                     f"two limits on {name}: {given[name]} and {value}; give one"
@@ -155,30 +250,33 @@ class Options:
 
     @property
     def is_timed(self) -> bool:
-        """Whether a plan says how much is done, not the options."""
+        """Whether a time limit or a plan sets the numbers of updates and epochs."""
         return self.minutes is not None or self.plan is not None
 
     def seconds(self) -> float | None:
-        """That the run may take; None where it has no clock."""
+        """Time for the run, in seconds; None if no time is given."""
         return None if self.minutes is None else read_minutes(self.minutes)
 
     def load_teacher(self, device: torch.device | None = None) -> Teacher:
-        """The one asked for, to be trained on this device if it has to be."""
-        return load_teacher(
+        """The teacher that the options name; trained on ``device`` if necessary."""
+        return named_teacher(
             self.teacher,
             self.task,
             weights=self.weights,
-            normalisation=statistics(self.mean, self.std),
+            mean=self.mean,
+            std=self.std,
             device=device,
             precision=self.precision,
         )
 
     def open_store(self) -> ScoreStore | None:
-        """Where scores are kept."""
+        """The store of scores that the options name; by default the cache's."""
+        from n2n_gym.evaluators.loading import load_store
+
         return load_store(True if self.store is None else self.store)
 
     def to_toml(self) -> str:
-        """As a file for ``--config``; what is None is left out."""
+        """The options as TOML for ``--config``, without those that are None."""
         values = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
@@ -188,10 +286,10 @@ class Options:
 
     @classmethod
     def read(cls, path: Path) -> Options:
-        """Those in a file.
+        """The options in a file.
 
         Raises:
-            ValueError: It is no TOML, or says what is no option.
+            ValueError: The file is not TOML, or has an unknown option.
         """
         values = read_toml(path, [field.name for field in fields(cls)])
         if isinstance(values.get("controls"), bool):  # as earlier versions wrote it
@@ -202,34 +300,23 @@ class Options:
         return cls(**values)
 
 
-def statistics(mean: str | None, std: str | None) -> Statistics | None:
-    """What inputs went through in training, from numbers with commas between."""
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise ValueError("--mean and --std go together")
-    try:
-        means, stds = (tuple(map(float, x.split(","))) for x in (mean, std))
-    except ValueError as error:
-        raise ValueError(
-            f"--mean and --std are numbers with commas between, got {mean!r} and "
-            f"{std!r}"
-        ) from error
-    return means, stds
-
-
 def read_toml(path: Path, known: Sequence[str]) -> dict[str, Any]:
-    """Options by name, with underscores; dashes are understood, and lists.
+    """The options in a TOML file, by name.
+
+    Dashes in names become underscores. Lists become text, separated by commas.
+
+    Args:
+        known: Names of all options.
 
     Raises:
-        ValueError: It is no TOML, or says what is no option.
+        ValueError: The file is missing or not TOML, or has an unknown option.
     """
     if not path.is_file():
-        raise ValueError(f"there is no file {path} with options")
+        raise ValueError(f"there is no options file {path}")
     try:
         values = tomllib.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no TOML: {error}") from error
+        raise ValueError(f"{path} is not TOML: {error}") from error
     values = {
         name.replace("-", "_"): ",".join(map(str, v)) if isinstance(v, list) else v
         for name, v in values.items()

@@ -1,4 +1,4 @@
-"""Scores of students, kept for all processes and runs."""
+"""The scores of students, shared by all processes and runs."""
 
 from n2n_gym.scores.entry import UNKNOWN, Entry, Key, Provenance, canonical
 from n2n_gym.scores.files import read_scores, write_scores

@@ -18,10 +18,13 @@ _DRIVERS: Final = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
 
 
 def as_url(url: str | Path | None) -> URL:
-    """The database's address: of the file in the cache, of a file, or as given.
+    """The URL of a database.
+
+    Args:
+        url: URL or path of the database; None for the default file in the cache folder.
 
     Raises:
-        ValueError: It is malformed.
+        ValueError: The URL is malformed.
     """
     if url is None:
         url = cache_folder() / "scores.sqlite"
@@ -41,7 +44,7 @@ def as_url(url: str | Path | None) -> URL:
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The file that an SQLite database is; None for others, and in memory."""
+    """The file of an SQLite database; None if in memory or of another kind."""
     database = url.database
     if url.get_backend_name() != "sqlite" or not database or ":memory:" in database:
         return None
@@ -51,20 +54,20 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def is_uri(url: URL) -> bool:
-    """Whether it is one of SQLite's own, such as ``file:/a/path?mode=ro&uri=true``."""
+    """Whether the URL has an SQLite URI, such as ``file:/a/path?mode=ro&uri=true``."""
     return (url.database or "").startswith("file:")
 
 
 def make_engine(url: URL) -> Engine:
-    """The way to the database; nothing is opened yet.
+    """The engine for a database; nothing is opened yet.
 
     Raises:
-        ValueError: There is no such kind of database, or its driver is missing.
+        ValueError: The kind of database is unknown, or its driver is unusable.
     """
     is_sqlite = url.get_backend_name() == "sqlite"
     try:
         if is_sqlite:
-            # Reads take no lock, and writes say when they begin.
+            # Reads take no lock; each write begins its own transaction.
             options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
             options["connect_args"] = {"timeout": PATIENCE}
         else:
@@ -82,7 +85,7 @@ def make_engine(url: URL) -> Engine:
         ) from error
     if engine.dialect.is_async:
         raise ValueError(
-            f"{url} names an asynchronous driver; others wait for the answer, such as "
+            f"{url} has an asynchronous driver; give a synchronous one, such as "
             f"postgresql+psycopg"
         )
     if is_sqlite:
@@ -91,8 +94,8 @@ def make_engine(url: URL) -> Engine:
 
 
 def _set_up(connection: sqlite3.Connection, _: object) -> None:
-    # With a write-ahead log, what is committed outlives the process, if not always a
-    # power cut, which may take the last rows and leaves the file whole.
+    # With a write-ahead log, committed rows survive the end of the process. A power cut
+    # may lose the last rows, but leaves the file intact.
     connection.execute("PRAGMA synchronous = NORMAL")
-    # A damaged text is a damaged row, not an end of all reading.
+    # A damaged text makes one row damaged; other rows are still read.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")

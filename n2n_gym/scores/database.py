@@ -1,4 +1,4 @@
-"""The table of scores in its database: opened late, mended where that is possible."""
+"""The table of scores in its database: opened at first use, replaced if damaged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -66,20 +66,21 @@ _INHERITED: Final[list[Engine]] = []
 
 
 class Damaged(OSError):
-    """The database was no use; if it was a file, that is out of the way."""
+    """The database is damaged; a writable file has already been renamed."""
 
 
 class Database:
     """Connections to the table of scores, made at the first use and after a fork.
 
-    Whatever keeps the database from answering is an ``OSError`` that names it.
+    If the database cannot answer, an ``OSError`` names it.
     """
 
     def __init__(self, url: URL) -> None:
         self.url = url
         self._path = sqlite_path(url)
         self._is_read_only = url.query.get("mode") == "ro"
-        # What to read from; of an old one that cannot be changed, as a new one is.
+        # The table to read from. An old one that cannot be changed is read in the new
+        # form.
         self.table: FromClause = SCORES
         self._start()
 
@@ -93,12 +94,17 @@ class Database:
         self._opened: object = None
 
     def is_missing(self) -> bool:
-        """Whether it is a file that the first use would make."""
+        """Whether the database is a file that does not exist yet."""
         is_file = self._path is not None and not self._is_read_only
         return is_file and self._identity() == _NO_FILE
 
     def use(self, action: Callable[[Connection], T], *, is_writing: bool = False) -> T:
-        """What the action gives in one transaction, in a new file if need be.
+        """Run an action in one transaction; return the action's result.
+
+        If the file is damaged, a new file replaces it, and the action runs again.
+
+        Args:
+            is_writing: Whether the action writes to the database.
 
         Raises:
             OSError: The database is out of reach.
@@ -111,10 +117,14 @@ class Database:
     def stream(
         self, ask: Callable[[FromClause], Select[tuple[object, ...]]]
     ) -> Iterator[RowMapping]:
-        """Rows as they are read: what a question to the table gives.
+        """The rows of a query, read in batches.
+
+        Args:
+            ask: Function that makes the query for a table.
 
         Raises:
-            OSError: The database is out of reach, or damaged, perhaps half way.
+            OSError: The database is out of reach or damaged; some rows may have been
+                read.
         """
         with self._reached(), self._ready().connect() as connection:
             lazy = connection.execution_options(yield_per=_READ_AT_ONCE)
@@ -123,13 +133,14 @@ class Database:
     def _use(self, action: Callable[[Connection], T], is_writing: bool) -> T:
         with self._reached(), self._ready().begin() as connection:
             if is_writing and self._engine.dialect.name == "sqlite":
-                # Who only then turns from reading to writing is refused, not queued.
+                # A transaction that turns from reading to writing is refused, not
+                # queued.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             return action(connection)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Sets a damaged file aside; other failures of the database are OSErrors."""
+        """Context that renames a damaged file; other failures become OSErrors."""
         seen = self._identity()
         try:
             yield
@@ -152,11 +163,11 @@ class Database:
         weakref.finalize(self, _let_go, self._engine, self._process)
 
     def _ready(self) -> Engine:
-        """The engine, when there is a table to use."""
+        """The engine of a database that has the table; a missing table is made."""
         if self._process != os.getpid():
             _INHERITED.append(self._engine)
             self._start()
-        # Another process may have set the file aside, or somebody deleted it.
+        # Another process may have set the file aside, or the user may have deleted it.
         if self._opened != self._identity():
             self._engine.dispose()
             self._open()
@@ -164,7 +175,7 @@ class Database:
         return self._engine
 
     def _identity(self) -> object:
-        """Tells the file from another one at the same path."""
+        """Identity of the file, which shows whether another file has replaced it."""
         if self._path is None:
             return self.url
         try:
@@ -178,12 +189,12 @@ class Database:
             self._check()
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Whoever opens a file while it is renamed takes the new file's log for its own.
+        # A process that opens the file during a rename would use the new file's log.
         with self._lock:
             self._check()
 
     def _check(self) -> None:
-        """Make the table, if there is none, or add to it what older ones lack."""
+        """Make a missing table, or add the columns that an older table lacks."""
         columns = self._columns()
         if not columns:
             self._make()
@@ -192,7 +203,7 @@ class Database:
         if odd := columns ^ set(COLUMNS) - set(lacking):
             odd_ones = ", ".join(sorted(odd))
             raise OSError(
-                f"its table scores is another's: it has other columns, {odd_ones}"
+                f"its table 'scores' has other columns than a score store: {odd_ones}"
             )
         self.table = _with_nulls(lacking) if self._is_read_only and lacking else SCORES
         if lacking and not self._is_read_only:
@@ -220,7 +231,8 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 if self._engine.dialect.name == "sqlite":
-                    # Readers then never wait, and a commit outlives the process.
+                    # Readers then never wait, and a commit survives the end of the
+                    # process.
                     connection.exec_driver_sql("PRAGMA journal_mode = WAL")
                 SCORES.create(connection)
         except (IntegrityError, ProgrammingError):
@@ -228,22 +240,24 @@ class Database:
                 raise
 
     def _set_aside(self, seen: object, reason: str) -> Damaged:
-        """Rename the file that was seen; what to raise."""
+        """Rename a damaged file; return the error to raise."""
         path = self._path
         if path is None or self._is_read_only:
             return Damaged(f"{self} is damaged: {reason}")
         if not _is_ours(path):
-            raise OSError(f"{path} is no store of scores, and is left alone: {reason}")
+            raise OSError(
+                f"{path} is not a score store and was left unchanged: {reason}"
+            )
         self._engine.dispose()
         self._opened = None
         with self._lock:
             if self._identity() != seen:
                 return Damaged(f"{self} was damaged, and renamed by another process")
-            time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
+            time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
             aside = path.with_name(f"{path.name}.damaged-{time}")
             # The log before the file: a new file must not find the log of the old.
             for suffix in ("-wal", "-shm", "-journal", ""):
-                # SQLite deletes the log when nobody uses the file any more.
+                # SQLite deletes the log when no process uses the file any more.
                 with suppress(FileNotFoundError):
                     os.replace(f"{path}{suffix}", f"{aside}{suffix}")
         message = f"{path} is damaged ({reason}) and was renamed to {aside}"
@@ -252,7 +266,7 @@ class Database:
 
 
 def _with_nulls(names: Sequence[str]) -> FromClause:
-    """The table, with columns that are not in it."""
+    """The table of scores with nulls in the named columns, which it lacks."""
     columns = (
         cast(null(), column.type).label(column.name) if column.name in names else column
         for column in SCORES.c
@@ -266,7 +280,7 @@ _SUFFIXES: Final = (".sqlite", ".sqlite3", ".db")
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a database, or was one by its name."""
+    """Whether a file is an SQLite database, by its suffix or its first bytes."""
     if path.suffix in _SUFFIXES:
         return True
     with open(path, "rb") as file:
@@ -281,16 +295,16 @@ def _let_go(engine: Engine, process: int) -> None:
 
 
 def _is_damage(error: DBAPIError) -> bool:
-    """Whether an SQLite file is no database, malformed, or has lost its table."""
-    # sqlite3 has subclasses for all but these: SQLITE_CORRUPT and SQLITE_NOTADB.
+    """Whether an SQLite file is not a database, is malformed, or has lost its table."""
+    # Only SQLITE_CORRUPT and SQLITE_NOTADB raise the base class itself.
     is_malformed = type(error.orig) is sqlite3.DatabaseError
     lost = isinstance(error.orig, sqlite3.Error) and "no such table" in str(error.orig)
     return is_malformed or lost
 
 
 def _is_out_of_reach(error: DBAPIError) -> bool:
-    """Whether it is the database's state that prevents an answer, not our question."""
-    # SQL has it that who lacks the right to write has made an error in the question.
+    """Whether the cause of an error is the database's state, not the query."""
+    # In SQL, a missing right to write counts as an error in the query.
     is_forbidden = getattr(error.orig, "sqlstate", "") == "42501"
     kinds = (OperationalError, InterfaceError, InternalError)
     return isinstance(error, kinds) or is_forbidden

@@ -1,4 +1,4 @@
-"""A score as it is kept: what it is of, what it is, and where it came from."""
+"""A stored score: its key, its values and its origin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -36,36 +36,36 @@ COLUMNS: Final[Mapping[str, type[str] | type[int] | type[float]]] = {
 }
 # Older files and databases lack these.
 ADDED: Final = ("torch", "instructions")
-# A score has all but the error, a failure the error alone.
+# A score has all columns except the error; a failure has only the error.
 OPTIONAL: Final = ("accuracy", "num_params", "num_macs", "cost", "error", *ADDED)
 _LARGEST: Final = 2**63 - 1  # whole number that databases keep
 
 
 def canonical(value: object) -> str:
-    """The one JSON text of a value.
+    """The canonical JSON of a value.
 
     Raises:
-        ValueError: It holds a number that is not finite.
+        ValueError: The value contains a number that is not finite.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
 class Key:
-    """All that a score depends on.
+    """Everything that a score depends on.
 
     Attributes:
-        fingerprint: The student's.
+        fingerprint: Fingerprint of the student.
         teacher: Hash of the teacher's weights.
         task: Fingerprint of the data.
-        split: What accuracy was measured on.
-        rung: How thoroughly the student was trained.
+        split: Split on which accuracy was measured.
+        rung: Name of the evaluator: how thoroughly the student was trained.
         settings: All other resolved settings (precision, device, threads, ...), as
             ``canonical`` writes them.
-        version: Of the way scores are measured.
+        version: Version of the way scores are measured.
 
     Raises:
-        ValueError: The settings are spelt in another way, which would be another key.
+        ValueError: The settings are not canonical JSON.
     """
 
     fingerprint: str
@@ -91,18 +91,19 @@ class Key:
 
     @cached_property
     def digest(self) -> str:
-        """What the score is found under: SHA-256 of all fields."""
+        """SHA-256 of all fields, the primary key of the score in the database."""
         return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()
 
 
 class Provenance(NamedTuple):
-    """The kind of machine that a score was measured on; None where nobody knows.
+    """The kind of machine that measured a score; unknown fields are None.
 
-    Kinds differ in a score's last digits, so it is no part of the key. What else the
-    arithmetic depends on is: precision, device and threads are among the settings.
+    Scores from different kinds of machine differ only in their last digits, so the kind
+    is not part of the key. Precision, device and threads also affect the arithmetic;
+    they are in the key's settings.
     """
 
-    torch: str | None = None  # "2.14": patches compute alike
+    torch: str | None = None  # "2.14": patch versions compute the same
     instructions: str | None = None  # "x86_64 AVX512", "sm_90"
 
     def __str__(self) -> str:
@@ -116,15 +117,16 @@ UNKNOWN: Final = Provenance()
 
 @dataclass(frozen=True)
 class Entry:
-    """A student's score, or why it cannot have one.
+    """A student's score, or the reason why the student has no score.
 
     Attributes:
-        seconds: What measuring took.
-        created: When, in ISO 8601, UTC.
-        provenance: Where.
+        seconds: Duration of the measurement.
+        created: Date and time of the measurement, in ISO 8601, UTC.
+        provenance: Kind of machine that measured the score.
 
     Raises:
-        ValueError: A number is out of its range, or the failure might not last.
+        ValueError: A number is out of its range, ``created`` is not in UTC, or the
+            failure may be temporary.
     """
 
     key: Key
@@ -139,7 +141,8 @@ class Entry:
         if isinstance(self.result, Failure):
             if self.result.retryable:
                 raise ValueError(
-                    f"a failure that may pass is not kept: {self.result.reason}"
+                    f"a failure that may be temporary cannot be stored: "
+                    f"{self.result.reason}"
                 )
         else:
             accuracy, num_params, num_macs, cost = self.result[:4]
@@ -155,7 +158,7 @@ class Entry:
 
 
 def as_row(entry: Entry) -> dict[str, Any]:
-    """The entry by column, in their order."""
+    """The entry's values by column, in the order of ``COLUMNS``."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row.update(asdict(entry.key), key=entry.key.digest)
     if isinstance(entry.result, Failure):
@@ -179,16 +182,16 @@ def as_row(entry: Entry) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Entry:
-    """What ``as_row`` wrote, from wherever it was since; older rows lack ``ADDED``.
+    """The entry in a row of ``as_row``; older rows lack the columns ``ADDED``.
 
     Raises:
-        ValueError: It is not: a column lacks, has another type or is out of range, or
-            the key is not that of the other columns.
+        ValueError: A column is missing, has another type or is out of range, or the key
+            does not match the other columns.
     """
     row = {**dict.fromkeys(ADDED), **row}
     if row.keys() != COLUMNS.keys():
         raise ValueError(
-            f"the columns must be {', '.join(COLUMNS)}; these are missing or too many: "
+            f"the columns must be {', '.join(COLUMNS)}; missing or unknown: "
             f"{', '.join(sorted(map(str, row.keys() ^ COLUMNS.keys())))}"
         )
     for name, kind in COLUMNS.items():
@@ -200,7 +203,7 @@ def from_row(row: Mapping[str, Any]) -> Entry:
     key = Key(*(row[name] for name in fields))
     if row["key"] != key.digest:
         raise ValueError(
-            f"its key is {row['key']}, but that of its columns is {key.digest}"
+            f"its key is {row['key']}, but its columns give the key {key.digest}"
         )
     numbers = row["accuracy"], row["num_params"], row["num_macs"], row["cost"]
     result: Score | Failure
@@ -216,8 +219,8 @@ def from_row(row: Mapping[str, Any]) -> Entry:
 
 
 def now() -> str:
-    """The time for ``Entry.created``."""
-    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+    """The present time, in the format of ``Entry.created``."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _check_amount(name: str, amount: float) -> None:
@@ -226,5 +229,5 @@ def _check_amount(name: str, amount: float) -> None:
 
 
 def _plain(text: str) -> str:
-    """What every database keeps: no NUL, and no half of a surrogate pair (a path)."""
+    """Text that every database can store: without NULs and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()

@@ -19,13 +19,13 @@ Row = Mapping[str, Any]
 
 
 def write_scores(path: Path, entries: Iterable[Entry]) -> int:
-    """Write a file of the kind its suffix says; it is there whole or not at all.
+    """Write entries to a file, completely or not at all; the suffix says its format.
 
     Returns:
-        How many entries there were.
+        The number of entries.
 
     Raises:
-        ValueError: There is no such kind, or pyarrow is missing.
+        ValueError: The suffix is unknown, or pyarrow is missing.
     """
     kind = _kind(path)
     count = 0
@@ -42,11 +42,11 @@ def write_scores(path: Path, entries: Iterable[Entry]) -> int:
 
 
 def read_scores(path: Path) -> Iterator[Entry]:
-    """The entries of such a file, each of them checked; nothing in it is run.
+    """The checked entries of a file of ``write_scores``; no code in the file runs.
 
     Raises:
-        ValueError: A row is not what ``write_scores`` writes, there is no such kind of
-            file, or pyarrow is missing.
+        ValueError: A row is malformed, the kind of file is unknown, or pyarrow is
+            missing.
     """
     kind = _kind(path)
     number = 1
@@ -85,10 +85,10 @@ def _read_csv(file: IO[bytes]) -> Iterator[Row]:
 
 
 def _from_csv(name: str, cell: str | None, row: Mapping[str, str | None]) -> object:
-    """CSV has no types, and writes None as nothing."""
+    """The value of a CSV cell in its column's type; an empty cell can mean None."""
     kind = COLUMNS.get(name, str)
     if name == "error":
-        # A failure has no accuracy, and perhaps an empty reason.
+        # A failure has no accuracy, and its reason may be empty.
         return cell if cell or not row.get("accuracy") else None
     if name in ADDED and not cell:
         return None
@@ -99,7 +99,7 @@ def _from_csv(name: str, cell: str | None, row: Mapping[str, str | None]) -> obj
     try:
         return kind(cell)
     except ValueError:
-        return cell  # whose type is then refused
+        return cell  # its type is refused later
 
 
 def _write_json(file: IO[bytes], rows: Iterator[Row]) -> None:

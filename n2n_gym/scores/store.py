@@ -1,4 +1,4 @@
-"""The store of scores: shared by processes and runs, and never the end of a run."""
+"""The store of scores, shared by processes and runs; its failure never ends a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+)
 
 from sqlalchemy import (
     ColumnElement,
@@ -40,34 +49,44 @@ from n2n_gym.scores.entry import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Conditions of a question to the table.
+# Conditions of a query.
 _Where: TypeAlias = Callable[[FromClause], list[ColumnElement[bool]]]
 
 _PAUSE: Final = 300.0  # seconds until a database out of reach is tried again
 _AT_ONCE: Final = 500  # keys; some builds of SQLite take no more than 999 parameters
 
 
+class Which(TypedDict, total=False):
+    """Filters of entries; a filter that is missing or None accepts all entries."""
+
+    teacher_name: str | None
+    task_name: str | None
+    rung: str | None
+    fingerprint: str | None  # beginning of the student's fingerprint
+
+
 class Merged(NamedTuple):
-    """What became of the entries of another store."""
+    """Numbers of entries that a merge added, or that the store already had."""
 
     added: int
-    known: int  # here already, with the same accuracy
-    different: int  # here already, with another accuracy, which stays
+    known: int  # existed with the same accuracy
+    different: int  # existed with another accuracy, which stays
 
 
 class ScoreStore:
-    """Scores of students, each under all that it depends on.
+    """Scores of students; a score's key has everything that the score depends on.
 
-    Nothing is opened before the first use. Processes and threads may use the same
-    database, also over a fork, and a store can be pickled. Where the database is out of
-    reach, ``get`` and ``put`` say so once, in a warning and as ``trouble``, and do
-    without it; what was to be kept is written when it is back, or at last in ``close``.
-    A damaged SQLite file is renamed, and a new one started. Where one process has to do
-    with scores of two kinds of machine, it says so once, in a warning.
+    Nothing is opened before the first use. Processes and threads can use the same
+    database, also after a fork. A store can be pickled.
+
+    If the database is out of reach, ``get`` and ``put`` warn once, set ``trouble``, and
+    go on without the database. Waiting scores are written when the database is back;
+    the last attempt is in ``close``. A damaged SQLite file is renamed, and a new file
+    is started. A store warns once if it has seen scores from two kinds of machine.
 
     Args:
-        url: A path, or any database's URL as SQLAlchemy takes it; by default
-            ``scores.sqlite`` in the cache folder.
+        url: A path, or a database's URL for SQLAlchemy; by default ``scores.sqlite`` in
+            the cache folder.
 
     Raises:
         ValueError: The URL is malformed, or its driver is missing.
@@ -76,11 +95,11 @@ class ScoreStore:
     def __init__(self, url: str | Path | None = None) -> None:
         self._database = Database(as_url(url))
         self._unsound: set[str] = set()  # digests of damaged rows
-        # Rows, while it is out of reach.
+        # Rows to write when the database is back.
         self._unwritten: deque[dict[str, Any]] = deque()
         self._troubles: dict[str, tuple[str, float]] = {}  # reason, until when
         self._has_warned = False
-        self._machines: set[Provenance] = set()  # that scores here have come from
+        self._machines: set[Provenance] = set()  # kinds of machine seen so far
 
     def __repr__(self) -> str:
         return f"ScoreStore({str(self._database)!r})"
@@ -102,7 +121,7 @@ class ScoreStore:
         return self.rows()
 
     def close(self) -> None:
-        """Close all connections; the next use opens new ones."""
+        """Write waiting scores and close all connections; the next use reopens them."""
         if self._unwritten:
             self._troubles.pop("kept", None)  # the last chance: try now
             self._attempt("kept", self._write)
@@ -112,11 +131,11 @@ class ScoreStore:
 
     @property
     def trouble(self) -> str | None:
-        """Why scores are not found or not kept at the moment; None if they are."""
+        """The reason why scores are not looked up or not stored now; otherwise None."""
         return next((reason for reason, _ in self._troubles.values()), None)
 
     def get(self, keys: Sequence[Key]) -> dict[str, Score | Failure]:
-        """What is known of these, by ``Key.digest``."""
+        """The stored results of these keys, by ``Key.digest``."""
         wanted = {key.digest: key for key in keys}
         rows = self._attempt("looked up", lambda: self._fetch(list(wanted))) or []
         entries = [entry for row in rows if (entry := self._checked(row))]
@@ -137,15 +156,15 @@ class ScoreStore:
         seconds: float,
         provenance: Provenance = UNKNOWN,
     ) -> None:
-        """Keep a result, unless there is one: the first stays.
+        """Store a result, unless the database already has a result for the key.
 
         Args:
-            seconds: What measuring took.
-            provenance: Where that was.
+            seconds: Duration of the measurement.
+            provenance: Kind of machine that measured the score.
 
         Raises:
             ValueError: Accuracy is not in [0, 1], a count or an amount is negative, or
-                the failure is one that may pass.
+                the failure may be temporary.
         """
         names = teacher_name, task_name
         entry = Entry(key, result, *names, seconds, now(), provenance)
@@ -156,24 +175,23 @@ class ScoreStore:
     def rows(
         self,
         *,
-        teacher_name: str | None = None,
-        task_name: str | None = None,
-        rung: str | None = None,
-        fingerprint: str | None = None,
         newest_first: bool = False,
         limit: int | None = None,
+        **which: Unpack[Which],
     ) -> Iterator[Entry]:
-        """All entries, or some: by teacher, task and rung, and the best first in each.
+        """Matching entries, sorted by teacher, task, evaluator and falling accuracy.
 
         Args:
-            fingerprint: How the student's begins.
+            newest_first: Whether to sort by date instead.
+            limit: Largest number of entries; None for all.
+            which: Filters of the entries.
 
         Raises:
             OSError: The database is out of reach, or damaged.
         """
         if self._database.is_missing():
             return
-        where = _conditions(teacher_name, task_name, rung, fingerprint)
+        where = _conditions(which)
 
         def ask(table: FromClause) -> Select[tuple[object, ...]]:
             columns = table.c
@@ -191,59 +209,55 @@ class ScoreStore:
             if entry := self._checked(row):
                 yield entry
 
-    def count_by_rung(
-        self,
-        *,
-        teacher_name: str | None = None,
-        task_name: str | None = None,
-        rung: str | None = None,
-        fingerprint: str | None = None,
-    ) -> dict[str, int]:
-        """How many entries there are of each rung.
+    def count_by(
+        self, columns: Sequence[str], **which: Unpack[Which]
+    ) -> dict[tuple[Any, ...], int]:
+        """Number of entries for each combination of values of these columns.
 
         Raises:
             OSError: The database is out of reach.
         """
-        where = _conditions(teacher_name, task_name, rung, fingerprint)
-        return {row[0]: row[1] for row in self._count_by(["rung"], where)}
+        if self._database.is_missing():
+            return {}
+        where = _conditions(which)
 
-    def count_by_machine(
-        self,
-        *,
-        teacher_name: str | None = None,
-        task_name: str | None = None,
-        rung: str | None = None,
-        fingerprint: str | None = None,
-    ) -> dict[Provenance, int]:
-        """How many entries there are from each kind of machine.
+        def read(connection: Connection) -> dict[tuple[Any, ...], int]:
+            table = self._database.table
+            names = [table.c[name] for name in columns]
+            query = select(*names, func.count()).select_from(table)
+            query = query.where(*where(table)).group_by(*names).order_by(*names)
+            return {tuple(row[:-1]): row[-1] for row in connection.execute(query)}
+
+        return self._database.use(read)
+
+    def machines(self, **which: Unpack[Which]) -> dict[Provenance, int]:
+        """Number of entries from each kind of machine.
 
         Raises:
             OSError: The database is out of reach.
         """
-        where = _conditions(teacher_name, task_name, rung, fingerprint)
-        found = self._count_by(Provenance._fields, where)
-        return {Provenance(*row[:-1]): row[-1] for row in found}
+        found = self.count_by(Provenance._fields, **which)
+        return {Provenance(*values): count for values, count in found.items()}
 
     def count(self) -> int:
-        """How many entries there are.
+        """Number of entries.
 
         Raises:
             OSError: The database is out of reach.
         """
-        return sum(self.count_by_rung().values())
+        return sum(self.count_by(()).values())
 
     def merge(self, others: Iterable[Entry]) -> Merged:
-        """Add what is missing here: of another store, or of ``read_scores``.
+        """Add all entries of another store or of ``read_scores`` that this store lacks.
 
-        It goes in batches: after an error what was added stays, and merging again adds
-        the rest.
+        Entries are added in batches. After an error, merging again adds the rest.
 
         Raises:
             OSError: A database is out of reach, or damaged.
         """
         added = known = different = 0
         entries = iter(others)
-        self._note(self.count_by_machine())
+        self._note(self.machines())
         while batch := list(islice(entries, _AT_ONCE)):
             self._note(entry.provenance for entry in batch)
             rows = {entry.key.digest: as_row(entry) for entry in batch}
@@ -257,20 +271,6 @@ class ScoreStore:
                 self._add(list(rows.values()))
             added += len(rows)
         return Merged(added, known, different)
-
-    def _count_by(self, names: Sequence[str], where: _Where) -> list[tuple[Any, ...]]:
-        """How many entries there are for each value of some columns, after these."""
-        if self._database.is_missing():
-            return []
-
-        def read(connection: Connection) -> list[tuple[Any, ...]]:
-            table = self._database.table
-            columns = [table.c[name] for name in names]
-            query = select(*columns, func.count()).where(*where(table))
-            query = query.group_by(*columns).order_by(*columns)
-            return [tuple(row) for row in connection.execute(query)]
-
-        return self._database.use(read)
 
     def _fetch(self, digests: Sequence[str]) -> list[RowMapping]:
         def read(connection: Connection) -> list[RowMapping]:
@@ -295,7 +295,7 @@ class ScoreStore:
                 raise
 
     def _add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Insert rows; where there is one of that key, it stays, unless damaged."""
+        """Insert rows; an existing row of the same key stays, unless it is damaged."""
         unsound = [row["key"] for row in rows if row["key"] in self._unsound]
 
         def write(connection: Connection) -> None:
@@ -307,7 +307,7 @@ class ScoreStore:
         try:
             self._database.use(write, is_writing=True)
         except IntegrityError:
-            # One of them is there already; every database can tell which that way.
+            # One of the rows exists already; adding each by itself finds out which.
             if len(rows) > 1:
                 for row in rows:
                     self._add([row])
@@ -316,7 +316,7 @@ class ScoreStore:
         self._unsound.difference_update(unsound)
 
     def _checked(self, row: RowMapping) -> Entry | None:
-        """The entry; None if the row is damaged: that is said."""
+        """The entry of a row; None, with a warning, if the row is damaged."""
         try:
             return from_row({name: row[name] for name in COLUMNS})
         except ValueError as error:
@@ -326,7 +326,7 @@ class ScoreStore:
             return None
 
     def _note(self, provenances: Iterable[Provenance]) -> None:
-        """Say so, the first time that scores of different machines come together."""
+        """Warn at the first mixture of scores from different kinds of machine."""
         before = len(self._machines)
         self._machines.update(each for each in provenances if each != UNKNOWN)
         if before < 2 <= len(self._machines):
@@ -339,7 +339,7 @@ class ScoreStore:
     def _attempt(
         self, what: Literal["looked up", "kept"], action: Callable[[], T]
     ) -> T | None:
-        """What the action gives; None while the database is out of reach."""
+        """The result of an action; None while the database is out of reach."""
         _, until = self._troubles.get(what, ("", 0.0))
         if time.monotonic() < until:
             return None
@@ -357,22 +357,14 @@ class ScoreStore:
         return result
 
 
-def _conditions(
-    teacher_name: str | None,
-    task_name: str | None,
-    rung: str | None,
-    fingerprint: str | None,
-) -> _Where:
+def _conditions(which: Which) -> _Where:
     def where(table: FromClause) -> list[ColumnElement[bool]]:
-        columns = table.c
-        asked = (
-            (columns.teacher_name, teacher_name),
-            (columns.task_name, task_name),
-            (columns.rung, rung),
-        )
-        found = [column == value for column, value in asked if value is not None]
-        if fingerprint is not None:
-            found.append(columns.fingerprint.startswith(fingerprint, autoescape=True))
+        columns: Any = table.c
+        equal = {name: value for name, value in which.items() if value is not None}
+        beginning = equal.pop("fingerprint", None)
+        found = [columns[name] == value for name, value in equal.items()]
+        if beginning is not None:
+            found.append(columns.fingerprint.startswith(beginning, autoescape=True))
         return found
 
     return where

@@ -1,4 +1,4 @@
-"""Labelled images as arrays: what is refused or odd, and how they are divided."""
+"""Labelled images as arrays: checks, warnings and splitting."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 from n2n_gym.common.progress import progress
 
 SPLITS: Final = ("train", "validation", "test")
-# How folders and arrays of a split may be called, in upper or lower case.
+# Accepted names of a split's folder or array, in upper or lower case.
 SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
 _FEW: Final = 64  # images
-_DARK: Final = 16  # images no brighter than this of 255 were hardly scaled to it
+_DARK: Final = 16  # images no brighter than this were probably not scaled to 255
 _SPLIT_SEED: Final = 0
-UNKNOWN: Final = -1  # in the place of each label of a split that has none
-# The splits that can be without labels: none of them, training alone, or all.
+UNKNOWN: Final = -1  # placeholder label in splits without labels
+# Splits that may have no labels: none, only training, or all.
 UNLABELLED: Final[tuple[tuple[str, ...], ...]] = ((), ("train",), SPLITS)
 
 Labelled: TypeAlias = tuple[NDArray[Any], NDArray[Any]]  # images, labels
 Arrays: TypeAlias = Mapping[str, Labelled]
-# Mean and deviation of each channel, of pixels in [0, 1].
+# Mean and standard deviation of each channel, for pixels in [0, 1].
 Statistics: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def check_splits(where: str, arrays: object) -> None:
-    """Refuse what is no mapping of the splits to pairs of arrays, images and labels."""
+    """Refuse anything but a mapping from split names to pairs of images and labels."""
     form = "{'train': (images, labels), 'validation': ..., 'test': ...}, numpy arrays"
     if not isinstance(arrays, Mapping):
         kind = type(arrays).__name__
@@ -64,24 +64,26 @@ def check_splits(where: str, arrays: object) -> None:
 
 
 def no_labels(count: int) -> NDArray[np.int64]:
-    """What stands for the labels of so many images that have none, (N,)."""
+    """Placeholder labels for images without labels, (N,)."""
     return np.full(count, UNKNOWN, np.int64)
 
 
 def check_unlabelled(where: str, unlabelled: object) -> None:
-    """Refuse other splits without labels than a task can have."""
+    """Raise a ValueError unless the argument is one of ``UNLABELLED``."""
     if unlabelled not in UNLABELLED:
         raise ValueError(
-            f"{where}: without labels can be the training images alone, "
-            f"unlabelled=('train',), or all of them, unlabelled={SPLITS}; got "
-            f"{unlabelled!r}"
+            f"{where}: unlabelled must be ('train',) or {SPLITS}, got {unlabelled!r}"
         )
 
 
 def fill_labels(where: str, arrays: object, unlabelled: Sequence[str]) -> object:
-    """The same with ``UNKNOWN`` for the labels None of the splits that have none.
+    """The given arrays, with the label ``UNKNOWN`` for images of unlabelled splits.
 
-    What is no mapping of pairs is left for ``check_splits`` to refuse.
+    Arguments that are not mappings, and entries that are not pairs, are returned
+    unchanged; ``check_splits`` refuses them.
+
+    Raises:
+        ValueError: A split in ``unlabelled`` has labels.
     """
     if not isinstance(arrays, Mapping):
         return arrays
@@ -97,19 +99,19 @@ def fill_labels(where: str, arrays: object, unlabelled: Sequence[str]) -> object
                 filled[split] = images, no_labels(len(images))
         elif not is_unlabelled(labels):
             raise ValueError(
-                f"{where}: {split} is said to have no labels, and has some; its labels "
-                f"are None"
+                f"{where}: {split} is unlabelled but has labels; its labels must be "
+                f"None"
             )
     return filled
 
 
 def is_unlabelled(labels: object) -> bool:
-    """Whether these stand for labels that nobody knows."""
+    """Whether these are placeholder labels."""
     return isinstance(labels, np.ndarray) and bool((labels == UNKNOWN).all())
 
 
 def check_images(where: str, split: str, images: NDArray[Any]) -> None:
-    """Refuse what is not uint8, (N, H, W) or (N, H, W, C)."""
+    """Refuse images that are not uint8 of shape (N, H, W) or (N, H, W, C)."""
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         advice = "; np.rint(255 * images).astype(np.uint8) converts values in [0, 1]"
         raise ValueError(
@@ -126,8 +128,9 @@ def check_images(where: str, split: str, images: NDArray[Any]) -> None:
 def check_layout(where: str, split: str, images: NDArray[Any]) -> None:
     """Refuse images whose channels seem to come first.
 
-    The last of their axes is then a width: more than channels mostly are, and more than
-    the first. (Hyperspectral images have as many channels, but are no less high.)
+    Images are (N, H, W, C). They are refused if C is above 4 and H looks like a number
+    of channels: H is 1, 3 or 4, or below both W and C. (Hyperspectral images also have
+    many channels, but a larger height.)
     """
     if images.ndim != 4:
         return
@@ -147,10 +150,10 @@ def check_labels(
     *,
     is_known: bool = True,
 ) -> None:
-    """Refuse what is not one integer from 0 for each image.
+    """Refuse labels unless there is one integer of at least 0 for each image.
 
     Args:
-        is_known: Whether they are labels, and not what stands for none.
+        is_known: Whether these are real labels. Placeholders can be negative.
     """
     if labels.dtype.kind not in "iu" or labels.ndim != 1:  # numpy has more integers
         advice = "; labels.argmax(1) gives the classes of one-hot labels"
@@ -174,13 +177,13 @@ def check_classes(
     num_classes: int,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Refuse a single class, and splits that do not all have all classes.
+    """Refuse fewer than two classes, too high labels, and splits that lack a class.
+
+    If a class were missing in validation or test, nobody would notice that a student
+    forgot it. If it were missing in training, no network could learn it.
 
     Args:
-        labels: Of the splits that have them.
-
-    A student could forget a class that validation lacks and be none the worse, and
-    the test split could not tell; one that training lacks, no network can learn.
+        labels: Labels of the splits that have labels.
     """
     if num_classes < 2:
         raise ValueError(
@@ -200,16 +203,16 @@ def check_classes(
             if missing == 0:
                 named += " (labels count from 0)"
             raise ValueError(
-                f"{where}: {split} lacks the class {missing}{named}; every split "
-                f"needs images of each of the {num_classes} classes, or a student "
-                f"could forget one unpunished"
+                f"{where}: {split} lacks the class {missing}{named}; every split needs "
+                f"images of each of the {num_classes} classes"
             )
 
 
 def are_equal(images: NDArray[Any]) -> bool:
-    """Whether there are several, and all are the same; a few tell most often.
+    """Whether there are several images and all are equal.
 
-    Those of a file that is only mapped are not read for this.
+    For memory-mapped images the answer is False, because reading them takes long. For
+    other images, a comparison of the first ones is usually enough.
     """
     if isinstance(images, np.memmap) or len(images) < 2:
         return False
@@ -221,10 +224,10 @@ def are_equal(images: NDArray[Any]) -> bool:
 def find_oddities(
     arrays: Arrays, names: Mapping[str, NDArray[Any]] | None = None
 ) -> list[str]:
-    """Sentences on data that can be learned from, but are hardly meant to be so.
+    """Warnings about data that are valid but probably a mistake.
 
     Args:
-        names: Of the images in each split; their positions by default.
+        names: Names of the images in each split; by default their positions.
     """
     hashes = {split: _hashes(images) for split, (images, _) in arrays.items()}
 
@@ -262,7 +265,7 @@ def find_oddities(
 
 
 def _hashes(images: NDArray[Any]) -> NDArray[np.int64]:
-    """Of each image; 64 bits tell millions apart."""
+    """A 64-bit hash of each image; equal hashes are unlikely even among millions."""
     found = np.empty(len(images), np.int64)
     with progress(len(images), "Looking for images that are there twice") as bar:
         for i, image in enumerate(images):
@@ -274,7 +277,7 @@ def _hashes(images: NDArray[Any]) -> NDArray[np.int64]:
 def _of_several_classes(
     hashes: NDArray[np.int64], labels: NDArray[Any]
 ) -> NDArray[np.int64]:
-    """Hashes that come with more than one label."""
+    """Hashes that occur with more than one label."""
     order = np.lexsort((labels, hashes))
     ordered, classes = hashes[order], labels[order]
     is_other = (ordered[1:] == ordered[:-1]) & (classes[1:] != classes[:-1])
@@ -282,9 +285,12 @@ def _of_several_classes(
 
 
 def divide(images: NDArray[Any], labels: NDArray[Any], share: float) -> list[Labelled]:
-    """A division with a fixed seed: the rest, then the share.
+    """Divide images at random into two parts, with a fixed seed.
 
-    It is stratified where the images have labels.
+    The division is stratified if the images have labels.
+
+    Args:
+        share: Fraction of the images in the second part.
     """
     from sklearn.model_selection import train_test_split  # takes a second to import
 
@@ -298,13 +304,13 @@ def divide(images: NDArray[Any], labels: NDArray[Any], share: float) -> list[Lab
 
 
 def with_validation(train: Labelled, test: Labelled) -> Arrays:
-    """A tenth of the training images becomes the validation split."""
+    """The three splits, with a tenth of the training images moved to validation."""
     train, validation = divide(*train, 0.1)
     return {"train": train, "validation": validation, "test": test}
 
 
 def three_ways(images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
-    """60/20/20."""
+    """Divide images at random: 60% for training, 20% for validation, 20% for test."""
     rest, test = divide(images, labels, 0.2)
     train, validation = divide(*rest, 0.25)
     return {"train": train, "validation": validation, "test": test}

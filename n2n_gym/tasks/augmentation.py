@@ -1,4 +1,4 @@
-"""Random changes of training images that leave their class as it is."""
+"""Random changes of training images that do not change the class."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random crop of the zero-padded image, and a mirror image half of the time.
+    """Random crops of zero-padded images, and random mirroring.
 
     Attributes:
-        padding: Pixels on each side; 0: no crop.
-        flip: Whether left and right may change places.
+        padding: Pixels of padding on each side; 0 for no crop.
+        flip: Whether each image is mirrored left to right with probability 1/2.
     """
 
     padding: int = 0
@@ -28,21 +28,26 @@ class Augmentation:
 
     @property
     def is_none(self) -> bool:
-        """Whether every image stays as it is."""
+        """Whether no image is ever changed."""
         return not self.padding and not self.flip
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, C, H, W) uint8 -> the same, each image changed by itself.
+        """Change each image independently: (B, C, H, W) uint8 -> same shape and type.
 
         Args:
-            generator: Of the CPU, so that a batch is the same on every device.
+            generator: Generator on the CPU, so that a batch is the same on every
+                device.
         """
         if self.is_none:
             return images
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Changes of so many images, (3, B) int64: top, left, whether it is flipped."""
+        """Draw random changes of B images, (3, B) int64.
+
+        The first two rows are the top and the left edge of the crop in the padded
+        image; the third row is 1 for mirrored images.
+        """
         import torch
 
         most = (2 * self.padding, 2 * self.padding, int(self.flip))
@@ -51,7 +56,7 @@ class Augmentation:
         )
 
     def apply(self, images: Tensor, changes: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 -> the same, changed as drawn."""
+        """Apply drawn changes to images: (B, C, H, W) uint8 -> same shape and type."""
         import torch
         import torch.nn.functional as F
 
@@ -60,15 +65,15 @@ class Augmentation:
         rows = top + torch.arange(height, device=images.device)  # (B, H)
         columns = torch.arange(width, device=images.device)
         columns = left + torch.where(is_flipped > 0, width - 1 - columns, columns)
-        # One gather of flattened pixels is the fastest of the forms measured on a CPU:
-        # half the time of indexing unfolded windows.
+        # One gather of flattened pixels was the fastest variant on a CPU: half the time
+        # of indexing unfolded windows.
         padded = F.pad(images, (self.padding,) * 4)
         pixels = rows[:, :, None] * padded.shape[3] + columns[:, None, :]  # (B, H, W)
         pixels = pixels.view(count, 1, -1).expand(-1, channels, -1)
         return padded.flatten(2).gather(2, pixels).view(images.shape)
 
     def unchanged(self, count: int) -> Tensor:
-        """Changes that leave so many images as they are, (3, B) int64."""
+        """Changes that leave this many images unchanged, (3, B) int64."""
         import torch
 
         changes = torch.zeros(3, count, dtype=torch.int64)

@@ -1,11 +1,11 @@
-"""Tasks made of image files in folders, one folder a class."""
+"""Tasks made of image files in folders, one folder per class."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -38,31 +38,33 @@ DEFAULT_SIDE: Final = 64
 def from_folder(
     folder: str | Path, side: int = DEFAULT_SIDE, name: str | None = None
 ) -> Task:
-    """Your own images: a folder with a subfolder of image files for each class.
+    """Your own images: a folder with one subfolder of image files per class.
 
-    Such folders of classes may lie in ``train/`` and ``test/``, and perhaps ``val/``
-    (or ``validation/``, ``valid/``). Without ``val/``, a tenth of ``train/``
-    validates; without ``test/``, ``val/`` is the test split and a tenth of ``train/``
-    validates. Folders of classes alone are split 60/20/20. All this is stratified,
-    with a fixed seed. Other subfolders beside ``train/`` and files that are no images
-    are passed over, with a warning that counts them; hidden ones without.
+    The class folders can be inside ``train/``, ``test/`` and optionally ``val/`` (or
+    ``validation/``, ``valid/``). Without ``val/``, a tenth of ``train/`` is the
+    validation split. Without ``test/``, ``val/`` is the test split and a tenth of
+    ``train/`` is the validation split. Without ``train/``, all images are split
+    60/20/20. All these divisions are stratified, with a fixed seed. Further subfolders
+    beside ``train/`` and files that are not images are skipped with a warning; hidden
+    files and folders are skipped silently.
 
-    Images become RGB squares, as a viewer shows them, decoded once and kept in the
-    cache; they may be far larger than memory.
+    Images are converted to RGB as a viewer shows them, resized, and cropped to squares.
+    Images are decoded once. The cache keeps the decoded images, which can be far larger
+    than memory.
 
-    A folder of images without subfolders has no labels: students learn a trained
-    teacher's logits alone, and accuracy is agreement with it. The same
-    holds for ``train/``, ``val/`` and ``test/`` of images alone; where only ``train/``
-    is without classes, accuracy is on the labelled images.
+    A folder of images without subfolders has no labels: students then learn only a
+    trained teacher's logits, and accuracy is agreement with the teacher. The same holds
+    if there are split folders and none has subfolders. If only ``train/`` has no class
+    folders, accuracy is measured with the labels of the other splits.
 
     Args:
-        side: Of the images that networks see, in pixels.
-        name: The folder's own by default.
+        side: Side of the images that networks see, in pixels.
+        name: Name of the task; by default the folder's name.
 
     Raises:
-        ValueError: There is no such folder, or it has no splits of the same classes.
-            At the first use: a file is no image, or one that cannot be shown rightly;
-            or a class has too few of them.
+        ValueError: There is no such folder, or its splits have different classes. At
+            the first use: a file is not an image that can be shown correctly, or a
+            class has too few images.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -87,13 +89,26 @@ def from_folder(
         )
 
     def find() -> Mapping[str, Labelled]:
-        if "all" not in parts:
-            _warn_of_others(folder, {place.name for place in parts.values()})
-        found = {part: _files(place, class_names) for part, place in parts.items()}
-        return _divided(folder, found)
+        return _found(folder, parts, class_names)
 
     named = name or folder.resolve().name
     return _folder_task(named, folder, side, class_names, len(class_names), find)
+
+
+def _found(
+    folder: Path,
+    parts: Mapping[str, Path],
+    class_names: tuple[str, ...] | None,
+    flat: Sequence[str] = (),
+) -> Mapping[str, Labelled]:
+    """The files and labels of each split; parts in ``flat`` have no real labels."""
+    if "all" not in parts:
+        _warn_of_others(folder, {place.name for place in parts.values()})
+    found = {
+        part: _plain_files(place) if part in flat else _files(place, class_names)
+        for part, place in parts.items()
+    }
+    return _divided(folder, found)
 
 
 def _unlabelled(
@@ -103,14 +118,14 @@ def _unlabelled(
     parts: Mapping[str, Path],
     flat: list[str],
 ) -> Task:
-    """A task of a folder whose training images, or all, have no classes."""
+    """A task of a folder in which training images, or all images, have no classes."""
     class_names = None
     if flat == ["train"] and len(parts) > 1:
         if "validation" not in parts:
             raise ValueError(
-                f"{folder}: the images in train have no classes, and a tenth of them "
-                f"cannot validate what has; give val and test, both with a subfolder "
-                f"for each class, or both without"
+                f"{folder}: the images in train have no classes, so a tenth of them "
+                f"cannot serve for validation; give val and test, both with a "
+                f"subfolder for each class, or both without"
             )
         class_names = _class_names(parts["test"])
         if _class_names(parts["validation"]) != class_names or len(class_names) < 2:
@@ -121,13 +136,7 @@ def _unlabelled(
             )
 
     def find() -> Mapping[str, Labelled]:
-        if "all" not in parts:
-            _warn_of_others(folder, {place.name for place in parts.values()})
-        found = {
-            part: _plain_files(place) if part in flat else _files(place, class_names)
-            for part, place in parts.items()
-        }
-        return _divided(folder, found)
+        return _found(folder, parts, class_names, flat)
 
     named = name or folder.resolve().name
     return _folder_task(
@@ -144,10 +153,11 @@ def _unlabelled(
 def imagenet(side: int = DEFAULT_SIDE) -> Task:
     """ImageNet: ``imagenet/train`` and ``imagenet/val`` in the data folder.
 
-    Its labelled validation images are the test split; a tenth of training validates.
+    Its labelled validation images are the test split; a tenth of its training images is
+    the validation split.
 
     Raises:
-        OSError: It is not there: it cannot be downloaded without an account.
+        OSError: The files are missing; they cannot be downloaded without an account.
     """
     folder = data_folder() / "imagenet"
     for part in ("train", "val"):
@@ -161,9 +171,9 @@ def imagenet(side: int = DEFAULT_SIDE) -> Task:
 
 
 def caltech256(side: int = DEFAULT_SIDE) -> Task:
-    """Caltech-256 through torchvision, without its class of clutter; split 60/20/20.
+    """Caltech-256 through torchvision, without its clutter class; split 60/20/20.
 
-    Its class names are known from when it has been downloaded.
+    Its class names are known only after the download.
     """
     folder = data_folder() / "caltech256" / "256_ObjectCategories"
     num_classes = 256  # the 257th is the clutter
@@ -186,7 +196,7 @@ def _folder_task(
     find: Callable[[], Mapping[str, Labelled]],
     unlabelled: tuple[str, ...] = (),
 ) -> Task:
-    """A task of the image files that ``find`` gives for each split, with labels."""
+    """A task of the image files and labels that ``find`` returns for each split."""
     if side < 1:
         raise ValueError(f"the side of images must be at least 1, got {side}")
     name = f"{name}@{side}"
@@ -219,7 +229,7 @@ def _folder_task(
 
 @dataclass(frozen=True)
 class _OfFolder(Generic[T]):
-    """What is read from decoded images; another process is sent where they are."""
+    """Reads from the folder of decoded images; another process gets only its path."""
 
     read: Callable[[Path], T]
     kept: Callable[[], Path]  # decodes them first, if need be
@@ -232,9 +242,9 @@ class _OfFolder(Generic[T]):
 
 
 def _find_parts(folder: Path) -> Mapping[str, Path]:
-    """Where train, test and perhaps validation are, or all."""
+    """The folder of each split; without split folders, the given one as ``"all"``."""
     parts = _splits_in(folder)
-    # A folder named train alone holds images of trains.
+    # A folder "train" without other splits is the class of trains.
     if "train" not in parts or len(parts) == 1:
         for part in parts.values():
             if _class_names(part) and not any(map(os.path.isfile, _in(part))):
@@ -249,33 +259,33 @@ def _find_parts(folder: Path) -> Mapping[str, Path]:
 
 
 def _splits_in(folder: Path) -> dict[str, Path]:
-    """Subfolders with the name of a split."""
+    """The subfolders that have the name of a split, by split."""
     entries, found = _in(folder), {}
     for split, spellings in SPELLINGS.items():
         named = [entry for entry in entries if entry.name.lower() in spellings]
-        places = [folder / entry.name for entry in named if os.path.isdir(entry)]
-        if len(places) > 1:
+        subfolders = [folder / entry.name for entry in named if os.path.isdir(entry)]
+        if len(subfolders) > 1:
             raise ValueError(
-                f"{folder} has {' and '.join(sorted(p.name for p in places))}; only "
-                f"one can be the {split} split"
+                f"{folder} has {' and '.join(sorted(p.name for p in subfolders))}; "
+                f"only one can be the {split} split"
             )
-        if places:
-            found[split] = places[0]
+        if subfolders:
+            found[split] = subfolders[0]
     return found
 
 
 def _in(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder and is not hidden."""
+    """Entries of a folder that are not hidden."""
     return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    # An entry's own is_dir() raises where a link leads to itself.
+    # An entry's own is_dir() raises if a link leads to itself.
     return tuple(sorted(entry.name for entry in _in(folder) if os.path.isdir(entry)))
 
 
 def _is_flat(folder: Path) -> bool:
-    """Whether a folder has images, and no subfolders that may be classes."""
+    """Whether a folder has images, and no subfolders that could be classes."""
     names = [entry.name for entry in _in(folder)]
     return not _class_names(folder) and any(
         name.lower().endswith(SUFFIXES) for name in names
@@ -283,7 +293,7 @@ def _is_flat(folder: Path) -> bool:
 
 
 def _plain_files(folder: Path) -> Labelled:
-    """Paths of all images in a folder that have no labels."""
+    """Paths of all images in an unlabelled folder, with placeholder labels."""
     found = find_files(folder)
     _warn_of_files(folder, found.others)
     return np.array(found.images, dtype=object), no_labels(len(found.images))
@@ -311,7 +321,7 @@ def _files(folder: Path, class_names: tuple[str, ...] | None) -> Labelled:
 
 
 def _warn_of_files(folder: Path, others: list[str]) -> None:
-    """Count those that are no images, or in no class."""
+    """Warn of files that are not images, or not in a class folder."""
     if others:
         counts = Counter(
             os.path.splitext(name)[1] or "without suffix" for name in others
@@ -328,7 +338,7 @@ def _warn_of_files(folder: Path, others: list[str]) -> None:
 
 
 def _refuse_splits(folder: Path) -> None:
-    """Refuse a class that is divided within: its splits would be mixed."""
+    """Refuse a class folder with split folders, whose images would be mixed."""
     splits = _splits_in(folder)
     if "train" in splits and len(splits) > 1:
         named = " and ".join(place.name for place in splits.values())
@@ -339,7 +349,7 @@ def _refuse_splits(folder: Path) -> None:
 
 
 def _warn_of_others(folder: Path, used: set[str]) -> None:
-    """Name what lies beside the splits."""
+    """Warn of entries in a folder that are not used as splits."""
     others = sorted({entry.name for entry in _in(folder)} - used)
     if others:
         logger.warning(

@@ -1,4 +1,4 @@
-"""Image files, decoded once to arrays of one size that are kept in memory maps."""
+"""Image files, decoded once into memory-mapped arrays of one size."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from n2n_gym.common.files import cache_folder, to_disk
+from n2n_gym.common.files import cache_folder, read_kept, to_disk
 from n2n_gym.common.progress import progress
+from n2n_gym.common.quantities import show_quantity
 from n2n_gym.tasks.arrays import SPLITS, Arrays, Labelled, find_oddities
 from n2n_gym.tasks.image_files import read_image
 from n2n_gym.tasks.split import as_split
@@ -32,29 +33,30 @@ from n2n_gym.tasks.summary import (
 
 logger = logging.getLogger(__name__)
 
-_VERSION: Final = 2  # of what is kept; another one is made anew
+_VERSION: Final = 2  # version of the cached files; older files are made again
 _AT_ONCE: Final = 50_000_000  # bytes of images in memory while decoding
 
 
 def keep_images(
     name: str, root: Path, files: Mapping[str, Labelled], side: int
 ) -> Path:
-    """The folder in the cache with these images, which are decoded if need be.
+    """The cache folder of decoded images; if it is missing, the images are decoded.
 
     Args:
-        root: What file names are relative to in the key.
-        files: Of each split, the paths and the labels.
-        side: Of the square images, in pixels.
+        root: Folder of the image files. The cache folder's key depends on their paths
+            relative to it.
+        files: Paths and labels of each split.
+        side: Side of the square images, in pixels.
 
     Raises:
-        ValueError: A file is no image, or damaged; or there is no room for so many
-            images of this size.
+        ValueError: A file is not an image or is damaged, or there is no room for the
+            decoded images.
     """
     folder = cache_folder() / "images" / f"{name}-{_key(root, files, side)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Whoever comes second waits, then finds what the first has made.
+    # A second process waits, then finds the first one's result.
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if not _is_whole(folder):
+        if read_kept(folder, _read) is None:
             part = folder.with_name(f"{folder.name}.part")
             for leftover in (part, folder):
                 if leftover.exists():
@@ -69,10 +71,10 @@ def keep_images(
 
 
 def open_images(folder: Path) -> Arrays:
-    """Memory maps of the images, (N, H, W, C), with the labels."""
+    """Memory maps of each split's images, (N, H, W, C), with the labels."""
     return {
         split: (
-            # Copy-on-write, which nobody uses: torch takes no read-only arrays.
+            # Copy-on-write, because torch takes no read-only arrays; nobody writes.
             np.load(folder / f"{split}.npy", mmap_mode="c").transpose(0, 2, 3, 1),
             np.load(folder / f"{split}-labels.npy"),
         )
@@ -81,7 +83,7 @@ def open_images(folder: Path) -> Arrays:
 
 
 def load_summary(folder: Path) -> ImageSummary:
-    """What was computed when the images were decoded: they do not change after that."""
+    """The summary that was computed when the images were decoded."""
     about = _about(folder)
     mean, std = about["normalisation"]
     return ImageSummary(about["fingerprint"], (tuple(mean), tuple(std)))
@@ -93,13 +95,14 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _key(root: Path, files: Mapping[str, Labelled], side: int) -> str:
-    """SHA-256 of the files' names, sizes and times.
+    """Key of image files: a SHA-256 of their names, labels, sizes and times, shortened.
 
-    Archives and copies bring old times of modification with them, and many formats give
-    all images one size; nobody sets the time of the last change, ctime.
+    Sizes and modification times do not show every change: archives and copies keep old
+    times, and in many formats all images with the same number of pixels give files of
+    one size. So the key also contains ctime, which programs cannot set.
 
     Raises:
-        ValueError: One is no file.
+        ValueError: A path is not a file that can be read.
     """
     digest = hashlib.sha256(f"{_VERSION} {side}".encode())
     total = sum(len(labels) for _, labels in files.values())
@@ -121,21 +124,15 @@ def _status(path: str) -> os.stat_result:
     except OSError as error:  # a link to nowhere
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path} is no file; it is named like an image")
+        raise ValueError(f"{path} is named like an image, but is not a file")
     return found
 
 
-def _is_whole(folder: Path) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        load_summary(folder)
-        _about(folder)["oddities"]
-        open_images(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is damaged (%s) and is made anew", folder, error)
-        return False
-    return True
+def _read(folder: Path) -> Arrays:
+    """The images; raises an error if a file of the folder is missing or damaged."""
+    load_summary(folder)
+    _about(folder)["oddities"]
+    return open_images(folder)
 
 
 def _check_room(folder: Path, files: Mapping[str, Labelled], side: int) -> None:
@@ -143,14 +140,15 @@ def _check_room(folder: Path, files: Mapping[str, Labelled], side: int) -> None:
     needed, free = total * _bytes(side), shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
-            f"{total} images of {side}x{side} pixels take {needed / 1e9:,.1f} GB, and "
-            f"{folder} has {free / 1e9:,.1f} GB left; take smaller ones, such "
+            f"{total} images of {side}x{side} pixels take "
+            f"{show_quantity('bytes', needed, digits=4)}, and {folder} has "
+            f"{show_quantity('bytes', free, digits=4)} left; take smaller ones, such "
             f"as <folder>@64, or set N2N_CACHE to a folder with more room"
         )
 
 
 def _bytes(side: int) -> int:
-    """Of one image, (3, side, side) uint8."""
+    """Bytes of one image, (3, side, side) uint8."""
     return 3 * side * side
 
 
@@ -159,7 +157,8 @@ def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) ->
     with progress(total, f"Reading {name}", "image", is_long=True) as bar:
         for split, (paths, labels) in files.items():
             with open(folder / f"{split}.npy", "wb") as file:
-                # Written, not mapped: a full disk is then an error, not a crash.
+                # Written instead of mapped, so that a full disk is an error and not a
+                # crash.
                 shape = len(paths), 3, side, side
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -186,7 +185,7 @@ def _write(folder: Path, name: str, files: Mapping[str, Labelled], side: int) ->
 
 
 def _decoded(paths: Iterator[str], side: int) -> Iterator[NDArray[np.uint8]]:
-    """The images in their order, in arrays of (n, C, H, W)."""
+    """The decoded images in the order of the paths, in arrays (n, C, H, W)."""
     count = max(1, _AT_ONCE // _bytes(side))
     with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
         while some := list(islice(paths, count)):
@@ -195,7 +194,7 @@ def _decoded(paths: Iterator[str], side: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _decode(path: str, side: int) -> NDArray[np.uint8]:
-    """The middle of the image, (H, W, C)."""
+    """The central square of a resized image, (H, W, C)."""
     from torchvision.transforms import functional  # slow to import
 
     resized = functional.resize(read_image(path), [side])  # antialiased

@@ -1,4 +1,4 @@
-"""Image files: which there are in a folder, and what each looks like."""
+"""Finds and reads image files in a folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from n2n_gym.common.progress import progress
 SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
 )
-# What is done to every image before it is resized.
+# Steps for every image before it is resized.
 AS_SHOWN: Final = "RGB, turned as EXIF says, transparency on white, 16 bits scaled to 8"
 _DEEP: Final = ("I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of 16-bit greys
 _LARGEST: Final = 65535 // 255  # 16 bits divided by this are 8 bits
-# What Pillow raises for files that are no images, or damaged ones.
+# Errors of Pillow for files that are not images or are damaged.
 _DAMAGES: Final = (
     OSError,
     ValueError,
@@ -34,33 +34,34 @@ _DAMAGES: Final = (
 
 
 class Files(NamedTuple):
-    """Paths of files in a folder, without what is hidden."""
+    """Paths of a folder's files, without hidden files."""
 
     images: list[str]
     others: list[str]
 
 
 def find_files(folder: Path) -> Files:
-    """All files under a folder, through symbolic links too, in a fixed order.
+    """All files under a folder, in a fixed order; symbolic links are followed.
 
     Raises:
-        ValueError: A folder cannot be listed, or leads back to one above it.
+        ValueError: A folder cannot be listed, or is a link to a folder that contains
+            it.
     """
     found = Files([], [])
 
     def refuse(error: OSError) -> None:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}")
 
-    places = []
+    folders = []
     walk = os.walk(folder, onerror=refuse, followlinks=True)
     with progress(None, f"Listing {folder}", "file") as bar:
         for place, subfolders, names in walk:
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             for name in subfolders:
                 _refuse_circle(Path(place, name))
-            places.append((place, sorted(n for n in names if not n.startswith("."))))
+            folders.append((place, sorted(n for n in names if not n.startswith("."))))
             bar.update(len(names))
-    for place, names in sorted(places):
+    for place, names in sorted(folders):
         for name in names:
             kind = found.images if name.lower().endswith(SUFFIXES) else found.others
             kind.append(os.path.join(place, name))
@@ -71,20 +72,20 @@ def _refuse_circle(folder: Path) -> None:
     above = (parent.resolve() for parent in folder.absolute().parents)
     if folder.is_symlink() and folder.resolve() in above:
         raise ValueError(
-            f"{folder} is a link to {folder.resolve()}, which it is in: its images "
-            f"would be read again and again"
+            f"{folder} is a link to {folder.resolve()}, which contains it: its images "
+            f"would be read endlessly"
         )
 
 
 def read_image(path: str) -> Image.Image:
     """An image as a viewer shows it, in RGB.
 
-    It is turned as its EXIF orientation says. What is transparent lies on white. Of 16
-    bits a channel, v becomes v / 257, in a file of colours its upper 8 bits.
+    It is turned by its EXIF orientation. Transparent pixels get a white background.
+    16-bit grey values v become v / 257; 16-bit colours keep their upper 8 bits.
 
     Raises:
-        ValueError: It is no image, a damaged one, one of several frames, or one whose
-            values have no known range.
+        ValueError: The file is not an image, is damaged, has several frames, or has
+            values other than 8 or 16 bits from black to white.
     """
     try:
         with Image.open(path) as image:
@@ -95,18 +96,17 @@ def read_image(path: str) -> Image.Image:
 
 
 def _check(image: Image.Image) -> None:
-    """Refuse what Pillow would show otherwise than it is meant."""
-    # Cameras put previews into their JPEG files, after the photograph.
+    """Refuse images that Pillow would show differently than intended."""
+    # Cameras put previews into JPEG files, after the photograph.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
-        raise ValueError(f"it has {frames} frames or pages, and which is meant is open")
+        raise ValueError(f"it has {frames} frames or pages; an image must have one")
     is_keyed = image.format == "PNG" and "transparency" in image.info
     if is_keyed and image.mode != "P" and _raw_mode(image) not in ("L", "RGB"):
         raise ValueError(
-            "it has a transparent colour of other than 8 bits; save it with an alpha "
-            "channel"
+            "its transparent colour is not of 8 bits; save it with an alpha channel"
         )
-    tags = getattr(image, "tag_v2", {})  # of a TIFF file
+    tags = getattr(image, "tag_v2", {})  # TIFF files have it
     bits, kinds = tags.get(258, (8,)), tags.get(339, (1,))  # 1: unsigned integers
     is_inverted = image.mode in _DEEP and tags.get(262) == 0  # Pillow leaves it so
     is_deep = image.mode == "I" and image.format in ("PNG", "PPM")  # 16 bits after all
@@ -115,13 +115,13 @@ def _check(image: Image.Image) -> None:
         is_known = False
     if not is_known:
         raise ValueError(
-            f"its values (mode {image.mode}) are none of 8 or 16 bits that count from "
-            f"black up to white; scale them to 8 bits"
+            f"its mode is {image.mode}, which is not 8 or 16 bits from black to white; "
+            f"convert it to 8 bits"
         )
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How a PNG file has its pixels, which Pillow makes the image's mode of."""
+    """The pixel format of a PNG file, from which Pillow derives the image's mode."""
     tile: tuple[Any, ...] = getattr(image, "tile")[0]  # noqa: B009  (untyped)
     return str(tile[3])
 

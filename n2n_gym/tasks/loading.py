@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from n2n_gym.common.files import data_folder
 from n2n_gym.common.plugins import check_call, lookup
+from n2n_gym.tasks.classes import of_classes
 from n2n_gym.tasks.folders import caltech256, from_folder, imagenet
 from n2n_gym.tasks.npz import from_npz
 from n2n_gym.tasks.sets import (
@@ -44,8 +45,8 @@ TASKS: Final[Mapping[str, Callable[[], Task]]] = {
     "imagenet": imagenet,
 }
 
-# Where torchvision, and we, look for them in the data folder.
-_PLACES: Final[Mapping[str, tuple[str, ...]]] = {
+# Paths in the data folder where torchvision, or this package, expects each data set.
+_PATHS: Final[Mapping[str, tuple[str, ...]]] = {
     "digits": (),  # comes with scikit-learn
     "mnist": ("MNIST/raw",),
     "cifar10": ("cifar10.npz", "cifar-10-batches-py"),
@@ -61,30 +62,34 @@ _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def is_here(task: str) -> bool:
-    """Whether a task by name needs no download."""
-    places = (data_folder() / place for place in _PLACES[task])
-    return task == "digits" or any(place.exists() for place in places)
+    """Whether the images of a named task are already on this machine."""
+    candidates = (data_folder() / place for place in _PATHS[task])
+    return task == "digits" or any(place.exists() for place in candidates)
 
 
 def load_task(task: str | Task) -> Task:
     """A task from its name, a path, or ``"module:function"``.
 
-    A path is that of an .npz file or of a folder of images. The side of a folder's
-    images, and of those of ``caltech256`` and ``imagenet``, may follow:
-    ``"imagenet@32"``, ``"path/to/flowers@96"``.
+    A path leads to an .npz file or to a folder of images. For a folder, ``caltech256``
+    and ``imagenet``, ``@`` sets the side of the images in pixels: ``"imagenet@32"``,
+    ``"path/to/flowers@96"``. ``"cifar10:0-4"`` keeps only the classes 0 to 4, and
+    ``"cifar10:0-4:5000"`` only 5,000 of their training images.
 
     Raises:
-        ValueError: There is no such task, or its data are not as they should be.
-        OSError: It is not there, and cannot be downloaded.
+        ValueError: There is no such task, or its data are wrong.
+        OSError: The data are missing and cannot be downloaded.
     """
     if isinstance(task, Task):
         return task
     if not isinstance(task, str):
-        raise ValueError(f"a task is a name, a path or a Task, got {task!r}")
+        raise ValueError(f"a task must be a name, a path or a Task, got {task!r}")
     if task.lower().endswith(".npz"):
         return from_npz(task)
     if task not in TASKS and _is_folder(task):
         return from_folder(task)
+    whole, colon, classes = task.partition(":")
+    if colon and whole in TASKS:
+        return of_classes(TASKS[whole](), classes)
     name, at, side = task.rpartition("@")
     published = name if at else task
     if published in TASKS and _is_folder(published):
@@ -96,7 +101,9 @@ def load_task(task: str | Task) -> Task:
             f"{', '.join(_OF_ANY_SIDE)} and folders of images"
         )
     if at and not side.isdecimal() and (name in TASKS or _is_folder(name)):
-        raise ValueError(f"{side!r} is no side of images; {name}@64 would have 64x64")
+        raise ValueError(
+            f"the side of images must be a number, as in {name}@64, got {side!r}"
+        )
     if at and side.isdecimal():
         if name in _OF_ANY_SIDE:
             return _OF_ANY_SIDE[name](int(side))
@@ -113,7 +120,7 @@ def load_task(task: str | Task) -> Task:
         check_call("task", task, make)
     made = make() if callable(make) else make
     if not isinstance(made, Task):
-        raise ValueError(f"task {task!r} gives {made!r}, not a Task")
+        raise ValueError(f"task {task!r} must return a Task, got {made!r}")
     return made
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _IMAGES: Final = ("images", "x")
 _LABELS: Final = ("labels", "y")
-# Which array each accepted key is: train_images, x_train, Y_val, ...
+# Each accepted key with its array: train_images, x_train, Y_val, ...
 _KEYS: Final[Mapping[str, str]] = {
     key: f"{split}_{kinds[0]}"
     for split, spellings in SPELLINGS.items()
@@ -48,15 +48,19 @@ _KEYS: Final[Mapping[str, str]] = {
 def from_npz(path: str | Path, name: str | None = None) -> Task:
     """Your own images: a file that ``numpy.savez`` wrote.
 
-    It holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and
-    perhaps ``validation_images``, ``validation_labels``: uint8 images, (N, H, W) or
-    (N, H, W, C), and integer labels from 0, (N,) or (N, 1). Without ``train_labels``
-    students learn a trained teacher's logits alone; the other images then all have
-    labels, or none has: accuracy is agreement with the teacher. A split may have
-    another of the names that folders have ("val_images"), and the arrays may be x and
-    y ("x_train", "y_train"). Without a validation split, a tenth of the training images
-    becomes one. It is read whole: what does not fit in memory belongs in a folder of
-    images, which is streamed.
+    The file holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels``,
+    and optionally ``validation_images`` and ``validation_labels``. Images are uint8,
+    (N, H, W) or (N, H, W, C); labels are integers from 0, (N,) or (N, 1). Splits can be
+    named as in folders ("val_images"), and arrays can be called x and y ("x_train",
+    "y_train"). Without a validation split, a tenth of the training images becomes the
+    validation split.
+
+    Without ``train_labels``, students learn only a trained teacher's logits. Such a
+    file must have either both validation and test labels, or no labels at all. Without
+    any labels, accuracy is agreement with the teacher.
+
+    The file is read into memory. For data larger than memory, use a folder of images,
+    which is streamed.
 
     Raises:
         ValueError: A key is missing or unknown, an array has the wrong type, shape or
@@ -87,7 +91,7 @@ def from_npz(path: str | Path, name: str | None = None) -> Task:
 
 
 class _Counting(io.RawIOBase):
-    """A file that tells how much of it has been read."""
+    """A file that reports how much of it has been read."""
 
     def __init__(self, file: BinaryIO, tell: Callable[[int], object]) -> None:
         self._file, self._tell = file, tell
@@ -162,7 +166,7 @@ def _checked_arrays(path: Path) -> Arrays:
             raise ValueError(f"{path} has no validation split, and {error}") from error
     labels_of = {s: labels for s, (_, labels) in parts.items() if s in labelled}
     if labels_of:
-        labels = next(iter(labels_of.values()))  # of training, if it has them
+        labels = next(iter(labels_of.values()))  # training's labels, if it has any
         check_classes(str(path), labels_of, int(labels.max()) + 1)
     for oddity in find_oddities(parts):
         logger.warning("%s: %s", path, oddity)
@@ -170,10 +174,11 @@ def _checked_arrays(path: Path) -> Arrays:
 
 
 def _labelled(path: Path, data: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
-    """The splits that have labels, or should have.
+    """The splits whose labels are given or required.
 
     Raises:
-        ValueError: Training has none, and of the others some do.
+        ValueError: The training split has no labels, and only one of validation and
+            test has labels.
     """
     given = [split for split in SPLITS if f"{split}_labels" in data]
     if not given and "train_images" in data:
@@ -190,7 +195,7 @@ def _labelled(path: Path, data: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
 
 
 def _renamed(path: Path, data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays under the first of the names that each may have."""
+    """The arrays by standard names, such as ``train_images``."""
     renamed: dict[str, str] = {}
     for key in data:
         name = _KEYS.get(key.lower())

@@ -1,4 +1,4 @@
-"""Data sets of small images that others publish, by name."""
+"""Published data sets of small images, by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from n2n_gym.common.files import alone_with, cache_folder, data_folder
+from n2n_gym.common.files import cache_folder, data_folder, locked
 from n2n_gym.networks.layers import Shape
 from n2n_gym.tasks.arrays import Arrays, Labelled, three_ways, with_validation
 from n2n_gym.tasks.augmentation import Augmentation
@@ -25,7 +25,7 @@ _CLOTHES: Final = (
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 _KANA: Final = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-# Letters whose lower case looks like their upper case are one class.
+# A letter that looks the same in both cases is one class.
 _CHARACTERS: Final = (*string.digits, *string.ascii_uppercase, *"abdefghnqrt")
 _CIFAR10: Final = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -43,7 +43,7 @@ _CIFAR100: Final = tuple(
     tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
     worm""".split()  # noqa: SIM905
 )
-_VALIDATE: Final = 500  # of each class of cifar10x16
+_VALIDATE: Final = 500  # validation images per class of cifar10x16
 _NONE: Final = Augmentation()
 _OBJECTS: Final = Augmentation(padding=4, flip=True)
 _GREY: Final = "28x28 grey images, light on dark, as torchvision gives them"
@@ -69,23 +69,35 @@ def digits() -> Task:
 
 
 def mnist() -> Task:
-    """MNIST: 70,000 handwritten digits; a tenth of the training images validates."""
+    """MNIST: 70,000 handwritten digits.
+
+    A tenth of the training images is for validation.
+    """
     return _published("mnist", "MNIST", (1, 28, 28), _DIGITS, _NONE, _GREY)
 
 
 def fashion_mnist() -> Task:
-    """Fashion-MNIST: 70,000 articles of clothing; a tenth of training validates."""
+    """Fashion-MNIST: 70,000 articles of clothing.
+
+    A tenth of the training images is for validation.
+    """
     name, dataset = "fashion_mnist", "FashionMNIST"
     return _published(name, dataset, (1, 28, 28), _CLOTHES, _NONE, _GREY)
 
 
 def kmnist() -> Task:
-    """Kuzushiji-MNIST: 70,000 cursive Japanese characters; a tenth validates."""
+    """Kuzushiji-MNIST: 70,000 cursive Japanese characters in 10 classes.
+
+    A tenth of the training images is for validation.
+    """
     return _published("kmnist", "KMNIST", (1, 28, 28), _KANA, _NONE, _GREY)
 
 
 def emnist() -> Task:
-    """EMNIST, balanced: 131,600 digits and letters in 47 classes; a tenth validates."""
+    """EMNIST, balanced: 131,600 digits and letters in 47 classes.
+
+    A tenth of the training images is for validation.
+    """
 
     def upright(data: Any) -> Labelled:
         images, labels = _labelled(data)
@@ -104,7 +116,7 @@ def emnist() -> Task:
 
 
 def cifar10() -> Task:
-    """CIFAR-10: ``$N2N_DATA/cifar10.npz`` if it exists, else through torchvision."""
+    """CIFAR-10: from ``$N2N_DATA/cifar10.npz`` if it exists, else from torchvision."""
     local = data_folder() / "cifar10.npz"
     if local.exists():
         return replace(
@@ -117,10 +129,10 @@ def cifar10() -> Task:
 
 
 def cifar10x16() -> Task:
-    """CIFAR-10 averaged to 16x16: N2N-Bench's images, whoever distributed them.
+    """CIFAR-10 averaged to 16x16 pixels, the images of N2N-Bench.
 
-    The order is that of the averaged images' SHA-256, and the first 500 of each class
-    validate: so the splits are the same from any copy of the data set.
+    Images are sorted by the SHA-256 of the averaged image, and the first 500 of each
+    class are for validation. So any copy of the data set gives the same splits.
     """
 
     def read() -> Arrays:
@@ -129,7 +141,7 @@ def cifar10x16() -> Task:
         images = np.concatenate([images for images, _ in parts])
         labels = np.concatenate([labels for _, labels in parts])
         images, labels = _by_content(_halved(images), labels)
-        place = np.empty(len(labels), np.int64)  # of an image among those of its class
+        place = np.empty(len(labels), np.int64)  # an image's rank in its class
         for each in np.unique(labels):
             place[labels == each] = np.arange((labels == each).sum())
         is_validation = place < _VALIDATE
@@ -151,7 +163,7 @@ def cifar10x16() -> Task:
 
 
 def _halved(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, H, W, C) with each 2x2 pixels averaged, halves up."""
+    """Average each 2x2 pixels of images, (N, H, W, C); halves are rounded up."""
     count, height, width, channels = images.shape
     squares = images.reshape(count, height // 2, 2, width // 2, 2, channels)
     sums = squares.sum((2, 4), dtype=np.uint16)
@@ -160,19 +172,25 @@ def _halved(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _by_content(images: NDArray[np.uint8], labels: NDArray[Any]) -> Labelled:
-    """In the order of the images' SHA-256."""
+    """The images and labels, sorted by the images' SHA-256."""
     digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
     order = sorted(range(len(digests)), key=digests.__getitem__)
     return images[order], labels[order]
 
 
 def cifar100() -> Task:
-    """CIFAR-100: 60,000 photographs of 100 things; a tenth of training validates."""
+    """CIFAR-100: 60,000 photographs of 100 things.
+
+    A tenth of the training images is for validation.
+    """
     return _published("cifar100", "CIFAR100", (3, 32, 32), _CIFAR100, _OBJECTS, _RGB)
 
 
 def svhn() -> Task:
-    """SVHN: 99,289 house numbers' digits; a tenth of the training images validates."""
+    """SVHN: 99,289 digits of house numbers.
+
+    A tenth of the training images is for validation.
+    """
 
     def labelled(data: Any) -> Labelled:
         return data.data.transpose(0, 2, 3, 1), data.labels
@@ -182,7 +200,7 @@ def svhn() -> Task:
         "SVHN",
         (3, 32, 32),
         _DIGITS,
-        Augmentation(padding=4),  # a mirrored digit is none
+        Augmentation(padding=4),  # a mirrored digit is no digit
         _RGB,
         parts=({"split": "train"}, {"split": "test"}),
         labelled=labelled,
@@ -204,11 +222,11 @@ def _published(
     parts: Iterable[dict[str, Any]] = ({"train": True}, {"train": False}),
     labelled: Callable[[Any], Labelled] = _labelled,
 ) -> Task:
-    """A data set of torchvision's, a tenth of whose training images validates.
+    """A data set of torchvision; a tenth of its training images is for validation.
 
     Args:
-        parts: What torchvision calls training and test.
-        labelled: Takes images and labels from torchvision's object.
+        parts: Arguments of torchvision's data set, for training and for test.
+        labelled: Function that takes images and labels from torchvision's object.
     """
 
     def read() -> Arrays:
@@ -227,13 +245,17 @@ def _published(
 
 
 def from_torchvision(name: str, *parts: dict[str, Any]) -> list[Any]:
-    """torchvision's data set of this name for each part, downloaded if need be."""
+    """Parts of torchvision's data set of this name, downloaded if necessary.
+
+    Args:
+        parts: Arguments of the data set, for each part.
+    """
     import torchvision  # slow to import, and needed here only
 
     root = data_folder()
     dataset = getattr(torchvision.datasets, name)
-    # Whoever comes second waits for the first's download.
-    with alone_with(cache_folder() / name):
+    # A second process waits for the first one's download.
+    with locked(cache_folder() / name):
         try:
             return [dataset(root, download=True, **part) for part in parts]
         except (OSError, RuntimeError) as error:

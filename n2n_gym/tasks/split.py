@@ -25,11 +25,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images with their labels, for use on the device that the labels are on.
+    """Images with their labels, for use on the labels' device.
 
     Attributes:
-        is_streamed: Whether the images are elsewhere, in a memory map or in the
-            memory of the CPU, and come to the device batch by batch.
+        is_streamed: Whether images stay in a memory map or in the CPU's memory, and are
+            copied to the device batch by batch.
     """
 
     images: Tensor  # (N, C, H, W) uint8
@@ -44,14 +44,14 @@ class Split:
         return self.labels.device
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images, (N, H, W, C), and labels, as `Task.read` gives them."""
+        """Images, (N, H, W, C), and labels, as `Task.read` returns them."""
         return self.images.permute(0, 2, 3, 1).cpu().numpy(), self.labels.cpu().numpy()
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
-        """Batches of at most this size on the device, the same however they get there.
+        """Batches of at most ``size`` images on the device, streamed or not.
 
         Args:
-            order: Positions, (M,) int64; all images in their order by default.
+            order: Positions of the images, (M,) int64; by default all images in order.
         """
         if self.is_streamed:
             everything = torch.arange(len(self))
@@ -85,15 +85,16 @@ class Split:
 
     @property
     def _pins(self) -> bool:
-        """Whether copies to the device run beside the CPU, from pinned memory."""
+        """Whether copies to the device run in parallel, from pinned memory."""
         return self.device.type == "cuda"
 
     def on(self, device: torch.device, resident_bytes: int | None = None) -> Split:
-        """The split for a device: resident there if it fits, else streamed.
+        """The split on a device; images that do not fit there are streamed.
 
         Args:
-            resident_bytes: How large resident images may be. By default half of the
-                memory that is free on the device; what is in the CPU's memory stays.
+            resident_bytes: Largest size of images that are not streamed. By default
+                half of the device's free memory; on a CPU, images already in memory
+                stay there.
         """
         labels = self.labels.to(device)
         if resident_bytes is None:
@@ -112,7 +113,7 @@ def _free_memory(device: torch.device) -> int:
 
 
 def as_split(images: NDArray[Any], labels: NDArray[Any]) -> Split:
-    """(N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W); a memory map stays one."""
+    """A split of (N, H, W) or (N, H, W, C) uint8 images; a memory map is streamed."""
     integers = torch.from_numpy(labels.astype(np.int64))
     if images.ndim == 3:
         images = images[..., None]
@@ -124,5 +125,5 @@ def as_split(images: NDArray[Any], labels: NDArray[Any]) -> Split:
                 'mmap_mode="c"'
             )
         return Split(torch.from_numpy(maps), integers, is_streamed=True)
-    # A copy, since torch takes no arrays that cannot be written to.
+    # A copy, because torch takes no read-only arrays.
     return Split(torch.from_numpy(np.array(maps, order="C")), integers)

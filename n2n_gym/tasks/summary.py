@@ -1,4 +1,4 @@
-"""What has to be known of all the data, in one pass over memory maps of any size."""
+"""Statistics of all images, in one pass over memory maps of any size."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ _CHUNK_BYTES: Final = 2**25
 
 
 class ImageSummary(NamedTuple):
-    """What is kept with images that take long to read."""
+    """Statistics that are kept with images, because reading all images takes long."""
 
     fingerprint: str
     normalisation: Statistics
 
 
 def compute_normalisation(images: Tensor) -> Statistics:
-    """Mean and deviation of each channel in [0, 1]; images are (N, C, H, W) uint8."""
+    """Mean and standard deviation of each channel, for pixels in [0, 1].
+
+    Images are (N, C, H, W) uint8. Standard deviations are at least 0.001.
+    """
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in _chunks(images, "Statistics of the training images"):
         channels = chunk.transpose(0, 1).flatten(1)  # (C, n*H*W)

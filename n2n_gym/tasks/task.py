@@ -1,7 +1,7 @@
-"""A task: a data set with its three disjoint splits.
+"""A task: a data set with three disjoint splits.
 
-Torch is imported when the images are first read: an environment whose scores need none
-never does.
+Torch is imported when the images are first read, so an environment that scores without
+images never imports it.
 """
 
 from __future__ import annotations
@@ -43,35 +43,38 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a teacher has learned: images, mostly with labels, split three ways.
+    """A data set, usually with labels, in three splits.
 
-    The teacher learns from ``train``, rewards come from ``validation``; ``test`` is
-    read once, for a final student.
+    Networks learn from ``train``, rewards come from ``validation``, and ``test`` is
+    read only for finished networks.
 
     Attributes:
-        input_shape: Of one image, (C, H, W).
-        read: Gives each split as uint8 images, (N, H, W) or (N, H, W, C), and integer
-            labels, (N,), or None in ``unlabelled`` splits; called once, at the first
-            use. Images may be a memory map
+        input_shape: Shape of one image, (C, H, W).
+        read: Function that returns each split as images and labels; called once, at the
+            first use. Images are uint8, (N, H, W) or (N, H, W, C). Labels are integers,
+            (N,), or None in ``unlabelled`` splits. Images may be a memory map
             (``numpy.load(path, mmap_mode="c")``), which is never read whole.
-        class_names: In the order of the labels, where they are known.
-        augmentation: Of training images.
-        preprocessing: How an image file becomes such an image, for those who use the
-            networks elsewhere.
-        resident_bytes: How large images that are kept on a device may be, larger ones
-            are streamed there; half of the memory that is free on it by default.
-        summary: Gives what is known of the data without reading them all, if anything.
-        grey: The task whose images these are, each repeated to three channels.
-        num_classes: 0 where there are no labels: as many as the teacher tells apart.
-        unlabelled: The splits without labels: ("train",), or all three.
-        answers: The teacher's classes of their images, (N,) int64 each, which stand in
-            for labels: see ``answered``. Without them those labels are -1.
-        unanswered: The task that ``answered`` was called on.
+        class_names: Names of the classes in the order of the labels; None if unknown.
+        augmentation: Random changes of training images.
+        preprocessing: Description of how an image file becomes an input, for users of
+            the exported networks.
+        resident_bytes: Largest size of images that are kept on a device; larger ones
+            are streamed. By default half of the device's free memory.
+        summary: Function that returns the fingerprint and the normalisation without
+            reading all data. Without it, they are computed from the data.
+        grey: For a task that ``in_colour`` made, the task with grey images.
+        num_classes: Number of classes. If no split has labels, it can be 0, which
+            stands for the teacher's number of classes.
+        unlabelled: Names of the splits without labels: ("train",), or all three.
+        answers: Function that returns the teacher's predicted classes for unlabelled
+            splits, (N,) int64 each; see ``answered``. Without it, the labels of
+            unlabelled splits are -1.
+        unanswered: For a task that ``answered`` made, the task without predictions.
 
     Raises:
-        ValueError: There are more or fewer class names than classes, an attribute is
-            of another type, or ``read`` is no function. At the first use: the data are
-            not as described, or a class is missing from a split.
+        ValueError: The number of class names is not the number of classes, an attribute
+            has the wrong type, or ``read`` is not a function. At the first use: the
+            data do not match the description, or a split lacks a class.
     """
 
     name: str
@@ -91,15 +94,15 @@ class Task:
     def __post_init__(self) -> None:
         if not callable(self.read):
             raise ValueError(
-                f"task {self.name}: read is a function without arguments that gives "
-                f"the images, got {type(self.read).__name__}"
+                f"task {self.name}: read must be a function without arguments that "
+                f"returns the images, got {type(self.read).__name__}"
             )
         try:  # numpy's integers too
             channels, height, width = map(operator.index, self.input_shape)
             count = operator.index(self.num_classes)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"task {self.name}: input_shape is (channels, height, width) and "
+                f"task {self.name}: input_shape must be (channels, height, width) and "
                 f"num_classes an integer, got {self.input_shape!r} and "
                 f"{self.num_classes!r}"
             ) from error
@@ -107,7 +110,8 @@ class Task:
         names = self.class_names
         if isinstance(names, str) or not all(isinstance(n, str) for n in names or ()):
             raise ValueError(
-                f"task {self.name}: class_names are texts, one a class, got {names!r}"
+                f"task {self.name}: class_names must be one string per class, got "
+                f"{names!r}"
             )
         object.__setattr__(self, "input_shape", (channels, height, width))
         object.__setattr__(self, "num_classes", count)
@@ -119,7 +123,7 @@ class Task:
 
     @cached_property
     def splits(self) -> Mapping[str, Split]:
-        """All data, in memory or in memory maps."""
+        """The three splits with all data, in memory or in memory maps."""
         from n2n_gym.tasks.split import as_split
 
         if self.unanswered is not None and self.answers is not None:
@@ -134,7 +138,7 @@ class Task:
                 for name, split in self.grey.splits.items()
             }
         where = f"task {self.name}"
-        # The checks are what makes arrays of it.
+        # The checks convert to arrays.
         arrays: Any = fill_labels(where, self.read(), self.unlabelled)
         self._check(arrays)
         return {name: as_split(*arrays[name]) for name in SPLITS}
@@ -165,7 +169,7 @@ class Task:
 
     @cached_property
     def normalisation(self) -> Statistics:
-        """Mean and deviation of each channel of the training images, in [0, 1]."""
+        """Mean and standard deviation of the training images' channels, in [0, 1]."""
         from n2n_gym.tasks.summary import compute_normalisation
 
         if self.unanswered is not None:
@@ -176,9 +180,10 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the data in all splits, and of the answers that are no labels.
+        """SHA-256 of the data in all splits, and of predictions that replace labels.
 
-        So no score on a teacher's answers passes for one on labels, even equal ones.
+        So a score on a teacher's predictions never passes for a score on labels, even
+        if the predictions equal the labels.
         """
         from n2n_gym.tasks.summary import compute_fingerprint
 
@@ -192,7 +197,7 @@ class Task:
         return compute_fingerprint(self.splits)
 
     def split(self, name: str, device: torch.device) -> Split:
-        """The split on a device, where it stays for the next call if it fits."""
+        """The split on a device, where it stays for later calls if it fits."""
         key = name, str(device)
         if key not in self._placed:
             self._placed[key] = self.splits[name].on(device, self.resident_bytes)
@@ -203,15 +208,15 @@ class Task:
         return {}
 
     def in_colour(self) -> Task:
-        """The task with its grey images in three equal channels, on the same data.
+        """The same task with each grey image in three equal channels.
 
         Raises:
-            ValueError: Its images are not grey.
+            ValueError: The images are not grey.
         """
         if self.input_shape[0] != 1:
             raise ValueError(
-                f"task {self.name} has {self.input_shape[0]} channels; only grey "
-                f"images, of one, can be repeated"
+                f"task {self.name} has {self.input_shape[0]} channels; only one "
+                f"channel, grey, can be repeated"
             )
         return replace(
             self,
@@ -224,14 +229,16 @@ class Task:
     def answered(
         self, num_classes: int, answers: Callable[[], Mapping[str, Tensor]]
     ) -> Task:
-        """The task with a teacher's answers where it has no labels.
+        """The task with a teacher's predictions in place of missing labels.
 
-        ``unlabelled`` still names those splits: accuracy on them is agreement with the
-        teacher, and nobody learns them as labels.
+        ``unlabelled`` still names the splits without labels. Accuracy on them is
+        agreement with the teacher, and no network is trained on the predictions as
+        labels.
 
         Args:
-            num_classes: That the teacher tells apart.
-            answers: Gives them, by split; called once, at the first use.
+            num_classes: Number of classes that the teacher knows.
+            answers: Function that returns predictions by split; called once, at the
+                first use.
         """
         return replace(
             self,
@@ -244,7 +251,7 @@ class Task:
         )
 
     def counts_without_labels(self) -> dict[str, int]:
-        """How many images have none, by split."""
+        """Number of unlabelled images, by split."""
         return {name: len(self.splits[name]) for name in self.unlabelled}
 
     @classmethod
@@ -259,10 +266,10 @@ class Task:
         resident_bytes: int | None,
         unlabelled: tuple[str, ...] = (),
     ) -> Task:
-        """A task of splits that were checked before; perhaps not of all three.
+        """A task made of checked splits; the test split may be missing.
 
         Args:
-            unlabelled: Those whose labels are the teacher's answers.
+            unlabelled: Splits with the teacher's predictions as labels.
         """
         task = cls(
             name,
@@ -281,9 +288,9 @@ class Task:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: the attributes, and images that are in memory.
+        """The attributes for another process, and the images that are in memory.
 
-        Images are read now, and all go there, where `read` cannot.
+        If `read` or `summary` cannot be pickled, all images are read now and sent.
         """
         from n2n_gym.tasks.summary import ImageSummary
 

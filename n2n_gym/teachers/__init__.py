@@ -1,1 +1,1 @@
-"""Teachers: trained networks, made once and kept."""
+"""Teachers: networks that are trained or scored once; the cache keeps the results."""

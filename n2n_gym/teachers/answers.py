@@ -1,4 +1,4 @@
-"""What a teacher answers to its task's images: in batches, in the faster precision."""
+"""A teacher's logits of its task's images, and the precision to compute them in."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.precision import pick_precision
 
-# Images from which on the precision is chosen: fewer are over soon, and their logits
-# stay the same on every machine.
+# Least number of images for which the precision is chosen. Fewer take little time
+# anyway, and in float32 their logits are the same on every machine.
 WORTH_MEASURING: Final = 10_000
 _MEASURED: Final[Mapping[str, int]] = {"cpu": 10}  # images of a step that is timed
 LONG: Final = 1e11  # multiply-accumulates: a second or two of one core
@@ -35,10 +35,10 @@ def compute_answers(
     normalise: Normalisation,
     precision: Precision,
 ) -> dict[str, Tensor]:
-    """A teacher's logits of some splits, (N, classes) float32 each, on the CPU.
+    """A teacher's logits of the given splits, (N, classes) float32 each, on the CPU.
 
     Args:
-        network: On the device.
+        network: The teacher's network, on the device.
     """
     sizes = {split: len(task.splits[split]) for split in splits}
     total = sum(sizes.values())
@@ -65,10 +65,12 @@ def faster_answers(
     device: torch.device,
     normalise: Normalisation,
 ) -> Precision:
-    """The precision that so many logits are computed faster in, measured once.
+    """The precision in which the logits of a task are computed faster, measured once.
+
+    For fewer than ``WORTH_MEASURING`` training images, the precision is float32.
 
     Args:
-        make: Makes the network on the device, if it has to be measured.
+        make: Function that makes the network on the device; called only to measure.
     """
     if len(task.splits["train"]) < WORTH_MEASURING:
         return "float32"

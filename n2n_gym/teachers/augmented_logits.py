@@ -1,60 +1,53 @@
-"""A teacher's logits of augmented training images: computed once, and kept."""
+"""A teacher's logits of augmented training images, computed once and kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from dataclasses import replace
 from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
-from n2n_gym.common.files import (
-    alone_with,
-    cache_folder,
-    kept_if_possible,
-    write_whole,
-)
+from n2n_gym.common.files import cache_folder, cached, write_whole
 from n2n_gym.common.progress import progress
 from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.inference import EVALUATION_BATCH
-from n2n_gym.pytorch.inputs import Views
+from n2n_gym.pytorch.inputs import Variants
 from n2n_gym.pytorch.recipe import Precision
+from n2n_gym.teachers.store import read_tensors
 from n2n_gym.teachers.teacher import Teacher
 
-logger = logging.getLogger(__name__)
-
 TIMED_IMAGES: Final = 250
-MOST_LOGITS: Final = 200_000_000  # of all views together: 800 MB
+MOST_LOGITS: Final = 200_000_000  # numbers in the logits of all variants: 800 MB
 
 
-def teacher_views(
+def teacher_variants(
     teacher: Teacher, count: int, device: torch.device, precision: Precision
-) -> Views | None:
-    """So many forms of each training image, the first as it is; None if only that one.
+) -> Variants | None:
+    """Variants of each training image, the first unchanged, with the teacher's logits.
 
-    Fewer where their logits would take too much memory, and one where the task has no
-    augmentation.
+    There are fewer than ``count`` variants if the logits of all would need too much
+    memory. The result is None if that leaves only the unchanged images, or if the task
+    has no augmentation.
     """
     key = count, device.type, precision
-    if key not in teacher.views:
-        teacher.views[key] = _make_views(teacher, count, device, precision)
-    views = teacher.views[key]
-    if views is not None and views.logits.device != device:  # moved there once
-        changes, logits = views.changes.to(device), views.logits.to(device)
-        views = replace(views, changes=changes, logits=logits)
-        teacher.views[key] = views
-    return views
+    if key not in teacher.variants:
+        teacher.variants[key] = _make_variants(teacher, count, device, precision)
+    variants = teacher.variants[key]
+    if variants is not None and variants.logits.device != device:  # moved there once
+        changes, logits = variants.changes.to(device), variants.logits.to(device)
+        variants = replace(variants, changes=changes, logits=logits)
+        teacher.variants[key] = variants
+    return variants
 
 
 @torch.no_grad()
-def seconds_a_view(teacher: Teacher, device: torch.device) -> float:
-    """How long another form of all training images takes; 0 where there is none."""
+def seconds_a_variant(teacher: Teacher, device: torch.device) -> float:
+    """Estimated seconds for the logits of one more variant; 0 without augmentation."""
     if teacher.task.augmentation.is_none:
         return 0.0
     network = teacher.network(device).to(memory_format=torch.channels_last)
@@ -67,9 +60,9 @@ def seconds_a_view(teacher: Teacher, device: torch.device) -> float:
     return (time.perf_counter() - started) * len(split) / len(images)
 
 
-def _make_views(
+def _make_variants(
     teacher: Teacher, count: int, device: torch.device, precision: Precision
-) -> Views | None:
+) -> Variants | None:
     augmentation, originals = teacher.task.augmentation, teacher.trained.logits
     count = min(count, MOST_LOGITS // originals.numel())
     if augmentation.is_none or count <= 1:
@@ -80,27 +73,28 @@ def _make_views(
     changes += [augmentation.draw(num_images, generator) for _ in range(count - 1)]
     drawn = torch.stack(changes)  # (V, 3, N)
     others = _kept_logits(teacher, drawn[1:], device, precision)
-    return Views(augmentation, drawn, torch.cat([originals[None], others]))
+    return Variants(augmentation, drawn, torch.cat([originals[None], others]))
 
 
 def _kept_logits(
     teacher: Teacher, changes: Tensor, device: torch.device, precision: Precision
 ) -> Tensor:
-    """Of the changed images, (V - 1, N, classes)."""
+    """Logits of the changed images, (V - 1, N, classes), kept in the cache.
+
+    Args:
+        changes: Changes of all V variants but the first, (V - 1, 3, N).
+    """
     about = [teacher.fingerprint, teacher.task.fingerprint, len(changes)]
     about += [repr(teacher.task.augmentation), device.type, precision]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    # The folder keeps its first name, so that older files are found.
     path = cache_folder() / "views" / f"{key}.safetensors"
-    with alone_with(path):
-        if path.exists():
-            try:
-                return load_file(path)["logits"]
-            except (OSError, SafetensorError, KeyError) as error:
-                logger.warning("%s is damaged (%s) and is made anew", path, error)
-        logits = _compute_logits(teacher, changes, device, precision).cpu()
-        with kept_if_possible(path):
-            write_whole(path, save({"logits": logits}))
-    return logits
+    return cached(
+        path,
+        lambda path: read_tensors(path)["logits"],
+        lambda: _compute_logits(teacher, changes, device, precision).cpu(),
+        lambda path, logits: write_whole(path, save({"logits": logits})),
+    )
 
 
 @torch.no_grad()

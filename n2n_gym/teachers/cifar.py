@@ -1,12 +1,12 @@
 """ResNets for CIFAR (He et al., 2016, section 4.2): 6n + 2 layers, widths 16, 32, 64.
 
-Their shortcuts have no weights (option A): every other row and column, and channels of
-zeros for those that are new.
+Their shortcuts have no weights (option A): they take every other row and column, and
+fill new channels with zeros.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -46,13 +46,19 @@ class CifarResNet(nn.Module):
     """A stem, three stages of blocks, global average pooling and a linear layer.
 
     Args:
-        num_blocks: In each stage.
-        num_classes: Of the logits.
-        channels: Of the images.
+        num_blocks: Number of blocks in each stage.
+        num_classes: Number of logits.
+        channels: Number of channels of the images.
+        block: Function that makes a block from its input width, output width and
+            stride.
     """
 
     def __init__(
-        self, num_blocks: int, num_classes: int = 10, channels: int = 3
+        self,
+        num_blocks: int,
+        num_classes: int = 10,
+        channels: int = 3,
+        block: Callable[[int, int, int], nn.Module] = _Block,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False)
@@ -62,7 +68,7 @@ class CifarResNet(nn.Module):
             strides = [1 if stage == 0 else 2] + [1] * (num_blocks - 1)
             blocks = []
             for stride in strides:
-                blocks.append(_Block(read, width, stride))
+                blocks.append(block(read, width, stride))
                 read = width
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.fc = nn.Linear(WIDTHS[-1], num_classes)
@@ -76,5 +82,5 @@ class CifarResNet(nn.Module):
 
 
 def cifar_resnet(name: str, num_classes: int = 10) -> CifarResNet:
-    """One of ``DEPTHS`` by name, with torch's default weights."""
+    """The network of ``DEPTHS`` with this name, with torch's initial weights."""
     return CifarResNet(DEPTHS[name], num_classes)

@@ -1,7 +1,7 @@
 """Networks of timm by name: ``timm:resnet18.a1_in1k``.
 
-They are taken as timm makes them, for images of any size. A name with a tag stands for
-published weights, which come with their normalisation.
+They are used as timm makes them, for images of any size. A tag in the name, such as
+``a1_in1k``, selects published weights and their normalisation.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ PREFIX: Final = "timm:"
 
 
 def is_timm(teacher: object) -> bool:
-    """Whether a teacher's name is one of timm's."""
+    """Whether a teacher is given by a name that starts with ``timm:``."""
     return isinstance(teacher, str) and teacher.startswith(PREFIX)
 
 
 def is_tagged(name: str) -> bool:
-    """Whether it names published weights: ``timm:resnet18.a1_in1k``."""
+    """Whether a name has a tag for published weights: ``timm:resnet18.a1_in1k``."""
     return "." in name
 
 
 def untrained(name: str, num_classes: int, channels: int) -> nn.Module:
-    """A network with fresh weights.
+    """A network of timm with random weights.
 
     Raises:
         ValueError: timm is not installed, or has no such network.
@@ -43,12 +43,13 @@ def untrained(name: str, num_classes: int, channels: int) -> nn.Module:
 
 
 def published(name: str, **options: Any) -> tuple[nn.Module, Normalisation]:
-    """A network with timm's weights, and what its inputs go through.
+    """A network with timm's weights, and the normalisation of its inputs.
 
     The weights are taken from the cache of ``huggingface_hub``, or downloaded.
 
     Args:
-        options: More of ``timm.create_model``, such as a file with the weights.
+        options: Further arguments of ``timm.create_model``, such as a file with the
+            weights.
 
     Raises:
         ValueError: timm is not installed, or has no such network or weights.
@@ -69,7 +70,7 @@ def published(name: str, **options: Any) -> tuple[nn.Module, Normalisation]:
 
 
 def _timm(name: str) -> Any:
-    """The library, if it has this network."""
+    """Import timm; refuse a network or a tag that it does not have."""
     try:
         import timm
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""How teachers are trained."""
+"""The training of teachers."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from n2n_gym.teachers.teacher import Trained
 
 logger = logging.getLogger(__name__)
 
-LONG: Final = 60.0  # seconds of training from which on its end is announced
+LONG: Final = 60.0  # seconds; the end of a longer training is announced
 DAY: Final = 86_400.0  # seconds
-STEPS_TO_REFUSE: Final = 40  # a training, at most; a twentieth of shorter ones
-STEPS_TO_JUDGE: Final = 6  # how long it takes; the first two are not timed
-FEWEST_STEPS: Final = 300  # however few images there are
-ATTEMPTS: Final = 4  # at ever lower learning rates, where a training diverges
-LARGEST_GRADIENT: Final = 1.0  # where nothing normalises, and where one has diverged
-PATIENCE: Final = 0.3  # of a training: what has learned nothing by then will not
-SHORTEST_MEMORY: Final = 0.1  # momentum of batch-norm statistics, at least
-# Steps of a training from which on its precision is chosen: shorter ones are over soon,
-# and stay the same on every machine.
+STEPS_TO_REFUSE: Final = 40  # most steps before a refusal; short trainings need fewer
+STEPS_TO_JUDGE: Final = 6  # steps before the time is estimated; two are not timed
+FEWEST_STEPS: Final = 300  # least number of training steps, for few images
+ATTEMPTS: Final = 4  # attempts, with ever lower learning rates
+LARGEST_GRADIENT: Final = 1.0  # for networks without normalisation and after divergence
+PATIENCE: Final = 0.3  # share of a training without progress after which it fails
+SHORTEST_MEMORY: Final = 0.1  # least momentum of batch-norm statistics
+# Least number of training steps for which the precision is chosen. Shorter trainings
+# take little time anyway, and in float32 they are the same on every machine.
 WORTH_MEASURING: Final = 1_000
 KEEP_EVERY: Final = 15.0  # seconds at least between two checkpoints
 
@@ -55,10 +55,10 @@ _longest: ContextVar[float | None] = ContextVar("longest", default=None)
 
 
 class TakesTooLong(ValueError):
-    """Training a teacher takes longer than there is time.
+    """Training a teacher would take longer than the time allowed.
 
     Attributes:
-        seconds: That it takes from here on.
+        seconds: Estimated seconds for the rest of the training.
     """
 
     def __init__(self, title: str, seconds: float) -> None:
@@ -70,7 +70,7 @@ class TakesTooLong(ValueError):
 
 @contextmanager
 def refused_after(seconds: float) -> Iterator[None]:
-    """Inside, no teacher is trained that takes longer: `TakesTooLong` is raised."""
+    """Context in which a training of over ``seconds`` seconds raises `TakesTooLong`."""
     token = _longest.set(seconds)
     try:
         yield
@@ -79,7 +79,7 @@ def refused_after(seconds: float) -> Iterator[None]:
 
 
 def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
-    """How a teacher is trained: longer on small data sets, which have short epochs."""
+    """The recipe for a teacher; smaller data sets get more epochs than larger ones."""
     count = len(task.splits["train"])
     size = min(64, max(8, count // 8))
     return Recipe(
@@ -92,7 +92,7 @@ def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
 
 
 def _tried(recipe: Recipe, attempt: int) -> Recipe:
-    """The recipe after so many attempts that diverged."""
+    """The recipe for the next attempt, after ``attempt`` attempts that diverged."""
     if attempt == 0:
         return recipe
     rate = recipe.learning_rate / 3**attempt
@@ -111,20 +111,23 @@ def train_network(
     checkpoint: Path | None = None,
     precision: Precision | None = None,
 ) -> Trained:
-    """Train a teacher from scratch, with a progress bar.
+    """Train a teacher, with a progress bar.
 
-    A training of more than a minute is announced with its expected end. Where the loss
-    diverges, or the network learns nothing, it starts again with a third of the
-    learning rate and with small gradients.
+    If training takes more than a minute, a message says when it is expected to end. If
+    the loss diverges or the network learns nothing, training starts again with a third
+    of the learning rate and with clipped gradients.
 
     Args:
-        initial: The weights to start from; drawn by default.
-        checkpoint: Where to keep the training after its epochs, so that the same call
-            goes on after a kill. It stays there: it is the caller's to remove.
-        precision: Of the arithmetic; the faster one by default.
+        initial: Weights to start from; by default random ones.
+        checkpoint: Path of the checkpoint, which is written after epochs. If the
+            process is killed, the same call in a new process resumes from the
+            checkpoint. The caller has to remove it.
+        precision: Precision of the arithmetic; by default the faster one, or float32 if
+            the training is short.
 
     Raises:
-        Diverged: It diverges at the lowest learning rate too.
+        Diverged: Training diverges, or the network learns nothing, even at the lowest
+            learning rate.
     """
     split, title = task.split("train", device), f"{name} on {task.name}"
     normalise = normalisation or Normalisation(*task.normalisation)
@@ -174,26 +177,28 @@ def train_network(
 def _accuracy_if_alive(
     network: Network, task: Task, device: torch.device, normalise: Normalisation
 ) -> float:
-    """On the validation split; Diverged if it gives every image the same class."""
+    """Validation accuracy; raises Diverged if all images are predicted as one class."""
     validation = task.split("validation", device)
     outputs = compute_logits(network, validation, normalise)
     found = outputs.argmax(1)
     if bool((found == found[0]).all()):
-        raise Diverged("every image is taken for the same class")
+        raise Diverged("every image is predicted to be of the same class")
     return (found == validation.labels).cpu().double().mean().item()
 
 
 def _check_learned(accuracy: float, labels: Tensor) -> None:
-    """Diverged if an accuracy is what one class for every image would give, or less."""
+    """Raise Diverged if an accuracy is no better than that of a constant prediction."""
     chance = (labels.bincount().max() / len(labels)).item()
     error = math.sqrt(chance * (1 - chance) / len(labels))
     if accuracy <= chance + 2 * error:
-        raise Diverged(f"{accuracy:.1%} of validation is no more than chance")
+        raise Diverged(
+            f"a validation accuracy of {accuracy:.1%} is no better than chance"
+        )
 
 
 @dataclass
 class _Lesson:
-    """One attempt at a training: its bar, its checkpoints, its expected time."""
+    """One attempt at a training: its progress bar, checkpoints and expected time."""
 
     title: str
     task: Task
@@ -204,7 +209,7 @@ class _Lesson:
     attempt: int
     kept: Mapping[str, Any] | None  # a checkpoint to go on from
     precision: Precision | None
-    num_steps: int = 0  # a bar that is switched off does not count
+    num_steps: int = 0  # counted here, because a disabled progress bar does not count
     started: float = 0.0
     kept_at: float = field(default_factory=time.perf_counter)
 
@@ -213,7 +218,7 @@ class _Lesson:
         kept = self.kept
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                # Some networks average statistics over 100,000s of steps.
+                # Some networks average batch-norm statistics over 100,000s of steps.
                 module.momentum = max(module.momentum or 0.0, SHORTEST_MEMORY)
         size = min(self.recipe.batch_size, len(split))
         steps = len(split) // size
@@ -252,18 +257,18 @@ class _Lesson:
             )
 
     def _judge(self, total: int) -> None:
-        """Announce the end of a training that takes long, once a few steps are timed.
+        """Announce the end of a long training, as soon as a few steps are timed.
 
         Args:
-            total: Steps that this process trains for.
+            total: Number of steps that this process will train.
 
         Raises:
-            TakesTooLong: As `refused_after` says.
+            TakesTooLong: See `refused_after`.
         """
         self.num_steps += 1
         if self.num_steps == 2:
             self.started = time.perf_counter()
-        # What is refused is timed for longer: the first steps may be slow.
+        # Before a refusal more steps are timed: the first ones may be slow.
         to_refuse = max(STEPS_TO_JUDGE, min(STEPS_TO_REFUSE, total // 20))
         if self.num_steps in (STEPS_TO_JUDGE, to_refuse):
             each = (time.perf_counter() - self.started) / (self.num_steps - 2)
@@ -303,7 +308,7 @@ class _Lesson:
     def _precision(
         self, network: Network, split: Split, size: int, steps: int
     ) -> Precision:
-        """The one asked for, or the faster one here, where that is worth it."""
+        """The given precision; by default the faster one, or float32 for few steps."""
         if self.precision is not None:
             return self.precision
         if steps * self.recipe.epochs < WORTH_MEASURING:
@@ -317,7 +322,7 @@ class _Lesson:
 
 
 def _load_checkpoint(path: Path | None, recipe: Recipe) -> dict[str, Any] | None:
-    """What was kept of a training with this recipe, if anything."""
+    """The checkpoint of a training with this recipe; None if there is no such file."""
     if path is None or not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Teachers from what users name: a network, where its weights are, a task."""
+"""Teachers from the user's arguments: a network, its weights, a task."""
 
 from __future__ import annotations
 
@@ -36,48 +36,47 @@ def load_teacher(
 ) -> Teacher:
     """A teacher for a task.
 
-    With weights it is scored as it is. Without, it is loaded from the cache, or trained
-    and kept there, when it is first needed.
+    With weights, the teacher is only scored; without weights, it is trained. Scoring or
+    training starts when the teacher is first needed, and the cache keeps the result.
 
     Args:
-        teacher: The name of one of torchvision's classification networks, or
-            ``resnet20`` to ``resnet110`` of CIFAR (He et al., 2016);
-            ``"timm:resnet18.a1_in1k"``, one of timm's with its published weights and
-            normalisation, or ``"timm:resnet18"``, untrained;
-            ``"module:function"`` or the function, called with the task, gives a module
-            or a ``Teacher``; or a module, whose weights are its own. A class of modules
-            is made without arguments, or with the task if it has a parameter ``task``.
-            Networks by name are fitted to small images, modules are taken as they are,
-            without torch's wrappers. Or an ``Architecture``, its JSON, or the path of
-            its .json file. All of them may be named as ``"module:attribute"``.
-        task: ``"digits"`` by default, or the task that the teacher given comes with.
-            An architecture without a task has no images: its students can be scored by
-            size alone.
-            Grey images become three equal channels for networks with weights for
-            colour.
-        weights: A safetensors file, or what a training script saved with
-            ``torch.save``; a state dict, or a mapping that one lies in; ``"own"`` for
-            those that a function's module comes with; or what torchvision calls the
-            ones it publishes ("IMAGENET1K_V1"), which belong to the network as it is
-            for large images.
-        normalisation: Mean and deviation of each channel, of pixels in [0, 1], which
-            inputs are normalised with; by default those of published weights or else
-            of the task's training images.
-        device: To train on; the accelerator if there is one by default.
-        train_teacher: Does nothing; it is accepted because it used to be needed. A
-            teacher that has to be trained is trained, however long that takes.
-        precision: Of the training's arithmetic, "float32" or "bfloat16"; by default the
-            faster one on this machine. With another one it is another teacher.
-        epochs: Of training, if it has to be trained; by default by the size of the
-            data.
-        again: Whether to train it even if it is in the cache.
+        teacher: One of the following. The name of a classification network of
+            torchvision, or ``resnet20`` to ``resnet110`` of CIFAR (He et al., 2016).
+            ``"timm:resnet18.a1_in1k"``, a network of timm with published weights and
+            normalisation, or ``"timm:resnet18"``, untrained. A function of the task
+            that returns a module or a ``Teacher``. A module, with its own weights. A
+            subclass of ``nn.Module``, called without arguments, or with the task if it
+            has a parameter ``task``. An ``Architecture``, its JSON, or the path of its
+            .json file. A ``Teacher``. ``"module:attribute"`` names any of these.
+            Networks of torchvision by name are adapted to small images. Modules and
+            networks of timm are used unchanged, without torch's wrappers.
+        task: Task, or its name or path; by default ``"digits"``, or the given teacher's
+            own task. An architecture without a task has no images: its students can
+            only be scored by size. Grey images are repeated to three equal channels if
+            the network's weights are for colour images.
+        weights: A safetensors file, a file of ``torch.save``, a state dict, or a
+            checkpoint that contains one. Or ``"own"``, the weights that a function's
+            module already has. Or torchvision's name for published weights
+            ("IMAGENET1K_V1"); the network is then used as published, for large images.
+        normalisation: Mean and standard deviation of each channel, for pixels in
+            [0, 1], that normalise the inputs. By default those that published weights
+            expect; without published weights, those of the task's training images.
+        device: Device for training and scoring; by default the accelerator, or the CPU
+            of a machine without accelerator.
+        train_teacher: Has no effect; older versions needed it. A teacher without
+            weights is trained in any case.
+        precision: Precision of training, or of computing the logits of given weights:
+            "float32" or "bfloat16". By default the faster one on this machine; float32
+            if there are few images. The precision is part of the teacher's identity.
+        epochs: Number of training epochs; by default chosen by the size of the data.
+        again: Whether to train or score the teacher even if the cache has it.
 
     Raises:
-        ValueError: There is no such teacher, task or device, they do not fit, or the
-            weights are of another architecture. A teacher without weights cannot be
-            trained, as the training images have no labels.
-        TraceError: The network uses an operation that is no kind of layer here.
-        OSError: Published weights are not there and cannot be downloaded.
+        ValueError: There is no such teacher, task or device, they do not fit together,
+            or the weights are of another architecture. Or the teacher has to be trained
+            and the training images have no labels.
+        TraceError: The network uses an operation that is not supported.
+        OSError: Published weights are missing and cannot be downloaded.
     """
     kind = read_precision(precision)
     if isinstance(teacher, Teacher):
@@ -91,7 +90,7 @@ def load_teacher(
         pick_device(device)
     if is_given and task is None and weights is None and normalisation is None:
         return untrained_teacher(read_architecture("teacher", teacher))
-    # Torch takes seconds to import, and what came before does without.
+    # Importing torch takes seconds, and the cases above do not need it.
     from n2n_gym.pytorch.devices import pick_device
     from n2n_gym.tasks.loading import load_task
     from n2n_gym.teachers.network import (
@@ -125,10 +124,11 @@ def _checked(
     weights: Weights | None,
     normalisation: Statistics | None,
 ) -> Teacher:
-    """A teacher that was given whole, if it goes with the rest."""
+    """The given ``Teacher``, if it fits the other arguments."""
     if weights is not None or normalisation is not None:
         raise ValueError(
-            f"teacher {teacher.name} is whole: it comes with weights and normalisation"
+            f"teacher {teacher.name} already has weights and normalisation; leave "
+            f"these arguments out"
         )
     if task is None:
         return teacher
@@ -143,7 +143,7 @@ def _checked(
     has = teacher.task.unanswered or teacher.task
     if wanted is not has and wanted.fingerprint != has.fingerprint:
         raise ValueError(
-            f"teacher {teacher.name} has learned task {teacher.task.name}, not "
+            f"teacher {teacher.name} was trained on task {teacher.task.name}, not on "
             f"{wanted.name}"
         )
     return teacher

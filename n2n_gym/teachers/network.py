@@ -1,4 +1,4 @@
-"""Reading a name: which network a teacher is, and where its weights come from."""
+"""From the arguments of ``load_teacher`` to a network's architecture and weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ OWN: Final = "own"
 
 
 class UntrainedNetwork(NamedTuple):
-    """An untrained teacher, and what its weights are or start from."""
+    """A teacher before it is trained or scored.
+
+    Attributes:
+        weights: Trained weights; None if the teacher has to be trained.
+        initial: Weights that training starts from; None for random ones.
+        normalisation: Normalisation of inputs; None for that of the training images.
+    """
 
     name: str
     task: Task
@@ -52,7 +58,7 @@ class UntrainedNetwork(NamedTuple):
 
 
 def check_trainable(network: UntrainedNetwork) -> None:
-    """Refuse to train a network where there are no labels to learn."""
+    """Refuse a network that would have to be trained without labels."""
     if network.weights is None:
         _check_labelled(network.name, network.task)
 
@@ -68,14 +74,14 @@ def _check_labelled(name: str, task: Task) -> None:
 def read_network(
     teacher: TeacherLike, task: Task, weights: Weights | None
 ) -> UntrainedNetwork | Teacher:
-    """The network that a teacher is, before it is trained.
+    """The network of a teacher, before training.
 
     Args:
-        teacher, weights: As ``load_teacher`` takes them.
+        teacher, weights: The arguments of ``load_teacher``.
 
     Raises:
-        ValueError: There is no such network, or the weights are of another one.
-        TraceError: The network uses an operation that is no kind of layer here.
+        ValueError: There is no such network, or the weights are of another network.
+        TraceError: The network uses an operation that is not supported.
     """
     if isinstance(teacher, Architecture) or is_architecture(teacher):
         return _given(read_architecture("teacher", teacher), task, weights)
@@ -88,7 +94,7 @@ def read_network(
         found = lookup("teacher", teacher, {})
     elif not callable(teacher):
         raise ValueError(
-            f"a teacher is a name, 'module:function', a function of the task, a "
+            f"a teacher must be a name, 'module:function', a function of the task, a "
             f"module, an Architecture or a Teacher, got {teacher!r}"
         )
     if isinstance(found, nn.Module):
@@ -106,7 +112,7 @@ def read_network(
 def _given(
     architecture: Architecture, task: Task, weights: Weights | None
 ) -> UntrainedNetwork:
-    """A network of which the layers are known."""
+    """A network that is given by its architecture."""
     task = _in_its_colours(architecture.input_shape[0], task)
     name = name_of_architecture(architecture)
     if weights is None:
@@ -117,7 +123,7 @@ def _given(
 
 
 def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork:
-    """One of torchvision's networks, or of CIFAR's ResNets."""
+    """A network of torchvision, or a ResNet for CIFAR."""
     if weights is None:
         _check_labelled(name, task)
         return UntrainedNetwork(name, task, teacher_architecture(name, task))
@@ -147,7 +153,7 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork
     try:
         checked = check_weights(saved, fitted, source, spare=spare)
     except ValueError as error:
-        try:  # perhaps it was trained as it is for large images
+        try:  # perhaps it was trained without adapting it to small images
             return _with_weights(name, module, task, saved, source)
         except ValueError as other:
             raise ValueError(f"{error}. Nor as torchvision makes it: {other}") from None
@@ -163,10 +169,10 @@ def _by_name(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork
 
 
 def _classes_of(name: str, saved: Any, source: str) -> int:
-    """How many classes saved weights of one of torchvision's networks tell apart.
+    """Number of classes of saved weights for a network of torchvision.
 
     Raises:
-        ValueError: They do not say.
+        ValueError: The weights do not show this number.
     """
     one, two = (torchvision_network(name, count).state_dict() for count in (10, 11))
     key = [key for key in one if one[key].shape != two[key].shape][-1]
@@ -177,14 +183,14 @@ def _classes_of(name: str, saved: Any, source: str) -> int:
     }
     if len(counts) != 1:
         raise ValueError(
-            f"{source} does not say how many classes {name} tells apart (its {key}), "
-            f"and the images have no labels"
+            f"{source} does not show how many classes {name} has (it lacks {key}), and "
+            f"the images have no labels"
         )
     return counts.pop()
 
 
 def _tensors_in(saved: Any) -> Iterator[tuple[str, Tensor]]:
-    """All that a training script saved, however deep."""
+    """All tensors in a checkpoint, at any depth."""
     for name, value in saved.items() if isinstance(saved, Mapping) else ():
         if isinstance(value, Tensor) and value.dim():
             yield str(name), value
@@ -193,7 +199,7 @@ def _tensors_in(saved: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _of_timm(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork:
-    """One of timm's networks, with published weights if its name has their tag."""
+    """A network of timm, with published weights if its name has a tag."""
     if weights is None and is_tagged(name):
         module, normalisation = from_timm(name)
         network = _with_weights(name, module, task, None, name)
@@ -208,7 +214,7 @@ def _of_timm(name: str, task: Task, weights: Weights | None) -> UntrainedNetwork
 def _as_it_is(
     name: str, module: nn.Module, task: Task, weights: Weights | None
 ) -> UntrainedNetwork:
-    """A module of the user's."""
+    """The network of a user's module, unchanged."""
     if weights is not None and weights != OWN:
         return _with_weights(name, module, task, *_read(weights))
     network = _with_weights(name, module, task, None, name)
@@ -220,7 +226,7 @@ def _as_it_is(
 def _with_weights(
     name: str, module: nn.Module, task: Task, weights: Any, source: str
 ) -> UntrainedNetwork:
-    """A module as it is, with trained weights: its own if none are given."""
+    """The network of a module, with the given weights or, by default, its own."""
     try:
         architecture = trace(module, task.input_shape)
     except TraceError as error:
@@ -231,13 +237,13 @@ def _with_weights(
         task = _in_its_colours(architecture.input_shape[0], task)
     own = tensors_of(plain(module))
     given = own if weights is None else weights
-    # A module may hold weights that the logits do not need: auxiliary heads.
+    # A module may have weights that the logits do not need, such as auxiliary heads.
     checked = check_weights(given, architecture, source, spare=own)
     return UntrainedNetwork(name, task, architecture, checked)
 
 
 def _with_its_channels(module: nn.Module, task: Task) -> Architecture | None:
-    """The network for as many channels as it reads, if others than the task has."""
+    """The network traced with another number of channels than the task's, or None."""
     stems = [m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)][:1]
     for channels in dict.fromkeys([3, 1, *stems]):
         if channels != task.input_shape[0]:
@@ -247,13 +253,13 @@ def _with_its_channels(module: nn.Module, task: Task) -> Architecture | None:
 
 
 def _read(weights: Weights) -> tuple[Any, str]:
-    """What a training script saved, and what it is called in errors."""
+    """The content of a checkpoint, and its name for errors."""
     if isinstance(weights, Mapping):
         return weights, "the state dict"
     if not isinstance(weights, (str, Path)):
         raise ValueError(
-            f"weights are a name, a path, a state dict or what a training script keeps "
-            f"one in, got {type(weights).__name__}"
+            f"weights must be a name, a path, a state dict or a training script's "
+            f"checkpoint, got {type(weights).__name__}"
         )
     path = Path(weights).expanduser()
     if not path.suffix and not path.exists():
@@ -269,7 +275,7 @@ def _in_its_colours(channels: int, task: Task) -> Task:
     """The task with as many channels as the network reads.
 
     Raises:
-        ValueError: It cannot have so many.
+        ValueError: The task cannot have this number of channels.
     """
     given = task.input_shape[0]
     if channels == given:
@@ -285,26 +291,30 @@ def _in_its_colours(channels: int, task: Task) -> Task:
 
 
 def _name_of(teacher: Any) -> str:
-    """What a module or a function of the task is called."""
+    """The name of a module, or of a function of the task."""
     if isinstance(teacher, nn.Module):
         return type(unwrapped(teacher)).__name__
     return getattr(teacher, "__name__", type(teacher).__name__)
 
 
 def read_normalisation(statistics: Statistics) -> Normalisation:
-    """A teacher's own normalisation; ValueError where these are no statistics."""
+    """The normalisation with these means and standard deviations of channels.
+
+    Raises:
+        ValueError: ``statistics`` is not a pair of sequences of numbers.
+    """
     try:
         mean, std = (tuple(map(float, each)) for each in statistics)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"a normalisation is ((mean, ...), (deviation, ...)), one of each a "
-            f"channel, got {statistics!r}"
+            f"a normalisation must be ((mean, ...), (deviation, ...)), with one value "
+            f"of each per channel, got {statistics!r}"
         ) from error
     return Normalisation(mean, std)
 
 
 def _call(teacher: object, make: Any, task: Task) -> nn.Module | Teacher:
-    """What a function of the task, or a class of modules, makes: always the same."""
+    """The module or teacher that a function or class makes, with a fixed seed."""
     if isinstance(make, type) and issubclass(make, nn.Module):
         make = _of_class(teacher, make)
     check_call("teacher", teacher, make, task)
@@ -312,8 +322,7 @@ def _call(teacher: object, make: Any, task: Task) -> nn.Module | Teacher:
         made = make(task)
     if not isinstance(made, (nn.Module, Teacher)):
         raise ValueError(
-            f"teacher {teacher!r} gives {made!r}; it must give a torch module or a "
-            f"Teacher"
+            f"teacher {teacher!r} must return a torch module or a Teacher, got {made!r}"
         )
     return made
 
@@ -321,7 +330,7 @@ def _call(teacher: object, make: Any, task: Task) -> nn.Module | Teacher:
 def _of_class(teacher: object, network: type[nn.Module]) -> Callable[[Task], nn.Module]:
     """A function of the task that makes a network of this class.
 
-    The class gets the task if it has a parameter called that, and nothing else.
+    The class gets the task if it has a parameter ``task``, and no other arguments.
     """
     signature = inspect.signature(network)
     takes_task = "task" in signature.parameters
@@ -329,7 +338,7 @@ def _of_class(teacher: object, network: type[nn.Module]) -> Callable[[Task], nn.
         signature.bind(**dict.fromkeys(["task"] * takes_task))
     except TypeError as error:
         raise ValueError(
-            f"teacher {teacher!r} is a class that cannot be made of a task alone "
+            f"teacher {teacher!r} is a class that needs other arguments than a task "
             f"({error}); give a function, `def make(task): return "
             f"{network.__name__}(...)`"
         ) from None

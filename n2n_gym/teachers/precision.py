@@ -1,10 +1,9 @@
-"""Which precision a network trains fastest in on a device: measured, and remembered."""
+"""The precision that is fastest for a network on a device, measured and remembered."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -15,22 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from n2n_gym.common.files import alone_with, cache_folder, kept_if_possible, write_whole
+from n2n_gym.common.files import (
+    cache_folder,
+    kept_if_possible,
+    locked,
+    read_kept,
+    write_whole,
+)
 from n2n_gym.common.progress import progress
 from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.resources.machine import processor
 
-logger = logging.getLogger(__name__)
-
-FASTER: Final = 1.2  # how much bfloat16 must gain to be chosen
-_REPEATS: Final = 4  # of each; the first is not counted
+FASTER: Final = 1.2  # least speed-up for which bfloat16 is chosen
+_REPEATS: Final = 4  # steps timed in each precision; the first is not counted
 
 
 def training_step(
     network: nn.Module, inputs: Tensor, labels: Tensor
 ) -> Callable[[Precision], None]:
-    """What `pick_precision` measures of a network in training."""
+    """A function that computes one training step, which `pick_precision` can time."""
 
     def step(precision: Precision) -> None:
         with autocast(inputs.device, precision):
@@ -45,20 +48,20 @@ def training_step(
 def pick_precision(
     of: str, device: torch.device, step: Callable[[Precision], None]
 ) -> Precision:
-    """bfloat16 where a step is faster with it on this device, else float32.
+    """bfloat16 if it makes a step over ``FASTER`` times as fast, otherwise float32.
 
-    It depends on the network: depthwise convolutions are slower in bfloat16 on many
-    CPUs, others nearly twice as fast. What was measured is kept in the cache, so that
-    the same training is the same the next time.
+    The choice depends on the network. With bfloat16, depthwise convolutions are slower
+    on many CPUs, and other convolutions are nearly twice as fast. The cache keeps the
+    result, so a repeated training uses the same precision.
 
     Args:
-        of: What is measured: the network and the size of a batch.
-        step: Computes one step, and waits for it.
+        of: Text that identifies the network and the batch size.
+        step: Function that computes one step and waits for its end.
     """
     path = cache_folder() / "precision.json"
     key = hashlib.sha256(json.dumps([of, *_machine(device)]).encode()).hexdigest()[:16]
-    with alone_with(path):
-        known = _known(path)
+    with locked(path):
+        known = read_kept(path, _read) or {}
         if key not in known:
             seconds = _measure(step)
             known[key] = {"device": _machine(device), "seconds": seconds}
@@ -69,19 +72,13 @@ def pick_precision(
     return "bfloat16" if is_faster else "float32"
 
 
-def _known(path: Path) -> dict[str, Any]:
-    """What was measured before, by key."""
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        logger.warning("%s is damaged (%s) and is measured anew", path, error)
-        return {}
+def _read(path: Path) -> dict[str, Any]:
+    """Earlier measurements, by key."""
+    return dict(json.loads(path.read_text()))
 
 
 def _measure(step: Callable[[Precision], None]) -> dict[str, float]:
-    """Medians of a step in each precision, taken in turn."""
+    """Median time of a step in each precision; steps alternate between the two."""
     measured: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     with progress(_REPEATS * len(measured), "Timing both precisions", "step") as bar:
         for _ in range(_REPEATS):

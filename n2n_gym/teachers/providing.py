@@ -1,4 +1,4 @@
-"""Getting a teacher: from the cache, by training, or by scoring given weights."""
+"""Provides a teacher: from the cache, by training, or by scoring given weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from n2n_gym.common.files import alone_with, kept_if_possible
+from n2n_gym.common.files import kept_if_possible, locked
 from n2n_gym.pytorch.build import build
 from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.recipe import Precision
@@ -29,15 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Provider:
-    """Loads a teacher from the cache, or trains or scores it and keeps it there.
+    """Loads a teacher from the cache; without a file there, trains or scores it.
 
     Attributes:
-        device: To train on.
-        epochs: Of training, if it has to be trained; by default by the size of the
-            data.
-        again: Whether to train it even if it is in the cache.
-        precision: Of the training, and of the logits of weights that are given; the
-            faster one on the machine by default.
+        device: Device for training and scoring.
+        epochs: Number of training epochs; by default chosen by the size of the data.
+        again: Whether to train or score the teacher even if the cache has it.
+        precision: Precision of the training; with given weights, of computing the
+            logits. By default the faster one on the machine.
     """
 
     network: UntrainedNetwork
@@ -50,11 +49,11 @@ class Provider:
         """The trained teacher.
 
         Raises:
-            Diverged: It learns nothing.
+            Diverged: The network learns nothing.
         """
         path = self._path
-        # Whoever comes second waits, then finds what the first has made.
-        with alone_with(path):
+        # A second process waits, then finds the first one's result.
+        with locked(path):
             trained = None if self.again else load_trained(path)
             if trained is None:
                 trained, about = self._make(path.with_suffix(".checkpoint"))
@@ -65,12 +64,12 @@ class Provider:
         return trained
 
     def kept(self) -> Trained | None:
-        """What the cache has of it, without training."""
+        """The teacher in the cache, or None if it is not there; nothing is trained."""
         return load_trained(self._path)
 
     @cached_property
     def _precision_of_answers(self) -> Precision:
-        """The one asked for, or else the faster one for so many logits here."""
+        """The given precision, or the faster one for the logits of this task."""
         network, device = self.network, self.device
         assert network.weights is not None
         if self.precision is not None:
@@ -85,7 +84,7 @@ class Provider:
 
     @property
     def _path(self) -> Path:
-        """Where it is kept, by all that it is made of."""
+        """The path in the cache; it depends on all that the teacher is made from."""
         network, task = self.network, self.network.task
         made_of = [
             network.architecture.fingerprint,
@@ -96,7 +95,7 @@ class Provider:
             "trained" if network.weights is None else "given",
         ]
         if network.weights is not None:
-            # What was kept before there was a choice is of float32.
+            # Teachers from before this choice existed are in float32.
             if self._precision_of_answers != "float32":
                 made_of.append(self._precision_of_answers)
         elif self.precision is not None:
@@ -105,7 +104,7 @@ class Provider:
         return teacher_path(network.name, task.name, key)
 
     def _make(self, checkpoint: Path) -> tuple[Trained, dict[str, Any]]:
-        """The teacher, trained or scored, and what is kept about it."""
+        """Train or score the teacher; return it with the facts for its JSON file."""
         network, task = self.network, self.network.task
         about: dict[str, Any] = {
             "teacher": network.name,
@@ -157,7 +156,7 @@ def _score(
     device: torch.device,
     precision: Precision,
 ) -> Trained:
-    """A teacher of given weights, with its accuracy and logits in a precision."""
+    """A teacher with given weights: its accuracy and logits, in this precision."""
     task = network.task
     splits = dict.fromkeys(("validation", "train", *task.unlabelled))
     logits = compute_answers(
@@ -193,7 +192,7 @@ def _normalisation(network: UntrainedNetwork) -> Normalisation:
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights under their names."""
+    """SHA-256 of weights and their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())

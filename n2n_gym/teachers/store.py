@@ -1,4 +1,4 @@
-"""Trained teachers on disk: each there whole or not at all."""
+"""Trained teachers on disk; each is stored completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
-from n2n_gym.common.files import cache_folder, write_whole
+from n2n_gym.common.files import cache_folder, read_kept, write_whole
 from n2n_gym.tasks.arrays import SPLITS
 from n2n_gym.teachers.teacher import Trained
 
@@ -24,18 +25,23 @@ _ANSWERS: Final = "{}.answers"
 
 
 def teacher_folder() -> Path:
-    """Where trained teachers are kept."""
+    """The folder of trained teachers."""
     return cache_folder() / "teachers"
 
 
 def teacher_path(teacher: str, task: str, key: str) -> Path:
-    """Where the teacher with this key is kept."""
+    """The path of a teacher's file, named after the teacher, the task and the key."""
     readable = re.sub(r"[^\w.@-]+", "-", f"{teacher}-{task}")
     return teacher_folder() / f"{readable}-{key[:12]}.safetensors"
 
 
+def about_path(path: Path) -> Path:
+    """The JSON file that marks a teacher's file as complete."""
+    return path.with_suffix(".json")
+
+
 def save_trained(path: Path, trained: Trained, about: Mapping[str, Any]) -> None:
-    """Weights first, then the JSON that vouches for them."""
+    """Write the weights, then the JSON that marks them as complete."""
     answers = {_ANSWERS.format(s): a for s, a in (trained.answers or {}).items()}
     content = save({**trained.weights, _LOGITS: trained.logits, **answers})
     vouched = {
@@ -44,34 +50,42 @@ def save_trained(path: Path, trained: Trained, about: Mapping[str, Any]) -> None
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_whole(path, content)
-    write_whole(path.with_suffix(".json"), json.dumps(vouched, indent=1).encode())
+    write_whole(about_path(path), json.dumps(vouched, indent=1).encode())
 
 
 def load_trained(path: Path) -> Trained | None:
-    """What ``save_trained`` wrote; None if it is missing, or damaged: that is said."""
-    about_path = path.with_suffix(".json")
-    if not path.exists() and not about_path.exists():
-        return None
+    """The teacher in a file; None if it is missing or, with a warning, damaged."""
+    return read_kept(path, read_trained, about_path(path))
+
+
+def read_trained(path: Path) -> Trained:
+    """The teacher in a file of ``save_trained``; an error if the file is damaged."""
+    about = json.loads(about_path(path).read_text())
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != about["sha256"]:
+        raise ValueError(f"its SHA-256 is {found}, expected {about['sha256']}")
+    weights = read_tensors(path)
+    logits = weights.pop(_LOGITS)
+    keys = {split: _ANSWERS.format(split) for split in SPLITS}
+    answers = {s: weights.pop(key) for s, key in keys.items() if key in weights}
+    accuracy = float(about["validation_accuracy"])
+    return Trained(weights, accuracy, logits, answers or None)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: It is not a safetensors file.
+    """
     try:
-        about = json.loads(about_path.read_text())
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != about["sha256"]:
-            raise ValueError(f"its SHA-256 is {found}, expected {about['sha256']}")
-        weights = load_file(path)
-        logits = weights.pop(_LOGITS)
-        keys = {split: _ANSWERS.format(split) for split in SPLITS}
-        answers = {s: weights.pop(key) for s, key in keys.items() if key in weights}
-        accuracy = float(about["validation_accuracy"])
-        return Trained(weights, accuracy, logits, answers or None)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        logger.warning(
-            "the teacher in %s is damaged (%s) and is made anew", path, error
-        )
-        return None
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
 
 
 def kept_teachers() -> list[dict[str, Any]]:
-    """What is known of each teacher kept, by name and task."""
+    """The facts about each teacher in the cache, sorted by name and task."""
     found = []
     for path in teacher_folder().glob("*.json"):
         about = _about(path)

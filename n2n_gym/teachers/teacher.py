@@ -1,7 +1,7 @@
-"""A teacher: a trained network and the task it was trained on.
+"""A teacher: a trained network and its task.
 
-Torch is imported when what was trained is first needed: an environment whose scores
-need no weights never does.
+Torch is imported when trained weights are first needed. An environment that scores
+without weights never imports it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from n2n_gym.pytorch.build import Network
     from n2n_gym.pytorch.inheritance import Inheritance
-    from n2n_gym.pytorch.inputs import Normalisation, Views
+    from n2n_gym.pytorch.inputs import Normalisation, Variants
 
-# What users give as a teacher, and as its weights: see ``load_teacher``.
+# The types of ``load_teacher``'s arguments.
 TeacherLike: TypeAlias = (
     "str | Path | nn.Module | Architecture | Teacher | Callable[[Task], Any]"
 )
@@ -34,12 +34,12 @@ Weights: TypeAlias = "str | Path | Mapping[str, Tensor]"
 
 
 class Trained(NamedTuple):
-    """What training gives."""
+    """The result of training a teacher, or of scoring given weights."""
 
     weights: Mapping[str, Tensor]  # the state dict, on the CPU
     accuracy: float  # on the validation split, in [0, 1]
     logits: Tensor  # on the training split, (N, classes)
-    # The class it takes each image for, (N,) int64, of splits without labels.
+    # Predicted classes of unlabelled splits, (N,) int64 each.
     answers: Mapping[str, Tensor] | None = None
 
 
@@ -48,15 +48,16 @@ class Teacher:
     """A trained network and the task it was trained on.
 
     Attributes:
-        provide: Loads or trains it; called at the first use of what needs training.
-        normalisation: What its inputs go through first; that of the task's training
-            images by default.
-        ranked_by: The weights whose norms say which channels its students keep; its own
-            by default.
+        provide: Function that loads or trains the teacher; called when trained weights
+            are first needed.
+        normalisation: Normalisation of the inputs; by default that of the task's
+            training images.
+        ranked_by: Weights that rank the teacher's channels. Students inherit the
+            channels with the largest norms. By default the teacher's own weights.
 
     Raises:
         ValueError: The architecture or the normalisation does not fit the task, or the
-            architecture is no classifier.
+            architecture is not a classifier.
     """
 
     name: str
@@ -70,8 +71,9 @@ class Teacher:
         takes, gives = self.architecture.input_shape, self.architecture.num_outputs
         if len(self.architecture.shapes[-1]) != 1:
             raise ValueError(
-                f"teacher {self.name} emits {self.architecture.shapes[-1]}; a "
-                f"classifier's logits have one axis, (classes,)"
+                f"teacher {self.name} has outputs of shape "
+                f"{self.architecture.shapes[-1]}; a classifier's logits have one axis, "
+                f"(classes,)"
             )
         task = self.task
         if takes != task.input_shape:
@@ -85,8 +87,8 @@ class Teacher:
             object.__setattr__(self, "task", task)
         if gives != task.num_classes:
             raise ValueError(
-                f"teacher {self.name} tells {gives} classes apart, task {task.name} "
-                f"has {task.num_classes}"
+                f"teacher {self.name} has {gives} classes, task {task.name} has "
+                f"{task.num_classes}"
             )
         if self.normalisation is not None:
             mean, std = self.normalisation.mean, self.normalisation.std
@@ -99,10 +101,10 @@ class Teacher:
     def _refuse_normalisation(self) -> None:
         assert self.normalisation is not None
         raise ValueError(
-            f"a normalisation has a mean from 0 to 1 and a deviation above 0, up to 1, "
-            f"of pixels in [0, 1] (bytes divided by 255), for each of "
-            f"{self.architecture.input_shape[0]} channels; got "
-            f"{self.normalisation.mean} and {self.normalisation.std}"
+            f"a normalisation must have a mean in [0, 1] and a deviation in (0, 1] for "
+            f"each of {self.architecture.input_shape[0]} channels, for pixels in [0, "
+            f"1] (bytes divided by 255); got {self.normalisation.mean} and "
+            f"{self.normalisation.std}"
         )
 
     @cached_property
@@ -115,21 +117,21 @@ class Teacher:
 
     @cached_property
     def score(self) -> Score:
-        """With its accuracy on validation; with itself it agrees everywhere."""
+        """The teacher's score: validation accuracy, or 1 without validation labels."""
         architecture = self.architecture
         is_agreement = "validation" in self.task.unlabelled
         accuracy = 1.0 if is_agreement else self.trained.accuracy
         return Score(accuracy, architecture.num_params, architecture.num_macs)
 
     def _answers(self) -> Mapping[str, Tensor]:
-        """The class it takes each image for, of the splits without labels.
+        """The teacher's predicted classes for unlabelled splits.
 
         Raises:
-            ValueError: It takes all images of a split for the same class.
+            ValueError: The teacher predicts the same class for all images of a split.
         """
         found = dict(self.trained.answers or {})
         missing = [name for name in self.task.unlabelled if name not in found]
-        if missing:  # it was given whole
+        if missing:  # the user made this Teacher
             from torch import device
 
             from n2n_gym.teachers.answers import compute_answers
@@ -150,30 +152,30 @@ class Teacher:
         for name, classes in found.items():
             if len(classes) > 1 and bool((classes == classes[0]).all()):
                 raise ValueError(
-                    f"teacher {self.name} takes all {len(classes)} {name} images of "
-                    f"{self.task.name} for the same class, {int(classes[0])}: there is "
+                    f"teacher {self.name} predicts class {int(classes[0])} for all "
+                    f"{len(classes)} {name} images of {self.task.name}, so there is "
                     f"nothing to learn from it; are its weights trained, and its "
-                    f"inputs normalised as it is used to?"
+                    f"inputs normalised as in its training?"
                 )
         return found
 
     @cached_property
     def normalise(self) -> Normalisation:
-        """What its inputs go through first."""
+        """The normalisation of the network's inputs."""
         from n2n_gym.pytorch.inputs import Normalisation
 
         return self.normalisation or Normalisation(*self.task.normalisation)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all that students learn of it.
+        """SHA-256 of everything that students learn from the teacher itself.
 
-        That is the architecture, its weights, its logits and its own normalisation.
+        These are its architecture, weights, logits and normalisation.
         """
         digest = hashlib.sha256(self.architecture.fingerprint.encode())
         if self.normalisation is not None:
             digest.update(repr(self.normalisation).encode())
-        # Logits depend on the device too; and they may be those of an ensemble.
+        # Logits are included: they depend on the device, or may be an ensemble's.
         tensors = {**self.weights, "(logits)": self.trained.logits}
         for name, tensor in sorted(tensors.items()):
             digest.update(name.encode())
@@ -182,12 +184,12 @@ class Teacher:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of the teacher and of all of its task that students learn from."""
+        """SHA-256 of the teacher, the task's data and the task's augmentation."""
         of_task = self.task.fingerprint, repr(self.task.augmentation)
         return hashlib.sha256(repr((self.fingerprint, *of_task)).encode()).hexdigest()
 
     def inheritance(self, device: torch.device) -> Inheritance:
-        """What its students start from, kept on the device for the next call."""
+        """The weights that students start from; they stay on the device."""
         from n2n_gym.pytorch.inheritance import Inheritance
 
         if device not in self._inheritances:
@@ -198,26 +200,26 @@ class Teacher:
         return self._inheritances[device]
 
     def network(self, device: torch.device) -> Network:
-        """A new module with its weights, in eval mode."""
+        """A new module with the teacher's weights, in eval mode."""
         return self.inheritance(device).build(self.architecture).eval()
 
     def logits(self, device: torch.device) -> Tensor:
-        """Its own on the training split, (N, classes), kept on the device."""
+        """The teacher's logits on the training split, (N, classes), on the device."""
         if device not in self._logits:
             self._logits[device] = self.trained.logits.to(device)
         return self._logits[device]
 
     @cached_property
-    def views(self) -> dict[tuple[int, str, str], Views | None]:
-        """Augmented training images with its logits: see `teacher_views`.
+    def variants(self) -> dict[tuple[int, str, str], Variants | None]:
+        """Augmented training images with the teacher's logits; see `teacher_variants`.
 
-        By their number, and the device and the precision that the logits came from.
+        Keys are the number of variants per image, and the logits' device and precision.
         """
         return {}
 
     @cached_property
     def squares(self) -> dict[torch.device, dict[str, Tensor]]:
-        """What `rescale` fits students to, once it has been asked for."""
+        """Mean squares of each layer's output channels, by device; see `rescale`."""
         return {}
 
     @cached_property
@@ -232,9 +234,9 @@ class Teacher:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: the attributes, and what has been trained.
+        """The attributes for another process, with the trained weights if known.
 
-        It is trained now where `provide` cannot go there.
+        If `provide` cannot be pickled, it is called now, which may train the teacher.
         """
         state = {each.name: getattr(self, each.name) for each in fields(self)}
         if "trained" in self.__dict__ or not is_picklable(self.provide):
@@ -243,10 +245,10 @@ class Teacher:
 
 
 def untrained_teacher(architecture: Architecture) -> Teacher:
-    """A network in a teacher's place, without images or weights.
+    """A teacher that has only an architecture, without images or weights.
 
-    Its students can be scored by what depends on architectures alone; anything else
-    raises a ValueError when it asks for images or weights.
+    Its students can only be scored by size. Asking for images or weights raises a
+    ValueError.
     """
     name = name_of_architecture(architecture)
     refuse = partial(_refuse, name)
@@ -256,16 +258,16 @@ def untrained_teacher(architecture: Architecture) -> Teacher:
 
 def _refuse(name: str) -> Any:
     raise ValueError(
-        f"teacher {name} is an architecture alone, without images or weights: its "
-        f"students can be scored with evaluator='size'; give task= to train it"
+        f"teacher {name} has no weights and no images; give task= to train it, or "
+        f"score its students with evaluator='size'"
     )
 
 
 def is_untrained(teacher: Teacher) -> bool:
-    """Whether it is an architecture alone, without images or weights."""
+    """Whether a teacher has only an architecture, without images or weights."""
     return teacher.task.name == name_of_architecture(teacher.architecture)
 
 
 def name_of_architecture(architecture: Architecture) -> str:
-    """What a teacher is called of which the layers were given."""
+    """The name of a teacher that was given by its layers."""
     return f"architecture-{architecture.fingerprint[:8]}"

@@ -1,4 +1,4 @@
-"""A teacher's own weights: read without running code, and checked."""
+"""Weights that a user gives for a teacher: read without running code, then checked."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from n2n_gym.pytorch.plain import encoding
 
 logger = logging.getLogger(__name__)
 
-# No weights, by the last part of their names: what thop's profile and torch's
-# AveragedModel count, and what modules keep by ``get_extra_state``.
+# Last parts of names that are not weights: counters of thop and of torch's
+# AveragedModel, and the extra state of modules (``get_extra_state``).
 _IGNORED: Final = ("total_ops", "total_params", "n_averaged", "_extra_state")
-_BATCHES: Final = "num_batches_tracked"  # of a batch norm; nothing depends on it
-_WRAPPERS: Final = ("module", "_orig_mod")  # what torch's wrappers put into names
-# What torch's reader raises for bytes that it did not write.
+_BATCHES: Final = "num_batches_tracked"  # of batch norm; without effect
+_WRAPPERS: Final = ("module", "_orig_mod")  # parts of names that torch's wrappers add
+# Errors of torch's reader for files it did not write.
 _DAMAGES: Final = (
     RuntimeError,
     EOFError,
@@ -43,8 +43,8 @@ _DAMAGES: Final = (
 )
 
 
-# Plain values that training scripts keep beside weights: their arguments, and numbers
-# of numpy's, whose maker has one name in numpy 1 and another in numpy 2.
+# Plain values that checkpoints have beside weights: arguments, and numbers of numpy,
+# which are made by a function with different names in numpy 1 and 2.
 _MAKER: Final = np.float64().__reduce__()[0]
 _PLAIN_VALUES: Final[list[Any]] = [
     argparse.Namespace,
@@ -56,11 +56,11 @@ _PLAIN_VALUES: Final[list[Any]] = [
 
 
 def read_weights(path: Path) -> Any:
-    """What is in a safetensors file, or in one that ``torch.save`` wrote.
+    """The content of a safetensors file, or of a file of ``torch.save``.
 
     Raises:
-        ValueError: There is no such file, or it is a pickle with anything but tensors
-            and plain values in it.
+        ValueError: There is no such file, it has neither format, or it is a pickle with
+            more than tensors and plain values.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a file with weights")
@@ -70,27 +70,28 @@ def read_weights(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
     try:
         with warnings.catch_warnings(), safe_globals(_PLAIN_VALUES):
-            warnings.simplefilter("ignore", UserWarning)  # of how it reads old formats
+            warnings.simplefilter("ignore", UserWarning)  # about reading old formats
             with open(path, "rb") as file:  # not its name, which torch goes by
                 return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is refused: it is no state dict, or a pickle that could run code "
-            f"when it is loaded. Save `model.state_dict()` alone, or a safetensors file"
+            f"{path} is refused: it is not a state dict, or is a pickle that could run "
+            f"code. Save `model.state_dict()` alone, or a safetensors file"
         ) from error
     except _DAMAGES as error:
         raise ValueError(
-            f"{path} is neither a safetensors file nor what torch.save wrote"
+            f"{path} is neither a safetensors file nor a file of torch.save"
         ) from error
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By what is in it: people name both kinds ``.pt``, ``.bin``, ``.safetensors``.
+    """Whether the content is that of a safetensors file; suffixes are not reliable.
 
-    A safetensors file begins with the length of its JSON, 8 bytes, and that JSON.
+    A safetensors file begins with 8 bytes that give the length of a JSON header; then
+    that header follows.
     """
     try:
         with open(path, "rb") as file:
@@ -104,18 +105,20 @@ def _is_safetensors(path: Path) -> bool:
 def state_dicts_for(
     architecture: Architecture, saved: Any, source: str, spare: Iterable[str] = ()
 ) -> dict[str, Mapping[str, Tensor]]:
-    """The state dicts in what a training script saved that have a network's names.
+    """The state dicts in a checkpoint that have the names of a network's tensors.
 
-    A state dict is what was saved or lies in it, by any name. Its own names are tried
-    as they are, then without a prefix that all of them share, then without the names
-    of torch's wrappers.
+    A state dict may be the checkpoint itself or anywhere inside it. The names of its
+    tensors are tried unchanged, then without a prefix that all names have, then without
+    the names of torch's wrappers.
 
     Args:
-        spare: Other names that they may hold: of auxiliary heads, for one.
+        spare: Further names that a state dict may have, such as those of auxiliary
+            heads.
 
     Returns:
-        Each with the network's names, by its place: ``"['model']"``. If there is none,
-        the one that has most of them; those of the right shapes if there are any.
+        Each state dict under the network's names, by its place: ``"['model']"``. If
+        some also have the right shapes, only these are returned. If none has the
+        network's names, the state dict that has the most of them is returned.
 
     Raises:
         ValueError: There is no state dict at all.
@@ -140,9 +143,9 @@ def state_dicts_for(
 
 
 def _state_dicts(saved: Any, source: str) -> list[tuple[str, Mapping[str, Tensor]]]:
-    """Each mapping of names to tensors, with its place in what was saved."""
+    """Each mapping of names to tensors, with its place in the checkpoint."""
     if not isinstance(saved, Mapping) or not saved:
-        raise ValueError(f"{source} holds no state dict but {type(saved).__name__}")
+        raise ValueError(f"{source} has no state dict: got {type(saved).__name__}")
     found, waiting = [], [("", saved)]
     for place, inside in waiting:
         stranger = next((k for k in inside if not _is_entry(k, inside[k])), None)
@@ -153,7 +156,7 @@ def _state_dicts(saved: Any, source: str) -> list[tuple[str, Mapping[str, Tensor
                 waiting.append((f"{place}[{key!r}]", value))
     if not found:
         kind = type(inside[stranger]).__name__
-        raise ValueError(f"{source} holds no state dict: its {stranger!r} is {kind}")
+        raise ValueError(f"{source} has no state dict: its {stranger!r} is {kind}")
     return found
 
 
@@ -165,7 +168,7 @@ def _is_entry(name: object, value: object) -> bool:
 def _renamings(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> Iterator[Mapping[str, Tensor]]:
-    """A state dict under the names that its network may know."""
+    """A state dict under each set of names that can be those of its network."""
     tensors = {
         name: tensor
         for name, tensor in state.items()
@@ -192,13 +195,14 @@ def check_weights(
     """The weights of this architecture, as float32 on the CPU.
 
     Args:
-        saved: What a training script saved, or a state dict: see `state_dicts_for`.
-        source: Where they come from, for errors.
-        spare: Other names that they may hold.
+        saved: A checkpoint or a state dict; see `state_dicts_for`.
+        source: Name of the source, for errors.
+        spare: Further names that the state dict may contain.
 
     Raises:
-        ValueError: They belong to another architecture, are no plain numbers, or two
-            state dicts of this architecture differ.
+        ValueError: The weights belong to another architecture, are not finite numbers
+            in an accepted floating-point type, or two state dicts of this architecture
+            differ.
     """
     spare = set(spare)
     found = state_dicts_for(architecture, saved, source, spare)
@@ -240,13 +244,11 @@ def _checked(
             )
         if tensor.is_meta:
             raise ValueError(
-                f"{source}: {name!r} is on the meta device: these weights are of no use"
+                f"{source}: {name!r} is on the meta device, so it has no values"
             )
         single = tensor.detach().to("cpu", wanted.dtype)
         if not bool(single.isfinite().all()):
-            raise ValueError(
-                f"{source}: {name!r} is not finite: these weights are of no use"
-            )
+            raise ValueError(f"{source}: {name!r} must be finite, got NaN or infinity")
         if tensor.dtype == torch.float64:
             rounded += not torch.equal(single.double(), tensor.detach().cpu())
         checked[name] = single.contiguous().clone()
@@ -278,7 +280,7 @@ def _refuse_shape(
     classifier = architecture.layers[architecture.classifier].name
     if name.startswith(f"{classifier}.") and found.shape[1:] == wanted.shape[1:]:
         raise ValueError(
-            f"{source} tells {len(found)} classes apart, the task has {len(wanted)}"
+            f"{source} has {len(found)} classes, the task has {len(wanted)}"
         )
     raise ValueError(
         f"{source}: {name!r} has the shape {tuple(found.shape)}, expected "

@@ -22,28 +22,29 @@ from n2n_gym.teachers.cifar import MADE_FOR as MADE_FOR_CIFAR
 
 MADE_FOR: Final = (3, 224, 224)  # the images that torchvision's networks are made for
 _ATTENTION: Final = ("maxvit", "swin", "vit")
-# Their published weights see images in [-1, 1], whatever their transforms say: the
-# networks convert (``transform_input``).
+# The published weights of these expect images in [-1, 1]. Torchvision's transforms
+# differ, but the networks convert their inputs (``transform_input``).
 _SEE_PLUS_MINUS_ONE: Final = ("googlenet", "inception_v3")
 
 
 def names() -> list[str]:
-    """CIFAR's ResNets, and torchvision's networks, those with attention too."""
+    """Names of CIFAR's ResNets and of all of torchvision's classification networks."""
     from torchvision import models  # slow to import
 
     return [*models.list_models(module=models), *DEPTHS]
 
 
 def traceable_names() -> list[str]:
-    """Those that can be teachers."""
+    """Names of the networks that can be teachers."""
     return [name for name in names() if not name.startswith(_ATTENTION)]
 
 
 def is_name(teacher: str) -> bool:
-    """Whether there is such a network.
+    """Whether there is a network of this name.
 
     Raises:
-        ValueError: It has none, and the string is no "module:function" either.
+        ValueError: The name is unknown and has no colon, so it is not "module:function"
+            either.
     """
     known = names()
     if teacher in known or ":" in teacher:
@@ -57,10 +58,10 @@ def is_name(teacher: str) -> bool:
 
 
 def teacher_architecture(name: str, task: Task) -> Architecture:
-    """One of the networks by name, fitted to a task's images.
+    """A network by name, adapted to a task's images.
 
     Raises:
-        TraceError: It uses an operation that is no kind of layer here.
+        TraceError: The network uses an operation that is not supported.
     """
     try:
         made = as_made(name, task.num_classes)
@@ -72,23 +73,23 @@ def teacher_architecture(name: str, task: Task) -> Architecture:
 
 @cache
 def as_made(name: str, num_classes: int) -> Architecture:
-    """One of the networks by name as it is for the images it was made for.
+    """A network by name, unchanged, for the images it was made for.
 
-    Its trace is not checked each time: ``benchmarks/trace_check.py`` checks all.
+    The trace is not verified here; ``benchmarks/trace_check.py`` verifies all networks.
     """
     images = MADE_FOR_CIFAR if name in DEPTHS else MADE_FOR
     return translate(torchvision_network(name, num_classes), images)
 
 
 def torchvision_network(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """One of the networks by name, its weights on the meta device."""
+    """A network of torchvision or ResNet for CIFAR, with weights on the meta device."""
     if name in DEPTHS:
         with torch.device("meta"):
             return cifar_resnet(name, num_classes)
     from torchvision import models
 
     with warnings.catch_warnings(), _WeightsOnMeta():
-        # GoogLeNet and Inception announce another initialisation; ours is our own.
+        # GoogLeNet and Inception warn about their initialisation, which we replace.
         warnings.filterwarnings("ignore", "The default weight init", FutureWarning)
         network: nn.Module = models.get_model(
             name, weights=None, num_classes=num_classes, **options
@@ -97,7 +98,7 @@ def torchvision_network(name: str, num_classes: int, **options: Any) -> nn.Modul
 
 
 class _WeightsOnMeta(TorchFunctionMode):
-    """Inside it weights take no memory; other tensors, to compute with, are real."""
+    """Context in which weights take no memory; other tensors are real."""
 
     def __torch_function__(
         self,
@@ -113,7 +114,7 @@ class _WeightsOnMeta(TorchFunctionMode):
 
 
 def published(name: str) -> list[str]:
-    """What torchvision calls the weights that it has for a network."""
+    """Torchvision's names of the weights that it publishes for a network."""
     if name in DEPTHS:
         return []
     from torchvision import models
@@ -126,14 +127,14 @@ class Published(NamedTuple):
 
     weights: Mapping[str, Tensor]
     num_classes: int
-    normalisation: Normalisation  # what their inputs go through
+    normalisation: Normalisation  # normalisation of their inputs
 
 
 def download(name: str, weights: str) -> Published:
     """Published weights of a network, through torchvision.
 
     Raises:
-        OSError: They are not in torch's cache and cannot be downloaded.
+        OSError: The weights are not in torch's cache and cannot be downloaded.
     """
     from torchvision import models
 

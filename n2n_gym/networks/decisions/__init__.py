@@ -1,4 +1,4 @@
-"""What can be decided about an architecture: what to remove, how far to shrink."""
+"""The decisions about an architecture: removals and shrinkages."""
 
 from n2n_gym.networks.decisions.keeping import kept_names, positions_of
 from n2n_gym.networks.decisions.removal import (

@@ -1,4 +1,4 @@
-"""Layers that neither stage may touch, by name."""
+"""Names of the layers that neither stage changes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from n2n_gym.networks.architecture import Architecture
 def kept_names(
     start: Architecture, patterns: str | Sequence[str] | None
 ) -> frozenset[str]:
-    """Names of the layers that patterns stand for.
+    """Names of the layers that match patterns.
 
     Args:
-        patterns: ``"layer4.*"``: shell patterns of layers' names. The name of a module
-            stands for all layers in it: ``"layer4"``. One text may hold several, with
-            commas between.
+        patterns: Shell patterns of layers' names: ``"layer4.*"``. A module's name means
+            all layers in it: ``"layer4"``. One string can have several patterns,
+            separated by commas. None matches no layer.
 
     Raises:
-        ValueError: A pattern names no layer.
+        ValueError: A pattern matches no layer.
     """
     if patterns is None:
         return frozenset()
     names = [layer.name for layer in start.layers]
     found: set[str] = set()
     if not isinstance(patterns, (str, Sequence, Set)):
-        raise ValueError(f"keep names layers, or patterns of names, got {patterns!r}")
+        raise ValueError(f"keep must be names of layers or patterns, got {patterns!r}")
     for given in patterns.split(",") if isinstance(patterns, str) else patterns:
         pattern = given.strip()
         named = {
@@ -45,5 +45,5 @@ def kept_names(
 
 
 def positions_of(network: Architecture, names: Set[str]) -> frozenset[int]:
-    """Where a network has these layers, as far as it has them."""
+    """Positions of these layers in a network; missing layers are skipped."""
     return frozenset(network.positions[n] for n in names & network.positions.keys())

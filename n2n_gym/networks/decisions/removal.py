@@ -1,4 +1,4 @@
-"""Stage one: which units and branches of a network can be removed."""
+"""Stage one: the units and branches of a network that can be removed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from n2n_gym.networks.layers import (
     DEALT,
     Activation,
     AdaptiveAvgPool,
+    Affine,
     AsMap,
     AvgPool,
     Clamp,
@@ -36,14 +37,15 @@ FREE: Final = (Activation, Clamp, MaxPool)  # single layers that need not save a
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that can be removed from a start architecture.
+    """One possible removal from a start architecture.
 
     Attributes:
-        form: ``"unit"``, or ``"layer"`` for a single one: whoever read it reads its
-            input. ``"branch"``: every join that read its last layer goes on without it.
-        name: Of the layer that begins the unit, or that ends the branch.
-        layers: Positions of the layers it consists of, ascending.
-        must_save: Whether it is illegal where it adds parameters or MACs.
+        form: ``"unit"`` or, for a single layer, ``"layer"``: whatever reads the removed
+            layers reads the input of these layers instead. ``"branch"``: every join
+            that reads the branch's last layer loses this operand.
+        name: Name of the first layer of a unit, or of the last layer of a branch.
+        layers: Positions of the layers that it removes, ascending.
+        must_save: Whether the removal is legal only if it adds no parameters or MACs.
     """
 
     form: Literal["unit", "branch", "layer"]
@@ -61,21 +63,26 @@ class Removal:
 
 
 def units(start: Architecture) -> list[tuple[int, ...]]:
-    """Each convolution or linear layer with the layers that only follow it."""
+    """Each convolution or linear layer, with its normalisation and activations.
+
+    A unit is given by the positions of its layers. Arithmetic with numbers belongs to
+    no unit: without ``b``, ``a - b(x)`` is ``a - x``.
+    """
     found = []
     for position, layer in enumerate(start.layers):
         if isinstance(layer, (Conv, DepthwiseConv, Linear)):
             unit = [position]
-            while len(readers := start.readers[unit[-1]]) == 1 and isinstance(
-                start.layers[readers[0]], Elementwise
-            ):
+            while len(readers := start.readers[unit[-1]]) == 1:
+                reader = start.layers[readers[0]]
+                if not isinstance(reader, Elementwise) or isinstance(reader, Affine):
+                    break
                 unit.append(readers[0])
             found.append(tuple(unit))
     return found
 
 
 def _branch(start: Architecture, end: int) -> tuple[int, ...]:
-    """The layer that ends a branch and everything that only it needs."""
+    """The layer that ends a branch, and all layers that only it needs."""
     branch = {end}
     for position in range(end - 1, -1, -1):
         readers = start.readers[position]
@@ -85,25 +92,37 @@ def _branch(start: Architecture, end: int) -> tuple[int, ...]:
 
 
 def single_layers(start: Architecture) -> list[int]:
-    """Every layer but the joins and what only rearranges values."""
+    """Every layer except joins and layers that only rearrange values."""
     rearranging = (Join, Flatten, *DEALT, AsMap, Pad, Slice, Interpolate)
     return [p for p, x in enumerate(start.layers) if not isinstance(x, rearranging)]
 
 
 def _is_removable(layer: Layer) -> bool:
-    """Whether a single layer can go: the paper's rule."""
+    """Whether a single layer can be removed, by the paper's rule."""
     if isinstance(layer, (Conv, DepthwiseConv)):
         return max(layer.stride) == 1
     return not isinstance(layer, (Linear, AvgPool, AdaptiveAvgPool, SpatialMean))
 
 
+def _reads_minus_infinity(start: Architecture, position: int) -> bool:
+    """Whether a layer reads padding of minus infinity, which only max pools remove."""
+    (read,) = start.layers[position].inputs
+    if read < 0:
+        return False
+    layer = start.layers[read]
+    if isinstance(layer, Pad) and layer.lowest:
+        return True
+    keeps_it = isinstance(layer, (Elementwise, Pad, Slice))
+    return keeps_it and _reads_minus_infinity(start, read)
+
+
 def _candidates(start: Architecture, granularity: str) -> list[Removal]:
-    """All that might be removed, the larger before what is inside it."""
+    """All possible removals, larger ones before those inside them."""
     found = []
     if granularity == "layer":
         for position in single_layers(start):
             layer = start.layers[position]
-            if _is_removable(layer):
+            if _is_removable(layer) and not _reads_minus_infinity(start, position):
                 must_save = not isinstance(layer, FREE)
                 found.append(Removal("layer", layer.name, (position,), must_save))
     if granularity == "unit":
@@ -120,17 +139,18 @@ def _candidates(start: Architecture, granularity: str) -> list[Removal]:
 def removals(
     start: Architecture, granularity: str = "unit", *, keep: Set[str] = frozenset()
 ) -> tuple[Removal, ...]:
-    """The removals that can be decided on, in the environment's order.
+    """The decisions about removals, in the environment's order.
 
-    Each saves parameters or multiply-accumulates when taken alone, and no two of them
-    leave the same network. The first layer with parameters and the classifier stay.
+    If it is made first, each removal with ``must_save`` saves parameters or
+    multiply-accumulates. No two removals give the same network. The first layer with
+    parameters and the classifier cannot be removed.
 
     Args:
-        granularity: ``"unit"``: units and branches. ``"block"``: branches alone.
-            ``"layer"``, the paper's: every single layer but strided convolutions,
-            linear layers and average pools; activations and max pools need not save
-            anything.
-        keep: Names of layers that stay.
+        granularity: ``"unit"``: units and branches. ``"block"``: branches. ``"layer"``,
+            the paper's: single layers, except strided convolutions, linear layers and
+            average pools. Only removals of activations, clamps and max pools lack
+            ``must_save``.
+        keep: Names of layers that cannot be removed.
 
     Raises:
         ValueError: The granularity is unknown.
@@ -173,15 +193,17 @@ def legal_removal(
     *,
     keep: Set[int] = frozenset(),
 ) -> Wiring | None:
-    """What a further removal leaves, or None if it is illegal.
+    """The network after a further removal, or None if that removal is illegal.
 
-    Illegal is what does not build, what adds parameters or multiply-accumulates where
-    it must save, and what has nothing left to remove.
+    A removal is illegal if its layers are already gone, if the remaining layers do not
+    fit together, if a layer in ``keep`` would go, or if it must save and adds
+    parameters or multiply-accumulates.
 
     Args:
-        taken: The removals decided on before.
-        left: What they left of the start.
-        keep: Positions of layers that nothing may be left without.
+        taken: The removals already made.
+        left: The network after the removals in ``taken``.
+        removal: The further removal.
+        keep: Positions of layers that every student must have.
     """
     if left.inputs.keys().isdisjoint(removal.layers):
         return None
@@ -198,10 +220,10 @@ def legal_removal(
 def remove(
     start: Architecture, taken: Set[Removal] | Iterable[Removal]
 ) -> Architecture:
-    """The student that a set of removals leaves, in whatever order they are given.
+    """The student after a set of removals, in any order.
 
     Raises:
-        ShapeError: They leave no network that could exist.
+        ShapeError: The remaining layers do not fit together.
     """
     return start.keep(_wire(start, taken))
 
@@ -209,10 +231,10 @@ def remove(
 def without(
     start: Architecture, wanted: Iterable[Removal], *, keep: Set[str] = frozenset()
 ) -> Architecture:
-    """The student without those of the removals that are legal one after another.
+    """The student after these removals in order; illegal ones are skipped.
 
     Args:
-        keep: Names of layers that stay.
+        keep: Names of layers that cannot be removed.
     """
     left, kept = start.rewire(frozenset(), frozenset()), positions_of(start, keep)
     taken: list[Removal] = []

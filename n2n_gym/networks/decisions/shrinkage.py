@@ -14,23 +14,23 @@ from n2n_gym.networks.layers import PARAMETERISED, Conv, DepthwiseConv, Pair
 
 RATES: Final = tuple(tenths / 10 for tenths in range(1, 11))
 VARIABLES: Final = ("width", "kernel", "padding")
-# What a rate of a kernel's length means.
+# Rules that round a kernel's length at a rate.
 KERNELS: Final = ("nearest", "floor")
-# What shrinks together: tied layers, or all layers of equal width and resolution.
+# Layers that shrink together: tied layers, or all layers of equal width and resolution.
 SCOPES: Final = ("group", "stage")
 
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """One thing that can be shrunk in a start architecture.
+    """One possible shrinkage of a start architecture.
 
     Attributes:
-        variable: One of ``VARIABLES``.
-        name: Of the first layer concerned.
+        variable: Name of the variable, from ``VARIABLES``.
+        name: Name of the first of the layers that shrink.
         layers: Positions of the layers that shrink together, ascending.
-        multiple: New widths are multiples of this.
-        rule: Which odd length a kernel has at a rate: ``"nearest"``, or ``"floor"``,
-            the largest that is not above the rate.
+        multiple: Number that divides every new width.
+        rule: Rounding of a kernel's length: ``"nearest"`` odd length, or ``"floor"``,
+            the largest odd length that is not above rate * length.
     """
 
     variable: str
@@ -49,18 +49,20 @@ def shrinkages(
     scope: str = "group",
     keep: Set[str] = frozenset(),
 ) -> tuple[Shrinkage, ...]:
-    """The shrinkages that can be decided on, in the environment's order.
+    """The decisions about shrinkages, in the environment's order.
 
-    One a width group, one a kernel, and where asked for one a padding, by position.
-    Only what some rate changes is a decision.
+    In the order of the layers, there is one decision for each width group, one for each
+    kernel and, if wanted, one for each padding. A width or kernel that no rate changes
+    has no decision.
 
     Args:
-        block: New widths are multiples of it, save for layers that are no wider, and
-            those that keep their width.
-        kernels: One of ``KERNELS``: the rule of kernels' lengths.
-        scope: ``"stage"``: layers of equal width and resolution, and kernels of equal
-            length in them, are one decision.
-        keep: Names of layers that stay as they are, and with them what is tied to them.
+        block: Number of channels in a block. New widths are multiples of it, except in
+            layers no wider than a block.
+        kernels: Rule for kernels' lengths, one of ``KERNELS``.
+        scope: ``"group"``: one decision for each width group or kernel. ``"stage"``:
+            one decision for all widths of layers of equal width and resolution, and one
+            for their kernels of equal size.
+        keep: Names of layers that stay unchanged, with everything that is tied to them.
 
     Raises:
         ValueError: A variable, a rule or a scope is unknown.
@@ -71,9 +73,10 @@ def shrinkages(
     _check_known("scope", scope, SCOPES)
     channels, kept = Channels(start), positions_of(start, keep)
     groups = channels.groups
-    # What passes channels on, a depthwise convolution for one, has those of others.
+    # Layers that pass channels on, such as depthwise convolutions, have no width of
+    # their own.
     held = {
-        segment.group
+        channels.width_of(segment)
         for position in kept
         if isinstance(start.layers[position], PARAMETERISED)
         for segment in channels.of(position)
@@ -82,7 +85,7 @@ def shrinkages(
     for position, layer in enumerate(start.layers):
         group = groups.get(position)
         if "width" in variables and group is not None and not group.is_fixed:
-            is_free = kept.isdisjoint(group.producers) and position not in held
+            is_free = kept.isdisjoint(group.producers) and group not in held
             if is_free and group.width > group.multiple:
                 multiple = lcm(group.multiple, block)
                 if group.width <= multiple:
@@ -103,7 +106,7 @@ def _check_known(what: str, name: str, known: Sequence[str]) -> None:
 
 
 def _by_stage(start: Architecture, found: Sequence[Shrinkage]) -> tuple[Shrinkage, ...]:
-    """Decisions about layers of equal width and resolution, each made one."""
+    """The decisions, merged over layers of equal width and resolution."""
     stages: dict[tuple[object, ...], list[Shrinkage]] = {}
     for each in found:
         sizes: tuple[object, ...] = ()
@@ -122,10 +125,11 @@ def _by_stage(start: Architecture, found: Sequence[Shrinkage]) -> tuple[Shrinkag
 
 
 def shrink(start: Architecture, rates: Mapping[Shrinkage, float]) -> Architecture:
-    """The student with each variable at its rate (in (0, 1]) of the start's value.
+    """The student with each variable at its rate times the start's value.
 
     Raises:
-        ShapeError: It cannot exist, which only paddings can bring about.
+        ShapeError: The layers do not fit together; only rates of paddings can cause
+            this.
     """
     widths: dict[int, int] = {}
     kernels: dict[int, Pair] = {}
@@ -137,7 +141,7 @@ def shrink(start: Architecture, rates: Mapping[Shrinkage, float]) -> Architectur
             for position, shrunk in kernels_at(start, shrinkage, rate).items():
                 kernels[position], paddings[position] = shrunk
     for shrinkage, rate in rates.items():
-        if shrinkage.variable == "padding":  # of what the kernel has left of it
+        if shrinkage.variable == "padding":  # a rate of the padding after the kernel's
             for position in shrinkage.layers:
                 old = paddings.get(position, _convolution(start, position).padding)
                 height, width = (floor(_times(rate, p)) for p in old)
@@ -146,7 +150,7 @@ def shrink(start: Architecture, rates: Mapping[Shrinkage, float]) -> Architectur
 
 
 def widths_at(start: Architecture, decision: Shrinkage, rate: float) -> dict[int, int]:
-    """The width of each layer of a decision about widths."""
+    """The width of each layer after a decision about widths."""
     return {
         position: shrunk_width(start.shape_of(position)[0], rate, decision.multiple)
         for position in decision.layers
@@ -156,7 +160,7 @@ def widths_at(start: Architecture, decision: Shrinkage, rate: float) -> dict[int
 def kernels_at(
     start: Architecture, decision: Shrinkage, rate: float
 ) -> dict[int, tuple[Pair, Pair]]:
-    """Kernel and padding of each layer of a decision about kernels."""
+    """Kernel and padding of each layer after a decision about kernels."""
     return {
         position: _shrunk_kernel(_convolution(start, position), rate, decision.rule)
         for position in decision.layers
@@ -164,16 +168,20 @@ def kernels_at(
 
 
 def shrunk_width(width: int, rate: float, multiple: int = 1) -> int:
-    """The positive multiple nearest to rate * width, ties up, at most the width."""
+    """The multiple of ``multiple`` nearest to rate * width; ties go up.
+
+    The result is at least ``multiple``, but at most ``width``.
+    """
     nearest = multiple * floor(_times(rate, width) / multiple + 0.5)
     return min(max(nearest, multiple), width)
 
 
 def shrunk_length(length: int, rate: float, rule: str = "nearest") -> int:
-    """The odd number nearest to rate * length, ties up.
+    """The odd number nearest to rate * length, or below it.
 
     Args:
-        rule: ``"floor"``: the largest odd one up to max(1, rate * length).
+        rule: ``"nearest"``: the nearest odd number; ties go up. ``"floor"``: the
+            largest odd number that is at most max(1, rate * length).
     """
     if rule == "nearest":
         return 2 * floor(_times(rate, length) / 2) + 1
@@ -182,7 +190,7 @@ def shrunk_length(length: int, rate: float, rule: str = "nearest") -> int:
 
 
 def _times(rate: float, value: int) -> float:
-    """The product, rid of the rounding of tenths in binary (0.7 * 45 is 31.5)."""
+    """The product without binary rounding errors of tenths (0.7 * 45 is 31.5)."""
     return round(rate * value, 9)
 
 
@@ -193,7 +201,7 @@ def _convolution(start: Architecture, position: int) -> Conv | DepthwiseConv:
 
 
 def has_free_kernel(layer: Conv | DepthwiseConv) -> bool:
-    """Whether a smaller kernel leaves the map's size as it is, padding following."""
+    """Whether a smaller kernel with less padding can keep the map's size."""
     long = [axis for axis in (0, 1) if layer.kernel[axis] > 1]
     return bool(long) and all(
         layer.kernel[axis] % 2

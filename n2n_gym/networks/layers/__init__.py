@@ -1,7 +1,7 @@
-"""The kinds of layer a network is made of, and what each one costs.
+"""The kinds of layers, with their shapes and costs.
 
-A layer stores what it emits, never what it takes: its input widths follow from shape
-inference. Shapes leave the batch out: a map is (C, H, W), a feature vector is (F,).
+A layer stores its output width only. Its input widths follow from shape inference.
+Shapes exclude the batch: a map is (C, H, W), a feature vector is (F,).
 """
 
 from n2n_gym.networks.layers.dealt import (

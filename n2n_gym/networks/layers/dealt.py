@@ -1,7 +1,7 @@
-"""Layers that deal out channels anew: parts of them, more of them, another order.
+"""Layers that select, add or reorder channels.
 
-What comes from them is no longer told apart by who wrote it, so the widths around them
-are fixed.
+Splits into equal parts, and shuffles, tie the widths of the layers around them. The
+widths around slices and padding of channels cannot change (see ``channels``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from n2n_gym.networks.layers.layer import Layer, Shape, ShapeError
 @final
 @dataclass(frozen=True)
 class Chunk(Layer):
-    """One of several equal parts that the channels are split into, in their order."""
+    """Part number ``part``, from 0, of ``parts`` equal parts of the channels."""
 
     part: int
     parts: int
@@ -35,7 +35,7 @@ class Chunk(Layer):
 @final
 @dataclass(frozen=True)
 class ChannelShuffle(Layer):
-    """Channels dealt out anew: the first of each group, then the second, and so on."""
+    """Channels reordered: the first of each group, then the second of each, ..."""
 
     groups: int
 
@@ -75,14 +75,17 @@ class ChannelSlice(Layer):
 @final
 @dataclass(frozen=True)
 class PadChannels(Layer):
-    """Channels of zeros before and after those of a map (He et al., 2016, option A)."""
+    """Channels of zeros added before and after a map's (He et al., 2016, option A)."""
 
     before: int = 0
     after: int = 0
 
     def __post_init__(self) -> None:
         if min(self.before, self.after) < 0:
-            raise ValueError(f"no padding: {self.before} before, {self.after} after")
+            raise ValueError(
+                f"padding must be at least 0, got {self.before} before and "
+                f"{self.after} after"
+            )
 
     def shape(self, *inputs: Shape) -> Shape:
         channels, *size = self._map(inputs)

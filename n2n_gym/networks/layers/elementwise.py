@@ -1,4 +1,4 @@
-"""Layers that work on every value by itself."""
+"""Elementwise layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACTIVATIONS: Final = (
 class Activation(Elementwise):
     """A nonlinearity from ``ACTIVATIONS``.
 
-    ``slope`` is leaky_relu's alone, ``alpha`` elu's.
+    Only leaky_relu uses ``slope``, and only elu uses ``alpha``.
     """
 
     function: str
@@ -64,7 +64,7 @@ class StochasticDepth(Elementwise):
 @final
 @dataclass(frozen=True)
 class Clamp(Elementwise):
-    """Values cut off below ``low`` and above ``high``."""
+    """Values limited to at least ``low`` and at most ``high``."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""Layers that bring several values together."""
+"""Layers that join several values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from n2n_gym.networks.layers.layer import Layer, Shape, ShapeError
 
 
 class Join(Layer):
-    """A layer that only brings several values together."""
+    """A layer that only joins several values."""
 
 
 @final
@@ -27,15 +27,15 @@ class Add(Join):
 @final
 @dataclass(frozen=True)
 class Multiply(Join):
-    """Product of a value and its gate; a map may be gated by one value a channel."""
+    """Product of a value and its gate; a map's gate can have one value per channel."""
 
     def shape(self, *inputs: Shape) -> Shape:
         largest = max(inputs, key=prod, default=())
         gates = {largest, largest[:1] + (1,) * (len(largest) - 1)}
         if len(inputs) < 2 or any(shape not in gates for shape in inputs):
             raise ShapeError(
-                f"{self.name}: a gate needs the shape of what it gates, or one value "
-                f"a channel, got {inputs}"
+                f"{self.name}: a gate must have the shape of its map, or one value per "
+                f"channel, got {inputs}"
             )
         return largest
 

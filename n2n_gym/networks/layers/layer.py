@@ -1,4 +1,4 @@
-"""What every layer is: a name, what it reads, the shape it emits and what it costs."""
+"""The base of every layer: its name, its inputs, its output shape and its cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGE: Final = -1  # the position that stands for the network's input
 
 
 class ShapeError(ValueError):
-    """The architecture cannot exist: a layer cannot take the shapes it is given."""
+    """The architecture is impossible: a layer cannot take its input shapes."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Layer(ABC):
     """One operation of a network.
 
     Attributes:
-        name: The teacher's own name for it ("layer1.0.conv1"). It is the layer's
-            identity: it says whose weights a student's layer inherits.
+        name: The teacher's name for it ("layer1.0.conv1"). It identifies the layer: a
+            student's layer inherits the weights of the teacher's layer of this name.
         inputs: Positions of the layers it reads; ``IMAGE`` (-1) is the image.
     """
 
@@ -31,20 +31,20 @@ class Layer(ABC):
 
     @abstractmethod
     def shape(self, *inputs: Shape) -> Shape:
-        """The shape it emits.
+        """The output shape.
 
         Raises:
-            ShapeError: It cannot take these inputs.
+            ShapeError: The layer cannot take these inputs.
         """
 
     def num_params(self, *inputs: Shape) -> int:
-        """Trainable parameters, given legal input shapes."""
+        """Number of trainable parameters, given legal input shapes."""
         return 0
 
     def num_macs(self, *inputs: Shape) -> int:
         """Multiply-accumulates for one image, without biases.
 
-        It is half of what torch's ``FlopCounterMode`` counts.
+        This is half the number of operations that torch's ``FlopCounterMode`` counts.
         """
         return 0
 
@@ -53,7 +53,7 @@ class Layer(ABC):
         return type(self).__name__
 
     def _map(self, inputs: tuple[Shape, ...]) -> Shape:
-        """The only input, which must be a map (C, H, W)."""
+        """Shape of the only input, which must be a map, (C, H, W)."""
         if len(inputs) != 1 or len(inputs[0]) != 3:
             raise ShapeError(f"{self.name}: {self.kind} needs one map, got {inputs}")
         return inputs[0]
@@ -61,7 +61,7 @@ class Layer(ABC):
     def _pooled(
         self, size: Shape, window: Window, *, ceil_mode: bool
     ) -> tuple[int, int]:
-        """As ``_window``; torch lets pools pad by half their kernel at most."""
+        """Like ``_window``; as in torch, padding above half the kernel is refused."""
         if any(2 * p > k for p, k in zip(window.padding, window.kernel, strict=True)):
             raise ShapeError(
                 f"{self.name}: a pool's padding is at most half its kernel, got "
@@ -72,7 +72,7 @@ class Layer(ABC):
     def _window(
         self, size: Shape, window: Window, *, ceil_mode: bool = False
     ) -> tuple[int, int]:
-        """Height and width that a sliding window leaves of a map of this size."""
+        """Output height and width of a sliding window on a map of this size."""
         height, width = (
             _slide(size[axis], axis, window, ceil_mode=ceil_mode) for axis in (0, 1)
         )
@@ -86,7 +86,7 @@ class Layer(ABC):
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window, as convolutions and pools have it."""
+    """The sliding window of a convolution or pool."""
 
     kernel: Pair
     stride: Pair
@@ -95,7 +95,7 @@ class Window:
 
 
 def _slide(length: int, axis: int, window: Window, *, ceil_mode: bool) -> int:
-    """How many places a window finds along one axis (torch's rule for pools)."""
+    """Number of window positions along one axis (torch's rule for pools)."""
     stride, padding = window.stride[axis], window.padding[axis]
     room = length + 2 * padding - window.dilation[axis] * (window.kernel[axis] - 1) - 1
     if not ceil_mode:
@@ -106,7 +106,7 @@ def _slide(length: int, axis: int, window: Window, *, ceil_mode: bool) -> int:
 
 
 class Elementwise(Layer):
-    """A layer with one input that emits the shape it takes."""
+    """A layer with one input, whose output has the shape of the input."""
 
     def shape(self, *inputs: Shape) -> Shape:
         if len(inputs) != 1:

@@ -51,7 +51,7 @@ class Conv(Layer):
 @final
 @dataclass(frozen=True)
 class DepthwiseConv(Layer):
-    """Convolution of each channel by itself: it has no width, it follows its input."""
+    """Convolution of each channel separately; its width is that of its input."""
 
     kernel: Pair
     stride: Pair = (1, 1)
@@ -74,7 +74,7 @@ class DepthwiseConv(Layer):
 @final
 @dataclass(frozen=True)
 class Linear(Layer):
-    """Fully connected layer on a feature vector, or on the channels of each place."""
+    """Fully connected layer on a feature vector, or on each position's channels."""
 
     width: int
     bias: bool = True
@@ -94,7 +94,7 @@ class Linear(Layer):
 @final
 @dataclass(frozen=True)
 class BatchNorm(Elementwise):
-    """Batch normalisation of maps or of feature vectors, whichever it reads."""
+    """Batch normalisation of maps or of feature vectors."""
 
     eps: float = 1e-5
     momentum: float = 0.1
@@ -107,7 +107,7 @@ class BatchNorm(Elementwise):
 @final
 @dataclass(frozen=True)
 class LayerNorm(Elementwise):
-    """Layer normalisation of a feature vector, or of the channels of each place."""
+    """Layer normalisation of a feature vector, or of the channels of each position."""
 
     eps: float = 1e-5
     affine: bool = True
@@ -121,7 +121,7 @@ class LayerNorm(Elementwise):
 class GroupNorm(Elementwise):
     """Normalisation of each image's channels by groups (Wu and He, 2018).
 
-    Widths that it reads are multiples of ``groups``.
+    Its input width must be a multiple of ``groups``.
     """
 
     groups: int
@@ -144,7 +144,7 @@ class GroupNorm(Elementwise):
 @final
 @dataclass(frozen=True)
 class InstanceNorm(Elementwise):
-    """Normalisation of each channel of each image by itself."""
+    """Normalisation of each channel of each image separately."""
 
     eps: float = 1e-5
     affine: bool = False
@@ -157,7 +157,10 @@ class InstanceNorm(Elementwise):
 
 
 def _wide(layer: Layer, shape: Shape) -> Shape:
-    """A map of several places: torch normalises no single value by itself."""
+    """The shape of a map, refused if it is that of a map of one position.
+
+    Torch refuses to normalise a single value.
+    """
     if prod(shape[1:]) < 2:
         raise ShapeError(
             f"{layer.name}: {layer.kind} needs a map of more than one place, got "
@@ -169,7 +172,7 @@ def _wide(layer: Layer, shape: Shape) -> Shape:
 @final
 @dataclass(frozen=True)
 class PReLU(Elementwise):
-    """A rectifier with learned slopes: one a channel, or one for all."""
+    """A rectifier with learned slopes: one per channel, or one for all."""
 
     channelwise: bool = True
 
@@ -182,8 +185,8 @@ class PReLU(Elementwise):
 class Scale(Elementwise):
     """A learned factor for each channel ("layer scale").
 
-    Its parameter is the layer itself and has the shape (1,) * leading + (C,) +
-    (1,) * trailing, as the teacher wrote it.
+    In a state dict its parameter has the layer's name, without ".weight". The shape is
+    (1,) * leading + (C,) + (1,) * trailing.
     """
 
     leading: int = 0

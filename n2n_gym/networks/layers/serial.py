@@ -89,10 +89,11 @@ def to_dict(layer: Layer) -> dict[str, Any]:
 
 
 def from_dict(entries: Mapping[str, Any]) -> Layer:
-    """The layer that ``to_dict`` wrote.
+    """The layer in the output of ``to_dict``.
 
     Raises:
-        ValueError: An unknown kind, or fields that this kind does not have.
+        ValueError: The kind is unknown or does not have these fields, or a value is
+            invalid.
     """
     values = {
         key: tuple(value) if isinstance(value, list) else value
@@ -107,9 +108,9 @@ def from_dict(entries: Mapping[str, Any]) -> Layer:
     for field, value in values.items():
         lowest = 0 if field == "padding" else 1
         if field in _LENGTHS and not _is_pair(value, lowest):
-            raise ValueError(f"{field} must be two from {lowest} on, got {value!r}")
+            raise ValueError(f"{field} must be two integers >= {lowest}, got {value!r}")
         if field in ("width", "groups", "parts") and not _is_whole(value, 1):
-            raise ValueError(f"{field} must be a number from 1 on, got {value!r}")
+            raise ValueError(f"{field} must be an integer >= 1, got {value!r}")
     try:
         return kind(**values)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Layers that change a map's height and width and compute nothing else."""
+"""Layers that only change a map's height and width."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ MODES: Final = ("nearest", "bilinear")
 @final
 @dataclass(frozen=True)
 class Pad(Layer):
-    """Rows and columns around a map, or fewer of them where the numbers are negative.
+    """Rows and columns added around a map, or cut off.
 
-    They hold zeros, or the lowest number, which no maximum is.
+    Attributes:
+        top, bottom, left, right: Number of rows or columns to add on this side. A
+            negative number means rows or columns to cut off.
+        lowest: Whether added values are minus infinity, which is never a maximum;
+            otherwise they are zero.
     """
 
     top: int = 0
@@ -28,7 +32,7 @@ class Pad(Layer):
     def shape(self, *inputs: Shape) -> Shape:
         channels, height, width = self._map(inputs)
         padded = height + self.top + self.bottom, width + self.left + self.right
-        # What is cut off must be there.
+        # A map must have the rows and columns that are cut off.
         ends = (self.top, self.bottom, height), (self.left, self.right, width)
         for first, last, length in ends:
             if min(first, last) <= -length or length + min(0, first) + min(0, last) < 1:
@@ -39,11 +43,11 @@ class Pad(Layer):
 @final
 @dataclass(frozen=True)
 class Slice(Layer):
-    """Every so many rows and columns: ``x[:, :, ::2, ::2]``.
+    """Every n-th row and column of a map: ``x[:, :, ::2, ::2]``.
 
     Attributes:
-        stride: Of how many rows and columns one is taken.
-        start: The first ones taken.
+        stride: Distance between the rows and between the columns taken.
+        start: First row and first column taken.
     """
 
     stride: Pair
@@ -61,12 +65,12 @@ class Slice(Layer):
 @final
 @dataclass(frozen=True)
 class Interpolate(Layer):
-    """A map at another size.
+    """A map resized by a factor or to a size.
 
     Attributes:
-        scale: How many times as large; (0, 0) where the size is given.
-        size: The height and width; (0, 0) where the scale is given.
-        mode: One of ``MODES``.
+        scale: Factor for height and width; (0, 0) if the size is given.
+        size: Height and width of the output; (0, 0) if the scale is given.
+        mode: Name of the interpolation, from ``MODES``.
         corners: Whether corners stay corners (torch's ``align_corners``).
     """
 
@@ -82,7 +86,8 @@ class Interpolate(Layer):
             )
         if (min(self.scale) > 0) == (min(self.size) > 0):
             raise ValueError(
-                f"either a scale or a size, got {self.scale} and {self.size}"
+                f"exactly one of scale and size must be given, got {self.scale} and "
+                f"{self.size}"
             )
 
     def shape(self, *inputs: Shape) -> Shape:
@@ -98,7 +103,7 @@ class Interpolate(Layer):
 @final
 @dataclass(frozen=True)
 class AsMap(Layer):
-    """A vector as a map of one place: (F,) -> (F, 1, 1)."""
+    """A vector as a map of one position: (F,) -> (F, 1, 1)."""
 
     def shape(self, *inputs: Shape) -> Shape:
         if len(inputs) != 1 or len(inputs[0]) != 1:

@@ -1,0 +1,181 @@
+"""The pages of N2N-Bench, written from the repository's tables and results.
+
+    python -m benchmarks.n2n_bench.pages
+
+Reads and checks every file of ``benchmarks/data/n2n_bench/leaderboard``. Each is a
+``results.jsonl`` of `n2n-gym compare --suite n2n-bench`, compressed or not. Writes
+``docs/leaderboard.md`` with its picture, and ``docs/n2n-bench-tables.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks.n2n_bench.rules import ERRORS, judge, tau_of_seeds
+from envs_registry.bench import BENCH
+from n2n_gym.bench import load_table
+from n2n_gym.bench.table import Table
+from n2n_gym.comparison.statistics import as_table
+from n2n_gym.comparison.suite import (
+    Standing,
+    SuiteRun,
+    as_markdown,
+    draw,
+    read_suite,
+    standings,
+)
+
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "benchmarks" / "data" / "n2n_bench" / "leaderboard"
+PAGE: Final = ROOT / "docs" / "leaderboard.md"
+PICTURE: Final = ROOT / "docs" / "pictures" / "leaderboard.png"
+
+HEAD: Final = """\
+# Leaderboard of N2N-Bench
+
+An agent's result is the test regret of its best student on validation images: 0 is the
+best student of the table, 1 is a random student within the limit. The table has
+interquartile means over all tasks and seeds, with 95 % bootstrap intervals. "Better
+than random" is the probability of a lower regret than random search at 100 students.
+The gap is the mean regret at 100 students. [The protocol](n2n-bench.md#protocol) has
+the details.
+"""
+
+FOOT: Final = """\
+## Add your agent
+
+1. Write a function `search(env, *, seed)` in a file, say `my_agents.py`: see
+   [agents](how-to/agents.md).
+2. Run the suite: `n2n-gym compare --suite n2n-bench --agents my_agents:search --seeds
+   30 --output runs/mine`.
+3. Check the file: `n2n-gym validate runs/mine/results.jsonl`.
+4. Compress it with `gzip`, put it into `benchmarks/data/n2n_bench/leaderboard`, run
+   `python -m benchmarks.n2n_bench.pages`, and open a pull request with both.
+
+An agent that was trained on tables before names them: pass `seen=["remove-residual"]`
+to `n2n_gym.comparison.suite.perform_suite`. Such agents stand last.
+"""
+
+
+TABLES: Final = ROOT / "docs" / "n2n-bench-tables.md"
+ABOUT_TABLES: Final = """\
+# Tables of N2N-Bench
+
+The figures of each table, and those of [the rules](n2n-bench.md#rules) that it keeps.
+This page is written by `python -m benchmarks.n2n_bench.pages`.
+
+| column | meaning |
+|---|---|
+| (a) | tau between two seeds' accuracies, among students of similar size |
+| convergence | tau of the table's accuracies with long distillation, 40 students |
+| ceiling | tau between two seeds of that long distillation |
+| error | standard error of a student's mean validation accuracy, in points |
+| CPU-hours | of all scores, both fidelities |
+
+Tau is Kendall's rank correlation.
+"""
+ABOUT_TASKS: Final = """\
+Rewards are on validation images, regrets on test images. (b), (c) and "play" have to
+exceed "perfect" by two standard errors of a reward.
+
+| column | meaning |
+|---|---|
+| legal | students that keep the limit |
+| perfect | regret of the best student on validation images |
+| (b) | mean regret of the regression with 50 students |
+| (c) | mean regret of random search with 100 distinct students |
+| play | mean regret of 100 random episodes |
+| (d) | share of students within two standard errors of the best |
+| optimum | the highest reward |
+| tau with size | Kendall's tau of the rewards with minus the number of parameters |
+"""
+
+
+def read_all(folder: Path = RESULTS) -> list[SuiteRun]:
+    """Every run of the folder's files; each has been checked against the tables."""
+    paths = sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
+    return [run for path in paths for run in read_suite(path)]
+
+
+def page(runs: Sequence[SuiteRun], found: Sequence[Standing]) -> str:
+    """The leaderboard's page, from all runs and the standings of the agents."""
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    seeds = len({run.seed for run in runs})
+    tables = dict.fromkeys(BENCH[task].table for task in tasks)
+    students = ", ".join(f"`{name}` ({len(load_table(name)):,})" for name in tables)
+    made = sorted({(run.agent, run.command, run.commit) for run in runs})
+    rows = "\n".join(f"| {who} | `{how}` | {commit} |" for who, how, commit in made)
+    return "\n".join(
+        [
+            HEAD,
+            "![Regret by budget, and performance profiles](pictures/leaderboard.png)\n",
+            f"{len(tasks)} tasks, {seeds} seeds. Tables (students): {students}.\n",
+            as_markdown(found).rstrip() + "\n",
+            "## Commands\n",
+            "| agent | command | commit |\n|---|---|---|",
+            rows + "\n",
+            FOOT,
+        ]
+    )
+
+
+def tables_page() -> str:
+    names = dict.fromkeys(task.table for task in BENCH.values())
+    heads = ["table", "students", "seeds", "(a)", "convergence", "ceiling", "error"]
+    tables = [_about(load_table(name)) for name in names]
+    heads_of_tasks = ["task", "legal", "two errors", "perfect", "(b)", "(c)", "play"]
+    return "\n".join(
+        [
+            ABOUT_TABLES,
+            as_table([*heads, "CPU-hours"], tables),
+            ABOUT_TASKS,
+            as_table(
+                [*heads_of_tasks, "(d)", "optimum", "tau with size"],
+                [*map(_judged, BENCH)],
+            ),
+        ]
+    )
+
+
+def _about(table: Table) -> list[str]:
+    known = table.header.get("convergence", {})
+    return [
+        f"`{table.name}`",
+        f"{len(table):,}",
+        str(table.num_seeds()),
+        f"{tau_of_seeds(table):.3f}",
+        *(str(known.get(name, "")) for name in ("tau", "ceiling")),
+        f"{100 * table.standard_error():.2f}",
+        f"{table.seconds.sum() / 3600:.2f}",
+    ]
+
+
+def _judged(name: str) -> list[str]:
+    found = judge(name, BENCH[name], load_table(BENCH[name].table))
+    return [
+        f"`{name.removeprefix('N2NBench/')}`",
+        f"{found.legal:,}",
+        f"{ERRORS * found.error:.4f}",
+        f"{found.perfect:.4f}",
+        f"{found.regression:.4f}",
+        f"{found.random:.4f}",
+        f"{found.play:.4f}",
+        f"{found.tied:.2%}",
+        f"{found.optimum:.4f}",
+        f"{found.size:.2f}",
+    ]
+
+
+def main() -> None:
+    runs = read_all()
+    found = standings(runs)
+    PAGE.write_text(page(runs, found))
+    TABLES.write_text(tables_page())
+    draw(found, PICTURE)
+    print(as_markdown(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""n2n-gym and today's pruners on real images, side by side."""

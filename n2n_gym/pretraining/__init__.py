@@ -1,0 +1,1 @@
+"""Pretraining: trains policies on many teachers; searches start from these policies."""
