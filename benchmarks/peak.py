@@ -41,6 +41,7 @@ def products_of(student: Architecture, position: int, batch: int, dtype: torch.d
         w = torch.randn(layer.width, shape[0]).to(dtype)
         g = torch.randn(batch, layer.width).to(dtype)
         return [lambda: x @ w.T, lambda: g.T @ x, lambda: g @ w]
+    assert isinstance(layer, (Conv, DepthwiseConv))
     x = x.to(memory_format=torch.channels_last)
     groups = layer.groups if isinstance(layer, Conv) else shape[0]
     width = student.shape_of(position)[0]

@@ -16,7 +16,7 @@ import gymnasium as gym
 import torch
 from torch import nn
 
-import n2n_gym
+import envs_registry
 from benchmarks.subjects import Basic
 from n2n_agents.search import random_search
 from n2n_gym.evaluators.distillation import Settings
@@ -105,7 +105,7 @@ def search(chosen: Search) -> list[list[Any]]:
 
     An episode is [student's fingerprint, return, accuracy or None, error or None].
     """
-    n2n_gym.register()
+    envs_registry.register()
     torch.set_num_threads(1)
     if chosen.largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (chosen.largest_file,) * 2)
@@ -129,7 +129,7 @@ def search(chosen: Search) -> list[list[Any]]:
     )
     if chosen.log is not None:
         note(chosen.log, "searching")
-        evaluator = envs.unwrapped.get_attr("evaluator")[0]
+        evaluator = envs.unwrapped.get_attr("evaluator")[0]  # type: ignore[attr-defined]
         evaluator.runner = Noted(evaluator.runner, chosen.log)
     played: list[list[Any]] = []
 

@@ -59,7 +59,7 @@ def outcome(name: str) -> str:
     """The refusal or the warnings of a trace; empty if there are none."""
     said: list[str] = []
     listener = logging.Handler()
-    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    listener.emit = lambda record: said.append(record.getMessage())
     logger = logging.getLogger("n2n_gym.pytorch.check")
     logger.addHandler(listener)
     try:
