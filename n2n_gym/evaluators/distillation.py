@@ -26,7 +26,7 @@ from n2n_gym.pytorch.inference import (
 )
 from n2n_gym.pytorch.inputs import Variants
 from n2n_gym.pytorch.recipe import Precision, Recipe
-from n2n_gym.pytorch.saving import save_weights
+from n2n_gym.pytorch.saving import resumable, save_weights
 from n2n_gym.pytorch.training import Classify, Diverged, initialise, train
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Provenance
@@ -80,6 +80,7 @@ def distil(
     *,
     seed: int,
     initial: Mapping[str, Tensor] | None = None,
+    checkpoint: Path | None = None,
 ) -> Network:
     """Build a student and train it on the labels and the teacher's logits.
 
@@ -92,6 +93,8 @@ def distil(
         seed: Seed of the training.
         initial: State dict to start from in place of the weights that ``start`` gives,
             for students that another tool made.
+        checkpoint: Path of a checkpoint, which is written after each epoch. If the
+            process is killed, the same call resumes from it. The caller removes it.
 
     Raises:
         Diverged: The loss, or an input of the classifier, became infinite or not a
@@ -126,6 +129,7 @@ def distil(
                 generator,
                 logits=_targets(teacher, settings),
                 augment=teacher.task.augmentation if rung.is_augmented else None,
+                **resumable(checkpoint),
             )
         if rung.statistics:
             renew: Callable[..., None] = recompute_statistics

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -142,7 +142,7 @@ def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:
     about = {
         "teacher": teacher.fingerprint,
         "task": teacher.task.fingerprint,
-        "recipe": asdict(recipe),
+        "recipe": recipe.as_written(),
         "students": STUDENTS,
         "device": settings.device.type,
         "precision": settings.precision,

@@ -58,6 +58,7 @@ class Rung:
         "views".
         """
         fields = asdict(self)
+        fields["recipe"] = self.recipe and self.recipe.as_written()
         return {WRITTEN.get(name, name): value for name, value in fields.items()}
 
     def recipe_for(self, num_images: int, share: float = 1.0) -> Recipe | None:

@@ -1,14 +1,18 @@
-"""Inputs of a network: normalised images, and augmented ones with logits."""
+"""Inputs of a network: normalised, smaller, blanked and augmented images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from n2n_gym.tasks.augmentation import Augmentation
+
+SIDE_STEP: Final = 4  # pixels; sides of smaller images are multiples of it
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,45 @@ class Variants:
         changes = self.changes[chosen, :, positions].T
         logits = self.logits[chosen, positions]
         return self.augmentation.apply(images, changes), logits
+
+
+def resized(inputs: Tensor, share: float) -> Tensor:
+    """Images at a fraction of their size: (B, C, H, W) -> (B, C, h, w).
+
+    Sides are rounded to multiples of ``SIDE_STEP`` pixels, so a training has only a few
+    sizes.
+
+    Args:
+        share: The new sides divided by the old ones, at most 1, which changes nothing.
+    """
+    height, width = inputs.shape[2:]
+    sides = [_rounded(share * side, side) for side in (height, width)]
+    if sides == [height, width]:
+        return inputs
+    return F.interpolate(inputs, sides, mode="bilinear", antialias=True)
+
+
+def _rounded(wanted: float, most: int) -> int:
+    return min(most, max(1, round(wanted / SIDE_STEP)) * SIDE_STEP)
+
+
+def cut_out(inputs: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Images with a square of zeros at a random place, (B, C, H, W).
+
+    A square's centre is any pixel, so the square may lie partly outside of the image.
+
+    Args:
+        inputs: Normalised images, of which 0 is the mean.
+        share: The square's side divided by the image's shorter side.
+        generator: Generator on the CPU, so that a batch is the same on every device.
+    """
+    count, _, *sides = inputs.shape
+    side = round(share * min(sides))
+    inside = []
+    for most in sides:
+        first = torch.randint(most, (count, 1), generator=generator) - side // 2
+        place = torch.arange(most)
+        inside.append(((place >= first) & (place < first + side)).to(inputs.device))
+    rows, columns = inside  # (B, H), (B, W)
+    blank = rows[:, None, :, None] & columns[:, None, None, :]  # (B, 1, H, W)
+    return inputs.masked_fill(blank, 0.0)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from n2n_gym.pytorch.devices import autocast
-from n2n_gym.pytorch.inputs import Normalisation, Variants
+from n2n_gym.pytorch.inputs import Normalisation, Variants, cut_out, resized
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.split import Split
@@ -22,6 +22,9 @@ from n2n_gym.tasks.split import Split
 State: TypeAlias = dict[str, Any]
 # Function from normalised images, (B, C, H, W), to logits, (B, classes).
 Classify: TypeAlias = Callable[[Tensor], Tensor]
+# Progress of a training from which images have their own size, as in the schedules of
+# FFCV (Leclerc et al., 2023) for ImageNet.
+WHOLE_FROM: Final = 0.8
 
 
 class Diverged(ArithmeticError):
@@ -43,7 +46,7 @@ def initialise(network: nn.Module) -> None:
 def distillation_loss(
     outputs: Tensor, labels: Tensor, logits: Tensor | None, recipe: Recipe
 ) -> Tensor:
-    """hard_weight * cross-entropy + logit_weight * mean ||outputs - logits||^2."""
+    """hard_weight * cross-entropy + logit_weight * `logit_distance`."""
     loss = outputs.new_zeros(())
     if recipe.hard_weight:
         hard = F.cross_entropy(outputs, labels, label_smoothing=recipe.label_smoothing)
@@ -52,27 +55,59 @@ def distillation_loss(
         assert logits is not None, (
             "a recipe with logit_weight needs the teacher's logits"
         )
-        distance = (outputs - logits).square().sum(1).mean()
+        distance = logit_distance(outputs, logits, recipe.temperature)
         loss = loss + recipe.logit_weight * distance
     return loss
 
 
-def one_cycle(progress: float, warmup_share: float) -> float:
+def logit_distance(
+    outputs: Tensor, logits: Tensor, temperature: float | None
+) -> Tensor:
+    """Distance of a network's outputs from a teacher's logits, the mean over images.
+
+    Args:
+        outputs, logits: (B, classes) each.
+        temperature: None for ||outputs - logits||^2, otherwise T in
+            T^2 KL(softmax(logits / T) || softmax(outputs / T)).
+    """
+    if temperature is None:
+        return (outputs - logits).square().sum(1).mean()
+    said, wanted = (F.log_softmax(x / temperature, 1) for x in (outputs, logits))
+    divergence = F.kl_div(said, wanted, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+def one_cycle(progress: float, warmup_share: float, fall_power: float = 1.0) -> float:
     """Fraction of the highest learning rate: a linear rise, then half a cosine.
 
     Args:
         progress: Fraction of the training's steps that are done.
         warmup_share: Fraction of the steps in which the rate rises.
+        fall_power: Exponent of the half cosine.
     """
     if progress < warmup_share:
         return 0.05 + 0.95 * progress / warmup_share
     fall = (progress - warmup_share) / (1 - warmup_share)
-    return 0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))
+    return float((0.5 * (1 + math.cos(math.pi * min(fall, 1.0)))) ** fall_power)
+
+
+def side_at(progress: float, smallest_side: float) -> float:
+    """Side of the training images, as a fraction of their own side.
+
+    It grows linearly and is 1 in the last steps, so that batch-norm statistics are
+    those of whole images.
+
+    Args:
+        progress: Fraction of the training's steps that are done.
+        smallest_side: The fraction at the beginning.
+    """
+    return smallest_side + (1 - smallest_side) * min(1.0, progress / WHOLE_FROM)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
     """Set the learning rate for this progress of the training, in [0, 1]."""
-    rate = recipe.learning_rate * one_cycle(progress, recipe.warmup_share)
+    share = one_cycle(progress, recipe.warmup_share, recipe.fall_power)
+    rate = recipe.learning_rate * share
     for group in optimiser.param_groups:
         group["lr"] = rate
 
@@ -100,8 +135,8 @@ def train(
         recipe: Recipe of the training.
         generator: Generator on the CPU that shuffles and augments.
         logits: The teacher's logits of this split's images, (N, classes), or a function
-            that computes them, or variants with logits. None if the recipe needs
-            no logits.
+            that computes them from images of full size, or variants with logits. None
+            if the recipe needs no logits.
         augment: Random changes of the images. Logits given as a tensor stay those of
             the unchanged images.
         after_step: Callback after each step.
@@ -118,17 +153,24 @@ def train(
     steps = len(split) // size  # each epoch leaves out an incomplete batch
     num_steps = max(1, round(recipe.epochs * steps))
     optimiser = make_optimiser(network, recipe)
+    averaged: dict[str, Tensor] = {}
+    if recipe.average_share:
+        averaged = {name: w.clone() for name, w in network.state_dict().items()}
+    decay = 1 - 1 / max(1.0, recipe.average_share * num_steps)
     done = 0
     if resume is not None:
         done = _restore(resume, network, optimiser, generator, device)
+        for name, tensor in averaged.items():
+            tensor.copy_(resume["averaged"][name])
     network.train()
     for epoch in range(done, math.ceil(num_steps / steps)):
         here = min(steps, num_steps - epoch * steps)
         order = torch.randperm(len(split), generator=generator)[: here * size]
         total = torch.zeros((), device=device)
         for i, (images, labels, positions) in enumerate(split.batches(size, order)):
+            progress = (epoch * steps + i) / num_steps
             if recipe.optimiser == "sgd":
-                set_rate(optimiser, recipe, (epoch * steps + i) / num_steps)
+                set_rate(optimiser, recipe, progress)
             if augment is not None:
                 images = augment(images, generator)
             targets = logits[positions] if isinstance(logits, Tensor) else None
@@ -136,8 +178,11 @@ def train(
                 images, targets = logits.pick(images, positions, generator)
             optimiser.zero_grad(set_to_none=True)
             inputs = normalise(images)
+            if recipe.cutout:
+                inputs = cut_out(inputs, recipe.cutout, generator)
+            seen = resized(inputs, side_at(progress, recipe.smallest_side))
             with autocast(device, recipe.precision):
-                outputs = network(inputs)
+                outputs = network(seen)
             if targets is None and callable(logits):
                 with torch.no_grad():
                     targets = logits(inputs)
@@ -146,15 +191,36 @@ def train(
             if recipe.largest_gradient is not None:
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
             optimiser.step()
+            if averaged:
+                update_average(averaged, network, decay)
             total += loss.detach()
             if after_step is not None:
                 after_step()
         if not torch.isfinite(total):
             raise Diverged(f"the loss became {total.item()}")
         if after_epoch is not None:
-            after_epoch(partial(_state, epoch + 1, network, optimiser, generator))
+            state = partial(_state, epoch + 1, network, optimiser, generator, averaged)
+            after_epoch(state)
             network.train()
+    if averaged:
+        network.load_state_dict(averaged)
     network.eval()
+
+
+@torch.no_grad()
+def update_average(
+    averaged: Mapping[str, Tensor], network: nn.Module, decay: float
+) -> None:
+    """Set an average to decay * average + (1 - decay) * the network's state, in place.
+
+    The average includes batch-norm statistics. Integers, which count batches, are
+    copied.
+    """
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            averaged[name].lerp_(tensor, 1 - decay)
+        else:
+            averaged[name].copy_(tensor)
 
 
 def _state(
@@ -162,6 +228,7 @@ def _state(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
+    averaged: dict[str, Tensor],
 ) -> State:
     device = next(network.parameters()).device
     random = [torch.random.get_rng_state()]
@@ -173,6 +240,7 @@ def _state(
         "optimiser": optimiser.state_dict(),
         "generator": generator.get_state(),
         "random": random,
+        "averaged": averaged,
     }
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -296,7 +296,7 @@ class _Lesson:
         self.kept_at = now
         buffer = io.BytesIO()
         content = {
-            "recipe": asdict(replace(self.recipe, precision="float32")),
+            "recipe": replace(self.recipe, precision="float32").as_written(),
             "attempt": self.attempt,
             "precision": precision,
             "training": state(),
@@ -327,7 +327,7 @@ def _load_checkpoint(path: Path | None, recipe: Recipe) -> dict[str, Any] | None
         return None
     try:
         kept: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
-        same = asdict(_tried(recipe, kept["attempt"])) == kept["recipe"]
+        same = _tried(recipe, kept["attempt"]).as_written() == kept["recipe"]
         logger.info("going on after epoch %d", kept["training"]["epoch"])
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         logger.warning("the checkpoint %s is damaged (%s) and is left", path, error)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ class Provider:
             checkpoint=checkpoint,
             precision=self.precision,
         )
-        return trained, {**about, "recipe": asdict(recipe)}
+        return trained, {**about, "recipe": recipe.as_written()}
 
 
 def _warn_of_chance(network: UntrainedNetwork, accuracy: float) -> None:
