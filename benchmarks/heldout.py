@@ -1,6 +1,7 @@
 """What trained policies are worth on teachers and images that they have not seen.
 
     python -m benchmarks.heldout --policies runs/pretrained/policies
+    python -m benchmarks.heldout --profile profile.json --rule rule.json
     python -m benchmarks.heldout --distil       # the best students, to a test accuracy
     python -m benchmarks.heldout --show
 
@@ -11,7 +12,8 @@ An agent scores at most 200 distinct students, with the weights of an elastic te
 
 The trained policy plays in three ways: without further training; in a local search,
 whose first student and changes come from it; and as the start of REINFORCE. All other
-agents start without a policy. --show prints three tables:
+agents start without a policy. Two of them play files that ``benchmarks.knowledge``
+wrote: mean rates by depth, and a rule of three lines. --show prints three tables:
 
     test accuracy      of the best students at each budget, distilled by ``short``
     score              of the same students, by the elastic teacher's weights
@@ -40,7 +42,7 @@ from tqdm.auto import tqdm
 from benchmarks.controls import accuracies
 from benchmarks.results import Results
 from n2n_agents.kept import trained_path
-from n2n_agents.library import find_agent
+from n2n_agents.library import WRITTEN, find_agent
 from n2n_gym.comparison.budget import Ledger, run
 from n2n_gym.comparison.statistics import as_table, estimate, iqm_of_all
 from n2n_gym.envs import CompressEnv
@@ -64,13 +66,21 @@ STUDENT: Final = ("teacher", "task", "fingerprint")
 Values = NDArray[np.float64]
 
 
-def agents_of(policies: list[Path]) -> Iterator[tuple[str, str, str]]:
-    """Each agent's name in the tables, its name in the library, and its policy.
+def agents_of(
+    policies: list[Path], files: dict[str, Path] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Each agent's name in the tables, its name in the library, and its file.
 
-    The policy is given by the SHA-256 of its file; it is empty for agents without one.
+    The file is given by its SHA-256; it is empty for agents without one.
+
+    Args:
+        policies: Files of policies.
+        files: Files of other agents, by the agent's name.
     """
     for name in SCRATCH:
         yield name, name, ""
+    for name, path in (files or {}).items():
+        yield name, f"{name}@{path}", hashlib.sha256(path.read_bytes()).hexdigest()
     for path in policies:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         for way in TRAINED:
@@ -110,16 +120,20 @@ def play(env: CompressEnv, agent: str, seed: int) -> dict[str, Any]:
 
 
 def play_all(
-    results: Results, suite: Suite, policies: list[Path], seeds: int, store: Path
+    results: Results,
+    suite: Suite,
+    agents: list[tuple[str, str, str]],
+    seeds: int,
+    store: Path,
 ) -> None:
-    """Play all runs that the folder does not have yet."""
+    """Play all runs of agents of ``agents_of`` that the folder does not have yet."""
     done = results.read()
     wanted = [
         (subject, share, agent, seed)
         for subject in suite.test
         for share in suite.test_targets
         for seed in range(seeds)
-        for agent in agents_of(policies)
+        for agent in agents
     ]
     bar = tqdm(wanted)
     for subject, share, (shown, agent, sha256), seed in bar:
@@ -275,6 +289,10 @@ def main() -> None:
         metavar="FOLDER",
         help="folders of trained policies, one per training seed",
     )
+    for name in WRITTEN:
+        parser.add_argument(
+            f"--{name.split('-')[-1]}", type=Path, dest=name, help=f"JSON, for {name}"
+        )
     parser.add_argument("--seeds", type=int, default=5, help="of each agent")
     parser.add_argument("--distil", action="store_true")
     parser.add_argument("--show", action="store_true")
@@ -289,8 +307,13 @@ def main() -> None:
         distil_all(results, distilled)
     elif not options.show:
         policies = [trained_path(folder, STAGE) for folder in options.policies]
+        given = {name: getattr(options, name) for name in WRITTEN}
+        files = {name: path for name, path in given.items() if path is not None}
+        agents = list(agents_of(policies, files))
+        for _, agent, _ in agents:
+            find_agent(agent)  # its file is refused before anything is played
         suite, store = read_suite(options.suite), options.output / "scores.sqlite"
-        play_all(results, suite, policies, options.seeds, store)
+        play_all(results, suite, agents, options.seeds, store)
     show(results, distilled)
 
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from n2n_agents.library import ABOUT, AGENTS, TRAINED
+from n2n_agents.library import ABOUT, AGENTS, TRAINED, WRITTEN
 from n2n_agents.reinforce import load_policy
 from n2n_gym.cli import app, errors
 from n2n_gym.compression.assessment import wilson
@@ -29,7 +29,9 @@ def invoke(*arguments):
 
 
 def test_every_agent_is_listed():
-    assert ABOUT.keys() == AGENTS.keys() | {f"{name}@policy.pt" for name in TRAINED}
+    forms = {f"{name}@policy.pt" for name in TRAINED}
+    forms |= {f"{name}@file.json" for name in WRITTEN}
+    assert ABOUT.keys() == AGENTS.keys() | forms
     result = invoke("agents")
     assert result.exit_code == 0
     for name in ABOUT:

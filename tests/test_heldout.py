@@ -9,6 +9,7 @@ from benchmarks import heldout
 from benchmarks.results import Results
 from n2n_agents.kept import trained_path, write_trained
 from n2n_agents.policies import make_policy
+from n2n_agents.rules import Line, Profile, Rule, write_known
 from n2n_gym.evaluators.loading import load_evaluator
 from n2n_gym.pretraining.suite import Subject
 from n2n_gym.teachers.loading import load_teacher
@@ -69,14 +70,18 @@ def test_runs_are_resumed_and_their_best_students_distilled(
     path = trained_path(tmp_path, heldout.STAGE)
     policy = make_policy(env, seed=0)
     write_trained(path, policy, "compress", fits=True, aims=["params"], card={})
+    files = {"depth-profile": tmp_path / "profile.json", "rule": tmp_path / "rule.json"}
+    write_known(files["depth-profile"], Profile({"width": (0.5, 1.0)}))
+    write_known(files["rule"], Rule({"width": Line("depth", 0.5, 0.5, 1.0)}))
     results = Results(tmp_path, *heldout.RUN)
     distilled = Results(tmp_path / "distilled", *heldout.STUDENT)
     distilled.path.parent.mkdir()
     for _ in range(2):
-        heldout.play_all(results, suite, [path], 1, tmp_path / "scores.sqlite")
+        agents = list(heldout.agents_of([path], files))
+        heldout.play_all(results, suite, agents, 1, tmp_path / "scores.sqlite")
     lines = list(results.read().values())
     assert [one["agent"] for one in lines] == [
-        *("random", "bayesian"),
+        *("random", "bayesian", "depth-profile", "rule"),
         *(f"{way}@trained" for way in heldout.TRAINED),
     ]
     assert len(Path(results.path).read_text().splitlines()) == len(lines)

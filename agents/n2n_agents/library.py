@@ -3,6 +3,7 @@
 Agents play until an exception stops them; some searches end earlier, when they have
 nothing left to try. ``"reinforce@policy.pt"`` starts from a trained policy, perhaps of
 another teacher. ``"frozen@policy.pt"`` plays a trained policy without further training.
+``"rule@file.json"`` and ``"depth-profile@file.json"`` play a file of ``rules``.
 ``"module:function"`` names your own agent.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import gymnasium as gym
 
-from n2n_agents import bayesian, imitation, local, reinforce, rollouts, search
+from n2n_agents import bayesian, imitation, local, reinforce, rollouts, rules, search
 from n2n_agents.kept import SUFFIX, find_trained, load_trained
 
 Agent: TypeAlias = Callable[..., None]
@@ -143,6 +144,10 @@ ABOUT: Final = {
     "bayesian": "a Gaussian process over actions and sizes chooses the next students",
     "imitation": "a recurrent policy that imitates the best so far (Abolafia et al., "
     "2018)",
+    "depth-profile@file.json": "mean rates and probabilities of removal by depth, from "
+    "a file",
+    "rule@file.json": "a rule with one threshold for removals, one for widths and one "
+    "for kernels, from a file",
     "ppo": "PPO of Stable-Baselines3, with attention over the rows",
     "a2c": "A2C of Stable-Baselines3, with attention over the rows",
     "dqn": "DQN of Stable-Baselines3, with attention over the rows",
@@ -162,14 +167,19 @@ TRAINED: Final[dict[str, Agent]] = {
     "frozen": partial(go_on, settings=reinforce.FROZEN),
     "local": search_from,
 }
+# Agents that play a JSON file, and the functions that read it.
+WRITTEN: Final[dict[str, tuple[Agent, Callable[[str], object]]]] = {
+    "depth-profile": (rules.play_profile, rules.read_profile),
+    "rule": (rules.play_rule, rules.read_rule),
+}
 
 
 def find_agent(name: str) -> Agent:
-    """The agent called ``"name"``, ``"name@policy.pt"`` or ``"module:function"``.
+    """The agent called ``"name"``, ``"name@file"`` or ``"module:function"``.
 
     Raises:
         ValueError: There is no such agent, its library is not installed, or the file
-            has no policy.
+            does not hold what this agent plays.
         OSError: There is no such file.
     """
     if name in AGENTS:
@@ -182,9 +192,16 @@ def find_agent(name: str) -> Agent:
     if at and kind in TRAINED:
         reinforce.load_policy(path)
         return partial(TRAINED[kind], path=path)
+    if at and kind in WRITTEN:
+        play, read = WRITTEN[kind]
+        read(path)
+        return partial(play, path=path)
     module, colon, function = name.partition(":")
     if not colon:
-        forms = ", ".join(f"'{kind}@policy.pt'" for kind in TRAINED)
+        forms = ", ".join(
+            [f"'{kind}@policy.pt'" for kind in TRAINED]
+            + [f"'{kind}@file.json'" for kind in WRITTEN]
+        )
         raise ValueError(
             f"unknown agent {name!r}; known: {', '.join(AGENTS)}, {forms}, "
             f"'module:function'"

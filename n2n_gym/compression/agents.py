@@ -46,8 +46,8 @@ def check_agent(options: Options) -> None:
         return
     if "@" in name:
         raise ValueError(
-            f"agent {name!r} has a policy for one stage, and a run needs both; give a "
-            f"folder with both policies as --init-policy"
+            f"agent {name!r} plays from a file, which a run does not take; to start "
+            f"from policies, give a folder with both policies as --init-policy"
         )
     if name in CONTINUOUS:
         raise ValueError(

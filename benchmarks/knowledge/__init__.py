@@ -1,0 +1,1 @@
+"""What a trained policy knows, and what its knowledge is worth elsewhere."""
