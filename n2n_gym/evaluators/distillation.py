@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from n2n_gym.evaluators.rescaling import rescale
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.checkpoint import keeping, read_checkpoint
 from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.devices import instruction_set
 from n2n_gym.pytorch.inference import (
@@ -80,6 +81,7 @@ def distil(
     *,
     seed: int,
     initial: Mapping[str, Tensor] | None = None,
+    checkpoint: Path | None = None,
 ) -> Network:
     """Build a student and train it on the labels and the teacher's logits.
 
@@ -92,6 +94,9 @@ def distil(
         seed: Seed of the training.
         initial: State dict to start from in place of the weights that ``start`` gives,
             for students that another tool made.
+        checkpoint: File of the training's state, written after epochs. If the process
+            is killed, the same call in a new process goes on from there, to the same
+            student. The caller has to remove the file.
 
     Raises:
         Diverged: The loss, or an input of the classifier, became infinite or not a
@@ -118,14 +123,21 @@ def distil(
             if not student.is_normalised and recipe.optimiser == "sgd":
                 rate = PLAIN_RATE * recipe.learning_rate
                 recipe = replace(recipe, learning_rate=rate)
+            recipe = replace(recipe, precision=settings.precision)
+            about = {"of": [student.fingerprint, seed, asdict(recipe)]}
+            kept = read_checkpoint(checkpoint, "of", "training")
+            if kept is not None and kept["of"] != about["of"]:
+                kept = None  # of another training
             train(
                 network,
                 split,
                 teacher.normalise,
-                replace(recipe, precision=settings.precision),
+                recipe,
                 generator,
                 logits=_targets(teacher, settings),
                 augment=teacher.task.augmentation if rung.is_augmented else None,
+                after_epoch=None if checkpoint is None else keeping(checkpoint, about),
+                resume=None if kept is None else kept["training"],
             )
         if rung.statistics:
             renew: Callable[..., None] = recompute_statistics
