@@ -2,23 +2,61 @@
 
     python -m benchmarks.paper               # the tables, and commands for blanks
     python -m benchmarks.paper --commands    # only the commands
+    python -m benchmarks.paper --commands --teachers FOLDER --seeds 0 1 2
 
 Our results are read from ``runs/paper``: each row is a folder that ``n2n-gym compress``
-wrote, or lines that ``benchmarks.controls`` wrote. The paper's results are from Ashok
-et al., ICLR 2018, arXiv 1709.06030. Where the paper's text gives only the difference
-from the teacher's accuracy, the table has only this difference. The paper shows
-transfer only in curves; ``benchmarks.transfer`` draws ours.
+wrote, or lines that ``benchmarks.controls`` wrote. A run has the paper's compression as
+a limit on its parameters, three hours, and two processes that distil students: 6
+CPU-hours beside its teacher. With that little time for images like CIFAR-10's, the run
+distils two finalists to the end, one in each process.
+
+A run with a limit may make layers narrower even if it removes only. So a row of removal
+alone has the best student, on validation, of those whose layers all have the teacher's
+widths. If the run kept none, the row says so.
+
+The paper's results are from Ashok et al., ICLR 2018, arXiv 1709.06030. Where the
+paper's text gives only the difference from the teacher's accuracy, the table has only
+this difference. The paper shows transfer only in curves; ``benchmarks.transfer`` draws
+ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean
-from typing import Any, NamedTuple
+from statistics import mean, stdev
+from typing import Any, Final, NamedTuple
 
 from benchmarks.results import Results
+from n2n_gym.compression.assessment import wilson
+from n2n_gym.networks.architecture import Architecture
+from n2n_gym.networks.reading import read_architecture
+from n2n_gym.networks.scaling import at_full_width
+from n2n_gym.runs.folder import (
+    ABOUT,
+    HISTORY,
+    OPTIONS,
+    TEACHER,
+    is_finished,
+    read_summary,
+)
+from n2n_gym.runs.history import FINAL, read_history
+
+TEACHERS: Final = Path("runs/paper/teachers")  # {task}-{teacher}.safetensors
+MINUTES: Final = 180  # of each run, with two processes
+NUM_PARAMS: Final = {  # of the teachers, by name and task
+    ("vgg13_bn", "mnist"): 9_414_858,
+    ("vgg19_bn", "cifar10"): 20_040_522,
+    ("resnet18", "cifar10"): 11_173_962,
+    ("resnet34", "cifar10"): 21_282_122,
+    ("resnet18", "svhn"): 11_173_962,
+    ("resnet18", "cifar100"): 11_220_132,
+    ("resnet34", "cifar100"): 21_328_292,
+    ("resnet18", "caltech256"): 11_300_673,
+    ("resnet34", "imagenet"): 21_789_992,
+}
 
 
 class Row(NamedTuple):
@@ -36,15 +74,40 @@ class Row(NamedTuple):
     @property
     def folder(self) -> str:
         stages = "" if self.stages == 2 else "-removal"
-        task = (self.name or self.task).replace("@", "-")
-        return f"{task}-{self.teacher}{stages}"
+        return f"{self._subject}{stages}"
 
-    def command(self, runs: Path) -> str:
-        task, shrinkage = self.name or self.task, 100 if self.stages == 2 else 0
-        return (
-            f"n2n-gym compress --teacher {self.teacher} --task {task} "
-            f"--removal-updates 100 --shrinkage-updates {shrinkage} "
-            f"--output {runs / self.folder}"
+    @property
+    def _subject(self) -> str:
+        return f"{(self.name or self.task).replace('@', '-')}-{self.teacher}"
+
+    def of_seed(self, runs: Path, seed: int) -> Path:
+        """The folder of a run."""
+        return runs / (f"{self.folder}-{seed}" if seed else self.folder)
+
+    def limit(self) -> int:
+        """The most parameters of a student that is as small as the paper's."""
+        return int(NUM_PARAMS[self.teacher, self.task] / self.times)
+
+    def command(self, runs: Path, teachers: Path = TEACHERS, seed: int = 0) -> str:
+        """The command of a run.
+
+        The teacher's weights are those in the folder ``teachers``; without such a file,
+        the command trains the teacher.
+        """
+        weights = teachers / f"{self._subject}.safetensors"
+        given = [f"--weights {weights}"] if weights.exists() else []
+        if self.stages == 1:
+            given.append("--shrinkage-updates 0")
+        if seed:
+            given.append(f"--seed {seed}")
+        return " ".join(
+            [
+                f"n2n-gym compress --teacher {self.teacher}",
+                f"--task {self.name or self.task}",
+                *given,
+                f"--max-params {self.limit()} --minutes {MINUTES} --workers 2",
+                f"--no-controls --output {self.of_seed(runs, seed)}",
+            ]
         )
 
 
@@ -88,29 +151,71 @@ DESIGNED = (
 
 
 class Ours(NamedTuple):
-    """The results of one of our runs, on test images."""
+    """The results of one of our runs, on test images.
+
+    Attributes:
+        low, high: Ends of the 95 % interval of the accuracy.
+        hours: Hours of the run, over all its processes.
+        is_narrowed: Whether layers have fewer channels than in the teacher.
+    """
 
     times: float
     change: float
     reward: float
     accuracy: float
+    low: float
+    high: float
+    hours: float
+    is_narrowed: bool
 
 
-def read(folder: Path) -> Ours | None:
-    """The results of a run; None if there is no finished run."""
-    path = folder / "summary.json"
-    if not path.exists():
+def read(folder: Path, stages: int = 2) -> Ours | None:
+    """The results of a run; None if there is no finished run.
+
+    Args:
+        stages: 1 for the best student whose layers all have the teacher's widths; if
+            the run has none on its shelf, the chosen student.
+    """
+    if not is_finished(folder):
         return None
-    summary: dict[str, Any] = json.loads(path.read_text())
-    teacher, student = summary["teacher"], summary["student"]
+    summary = read_summary(folder)
+    teacher, student, is_narrowed = summary["teacher"], summary["student"], False
+    if stages == 1:
+        whole = removed_alone(folder, summary)
+        is_narrowed = whole is None
+        student = whole or student
     rho = student["num_params"] / teacher["num_params"]
     share = student["test_accuracy"] / teacher["test_accuracy"]
+    count = summary["test"]["num_images"]
+    low, high = wilson(round(student["test_accuracy"] * count), count)
     return Ours(
         1 / rho,
         100 * (student["test_accuracy"] - teacher["test_accuracy"]),
         (1 - rho**2) * share,  # C(2 - C) = 1 - rho^2
         100 * student["test_accuracy"],
+        100 * low,
+        100 * high,
+        summary["seconds"] / 3600,
+        is_narrowed,
     )
+
+
+def removed_alone(folder: Path, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """The student on a run's shelf that is best on validation and not narrowed."""
+    teacher = read_architecture("teacher", folder / TEACHER)
+    whole = {
+        line["fingerprint"]
+        for line in read_history(folder / HISTORY)
+        if line["stage"] == FINAL
+        and is_of_full_width(Architecture.from_json(line["student"]), teacher)
+    }
+    found = [place for place in summary["shelf"] if place["fingerprint"] in whole]
+    return max(found, key=lambda place: place["accuracy"], default=None)
+
+
+def is_of_full_width(student: Architecture, teacher: Architecture) -> bool:
+    """Whether all layers of a student have as many channels as in the teacher."""
+    return at_full_width(student, teacher) == student
 
 
 def read_designed(row: Designed, runs: Path) -> tuple[float, float] | None:
@@ -140,29 +245,71 @@ def designed_as_markdown(runs: Path) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def commands(runs: Path) -> list[str]:
+def commands(
+    runs: Path, teachers: Path = TEACHERS, seeds: Sequence[int] = (0,)
+) -> list[str]:
     """The commands for the missing results, each once."""
-    found = [row.command(runs) for row in ROWS if read(runs / row.folder) is None]
+    found = [
+        row.command(runs, teachers, seed)
+        for seed in seeds
+        for row in ROWS
+        if not is_finished(row.of_seed(runs, seed))
+    ]
     found += [row.command(runs) for row in DESIGNED if read_designed(row, runs) is None]
     return list(dict.fromkeys(found))
 
 
-def as_markdown(runs: Path) -> str:
-    """The table of compressed networks: the paper's results / ours."""
+def as_markdown(runs: Path, seeds: Iterable[int] = (0,)) -> str:
+    """The table of compressed networks: the paper's results / means of ours.
+
+    Our accuracy has its 95 % interval. With several seeds, it has the standard
+    deviation instead.
+    """
     head = ["data", "teacher", "stages", "times smaller", "accuracy, %"]
-    head += ["change, points", "R"]
-    lines = [head, ["---"] * 3 + ["---:"] * 4]
+    head += ["our accuracy", "change, points", "R", "our hours", "seeds"]
+    lines = [head, ["---"] * 3 + ["---:"] * 7]
     for row in ROWS:
-        ours = read(runs / row.folder)
-        pairs = [
-            _pair(row.times, ours and ours.times, ".1f"),
-            _pair(row.accuracy, ours and ours.accuracy, ".2f"),
-            _pair(row.change, ours and ours.change, "+.2f"),
-            _pair(row.reward, ours and ours.reward, ".3f"),
-        ]
+        found = [read(row.of_seed(runs, seed), row.stages) for seed in seeds]
+        ours = [each for each in found if each is not None]
         stages = "removal" if row.stages == 1 else "both"
-        lines.append([row.name or row.task, row.teacher, stages, *pairs])
+        if any(each.is_narrowed for each in ours):
+            stages += " (ours: narrowed too)"
+        cells = [
+            _pair(row.times, _mean(each.times for each in ours), ".1f"),
+            _pair(row.accuracy, _mean(each.accuracy for each in ours), ".2f"),
+            _spread(ours),
+            _pair(row.change, _mean(each.change for each in ours), "+.2f"),
+            _pair(row.reward, _mean(each.reward for each in ours), ".3f"),
+            f"{mean(each.hours for each in ours):.1f}" if ours else "",
+            str(len(ours) or ""),
+        ]
+        lines.append([row.name or row.task, row.teacher, stages, *cells])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def made_with(runs: Path, seeds: Iterable[int]) -> list[str]:
+    """For each finished run, the versions and the processor, and its command."""
+    found = []
+    for folder in [row.of_seed(runs, seed) for row in ROWS for seed in seeds]:
+        if is_finished(folder):
+            about = json.loads((folder / ABOUT).read_text())
+            said = ", ".join(
+                f"{name} {value}" for name, value in about.items() if name != "format"
+            )
+            command = f"n2n-gym compress --config {folder / OPTIONS}"
+            found.append(f"{folder.name}: {said}; {command}")
+    return found
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return mean(found) if found else None
+
+
+def _spread(ours: Sequence[Ours]) -> str:
+    if len(ours) == 1:
+        return f"{ours[0].low:.2f} to {ours[0].high:.2f}"
+    return f"± {stdev(each.accuracy for each in ours):.2f}" if ours else ""
 
 
 def _pair(theirs: float | None, ours: float | None, form: str) -> str:
@@ -173,13 +320,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
     parser.add_argument("--commands", action="store_true", help="of the blank rows")
+    parser.add_argument(
+        "--teachers",
+        type=Path,
+        default=TEACHERS,
+        help="folder with weights of teachers: {task}-{teacher}.safetensors",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     if not options.commands:
         print("Each figure: the paper's / ours.\n")
-        print(as_markdown(options.runs))
+        print(as_markdown(options.runs, options.seeds))
         print(designed_as_markdown(options.runs))
+        if found := made_with(options.runs, options.seeds):
+            print("Ours were made with:\n")
+            print("\n".join(found), end="\n\n")
         print("What fills the blanks, in their order:\n")
-    print("\n".join(commands(options.runs)))
+    print("\n".join(commands(options.runs, options.teachers, options.seeds)))
 
 
 if __name__ == "__main__":

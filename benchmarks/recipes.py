@@ -49,9 +49,10 @@ from benchmarks.variants import (
 )
 from n2n_gym.comparison.statistics import as_table
 from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.checkpoint import resumable
 from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.recipe import Recipe
-from n2n_gym.pytorch.saving import resumable, save_weights
+from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.pytorch.training import Diverged, initialise, train
 from n2n_gym.tasks.augmentation import Augmentation
 from n2n_gym.tasks.split import Split
@@ -121,7 +122,7 @@ def learn(
             recipe,
             generator,
             augment=augment,
-            **resumable(checkpoint),
+            **resumable(checkpoint, {"recipe": recipe.as_written(), "seed": seed}),
         )
     return network
 

@@ -29,5 +29,7 @@ class Results:
     def add(self, **result: Any) -> None:
         # A line that a kill cut short must not merge with the next one.
         is_cut = self.path.exists() and not self.path.read_text().endswith("\n")
-        with open(self.path, "a") as file:
-            file.write("\n" * is_cut + json.dumps(result) + "\n")
+        line = "\n" * is_cut + json.dumps(result) + "\n"
+        # One write for the whole line, because other processes may add lines, too.
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(line.encode())

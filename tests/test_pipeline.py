@@ -89,6 +89,7 @@ def test_all_its_files_are_there(run):
     assert sorted(path.name for path in folder.iterdir()) == [
         ".lock",
         "architecture.json",
+        "elapsed.json",
         "history.jsonl",
         "identity.json",
         "options.toml",
@@ -249,10 +250,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
 
     with pytest.raises(Stopped):
         compress_until(num_lines, stop, options_of(run, output=output), monkeypatch)
+    (output / "elapsed.json").write_text('{"seconds": 3600}')
     arguments = ["compress", "--resume", str(output)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert_same_end(output, folder)
+    assert json.loads((output / "summary.json").read_text())["seconds"] > 3600
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from n2n_gym.cli import app
 from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.rewards import Failure, Score
+from n2n_gym.runs import elapsed
 from n2n_gym.runs.folder import check_same, open_run, resumed
 from n2n_gym.runs.history import FINAL, History, Remembering
 from n2n_gym.runs.options import Options
@@ -147,6 +148,24 @@ def test_files_that_a_killed_process_was_writing_go(options):
         left.touch()
     with open_run(options):
         assert not left.exists()
+
+
+def test_the_seconds_of_earlier_processes_count(options):
+    with open_run(options, time.monotonic() - 100):
+        pass
+    with open_run(options) as run:
+        assert 100 <= run.seconds() < 200
+    with open_run(options, time.monotonic() - 100) as run:
+        assert 200 <= run.seconds() < 300
+
+
+def test_a_kill_loses_few_of_a_runs_seconds(options, monkeypatch):
+    monkeypatch.setattr(elapsed, "EVERY", 0.01)
+    with open_run(options, time.monotonic() - 100) as run:
+        path, ends = run.folder / elapsed.ELAPSED, time.monotonic() + 60
+        while not path.exists() and time.monotonic() < ends:
+            time.sleep(0.01)
+        assert json.loads(path.read_text())["seconds"] >= 100
 
 
 @pytest.mark.slow

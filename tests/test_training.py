@@ -9,12 +9,13 @@ from torch import nn
 
 from n2n_gym.evaluators import rungs
 from n2n_gym.evaluators.rungs import FULL
+from n2n_gym.pytorch import checkpoint as checkpoints
+from n2n_gym.pytorch.checkpoint import resumable
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.pytorch.inference import compute_accuracy, recompute_statistics
 from n2n_gym.pytorch.inputs import Normalisation, cut_out, resized
 from n2n_gym.pytorch.recipe import ADDED, Recipe
-from n2n_gym.pytorch.saving import resumable
 from n2n_gym.pytorch.training import (
     Diverged,
     distillation_loss,
@@ -338,9 +339,11 @@ def test_a_training_goes_on_from_its_state_as_if_it_had_never_stopped():
 
 
 @pytest.mark.parametrize("average_share", [0.0, 0.5])
-def test_a_killed_training_resumes_from_its_file(tmp_path, average_share):
+def test_a_killed_training_resumes_from_its_file(tmp_path, monkeypatch, average_share):
+    monkeypatch.setattr(checkpoints, "KEEP_EVERY", 0.0)
     path = tmp_path / "network.checkpoint"
     recipe = Recipe(4, batch_size=16, average_share=average_share)
+    about = {"recipe": recipe.as_written()}
 
     def learn(checkpoint, killed_at=None):
         steps = []
@@ -352,7 +355,7 @@ def test_a_killed_training_resumes_from_its_file(tmp_path, average_share):
 
         with seeded(0, CPU) as generator:
             network = small_network()
-            arguments = {**resumable(checkpoint), "after_step": after_step}
+            arguments = {**resumable(checkpoint, about), "after_step": after_step}
             train(network, two_classes(), PLAIN, recipe, generator, **arguments)
         return network.state_dict(), len(steps)
 

@@ -14,9 +14,14 @@ and equal time of search and tuning together. For equal time, the other methods 
 many epochs that their search and tuning take as long as ours. Time is CPU time, so
 other work on the machine does not count.
 
+The peers' searches come first, because they take minutes and a tuning takes an hour. At
+the end, the teacher and all students of a target are timed in turns; the table has
+these latencies, and says how many students keep the target.
+
 Each result is written at once as a line of ``results.jsonl`` in the output folder, with
 a bit for each test image: 1 if the student is right. After a stop the same command
-resumes. Runs on one thread.
+resumes, from the middle of a tuning too. Runs on one thread. Several processes can
+share an output folder; each student is made by one of them.
 """
 
 from __future__ import annotations
@@ -33,10 +38,16 @@ import torch
 from benchmarks.peers import show
 from benchmarks.peers.pruners import ADVICE, METHODS, NEEDS, OURS
 from benchmarks.peers.subject import TARGETS, check_alone, load_subject, task_of
+from benchmarks.peers.timing import time_students
 from benchmarks.peers.tuning import (
+    COLUMNS,
+    EPOCHS,
+    KEY,
+    TIME,
     Bench,
     Found,
     longer,
+    made_here,
     read_compress,
     sizes,
     written,
@@ -44,10 +55,11 @@ from benchmarks.peers.tuning import (
 from benchmarks.results import Results
 from n2n_gym.common.files import data_folder
 from n2n_gym.common.plugins import refuse_unknown
+from n2n_gym.compression.finalists import Failed
+from n2n_gym.networks.scaling import OutOfReach
 from n2n_gym.pytorch.recipe import read_precision
+from n2n_gym.runs.folder import INCIDENTAL
 
-KEY: Final = ("method", "target", "column", "seed")
-EPOCHS, TIME = COLUMNS = ("epochs", "time")
 FASTNAS_TARGETS: Final = ("params/10",)
 TEACHER: Final = "benchmarks.peers.networks:resnet56"
 
@@ -68,20 +80,54 @@ def measure_all(bench: Bench, options: argparse.Namespace, results: Results) -> 
     """Measure what the folder does not have yet."""
     bench.prepare()
     add_teacher(bench, results)
-    for method, target, seed in rows(options):
-        first = (method, target, EPOCHS, seed)
-        wanted = {(method, target, column, seed) for column in options.columns}
+    # What cannot be found shows within minutes, before the hours of the other work.
+    peers = [row for row in rows(options) if row[0] != OURS]
+    for row in peers:
+        make(bench, options, results, row, is_tuned=False)
+    for row in rows(options):
+        make(bench, options, results, row)
+    for target in options.targets:
+        time_students(bench, target, results)
+
+
+def make(
+    bench: Bench,
+    options: argparse.Namespace,
+    results: Results,
+    row: tuple[str, str, int],
+    *,
+    is_tuned: bool = True,
+) -> None:
+    """Find and tune one student, as far as its results are missing.
+
+    Args:
+        row: Method, target and seed.
+        is_tuned: Whether the student is tuned; otherwise it is only found.
+    """
+    method, target, seed = row
+    first = (method, target, EPOCHS, seed)
+    wanted = {(method, target, column, seed) for column in options.columns}
+    if not wanted - results.read().keys():
+        return
+    what = f"{method}, {target}, seed {seed}"
+    with bench.claimed(*row) as is_mine:
+        if not is_mine:
+            print(f"{what}: another process works on it", flush=True)
+            return
         if not wanted - results.read().keys():
-            continue
-        print(f"{method}, {target}, seed {seed}", flush=True)
+            return  # that process has just ended
+        print(f"{what}: {'tuning' if is_tuned else 'search'}", flush=True)
         try:
-            found = bench.find(method, target, seed)
-        except ValueError as error:  # it cannot keep the target, or all students failed
-            print(f"{method} does not reach {target}: {error}", flush=True)
-            continue
-        if first not in results.read():
+            found = bench.find(*row)
+        except (OutOfReach, Failed) as error:
+            print(f"{what}: {error}", flush=True)
+            for key in wanted:
+                said = dict(zip(KEY, key, strict=True))
+                results.add(**said, error=str(error), **bench.made_with())
+            return
+        if is_tuned and first not in results.read():
             add(bench, results, found, first, bench.epochs)
-        if TIME in options.columns:
+        if is_tuned and TIME in options.columns:
             add_in_time(bench, results, found, (method, target, TIME, seed))
 
 
@@ -93,7 +139,7 @@ def add(
     epochs: int,
 ) -> None:
     """Tune a student and write its result."""
-    tuned, spent = bench.tune(found.pruned, epochs, key[-1])
+    tuned, spent = bench.tune(found.pruned, epochs, key)
     results.add(
         **dict(zip(KEY, key, strict=True)),
         **sizes(bench.subject, found.pruned),
@@ -107,6 +153,7 @@ def add(
         **bench.made_with(),
         **({"compress": written(bench.options)} if key[0] == OURS else {}),
     )
+    bench.forget(key)
 
 
 def searched(
@@ -128,17 +175,20 @@ def searched(
 def add_in_time(
     bench: Bench, results: Results, found: Found, key: tuple[str, str, str, int]
 ) -> None:
-    """Add the result at equal time; for our method, that at equal epochs."""
+    """Add the result at equal time; for our method, that at equal epochs.
+
+    A tuning that diverged has no time, so it counts in both columns.
+    """
     method, target, _, seed = key
     done = results.read()
     own = done[method, target, EPOCHS, seed]
-    if key in done or "error" in own:
+    if key in done:
         return
-    if method == OURS:
+    if method == OURS or "error" in own:
         results.add(**{**own, "column": TIME})
         return
     ours = done.get((OURS, target, EPOCHS, seed))
-    if ours is None:
+    if ours is None or "error" in ours:
         print(f"{target}, seed {seed}: equal time needs our result first", flush=True)
         return
     epochs = longer(
@@ -152,7 +202,7 @@ def add_in_time(
 
 def add_teacher(bench: Bench, results: Results) -> None:
     """Write the teacher's line."""
-    key = ("teacher", "", "", 0)
+    key = show.ALONE
     if key in results.read():
         return
     subject = bench.subject
@@ -206,10 +256,8 @@ def said(options: argparse.Namespace) -> str:
 def check(options: argparse.Namespace) -> None:
     """Refuse unknown names, and methods whose library is missing.
 
-    Without its library, ``fastnas`` is left out instead.
-
     Raises:
-        ValueError: A name is unknown, a number is below 1, or Torch-Pruning is missing.
+        ValueError: A name is unknown, a number is below 1, or a library is missing.
     """
     for what, known in (
         ("methods", (*METHODS, OURS)),
@@ -224,14 +272,10 @@ def check(options: argparse.Namespace) -> None:
     read_precision(options.precision)
     if options.show:
         return
-    for method in list(options.methods):
+    for method in dict.fromkeys(method for method, _, _ in rows(options)):
         package = NEEDS.get(method)
-        if package is None or importlib.util.find_spec(package) is not None:
-            continue
-        if method != "fastnas":
-            raise ValueError(ADVICE[package])
-        print(ADVICE[package])
-        options.methods.remove(method)
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise ValueError(f"{ADVICE[package]}, or leave {method} out of --methods")
 
 
 def run(options: argparse.Namespace, results: Results) -> None:
@@ -243,7 +287,10 @@ def run(options: argparse.Namespace, results: Results) -> None:
     weights = options.weights and str(options.weights)
     names = ("teacher", "teacher_epochs", "epochs", "precision")
     alike = {name: getattr(options, name) for name in names}
-    check_alone(options.output, {**alike, "task": task, "weights": weights})
+    further = read_compress(options.compress, options.epochs, options.workers)
+    search = {k: v for k, v in written(further).items() if k not in INCIDENTAL}
+    alike |= {"task": task, "weights": weights, "compress": search, **made_here()}
+    check_alone(options.output, alike)
     subject = load_subject(
         options.teacher,
         task,
@@ -252,7 +299,6 @@ def run(options: argparse.Namespace, results: Results) -> None:
         epochs=options.teacher_epochs,
         precision=options.precision,
     )
-    further = read_compress(options.compress, options.epochs, options.workers)
     bench = Bench(subject, options.epochs, options.precision, further)
     measure_all(bench, options, results)
 

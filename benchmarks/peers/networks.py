@@ -8,11 +8,15 @@ method can prune every layer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from n2n_gym.common.plugins import lookup
+from n2n_gym.pytorch.build import FEW_CHANNELS
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.cifar import DEPTHS, CifarResNet, cifar_resnet
 from tests.networks import Block
@@ -49,3 +53,40 @@ def module_of(name: str, task: Task, weights: Mapping[str, Tensor]) -> nn.Module
         module = lookup("teacher", name, dict.fromkeys(DEPTHS), also=also)(task)
     module.load_state_dict(weights)
     return module.eval()
+
+
+@contextmanager
+def thinned(network: nn.Module) -> Iterator[None]:
+    """Context in which strided 1x1 convolutions get inputs without skipped positions.
+
+    oneDNN can write past a buffer in the gradients of such a convolution if it reads
+    few channels. The networks that n2n-gym builds avoid this themselves; modules that
+    other libraries prune do not. The results stay the same.
+    """
+    changed: list[tuple[nn.Conv2d, Any, Any]] = []
+    for module in network.modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and tuple(module.kernel_size) == (1, 1)
+            and tuple(module.stride) != (1, 1)
+            and module.padding in (0, (0, 0))
+            and module.in_channels < FEW_CHANNELS
+        ):
+            hook = partial(_without_skipped, stride=module.stride)
+            handle = module.register_forward_pre_hook(hook)
+            changed.append((module, module.stride, handle))
+            module.stride = (1, 1)
+    try:
+        yield
+    finally:
+        for module, stride, handle in changed:
+            module.stride = stride
+            handle.remove()
+
+
+def _without_skipped(
+    module: nn.Module, inputs: tuple[Tensor], *, stride: tuple[int, int]
+) -> tuple[Tensor]:
+    (images,) = inputs
+    down, right = stride
+    return (images[:, :, ::down, ::right],)

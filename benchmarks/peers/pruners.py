@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers.networks import module_of
+from benchmarks.peers.networks import module_of, thinned
 from benchmarks.peers.subject import CPU, Subject
 from n2n_gym.limits.fitting import widest_uniform
 from n2n_gym.limits.requirements import Requirements
@@ -36,10 +36,10 @@ BATCHES: Final = 2  # of training images, for Taylor's gradients at each step
 BATCH_SIZE: Final = 128
 SCORED: Final = 1_000  # validation images of one score, for FastNAS
 DIVISOR: Final = 4  # of FastNAS's widths; its default, 32, is too large here
+UNSATISFIED: Final = "NOT all constraints can be satisfied"  # FastNAS's error
 ADVICE: Final = {
     "torch_pruning": 'Torch-Pruning is missing: pip install "n2n-gym[peers]"',
-    "modelopt": "fastnas is left out, as ModelOpt is missing: "
-    "pip install nvidia-modelopt",
+    "modelopt": 'ModelOpt is missing: pip install "n2n-gym[peers]"',
 }
 
 
@@ -51,22 +51,37 @@ class Pruned(NamedTuple):
 
 
 def uniform(subject: Subject, limits: Requirements, seed: int) -> Pruned:
-    """All widths at one rate, with the teacher's channels of largest norm.
+    """All widths at one rate, with the teacher's channels of largest norm."""
 
-    If whole blocks of channels are faster, a uniform width in blocks is tried too. The
-    result is the one with more MACs.
+    def widest(block: int) -> Pruned:
+        student = widest_uniform(limits, block)
+        network = subject.teacher.inheritance(CPU).build(student)
+        return Pruned(student, network.state_dict())
+
+    return largest(limits, widest)
+
+
+def largest(limits: Requirements, make: Callable[[int], Pruned]) -> Pruned:
+    """The student with more MACs of those with any widths and with widths in blocks.
+
+    The second student is made only if whole blocks of channels are faster.
+
+    Args:
+        make: Function of the number of channels in a block.
+
+    Raises:
+        OutOfReach: Neither keeps the limits.
     """
-    found = []
+    found: list[Pruned] = []
+    errors: list[str] = []
     for block in dict.fromkeys((1, limits.block)):
         try:
-            found.append(widest_uniform(limits, block))
-        except OutOfReach:
-            continue
+            found.append(make(block))
+        except OutOfReach as error:
+            errors.append(str(error))
     if not found:
-        raise OutOfReach("no uniform width keeps the target")
-    student = max(found, key=lambda each: each.num_macs)
-    network = subject.teacher.inheritance(CPU).build(student)
-    return Pruned(student, network.state_dict())
+        raise OutOfReach("; ".join(dict.fromkeys(errors)))
+    return max(found, key=lambda each: each.student.num_macs)
 
 
 def magnitude(subject: Subject, limits: Requirements, seed: int) -> Pruned:
@@ -87,17 +102,22 @@ def taylor(subject: Subject, limits: Requirements, seed: int) -> Pruned:
 
     teacher = subject.teacher
     split = teacher.task.split("train", CPU)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
+
+    def begin() -> None:
+        generator.manual_seed(seed)
 
     def prepare(module: nn.Module) -> None:
         # Batch statistics, because the teacher's do not fit the pruned network.
         module.train().zero_grad()
         order = torch.randperm(len(split), generator=generator)
         for images, labels, _ in islice(split.batches(BATCH_SIZE, order), BATCHES):
-            F.cross_entropy(module(teacher.normalise(images)), labels).backward()
+            with thinned(module):
+                F.cross_entropy(module(teacher.normalise(images)), labels).backward()
         module.eval()
 
-    return _stepped(subject, limits, tp.importance.GroupTaylorImportance(), prepare)
+    importance = tp.importance.GroupTaylorImportance()
+    return _stepped(subject, limits, importance, prepare, begin)
 
 
 def _stepped(
@@ -105,11 +125,24 @@ def _stepped(
     limits: Requirements,
     importance: Any,
     prepare: Callable[[nn.Module], None],
+    begin: Callable[[], object] = lambda: None,
 ) -> Pruned:
+    """The first student within the limits, with any widths or with widths in blocks.
+
+    Args:
+        prepare: Called with the module before each step.
+        begin: Called before the first step.
+    """
     teacher = subject.teacher
-    module = module_of(subject.name, teacher.task, teacher.weights)
-    steps = pruning_steps(module, teacher.architecture, importance, prepare)
-    return as_pruned(first_within(steps, limits), teacher.architecture)
+    start = teacher.architecture
+
+    def pruned(block: int) -> Pruned:
+        begin()
+        module = module_of(subject.name, teacher.task, teacher.weights)
+        steps = pruning_steps(module, start, importance, prepare, block=block)
+        return as_pruned(first_within(steps, limits), start)
+
+    return largest(limits, pruned)
 
 
 def pruning_steps(
@@ -118,6 +151,7 @@ def pruning_steps(
     importance: Any,
     prepare: Callable[[nn.Module], None],
     steps: int = STEPS,
+    block: int = 1,
 ) -> Iterator[nn.Module]:
     """The module after each step of Torch-Pruning, which changes it in place.
 
@@ -125,6 +159,7 @@ def pruning_steps(
         start: The module's architecture. Layers that n2n-gym cannot narrow keep their
             width.
         prepare: Called with the module before each step, to compute gradients.
+        block: Number of channels in a block; pruned widths are multiples of it.
     """
     import torch_pruning as tp
 
@@ -143,6 +178,7 @@ def pruning_steps(
         pruning_ratio=1.0,
         iterative_steps=steps,
         ignored_layers=kept,
+        round_to=block if block > 1 else None,
     )
     for _ in range(steps):
         prepare(module)
@@ -180,7 +216,11 @@ def as_pruned(module: nn.Module, start: Architecture) -> Pruned:
 def fastnas(subject: Subject, limits: Requirements, seed: int) -> Pruned:
     """NVIDIA ModelOpt's FastNAS, with validation accuracy as its score.
 
-    FastNAS takes only one limit; here it is the one on parameters.
+    FastNAS takes only one limit; here it is the one on parameters. It measures how much
+    accuracy each width of each layer costs; a checkpoint keeps these measurements.
+
+    Raises:
+        OutOfReach: FastNAS has no student that keeps the limits.
     """
     import modelopt.torch.prune as mtp
 
@@ -199,21 +239,33 @@ def fastnas(subject: Subject, limits: Requirements, seed: int) -> Pruned:
         teacher.normalise(images)
         for images, _, _ in islice(train.batches(BATCH_SIZE, order), 4)
     ]
-    pruned, _ = mtp.prune(
-        module,
-        mode=[("fastnas", config)],
-        constraints={"params": limits.bounds["num_params"]},
-        dummy_input=torch.zeros(1, *teacher.architecture.input_shape),
-        config={
-            "data_loader": batches,
-            "collect_func": lambda batch: batch,
-            "score_func": lambda net: compute_accuracy(
-                net, validation, teacher.normalise
-            ),
-            "verbose": False,
-        },
-    )
-    return as_pruned(pruned, teacher.architecture)
+    try:
+        pruned, _ = mtp.prune(
+            module,
+            mode=[("fastnas", config)],
+            constraints={"params": limits.bounds["num_params"]},
+            dummy_input=torch.zeros(1, *teacher.architecture.input_shape),
+            config={
+                "data_loader": batches,
+                "collect_func": lambda batch: batch,
+                "score_func": lambda net: compute_accuracy(
+                    net, validation, teacher.normalise
+                ),
+                "verbose": False,
+                "checkpoint": str(subject.output / f"fastnas-{seed}.pth"),
+            },
+        )
+    except ValueError as error:
+        if UNSATISFIED not in str(error):
+            raise
+        raise OutOfReach(f"FastNAS has no student for {dict(limits.bounds)}") from error
+    found = as_pruned(pruned, teacher.architecture)
+    if not limits.keeps(found.student):  # it may return a student that breaks a limit
+        raise OutOfReach(
+            f"FastNAS found {found.student.num_params} parameters for "
+            f"{dict(limits.bounds)}"
+        )
+    return found
 
 
 METHODS: Final[Mapping[str, Callable[[Subject, Requirements, int], Pruned]]] = {
@@ -222,6 +274,7 @@ METHODS: Final[Mapping[str, Callable[[Subject, Requirements, int], Pruned]]] = {
     "taylor": taylor,
     "fastnas": fastnas,
 }
+RESUMED: Final = (OURS, "fastnas")  # methods that go on where they were stopped
 NEEDS: Final = {
     "magnitude": "torch_pruning",
     "taylor": "torch_pruning",

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from benchmarks.minutes import interval
 from benchmarks.peers.pruners import METHODS, OURS
 from benchmarks.peers.subject import TARGETS
+from benchmarks.peers.tuning import EPOCHS, LATENCY, TIME
 
 ORDER: Final = (*METHODS, OURS)
-COLUMNS: Final = {"epochs": "equal epochs", "time": "equal time"}
+COLUMNS: Final = {EPOCHS: "equal epochs", TIME: "equal time"}
 HEAD: Final = (
     "method",
     "parameters",
     "MACs, M",
     "latency, ms",
+    "keep the target",
     *(f"{text}, {what}" for what in COLUMNS.values() for text in ("test", "ours - it")),
     "hours",
     "seeds",
@@ -32,6 +34,7 @@ MARKS: Final = {  # markers that differ without colours, too
     "fastnas": {"marker": "D", "color": "0.6", "fillstyle": "none"},
     OURS: {"marker": "o", "color": "black"},
 }
+ALONE: Final = ("teacher", "", "", 0)  # the key of the teacher's line
 Line = Mapping[str, Any]
 Found = Mapping[tuple[Any, ...], Line]  # by method, target, column, seed
 
@@ -43,6 +46,24 @@ def lines_of(found: Found, method: str, target: str, column: str) -> dict[int, L
         for (*names, seed), line in found.items()
         if names == [method, target, column] and "error" not in line
     }
+
+
+def sizes_of(found: Found, method: str, target: str) -> dict[int, Line]:
+    """A method's students by seed, with the latencies that were timed in turns."""
+    lines = lines_of(found, method, target, EPOCHS)
+    lines = lines or lines_of(found, method, target, TIME)
+    timed = lines_of(found, method, target, LATENCY)
+    return {seed: {**line, **timed.get(seed, {})} for seed, line in lines.items()}
+
+
+def keep(lines: Mapping[int, Line], teacher: Line, target: str) -> str:
+    """How many of a method's students keep the target, of how many."""
+    shares = TARGETS[target]
+    kept = [
+        all(line[name] * share <= teacher[name] for name, share in shares.items())
+        for line in lines.values()
+    ]
+    return f"{sum(kept)} of {len(kept)}" if kept else ""
 
 
 def right_of(line: Line) -> NDArray[np.float64]:
@@ -67,9 +88,9 @@ def difference(
 
 
 def as_markdown(found: Found) -> str:
-    """The teacher, and a table for each target."""
+    """The teacher, and a table for each target, with the students that failed."""
     parts = []
-    teacher = found.get(("teacher", "", "", 0))
+    teacher = found.get(ALONE)
     if teacher is not None:
         parts.append(
             f"The teacher: {teacher['num_params']:,.0f} parameters, "
@@ -81,21 +102,30 @@ def as_markdown(found: Found) -> str:
         rows += [row_of(found, method, target) for method in ORDER]
         table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
         parts.append(f"### {target}\n\n{table}")
+        failed = {
+            f"- {method}, seed {seed}: {line['error']}\n"
+            for (method, of, _, seed), line in found.items()
+            if of == target and "error" in line
+        }
+        if failed:
+            parts.append("".join(sorted(failed)))
     return "\n".join(parts)
 
 
 def row_of(found: Found, method: str, target: str) -> tuple[str, ...]:
     """The cells of a method; blank where nothing was measured."""
     by_column = {column: lines_of(found, method, target, column) for column in COLUMNS}
-    known = list((by_column["epochs"] or by_column["time"]).values())
+    known = sizes_of(found, method, target)
     cells = [method]
     for name, form, unit in (
         ("num_params", ",.0f", 1),
         ("num_macs", ".1f", 1e6),
         ("latency_ms", ".2f", 1),
     ):
-        values = [line[name] / unit for line in known]
+        values = [line[name] / unit for line in known.values()]
         cells.append(format(mean(values), form) if values else "")
+    teacher = found.get(ALONE)
+    cells.append("" if teacher is None else keep(known, teacher, target))
     for column, lines in by_column.items():
         cells.append(spread([100 * line["test"] for line in lines.values()]))
         gap = None
@@ -159,12 +189,14 @@ def draw(found: Found, path: Path) -> None:
         strict=True,
     ):
         for method in ORDER:
-            groups = [lines_of(found, method, t, "epochs").values() for t in TARGETS]
-            groups = [list(lines) for lines in groups if lines]
+            groups = [
+                list(sizes_of(found, method, target).values()) for target in TARGETS
+            ]
+            groups = [lines for lines in groups if lines]
             x = [mean(line[name] for line in lines) for lines in groups]
             y = [100 * mean(line["test"] for line in lines) for lines in groups]
             axes.plot(x, y, linestyle="none", label=method, **MARKS[method])
-        if (teacher := found.get(("teacher", "", "", 0))) is not None:
+        if (teacher := found.get(ALONE)) is not None:
             axes.axhline(100 * teacher["test"], color="0.7", linewidth=1, zorder=0)
         axes.set(xscale="log", xlabel=text)
     both[0].set_ylabel("test accuracy, %")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
-from n2n_gym.common.files import write_whole
+from n2n_gym.common.files import locked, write_whole
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.resources import Latency, Meter, load_meter
 from n2n_gym.teachers.loading import load_teacher
@@ -28,6 +28,7 @@ MEASURED: Final = ("num_params", "num_macs", "latency_ms")
 TEACHER: Final = "teacher.safetensors"
 SUBJECT: Final = "subject.json"
 RESOURCES: Final = "resources.json"
+AT_MOST: Final = 5  # differences that an error names
 CPU: Final = torch.device("cpu")
 
 
@@ -89,21 +90,24 @@ def load_subject(
 
     """
     path = weights or output / TEACHER
-    if not path.exists() and weights is None:
-        trained = load_teacher(
-            name, task, epochs=epochs, precision=precision, device="cpu"
-        ).weights
-        whole = {key: tensor.contiguous() for key, tensor in trained.items()}
-        part = path.with_suffix(".part")
-        save_file(whole, part)
-        part.replace(path)
-    teacher = load_teacher(name, task, weights=path, precision=precision, device="cpu")
     meter = load_meter(MEASURED)
-    meter.keep_in(output / RESOURCES)
-    start = teacher.architecture
     latency = meter.functions["latency_ms"]
     assert isinstance(latency, Latency)
-    latency.remember(start, meter(start, start)["latency_ms"])
+    with locked(output / TEACHER):  # a second process waits for the first
+        if not path.exists() and weights is None:
+            trained = load_teacher(
+                name, task, epochs=epochs, precision=precision, device="cpu"
+            ).weights
+            whole = {key: tensor.contiguous() for key, tensor in trained.items()}
+            part = path.with_suffix(".part")
+            save_file(whole, part)
+            part.replace(path)
+        teacher = load_teacher(
+            name, task, weights=path, precision=precision, device="cpu"
+        )
+        start = teacher.architecture
+        meter.keep_in(output / RESOURCES)
+        latency.remember(start, meter(start, start)["latency_ms"])
     return Subject(name, task, path, output, teacher, meter)
 
 
@@ -111,7 +115,8 @@ def check_alone(folder: Path, said: Mapping[str, Any]) -> None:
     """Store the settings of a folder's results, or compare them with the stored ones.
 
     Args:
-        said: Settings of the subject and of the tuning, as plain values.
+        said: Settings of subject, search and tuning, and what the results are made
+            with, as plain values.
 
     Raises:
         ValueError: The folder has results with other settings.
@@ -121,9 +126,24 @@ def check_alone(folder: Path, said: Mapping[str, Any]) -> None:
     if not path.exists():
         write_whole(path, json.dumps(said).encode())
     kept = json.loads(path.read_text())
-    for name, value in said.items():
-        if kept[name] != value:
-            raise ValueError(
-                f"{folder} has results of {name}={kept[name]!r}, got {value!r}; give "
-                f"another --output"
-            )
+    before, now = dict(_flat(kept)), dict(_flat(json.loads(json.dumps(said))))
+    changed = [
+        f"{name}={before.get(name)!r}, got {now.get(name)!r}"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        named = "; ".join(changed[:AT_MOST])
+        more = f"; {len(changed) - AT_MOST} more" if len(changed) > AT_MOST else ""
+        raise ValueError(
+            f"{folder} has results of {named}{more}; give another --output"
+        )
+
+
+def _flat(values: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
+    """Values with their names; those in a mapping have its name in front."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}{key}.")
+        else:
+            yield f"{name}{key}", value

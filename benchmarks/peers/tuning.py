@@ -7,7 +7,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmarks.peers.pruners import METHODS, OURS, Pruned
+from benchmarks.peers.pruners import METHODS, OURS, RESUMED, Pruned
 from benchmarks.peers.spent import Spent, counted, read_spent
 from benchmarks.peers.subject import CPU, Subject
 from n2n_gym.common.commit import commit_of_code
@@ -27,6 +28,8 @@ from n2n_gym.compression.pipeline import compress
 from n2n_gym.evaluators.distillation import Settings, distil, prepare
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.scoring import DistillationEvaluator
+from n2n_gym.limits.requirements import KEPT
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.reading import read_architecture
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.inference import predict
@@ -34,9 +37,14 @@ from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.pytorch.training import Diverged
 from n2n_gym.resources.latency_table import latency_table
 from n2n_gym.resources.machine import processor
-from n2n_gym.runs.folder import STUDENT, is_finished
+from n2n_gym.runs.folder import STUDENT, is_finished, open_run
 from n2n_gym.runs.options import LIMITS, Options
 
+# The fields that identify a result. The column "latency" has latencies of all students
+# of a target, which were timed together.
+KEY: Final = ("method", "target", "column", "seed")
+EPOCHS, TIME = COLUMNS = ("epochs", "time")
+LATENCY: Final = "latency"
 PACKAGES: Final = ("torch", "torch-pruning", "nvidia-modelopt", "onnxruntime")
 
 
@@ -63,20 +71,48 @@ class Bench:
     options: Options
 
     def find(self, method: str, target: str, seed: int) -> Found:
-        """A method's student for a target; it is stored for later calls."""
-        name = f"{target.replace('/', '-')}-{method}-{seed}"
-        folder = self.subject.output / "students"
-        folder.mkdir(exist_ok=True)
-        weights = folder / f"{name}.safetensors"
-        clock = folder / f"{name}.spent"
-        written = folder / f"{name}.json"  # written last, so the others exist too
-        if not written.exists():
-            with counted(clock) if method == OURS else _counted_anew(clock):
+        """A method's student for a target; it is stored for later calls.
+
+        Raises:
+            OutOfReach, Failed: The method has no student that keeps the target.
+        """
+        path = self._path("students", method, target, seed)
+        weights, clock = path.with_suffix(".safetensors"), path.with_suffix(".spent")
+        if not path.exists():
+            is_resumed = method in RESUMED
+            with counted(clock) if is_resumed else _counted_anew(clock):
                 pruned = self._prune(method, target, seed)
             save_file({k: v.contiguous() for k, v in pruned.weights.items()}, weights)
-            write_whole(written, pruned.student.to_json().encode())
-        student = read_architecture("student", written)
+            # Written last, so that the other files exist too.
+            write_whole(path, pruned.student.to_json().encode())
+        student = self.student(method, target, seed)
         return Found(Pruned(student, load_file(weights)), read_spent(clock))
+
+    def student(self, method: str, target: str, seed: int) -> Architecture:
+        """The student that ``find`` has stored."""
+        path = self._path("students", method, target, seed)
+        return read_architecture("student", path)
+
+    @contextmanager
+    def claimed(self, method: str, target: str, seed: int) -> Iterator[bool]:
+        """Context in which no other process works on this student.
+
+        The value tells whether it is this process that may work on it.
+        """
+        path = self._path("locks", method, target, seed).with_suffix(".lock")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(path, timeout=0))
+            except Timeout:
+                yield False
+            else:
+                yield True
+
+    def _path(self, folder: str, *key: Any) -> Path:
+        """A student's .json file in a folder of the output."""
+        place = self.subject.output / folder
+        place.mkdir(exist_ok=True)
+        return place / f"{'-'.join(map(str, key)).replace('/', '-')}.json"
 
     def _prune(self, method: str, target: str, seed: int) -> Pruned:
         if method == OURS:
@@ -95,6 +131,7 @@ class Bench:
         subject = self.subject
         folder = subject.output / "runs" / f"{target.replace('/', '-')}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
+        start = subject.teacher.architecture
         bounds = subject.requirements(target).bounds
         limits = {o: f"{bounds[r]:.12g}" for o, r in LIMITS.items() if r in bounds}
         options = replace(
@@ -109,6 +146,12 @@ class Bench:
             **limits,
         )
         if not is_finished(options.output):
+            # The run knows the teacher's latency from here. If it measured the teacher
+            # anew, the limit would be another fraction of that latency.
+            with open_run(options) as run:
+                known = {start.fingerprint: subject.meter(start, start)}
+                if not (run.folder / KEPT).exists():
+                    write_whole(run.folder / KEPT, json.dumps(known).encode())
             with _own_cache(folder / "cache"):
                 compress(options)
         student = read_architecture("student", options.output / STUDENT)
@@ -121,24 +164,36 @@ class Bench:
         prepare(self.subject.teacher, self.settings(self.epochs))
 
     def tune(
-        self, found: Pruned, epochs: int, seed: int
+        self, found: Pruned, epochs: int, key: tuple[str, str, str, int]
     ) -> tuple[dict[str, Any], Spent]:
-        """The tuned student's accuracies and right answers, and the time of tuning."""
+        """The tuned student's accuracies and right answers, and the time of tuning.
+
+        After a stop, tuning goes on from its checkpoint, which ``forget`` removes.
+        """
         teacher = self.subject.teacher
-        settings = self.settings(epochs)
-        clock = self.subject.output / "tuning.spent"
-        with _counted_anew(clock):
+        clock, checkpoint = self._tuning(key)
+        with counted(clock):
             try:
                 network = distil(
                     found.student,
                     teacher,
-                    settings,
-                    seed=seed,
+                    self.settings(epochs),
+                    seed=key[-1],
                     initial=found.weights,
+                    checkpoint=checkpoint,
                 )
             except Diverged as error:
                 return {"error": str(error)}, Spent()
         return self.answers(network), read_spent(clock)
+
+    def forget(self, key: tuple[str, str, str, int]) -> None:
+        """Remove the files of a tuning whose result is written."""
+        for path in self._tuning(key):
+            path.unlink(missing_ok=True)
+
+    def _tuning(self, key: tuple[str, str, str, int]) -> tuple[Path, Path]:
+        path = self._path("tunings", *key)
+        return path.with_suffix(".spent"), path.with_suffix(".checkpoint")
 
     def answers(self, network: nn.Module) -> dict[str, Any]:
         """Validation accuracy, test accuracy, and a bit for each test image."""
@@ -163,13 +218,11 @@ class Bench:
         return evaluator.settings(self.subject.teacher)
 
     def made_with(self) -> dict[str, Any]:
-        """Versions, processor and commit that a result depends on."""
+        """Versions, processor, commit and precision that a result depends on."""
         return {
-            "versions": versions(),
-            "processor": processor(),
+            **made_here(),
             "threads": torch.get_num_threads(),
             "precision": self.settings(self.epochs).precision,
-            "commit": commit_of_code(),
         }
 
 
@@ -213,6 +266,15 @@ def _own_cache(folder: Path) -> Iterator[None]:
         os.environ["N2N_CACHE"] = before
 
 
+def made_here() -> dict[str, Any]:
+    """Versions, processor and commit of this process."""
+    return {
+        "versions": versions(),
+        "processor": processor(),
+        "commit": commit_of_code(),
+    }
+
+
 def versions() -> dict[str, str]:
     """The versions of the libraries that are installed."""
     found = {}
@@ -246,4 +308,5 @@ def read_compress(path: Path | None, epochs: int, workers: int) -> Options:
 
 def written(options: Options) -> dict[str, Any]:
     """The options of our search, as JSON values for a result."""
-    return json.loads(json.dumps(vars(options), default=str))
+    found: dict[str, Any] = json.loads(json.dumps(vars(options), default=str))
+    return found

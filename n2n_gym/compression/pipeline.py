@@ -132,7 +132,7 @@ def _write(
         onnx_difference,
         work.search.requirements.rows(student.student, student.score.accuracy, path),
         compared,
-        time.monotonic() - work.began,
+        work.run.seconds(),
         shelf,
         teacher.task.counts_without_labels(),
         work.final.falls_short,

@@ -56,12 +56,10 @@ class Work:
     """Everything that a run works with.
 
     Attributes:
-        began: Start time of the run, by ``time.monotonic``.
         evaluator: Evaluator of the search.
         final: The finalists, which are distilled to the end.
     """
 
-    began: float
     options: Options
     run: Run
     plan: Plan
@@ -88,7 +86,7 @@ def prepared(options: Options, began: float) -> Iterator[Work]:
     runner = Workers(options.workers) if options.workers else default_runner(most)
     evaluator = _evaluator(options, device, runner, store)
     teacher, requirements = _required(options, device)
-    with closing(runner), open_run(options) as run:
+    with closing(runner), open_run(options, began) as run:
         if is_finished(run.folder):
             raise FileExistsError(f"{run.folder} holds a finished run")
         if requirements.is_of_machine:
@@ -116,7 +114,7 @@ def prepared(options: Options, began: float) -> Iterator[Work]:
             options.precision,
             run.folder / FINALISTS,
         )
-        yield Work(began, options, run, plan, evaluator, search, final)
+        yield Work(options, run, plan, evaluator, search, final)
 
 
 def _required(options: Options, device: torch.device) -> tuple[Teacher, Requirements]:

@@ -27,7 +27,7 @@ class Summary:
     onnx_difference: float
     limits: list[dict[str, Any]]  # each limit with the networks' values
     test: Comparison  # of teacher and student
-    seconds: float  # since this process took up the run
+    seconds: float  # of the run, over all its processes
     shelf: list[Place]  # the students whose files are in ``students/``
     unlabelled: dict[str, int]  # images without labels, by split
     falls_short: bool  # whether the student can be told from the teacher

@@ -17,6 +17,7 @@ from n2n_gym.evaluators.rescaling import rescale
 from n2n_gym.evaluators.rungs import Rung
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.checkpoint import resumable
 from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.devices import instruction_set
 from n2n_gym.pytorch.inference import (
@@ -26,7 +27,7 @@ from n2n_gym.pytorch.inference import (
 )
 from n2n_gym.pytorch.inputs import Variants
 from n2n_gym.pytorch.recipe import Precision, Recipe
-from n2n_gym.pytorch.saving import resumable, save_weights
+from n2n_gym.pytorch.saving import save_weights
 from n2n_gym.pytorch.training import Classify, Diverged, initialise, train
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import Provenance
@@ -93,8 +94,9 @@ def distil(
         seed: Seed of the training.
         initial: State dict to start from in place of the weights that ``start`` gives,
             for students that another tool made.
-        checkpoint: Path of a checkpoint, which is written after each epoch. If the
-            process is killed, the same call resumes from it. The caller removes it.
+        checkpoint: File of the training's state, written after epochs. If the process
+            is killed, the same call in a new process goes on from there, to the same
+            student. The caller has to remove the file.
 
     Raises:
         Diverged: The loss, or an input of the classifier, became infinite or not a
@@ -121,15 +123,17 @@ def distil(
             if not student.is_normalised and recipe.optimiser == "sgd":
                 rate = PLAIN_RATE * recipe.learning_rate
                 recipe = replace(recipe, learning_rate=rate)
+            recipe = replace(recipe, precision=settings.precision)
+            about = {"of": [student.fingerprint, seed, recipe.as_written()]}
             train(
                 network,
                 split,
                 teacher.normalise,
-                replace(recipe, precision=settings.precision),
+                recipe,
                 generator,
                 logits=_targets(teacher, settings),
                 augment=teacher.task.augmentation if rung.is_augmented else None,
-                **resumable(checkpoint),
+                **resumable(checkpoint, about),
             )
         if rung.statistics:
             renew: Callable[..., None] = recompute_statistics

@@ -1,19 +1,14 @@
-"""Saving and loading a network's weights, and the state of a training."""
+"""Saving and loading a network's weights."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import load_file, save
 
 from n2n_gym.common.files import write_whole
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
-from n2n_gym.pytorch.training import State
 
 
 def save_weights(network: Network, path: Path) -> None:
@@ -32,24 +27,3 @@ def load_network(student: Architecture, path: Path) -> Network:
     network = build(student)
     network.load_state_dict(load_file(path))
     return network.eval()
-
-
-def resumable(path: Path | None) -> dict[str, Any]:
-    """Arguments of `train` that write a checkpoint after each epoch.
-
-    The training resumes from the checkpoint if the file exists. The caller removes it
-    after the training, and never gives the path to another training.
-
-    Args:
-        path: Path of the checkpoint; None for no checkpoint.
-    """
-    if path is None:
-        return {}
-
-    def keep(state: Callable[[], State]) -> None:
-        buffer = io.BytesIO()
-        torch.save(state(), buffer)
-        write_whole(path, buffer.getvalue())
-
-    kept = torch.load(path, "cpu", weights_only=True) if path.exists() else None
-    return {"after_epoch": keep, "resume": kept}

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from n2n_gym.common.files import read_json, write_whole
 from n2n_gym.networks.reading import STUDENT as STUDENT
 from n2n_gym.resources.machine import processor
+from n2n_gym.runs.elapsed import ELAPSED, counted
 from n2n_gym.runs.history import History
 from n2n_gym.runs.options import Options
 
@@ -44,10 +46,16 @@ INCIDENTAL: Final = frozenset({"output", "workers", "store", "train_teacher"})
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that only this process uses."""
+    """A run folder that only this process uses.
+
+    Attributes:
+        seconds: Function that returns the seconds of the run so far, over all its
+            processes.
+    """
 
     options: Options
     history: History
+    seconds: Callable[[], float]
 
     @property
     def folder(self) -> Path:
@@ -74,8 +82,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def open_run(options: Options) -> Iterator[Run]:
+def open_run(options: Options, began: float | None = None) -> Iterator[Run]:
     """Context with the run in ``options.output``, begun now or earlier.
+
+    Args:
+        began: Time, by ``time.monotonic``, at which this process took up the run; None
+            for now.
 
     Raises:
         FileExistsError: The folder has other files, or a run with other options.
@@ -83,6 +95,7 @@ def open_run(options: Options) -> Iterator[Run]:
         OSError: The folder cannot be written.
         ValueError: The folder's run is damaged or has another format.
     """
+    began = time.monotonic() if began is None else began
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / OPTIONS).exists():
@@ -105,10 +118,8 @@ def open_run(options: Options) -> Iterator[Run]:
             write_whole(folder / ABOUT, json.dumps(about(), indent=1).encode())
             write_whole(folder / OPTIONS, options.to_toml().encode())
         history = History(folder / HISTORY)
-        try:
-            yield Run(options, history)
-        finally:
-            history.close()
+        with closing(history), counted(folder / ELAPSED, began) as seconds:
+            yield Run(options, history, seconds)
 
 
 def _is_ours(path: Path) -> bool:

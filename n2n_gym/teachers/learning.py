@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +17,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from n2n_gym.common.files import kept_if_possible, write_whole
 from n2n_gym.common.progress import progress
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network, build
+from n2n_gym.pytorch.checkpoint import KEEP_EVERY, read_checkpoint, write_checkpoint
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.inference import compute_accuracy, compute_logits
 from n2n_gym.pytorch.inputs import Normalisation
@@ -48,7 +46,6 @@ SHORTEST_MEMORY: Final = 0.1  # least momentum of batch-norm statistics
 # Least number of training steps for which the precision is chosen. Shorter trainings
 # take little time anyway, and in float32 they are the same on every machine.
 WORTH_MEASURING: Final = 1_000
-KEEP_EVERY: Final = 15.0  # seconds at least between two checkpoints
 
 
 _longest: ContextVar[float | None] = ContextVar("longest", default=None)
@@ -294,16 +291,13 @@ class _Lesson:
         if self.checkpoint is None or not is_due:
             return
         self.kept_at = now
-        buffer = io.BytesIO()
         content = {
             "recipe": replace(self.recipe, precision="float32").as_written(),
             "attempt": self.attempt,
             "precision": precision,
             "training": state(),
         }
-        torch.save(content, buffer)
-        with kept_if_possible(self.checkpoint):
-            write_whole(self.checkpoint, buffer.getvalue())
+        write_checkpoint(self.checkpoint, content)
 
     def _precision(
         self, network: Network, split: Split, size: int, steps: int
@@ -323,13 +317,8 @@ class _Lesson:
 
 def _load_checkpoint(path: Path | None, recipe: Recipe) -> dict[str, Any] | None:
     """The checkpoint of a training with this recipe; None if there is no such file."""
-    if path is None or not path.exists():
+    kept = read_checkpoint(path, "recipe", "attempt", "precision", "training")
+    if kept is None or _tried(recipe, kept["attempt"]).as_written() != kept["recipe"]:
         return None
-    try:
-        kept: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
-        same = _tried(recipe, kept["attempt"]).as_written() == kept["recipe"]
-        logger.info("going on after epoch %d", kept["training"]["epoch"])
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        logger.warning("the checkpoint %s is damaged (%s) and is left", path, error)
-        return None
-    return kept if same else None
+    logger.info("going on after epoch %d", kept["training"]["epoch"])
+    return kept
