@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from n2n_agents.batched import play_batch
 from n2n_agents.policies import NO_ACTION
+from n2n_gym.envs import CompressionVectorEnv
 from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.networks.decisions import removals, shrink, shrinkages, without
 from n2n_gym.networks.scaling import uniform_student, widest_in_proportion
@@ -596,6 +598,12 @@ def test_policies_are_judged_once_and_summed_up(source, tmp_path):
     found = judge(*given)
     assert [each.share for each in found] == [0.5, 0.5, 0.1, 0.1]
     assert [len(each.rewards) for each in found] == [5, 1, 5, 1]
+    # As a frozen policy does, each plays its likeliest student first.
+    env = make_env("compress", source.teacher, evaluator, BOTH)
+    options = aim([env], Target(BOTH[0], 0.5), BOTH)
+    vector = CompressionVectorEnv(env, 2)
+    likeliest, _ = play_batch(vector, policies["fresh"], None, options)
+    assert found[0].rewards[0] == likeliest.reward
     whole = source.teacher.architecture
     bound = found[1].share * whole.num_params
     uniform = uniform_student(whole, int(bound))

@@ -19,7 +19,9 @@ from n2n_gym.pretraining.stages import Target, aim, make_env
 from n2n_gym.pretraining.suite import Subject, Suite
 from n2n_gym.teachers.teacher import Teacher
 
-EPISODES: Final = 5  # episodes per target, as many as in one update of a frozen policy
+# Episodes per target, as many as in one update of a frozen policy. As there, the first
+# one takes the most probable actions.
+EPISODES: Final = 5
 
 
 class Judged(NamedTuple):
@@ -100,8 +102,9 @@ def _rewards(
     if policy is None:
         return [_reward_of_uniform(vector.envs[0], options)]
     generator = torch.Generator().manual_seed(seed)
-    played = play_batch(vector, policy, generator, options)
-    return [episode.reward for episode in played]
+    (likeliest, *_) = play_batch(vector, policy, None, options)
+    (_, *drawn) = play_batch(vector, policy, generator, options)
+    return [likeliest.reward, *(episode.reward for episode in drawn)]
 
 
 def _reward_of_uniform(env: CompressionEnv, options: dict[str, Any]) -> float:
