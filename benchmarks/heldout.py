@@ -8,17 +8,25 @@
 The test teachers and the targets are those of a suite, which is written before the
 first training. At each target, every agent plays N2NCompress-v0 with ``fit=True``: all
 its students are scaled to the target, which is a fraction of the teacher's parameters.
-An agent scores at most 200 distinct students, with the weights of an elastic teacher.
+An agent scores at most 200 distinct students, with the weights of an elastic teacher;
+the policy alone at most 20, and REINFORCE from it at most 100.
 
 The trained policy plays in three ways: without further training; in a local search,
 whose first student and changes come from it; and as the start of REINFORCE. All other
 agents start without a policy. Two of them play files that ``benchmarks.knowledge``
-wrote: mean rates by depth, and a rule of three lines. --show prints three tables:
+wrote: mean rates by depth, and a rule of three lines. --policies takes a folder for
+each training seed. --show prints three tables:
 
     test accuracy      of the best students at each budget, distilled by ``short``
     score              of the same students, by the elastic teacher's weights
     students to match  the number of students that an agent scores until one is at least
-                       as good as the best of the policy's first five; at most 200
+                       as good as the best of the policy's first five; if none is, at
+                       least the most that the agent scores
+
+The first two tables compare each agent with local search: the difference is taken for
+each teacher and target, and averaged. Intervals are bootstrapped over training seeds
+and over runs, not over teachers: they hold for the test teachers of the suite, and say
+nothing about others.
 
 Every run is a line of ``results.jsonl`` in the output folder, and every distilled
 student a line of ``distilled/results.jsonl``. The same command resumes after a stop.
@@ -28,42 +36,39 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from benchmarks import heldout_tables as tables
 from benchmarks.controls import accuracies
+from benchmarks.heldout_tables import chosen, most_of
 from benchmarks.results import Results
 from n2n_agents.kept import trained_path
 from n2n_agents.library import WRITTEN, find_agent
 from n2n_gym.comparison.budget import Ledger, run
-from n2n_gym.comparison.statistics import as_table, estimate, iqm_of_all
 from n2n_gym.envs import CompressEnv
-from n2n_gym.evaluators.distillation import distil
 from n2n_gym.evaluators.evaluator import Evaluator
-from n2n_gym.evaluators.loading import load_evaluator, load_rung
+from n2n_gym.evaluators.loading import load_evaluator
+from n2n_gym.evaluators.rungs import SHORT
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pretraining.suite import Subject, Suite, read_suite
 from n2n_gym.pytorch.training import Diverged
 from n2n_gym.teachers.teacher import Teacher
 
-BUDGETS: Final = (5, 20, 100, 200)
-MOST: Final = BUDGETS[-1]
-FIRST: Final = BUDGETS[0]  # of the policy, which others have to match
 STAGE: Final = "compress"
 TRAINED: Final = ("frozen", "local", "reinforce")  # ways to play a policy's file
 SCRATCH: Final = ("random", "evolution", "local", "bayesian", "reinforce@none")
+PATIENCE: Final = 100  # episodes without a new student after which a run ends
+PRECISION: Final = "float32"  # as in the training of policies
 RUN: Final = ("teacher", "task", "share", "agent", "seed", "policy")
 STUDENT: Final = ("teacher", "task", "fingerprint")
-
-Values = NDArray[np.float64]
 
 
 def agents_of(
@@ -80,11 +85,15 @@ def agents_of(
     for name in SCRATCH:
         yield name, name, ""
     for name, path in (files or {}).items():
-        yield name, f"{name}@{path}", hashlib.sha256(path.read_bytes()).hexdigest()
+        yield name, f"{name}@{path}", hash_of(path)
     for path in policies:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256 = hash_of(path)
         for way in TRAINED:
             yield f"{way}@trained", f"{way}@{path}", sha256
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def environment(teacher: Teacher, share: float, evaluator: Evaluator) -> CompressEnv:
@@ -106,14 +115,14 @@ def student_of(env: CompressEnv, actions: list[int]) -> Architecture:
     return env.student
 
 
-def play(env: CompressEnv, agent: str, seed: int) -> dict[str, Any]:
+def play(env: CompressEnv, agent: str, most: int, seed: int) -> dict[str, Any]:
     """Scores in order, and the best student within each budget."""
-    ledger = Ledger(evaluations=MOST)
+    ledger = Ledger(evaluations=most, patience=PATIENCE)
     run(env, find_agent(agent), ledger, seed=seed)
     found = list(ledger.found.items())
     scores = [one.reward for _, one in found]
     best = {}
-    for budget in BUDGETS:
+    for budget in (each for each in tables.BUDGETS if each <= most):
         name, one = found[int(np.argmax(scores[:budget]))]
         best[budget] = {"fingerprint": name, "actions": one.actions}
     return {"scores": scores, "best": best}
@@ -141,30 +150,32 @@ def play_all(
         key = (subject.teacher, subject.task, share, shown, seed, sha256)
         if key in done:
             continue
-        evaluator = load_evaluator("elastic", device="cpu", store=store)
+        evaluator = load_evaluator(
+            "elastic", device="cpu", store=store, precision=PRECISION
+        )
         env = environment(_teacher(subject.teacher, subject.task), share, evaluator)
-        results.add(**dict(zip(RUN, key, strict=True)), **play(env, agent, seed))
+        played = play(env, agent, most_of(shown), seed)
+        results.add(**dict(zip(RUN, key, strict=True)), **played)
 
 
-def distil_all(results: Results, distilled: Results) -> None:
+def distil_all(lines: Iterable[dict[str, Any]], distilled: Results) -> None:
     """Distil every run's best students, each once."""
     wanted: dict[tuple[Any, ...], tuple[float, list[int]]] = {}
-    for line in results.read().values():
+    for line in lines:
         for best in line["best"].values():
             key = (line["teacher"], line["task"], best["fingerprint"])
             wanted[key] = line["share"], best["actions"]
     done = distilled.read()
-    rung, size = load_rung("short", "cpu"), load_evaluator("size")
+    short = DistillationEvaluator(SHORT, device="cpu", precision=PRECISION)
+    size = load_evaluator("size")
     for key, (share, actions) in tqdm(wanted.items()):
         if key in done:
             continue
         teacher = _teacher(*key[:2])
         student = student_of(environment(teacher, share, size), actions)
         assert student.fingerprint == key[-1]
-        settings = rung.settings(teacher)
         try:
-            network = distil(student, teacher, settings, seed=0)
-            found = accuracies(network, teacher, settings.device)
+            found = accuracies(short.network(student, teacher), teacher, short.device)
         except Diverged as error:
             found = {"error": str(error)}
         distilled.add(**dict(zip(STUDENT, key, strict=True)), **found)
@@ -173,109 +184,6 @@ def distil_all(results: Results, distilled: Results) -> None:
 @cache
 def _teacher(name: str, task: str) -> Teacher:
     return Subject(name, task, family="").load()
-
-
-# What the runs say.
-
-
-def first_match(scores: list[float], least: float) -> int:
-    """Number of students scored until one has at least the score ``least``.
-
-    If no score is that high, it is ``MOST``.
-    """
-    reaching = np.flatnonzero(np.array(scores) >= least)
-    return int(reaching[0]) + 1 if len(reaching) else MOST
-
-
-def by_pair(lines: list[dict[str, Any]]) -> dict[str, dict[Any, list[dict[str, Any]]]]:
-    """The runs of each agent, by teacher, task and target."""
-    found: dict[str, dict[Any, list[dict[str, Any]]]]
-    found = defaultdict(lambda: defaultdict(list))
-    for line in lines:
-        pair = line["teacher"], line["task"], line["share"]
-        found[line["agent"]][pair].append(line)
-    return found
-
-
-def to_match(lines: list[dict[str, Any]], agent: str) -> list[Values]:
-    """Numbers of students that an agent needs to match the policy's first five.
-
-    There is an array for each teacher and target, with a value for each combination of
-    a run of the agent and a run of the policy.
-    """
-    runs = by_pair(lines)
-    groups = []
-    for pair, played in runs["frozen@trained"].items():
-        wanted = [max(one["scores"][:FIRST]) for one in played]
-        needed = [
-            first_match(other["scores"], least)
-            for other in runs[agent][pair]
-            for least in wanted
-        ]
-        groups.append(np.array(needed, float))
-    return groups
-
-
-def mean_of_all(groups: list[Values]) -> float:
-    """The mean over groups, each with the same weight."""
-    return float(np.mean([group.mean() for group in groups]))
-
-
-def table(
-    lines: list[dict[str, Any]], known: dict[tuple[Any, ...], dict[str, Any]] | None
-) -> str:
-    """Interquartile means of each agent at each budget, over pairs and seeds.
-
-    Args:
-        known: Distilled students, for test accuracies; None for elastic scores.
-    """
-    rows = []
-    every = {pair for pairs in by_pair(lines).values() for pair in pairs}
-    for agent, pairs in by_pair(lines).items():
-        cells = [agent]
-        for budget in BUDGETS:
-            groups = []
-            for runs in pairs.values():
-                values = [_value(one, budget, known) for one in runs]
-                groups.append(np.array([v for v in values if v is not None]))
-            done = all(map(len, groups)) and pairs.keys() == every
-            is_whole = done and sum(map(len, groups)) == sum(map(len, pairs.values()))
-            cells.append(str(estimate(iqm_of_all, groups)) if is_whole else "")
-        rows.append(cells)
-    return as_table(["agent", *map(str, BUDGETS)], rows)
-
-
-def _value(
-    line: dict[str, Any],
-    budget: int,
-    known: dict[tuple[Any, ...], dict[str, Any]] | None,
-) -> float | None:
-    if known is None:
-        return float(max(line["scores"][:budget]))
-    best = line["best"][str(budget)]["fingerprint"]
-    found = known.get((line["teacher"], line["task"], best), {})
-    # A student whose distillation diverged counts as one that is always wrong.
-    return found.get("test", 0.0 if "error" in found else None)
-
-
-def show(results: Results, distilled: Results) -> None:
-    lines = list(results.read().values())
-    if not lines:
-        print(f"{results.path} has no runs yet")
-        return
-    agents = list(by_pair(lines))
-    print(f"{len(lines)} runs of {len(agents)} agents\n\nTest accuracy, distilled\n")
-    print(table(lines, distilled.read()))
-    print("Score, by the elastic teacher's weights\n")
-    print(table(lines, None))
-    if "frozen@trained" in agents:
-        print(f"Students to match the policy's first {FIRST}, at most {MOST}\n")
-        rows = [
-            [agent, str(estimate(mean_of_all, to_match(lines, agent)))]
-            for agent in agents
-            if agent != "frozen@trained" and all(map(len, to_match(lines, agent)))
-        ]
-        print(as_table(["agent", "students"], rows))
 
 
 def main() -> None:
@@ -303,18 +211,23 @@ def main() -> None:
     distilled = Results(options.output / "distilled", *STUDENT)
     for each in (results, distilled):
         each.path.parent.mkdir(parents=True, exist_ok=True)
+    policies = [trained_path(folder, STAGE) for folder in options.policies]
+    given = {name: getattr(options, name) for name in WRITTEN}
+    files = {name: path for name, path in given.items() if path is not None}
+    hashes = [hash_of(path) for path in (*policies, *files.values())]
     if options.distil:
-        distil_all(results, distilled)
+        distil_all(chosen(results.read().values(), hashes), distilled)
     elif not options.show:
-        policies = [trained_path(folder, STAGE) for folder in options.policies]
-        given = {name: getattr(options, name) for name in WRITTEN}
-        files = {name: path for name, path in given.items() if path is not None}
         agents = list(agents_of(policies, files))
         for _, agent, _ in agents:
             find_agent(agent)  # its file is refused before anything is played
         suite, store = read_suite(options.suite), options.output / "scores.sqlite"
         play_all(results, suite, agents, options.seeds, store)
-    show(results, distilled)
+    lines = chosen(results.read().values(), hashes)
+    if lines:
+        tables.show(lines, distilled.read())
+    else:
+        print(f"{results.path} has no runs yet")
 
 
 if __name__ == "__main__":

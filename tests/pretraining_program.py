@@ -20,7 +20,7 @@ def main() -> None:
     teaching.teacher_recipe = lambda *_: recipe
     elastic.STEPS, elastic.LEAST = 0, 0.0
     predictor.EPOCHS, predictor.MEMBERS = 2, 2
-    learning.KEEP_EVERY = 1
+    learning.KEEP_EVERY = 0.0
     pretrain(read_suite(suite), folder)
 
 

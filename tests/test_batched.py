@@ -35,10 +35,13 @@ def test_the_likeliest_actions_are_those_of_one_episode_alone(
         assert episode.info["fingerprint"] == alone.info["fingerprint"]
 
 
-def test_what_was_drawn_had_the_probability_that_learning_computes(teacher):
+@pytest.mark.parametrize("is_portable", [False, True])
+def test_what_was_drawn_had_the_probability_that_learning_computes(
+    teacher, is_portable
+):
     """Rows read one after another have the logits of all rows at once."""
     one = make(CompressEnv, teacher, **LIMITS)
-    policy = make_policy(one, uniformity=0.9, seed=1)
+    policy = make_policy(one, uniformity=0.9, seed=1, is_portable=is_portable)
     generator = torch.Generator().manual_seed(0)
     episodes = play_batch(CompressionVectorEnv(one, 4), policy, generator)
     assert len({tuple(e.actions.tolist()) for e in episodes}) > 1

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from n2n_gym.envs import CompressEnv
+from n2n_gym.envs.limits import feasible
+from n2n_gym.envs.shrinking import ShrinkageEpisode
 from n2n_gym.limits.bounds import Least, least_removed, least_shrunk
+from n2n_gym.limits.constraints import read_limits
 from n2n_gym.limits.floor import Floor
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import (
@@ -160,6 +164,93 @@ def test_a_bound_of_shrinkage_is_reached(name):
     student = shrink(start, {**half, **dict.fromkeys(rest, RATES[0])})
     least = least_shrunk(start, half, rest)
     assert least == Least(student.num_params, student.num_macs)
+
+
+@pytest.mark.parametrize("kernels", ["nearest", "floor"])
+@pytest.mark.parametrize("name", STARTS)
+def test_a_higher_rate_never_lowers_a_bound(name, kernels):
+    """So the feasible actions of a mask are the lowest ones."""
+    start, rng = start_of(name), np.random.default_rng(3)
+    decisions = shrinkages(start, kernels=kernels)
+    episode = ShrinkageEpisode(start, decisions)
+    assert episode.is_monotone
+    checked = set(rng.choice(len(decisions), min(8, len(decisions)), False).tolist())
+    for position in range(len(decisions)):
+        if position in checked:
+            bounds = np.array([episode.least(a) for a in range(len(RATES))])
+            assert (np.diff(bounds, axis=0) >= 0).all()
+            # Costs updated layer by layer are those of the whole network.
+            for action in (0, int(rng.integers(len(RATES)))):
+                made = zip(decisions, (*episode.choices, RATES[action]), strict=False)
+                least = least_shrunk(start, dict(made), decisions[position + 1 :])
+                assert tuple(bounds[action]) == least
+        episode.decide(int(rng.integers(len(RATES))))
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", *SMALL])
+def test_after_removals_a_higher_rate_never_lowers_a_bound(name, fit):
+    start, rng = start_of(name), np.random.default_rng(4)
+    env = CompressEnv(start, evaluator="size", constraints={"num_params": 1}, fit=fit)
+    for _ in range(2):
+        env.reset()
+        episode = env.episode
+        while not episode.is_complete:
+            legal = np.flatnonzero(episode.mask())
+            least = episode.least_fitted if fit else episode.least
+            if episode.is_monotone and rng.random() < 0.2:
+                bounds = np.array([least(int(action)) for action in legal])
+                assert (np.diff(bounds, axis=0) >= 0).all()
+            episode.decide(int(rng.choice(legal)))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_an_environment_remembers_changes_no_episode(name):
+    start, rng = start_of(name), np.random.default_rng(5)
+    given = {"evaluator": "size", "constraints": {"num_params": 300}, "fit": True}
+    one = CompressEnv(start, **given)
+    for _ in range(6):
+        other = CompressEnv(start, **given)
+        seen = [env.reset() for env in (one, other)]
+        is_over = False
+        while not is_over:
+            (observation, info), (same, also) = seen
+            np.testing.assert_array_equal(observation, same)
+            np.testing.assert_array_equal(info["action_mask"], also["action_mask"])
+            # Mostly the first of the legal actions, so that episodes begin alike.
+            legal = np.flatnonzero(info["action_mask"])
+            action = int(legal[0] if rng.random() < 0.8 else rng.choice(legal))
+            steps = [env.step(action) for env in (one, other)]
+            seen, is_over = [(step[0], step[-1]) for step in steps], steps[0][2]
+        assert seen[0][1]["student"] == seen[1][1]["student"]
+
+
+def test_bounds_with_undecided_paddings_are_not_monotone():
+    start = start_of("resnet18")
+    decisions = shrinkages(start, ("kernel", "padding"))
+    assert not ShrinkageEpisode(start, decisions).is_monotone
+
+
+@pytest.mark.parametrize("is_monotone", [False, True])
+def test_feasible_actions_are_those_whose_bound_keeps_the_limit(is_monotone):
+    (limit,) = read_limits({"num_params": 50})
+    for offered in product((0, 1), repeat=5):
+        for feasible_up_to in range(6):
+            asked = []
+
+            def least(action, up_to=feasible_up_to, asked=asked):
+                asked.append(action)
+                return Least(50 if action < up_to else 51, 0)
+
+            mask = np.array(offered, np.int8)
+            if not mask.any():
+                continue
+            found = feasible(mask, [limit], least, is_monotone=is_monotone)
+            expected = mask * (np.arange(5) < feasible_up_to)
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == np.int8
+            if is_monotone:  # usually all actions are feasible
+                assert len(asked) <= (1 if found.sum() == mask.sum() else 4)
 
 
 @pytest.mark.parametrize("joins", [10, 500, 1_500])

@@ -1,4 +1,6 @@
+import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,3 +102,38 @@ def test_few_images_are_gone_through_more_often():
     assert elastic.recipe_for(45_000).epochs == 3_000 / 703
     assert elastic.recipe_for(1_000_000).epochs == 4
     assert elastic.recipe_for(640).epochs == 60
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_bit_for_bit(teacher, tmp_path, monkeypatch):
+    settings = DistillationEvaluator(ELASTIC, precision="float32").settings(teacher)
+    monkeypatch.setattr(elastic, "KEEP_EVERY", 0.0)
+    recipe = replace(elastic.RECIPE, epochs=1.5, batch_size=256)
+    path = tmp_path / "elastic.unfinished"
+    real, calls = elastic.distillation_loss, itertools.count()
+
+    def dies_at(last):
+        def loss(*given):
+            if next(calls) == last:
+                raise Killed
+            return real(*given)
+
+        return loss
+
+    whole = elastic.train_elastic(teacher, settings, recipe)
+    # In the first epoch, and, resumed, in the second.
+    for last in (5, 7):
+        calls = itertools.count()
+        monkeypatch.setattr(elastic, "distillation_loss", dies_at(last))
+        with pytest.raises(Killed):
+            elastic.train_elastic(teacher, settings, recipe, checkpoint=path)
+    monkeypatch.setattr(elastic, "distillation_loss", real)
+    again = elastic.train_elastic(teacher, settings, recipe, checkpoint=path)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    # Another recipe does not go on from it, nor does a file of something else.
+    assert elastic._read_checkpoint(path, {"students": 3}) is None
+    path.write_bytes(b"nothing")
+    assert elastic._read_checkpoint(path, {}) is None

@@ -11,7 +11,7 @@ import torch
 from n2n_agents.kept import load_policy, save_policy
 from n2n_agents.players import generator_of
 from n2n_agents.policies import initial_bias, make_policy
-from n2n_agents.reinforce import MODERN, PAPER, play, train
+from n2n_agents.reinforce import FROZEN, MODERN, PAPER, play, train
 from n2n_gym.envs import CompressionVectorEnv
 from n2n_gym.networks.decisions import Removal
 from tests.test_proposals import make
@@ -107,3 +107,73 @@ def test_the_bias_is_learned_and_kept(teacher, tmp_path):
     again = load_policy(tmp_path / "policy.pt")
     assert torch.equal(play(env, again).actions, play(env, policy).actions)
     assert torch.equal(again.bias, policy.bias)
+
+
+# Policies for many networks.
+
+
+def test_a_portable_policy_reads_rows_as_they_are_and_standardised(teacher):
+    env = make("compress", teacher, 0.25, fit=True)
+    policy = make_policy(env, is_portable=True, **BEGIN)
+    rows = torch.from_numpy(env.reset()[0])[None, :, policy.columns_in(env).rows]
+    told = policy.describe(rows)
+    count = rows.shape[-1]
+    assert torch.equal(told[..., :count], rows)
+    graded = [name for name in policy.columns if name in ("inputs", "params_share")]
+    assert len(graded) == 2
+    # The first described value after the rows is the first graded column's: type's.
+    column = rows[0, :, policy.columns.index("type")]
+    expected = (column - column.mean()) / (column.std() + 1e-3)
+    torch.testing.assert_close(told[0, :, count], expected.clamp(-3, 3))
+    width = policy.context.hidden_size * 2
+    assert told.shape[-1] == count + len(policy._graded) + width
+    assert not any(policy.columns[i].startswith("is_") for i in policy._graded)
+
+
+def test_a_portable_policy_does_not_read_positions(teacher):
+    """Equal rows are described alike, wherever they are."""
+    env = make("compress", teacher, 0.25, fit=True)
+    policy = make_policy(env, "autoregressive", is_portable=True, **BEGIN)
+    rows = torch.from_numpy(env.reset()[0])[None, :, policy.columns_in(env).rows]
+    turned = policy.describe(rows.flip(1)).flip(1)
+    torch.testing.assert_close(policy.describe(rows), turned)
+
+
+def test_a_portable_policy_reads_the_logarithms_of_targets(teacher):
+    env = make("compress", teacher, 0.25, fit=True)
+    policy = make_policy(env, is_portable=True, **BEGIN)
+    states = torch.full((1, 2, len(policy.states)), 0.5)
+    states[:, 1] = 0  # a row without a decision
+    read = policy.read(states)
+    for place, name in enumerate(policy.states):
+        is_log = name.startswith(("taken_", "target_"))
+        expected = math.log(2) / 4 if is_log else 0.5
+        assert read[0, 0, place].item() == pytest.approx(expected)
+    assert (read[:, 1] == 0).all()
+    assert torch.equal(make_policy(env).read(states), states)
+
+
+def test_a_portable_policy_comes_back_from_its_file(teacher, tmp_path):
+    env = make("compress", teacher, 0.25, fit=True)
+    policy = make_policy(env, is_portable=True, **BEGIN)
+    save_policy(policy, tmp_path / "policy.pt")
+    again = load_policy(tmp_path / "policy.pt")
+    assert again.is_portable
+    assert torch.equal(play(env, again).actions, play(env, policy).actions)
+    assert "is_portable" not in make_policy(env).arguments  # as in older files
+
+
+def test_a_frozen_policy_plays_its_likeliest_student_first(teacher):
+    env = make("shrink", teacher, 0.25)
+    policy = make_policy(env, **BEGIN)
+    before = {name: w.clone() for name, w in policy.state_dict().items()}
+    likeliest = play(env, policy).actions
+    played = []
+    updates = train(env, policy, FROZEN, updates=2, on_episode=played.append)
+    assert torch.equal(played[0].actions, likeliest)
+    assert len({tuple(each.actions.tolist()) for each in played}) > 1
+    assert [update.gradient for update in updates] == [0, 0]
+    assert all(update.entropy > 0 for update in updates)
+    after = policy.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(each.grad is None for each in policy.parameters())

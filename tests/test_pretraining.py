@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
@@ -10,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from n2n_agents.batched import play_batch
 from n2n_agents.policies import NO_ACTION
+from n2n_gym.envs import CompressionVectorEnv
 from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.networks.decisions import removals, shrink, shrinkages, without
+from n2n_gym.networks.scaling import uniform_student, widest_in_proportion
 from n2n_gym.pretraining import samples as drawing
 from n2n_gym.pretraining.correction import compare, first_number, score_fresh
 from n2n_gym.pretraining.encoding import DESCRIBED, LEFT, NUM_FEATURES, Encoder
 from n2n_gym.pretraining.judging import Judged, judge, summarise
 from n2n_gym.pretraining.learning import (
     LEAST_SPREAD,
+    RATE,
     Arena,
     Source,
     fresh_policy,
@@ -41,13 +47,18 @@ from n2n_gym.pretraining.predictor import (
     statistics,
 )
 from n2n_gym.pretraining.samples import (
+    FRESH_WEIGHT,
+    UNIFORM,
     Drawer,
     Sample,
     draw_samples,
     examples_of,
+    random_actions,
     read_samples,
+    turn,
     width_probabilities,
 )
+from n2n_gym.pretraining.spent import Spent
 from n2n_gym.pretraining.stages import Target, aim, draw_target, make_env, starts
 from n2n_gym.pretraining.suite import Subject
 from n2n_gym.rewards import Failure, Score
@@ -110,7 +121,8 @@ def made_up(encoder, num=40):
     students = [shrink(whole, dict.fromkeys(widths, rate)) for rate in rates]
     found = [(s.num_params / whole.num_params) ** 0.1 for s in students]
     rows, sizes = map(torch.from_numpy, encoder.batch(students))
-    return Examples(rows, sizes, torch.tensor(found, dtype=torch.float32))
+    accuracies = torch.tensor(found, dtype=torch.float32)
+    return Examples(rows, sizes, accuracies, torch.ones(num))
 
 
 # Arithmetic.
@@ -141,7 +153,7 @@ def test_leave_one_out_compares_with_the_mean_of_the_others():
 def test_advantages_of_a_group_are_in_its_deviations_but_noise_stays_small():
     wide = group_advantages(torch.tensor([0.0, 1.0]))  # -1 and 1, deviation 0.5
     assert wide.tolist() == pytest.approx([-2.0, 2.0])
-    close = group_advantages(torch.tensor([0.5, 0.501]))
+    close = group_advantages(torch.tensor([0.5, 0.501]))  # less than predictions err
     assert close.tolist() == pytest.approx(
         [-0.001 / LEAST_SPREAD, 0.001 / LEAST_SPREAD], rel=1e-3
     )
@@ -171,9 +183,61 @@ def test_a_target_bounds_one_resource_and_the_other_by_the_whole(teacher):
 
 def test_widths_are_drawn_about_their_level():
     legal = np.array([0, 4, 9])  # the rates .1, .5, 1
-    found = width_probabilities(legal, 0.5)
+    found = width_probabilities(legal, 0.5, 0.5)
     weights = [math.exp(-(math.log(x) ** 2) / 0.5) for x in (0.2, 1.0, 2.0)]
     assert found == pytest.approx(np.array(weights) / sum(weights))
+    # Without spread, the nearest rate is certain, however far it is.
+    assert width_probabilities(legal, 0.15, 1e-3) == pytest.approx([1, 0, 0])
+
+
+def test_compress_gets_most_students_and_each_stage_its_held_out_ones():
+    three, numbers = ("remove", "compress", "shrink"), range(600)
+    turns = [turn(three, number) for number in numbers]
+    counts = Counter(stage for stage, _ in turns)
+    assert counts == {"compress": 400, "remove": 100, "shrink": 100}
+    for stage in three:  # ranks count a stage's students
+        ranks = [rank for name, rank in turns if name == stage]
+        assert ranks == list(range(counts[stage]))
+    held = Counter(turns[number][0] for number in numbers if number % 5 == 4)
+    assert held == {"compress": 80, "remove": 20, "shrink": 20}
+    assert [turn(("compress",), n) for n in (0, 7)] == [
+        ("compress", 0),
+        ("compress", 7),
+    ]
+    assert turn(("remove", "shrink"), 3) == ("shrink", 1)
+
+
+def test_half_of_the_students_keep_most_and_are_nearly_uniform():
+    rng, legal = np.random.default_rng(0), np.arange(10)
+    widths = [SimpleNamespace(variable="width")] * 20
+    kernels = [SimpleNamespace(variable="kernel")] * 20
+    kept, spreads = [], []
+    for _ in range(600):
+        act = random_actions(rng)
+        rates = [math.log(act(each, legal) + 1) for each in widths]
+        spreads.append(np.std(rates))
+        kept.append(np.mean([act(each, legal) == 9 for each in kernels]))
+    # Without such students it would be a seventh.
+    assert 0.28 < np.mean(np.array(kept) >= 0.9) < 0.45
+    assert np.mean(np.array(kept) == 1) > 0.12
+    assert 0.1 < np.mean(np.array(spreads) < 0.1) < 0.4
+
+
+def test_uniform_students_are_drawn_at_targets_from_end_to_end(teacher):
+    suite = suite_of(stages=("compress",))
+    drawer, whole = Drawer(suite, SUBJECT, teacher), teacher.architecture
+    drawn = [drawer.draw(number) for number in range(UNIFORM)]
+    assert {each.target.resource for each in drawn} == set(BOTH)
+    assert drawn[0].target.share == pytest.approx(0.5)
+    assert drawn[-1].target.share == pytest.approx(0.05)
+    for each in drawn:
+        bound = each.target.share * getattr(whole, each.target.resource)
+        widths = shrinkages(whole, ("width",))
+        rates = dict.fromkeys(widths, 1.0)
+        alike = widest_in_proportion(
+            whole, rates, lambda s, e=each, b=bound: getattr(s, e.target.resource) <= b
+        )
+        assert each.student == alike
 
 
 def test_rank_correlations_by_hand():
@@ -258,12 +322,15 @@ def test_an_ensemble_scores_students_cautiously_and_within_bounds(teacher):
     whole = teacher.architecture
     encoder = Encoder(whole)
     said = {(0.6, 0.8): 0.9 * 0.6, (-1.0, -1.0): 0.0, (2.0, 2.0): 1.0}
+    means = {(0.6, 0.8): 0.9 * 0.7, (-1.0, -1.0): 0.0, (2.0, 2.0): 1.0}
     for values, expected in said.items():
         ensemble = Ensemble([Constant(value) for value in values])
         evaluator = EnsembleEvaluator(ensemble, encoder, 0.9, caution=1.0)
         (score,) = evaluator([whole], teacher)
         assert score.accuracy == pytest.approx(expected)
         assert score.num_params == whole.num_params
+        (both,) = evaluator.accuracies([whole])
+        assert both == pytest.approx((expected, means[values]))
         assert evaluator.score_teacher(teacher).accuracy == 0.9
 
 
@@ -310,7 +377,8 @@ def test_a_student_follows_from_its_number(teacher):
     forwards = [one.draw(number) for number in range(6)]
     backwards = [other.draw(number) for number in reversed(range(6))]
     assert forwards == backwards[::-1]
-    assert [each.stage for each in forwards] == [*suite.stages] * 2
+    stages = ["compress"] * 4 + ["remove", "shrink"]
+    assert [each.stage for each in forwards] == stages
     assert len({each.student.fingerprint for each in forwards}) == 6
     for each in forwards:
         if each.stage != "remove":
@@ -376,6 +444,19 @@ def test_a_line_that_is_cut_is_taken_out(tmp_path):
     ]
 
 
+def test_a_killed_process_leaves_the_time_that_it_spent(tmp_path, monkeypatch):
+    clock = iter([0.0, 50.0, 70.0, 70.0, 90.0, 95.0, 95.0])
+    monkeypatch.setattr("n2n_gym.pretraining.spent.time.process_time", clock.__next__)
+    spent = Spent(tmp_path / "seconds.jsonl")
+    with spent.on("this") as tick:
+        tick()  # after 50 seconds: too early
+        assert spent.hours == 0
+        tick()  # after 70
+        assert spent.hours == pytest.approx(70 / 3600)
+        tick()  # 20 later
+    assert spent.hours == pytest.approx(95 / 3600)
+
+
 # Learning.
 
 
@@ -398,14 +479,14 @@ def test_groups_share_a_teacher_and_a_target(stage, source):
 
 
 def test_a_training_that_was_stopped_goes_on_bit_for_bit(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("n2n_gym.pretraining.learning.KEEP_EVERY", 1)
+    monkeypatch.setattr("n2n_gym.pretraining.learning.KEEP_EVERY", 0.0)
     arena = Arena(suite_of(), "remove", 3)
 
     def trained(path, stops_after=None, **about):
         seen = []
 
-        def watch(reward):
-            seen.append(reward)
+        def watch(reward, entropy):
+            seen.append((reward, entropy))
             if len(seen) == stops_after:
                 raise KeyboardInterrupt
 
@@ -418,6 +499,9 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(source, tmp_path, monke
         trained(path, 2)
     again = trained(path)
     assert whole.rewards == again.rewards
+    assert whole.entropies == again.entropies
+    assert all(entropy > 0 for entropy in whole.entropies)
+    assert whole.optimiser.param_groups[0]["lr"] == pytest.approx(RATE * 0.325)
     assert whole.steps == again.steps
     weights, same = whole.policy.state_dict(), again.policy.state_dict()
     assert all(torch.equal(weights[name], same[name]) for name in weights)
@@ -459,27 +543,72 @@ def test_fresh_students_are_scored_once_and_compared(source, tmp_path):
     assert not evaluator.scored
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
     assert score_fresh(path, arena, source, policy, first, evaluator) == found
-    said = compare(found)
-    differences = [(s.predicted - s.accuracy) / 0.9 for s in found]
+    assert all(sample.weight == FRESH_WEIGHT for sample in found)
+    said = compare([found])
+    for name, value in (("excess", "predicted"), ("excess_of_mean", "expected")):
+        differences = [(getattr(s, value) - s.accuracy) / 0.9 for s in found]
+        assert said[name] == pytest.approx(np.mean(differences))
     assert said["students"] == 3
-    assert said["excess"] == pytest.approx(np.mean(differences))
+
+
+def fresh_sample(accuracy, predicted, share=0.5):
+    return Sample(
+        0, "remove", "num_params", share, accuracy, 1.0, predicted, predicted + 0.1, ""
+    )
+
+
+def test_students_are_compared_within_each_teacher():
+    # Each teacher's students are ranked the wrong way round, but the teachers are not.
+    low = [fresh_sample(0.1, 0.2), fresh_sample(0.2, 0.1)]
+    high = [fresh_sample(0.8, 0.9), fresh_sample(0.9, 0.8)]
+    said = compare([low, high, []])
+    assert said["students"] == 4
+    assert said["tau"] == pytest.approx(-1)
+    assert said["real"] == pytest.approx(0.5)
+    assert said["excess"] == pytest.approx(0)
+    assert said["excess_of_mean"] == pytest.approx(0.1)
+    assert compare([low, high, [fresh_sample(0.5, 0.5)]])["tau"] == pytest.approx(-1)
+
+
+def test_heavy_students_count_more_in_a_fit(teacher):
+    given = made_up(Encoder(teacher.architecture), 30)
+    large = torch.arange(30) >= 15  # the larger half
+    sums = []
+    for weight in (0.01, 100.0):
+        weights = torch.where(large, weight, 1.0)
+        member = fit_member([replace(given, weights=weights)], 0, epochs=20)
+        with torch.no_grad():
+            errors = (member(given.rows, given.sizes) - given.accuracies).abs()
+        sums.append(errors[large].sum() / errors[~large].sum())
+    assert sums[0] > sums[1]
 
 
 def test_nothing_is_said_of_students_without_scores():
-    sample = Sample(0, "remove", "num_params", 0.5, None, 0.9, 0.8, "{}")
-    assert compare([sample]) == {"students": 0}
+    sample = Sample(0, "remove", "num_params", 0.5, None, 0.9, 0.8, 0.8, "{}")
+    assert compare([[sample]]) == {"students": 0}
 
 
 def test_policies_are_judged_once_and_summed_up(source, tmp_path):
     suite = suite_of()
     arena = Arena(suite, "compress", 1)
-    policies = {"fresh": fresh_policy(arena, source, 0)}
+    policies = {"fresh": fresh_policy(arena, source, 0), "uniform": None}
     subjects = [(SUBJECT, source.teacher)]
     path, evaluator = tmp_path / "scores.jsonl", ByWidth()
     given = (path, suite, "compress", 0, policies, subjects, [0.5, 0.1], evaluator)
     found = judge(*given)
-    assert [each.share for each in found] == [0.5, 0.1]
-    assert all(len(each.rewards) == 5 for each in found)
+    assert [each.share for each in found] == [0.5, 0.5, 0.1, 0.1]
+    assert [len(each.rewards) for each in found] == [5, 1, 5, 1]
+    # As a frozen policy does, each plays its likeliest student first.
+    env = make_env("compress", source.teacher, evaluator, BOTH)
+    options = aim([env], Target(BOTH[0], 0.5), BOTH)
+    vector = CompressionVectorEnv(env, 2)
+    likeliest, _ = play_batch(vector, policies["fresh"], None, options)
+    assert found[0].rewards[0] == likeliest.reward
+    whole = source.teacher.architecture
+    bound = found[1].share * whole.num_params
+    uniform = uniform_student(whole, int(bound))
+    expected = (uniform.num_params / whole.num_params) ** 0.1
+    assert found[1].rewards == [pytest.approx(expected, rel=0.01)]
     num_scored = len(evaluator.scored)
     assert judge(*given) == found
     assert len(evaluator.scored) == num_scored

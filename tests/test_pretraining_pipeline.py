@@ -18,7 +18,6 @@ from n2n_gym.pretraining.suite import read_suite
 ROOT = Path(__file__).parent.parent
 TEXT = """
 stages = ["compress", "remove", "shrink"]
-seeds = [0, 1]
 students = 15
 corrections = 2
 fresh = 2
@@ -29,6 +28,11 @@ rollouts = 2
 compress = 4
 remove = 4
 shrink = 4
+
+[seeds]
+compress = [0, 1]
+remove = [0]
+shrink = [0, 1]
 
 [targets]
 resources = ["num_params", "num_macs"]
@@ -100,6 +104,7 @@ def test_a_killed_training_goes_on_to_the_same_policies(suite, tmp_path, teacher
     for pattern in KILLS:
         kill_once_there(suite, tmp_path / "killed", pattern)
     assert finish(suite, tmp_path / "killed") == whole
+    check_seeds(tmp_path / "whole", whole)
     cards = check_cards(tmp_path / "whole")
     trained = read_trained(tmp_path / "whole" / "policies" / "compress.safetensors")
     env = CompressEnv(
@@ -111,6 +116,19 @@ def test_a_killed_training_goes_on_to_the_same_policies(suite, tmp_path, teacher
     other = read_suite(suite)
     with pytest.raises(FileExistsError, match="holds a training of another suite"):
         pretrain(other, tmp_path / "whole")
+
+
+def check_seeds(folder, best):
+    """Every policy is there, in a folder for its seed, and the best ones again."""
+    found = {
+        (path.parent.name, path.name): path.read_bytes()
+        for path in (folder / "seeds").glob("*/*.safetensors")
+    }
+    assert {seed for seed, _ in found} == {"0", "1"}
+    assert ("1", "remove.safetensors") not in found
+    assert len(found) == 5
+    for name, content in best.items():
+        assert content in [found[key] for key in found if key[1] == name]
 
 
 def check_cards(folder):
@@ -125,7 +143,10 @@ def check_cards(folder):
         assert card["cpu_hours"] >= 0
         assert len(card["predictors"]) == 2
         assert [each["students"] for each in card["corrections"]] == [4, 4]
-        assert set(card["scores"]["training"]) == {"trained", "fresh"}
+        assert card["entropy"] >= 0
+        players = {"trained", "fresh"} | ({"uniform"} & {*card["scores"]["training"]})
+        assert set(card["scores"]["training"]) == players
+        assert ("uniform" in players) == (path.stem == "compress")
         assert [each["target"] for each in card["scores"]["test"]] == [1 / 3, 1 / 20]
         assert card["limits_of_use"]
     return found

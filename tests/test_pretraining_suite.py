@@ -16,7 +16,6 @@ from n2n_gym.pretraining.suite import (
 SMALL = "tests.networks:make_small"
 TEXT = f"""
 stages = ["compress", "remove"]
-seeds = [0, 1]
 students = 12
 corrections = 2
 fresh = 2
@@ -26,6 +25,10 @@ rollouts = 2
 [updates]
 compress = 3
 remove = 4
+
+[seeds]
+compress = [0, 1]
+remove = [0]
 
 [targets]
 resources = ["num_params"]
@@ -60,7 +63,7 @@ def read(tmp_path):
 def test_a_suite_says_what_its_file_says(read):
     suite = read()
     assert suite.stages == ("compress", "remove")
-    assert suite.seeds == (0, 1)
+    assert suite.seeds == {"compress": (0, 1), "remove": (0,)}
     assert suite.updates == {"compress": 3, "remove": 4}
     assert suite.targets == (0.05, 0.5)
     assert suite.test_targets == (1 / 3, 1 / 40)
@@ -116,7 +119,8 @@ def test_targets_are_shares(value, share):
         ({'["num_params"]': '["latency_ms"]'}, "num_params, num_macs, .*got"),
         ({'family = "small"': 'famly = "small"'}, "unknown key training.famly"),
         ({'task = "digits:0-4"': "task = 4"}, "training.task must be a string, got 4"),
-        ({"seeds = [0, 1]": "seeds = [-1]"}, "seeds must be an integer >= 0, got -1"),
+        ({"[0, 1]": "[-1]"}, r"seeds\.compress must be an integer >= 0, got -1"),
+        ({"remove = [0]\n": ""}, r"seeds\.remove is missing"),
         ({"[targets]": "[targets"}, "is not TOML"),
     ],
 )

@@ -58,7 +58,7 @@ class Reader:
         if self.policy.states:
             shown = states.new_zeros(len(states), row + 1 - first, states.shape[1])
             shown[:, -1] = states
-            read.append(shown)
+            read.append(self.policy.read(shown))
         inputs = torch.cat(read, -1)
         found, self._memory = self.policy.lstm(inputs, self._memory)
         # Rows between decisions have no action, whatever comes next.

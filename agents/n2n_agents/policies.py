@@ -30,6 +30,11 @@ PAPER_COLUMNS: Final = (
 NO_ACTION: Final = -1
 FREQUENCIES: Final = 16  # frequencies of the sinusoids of a row's position
 DECIDES: Final = "decides_"  # prefix of the columns that say what a row decides
+FLAGS: Final = ("is_", DECIDES, "fixed")  # columns that are 0 or 1
+FRACTIONS: Final = ("taken_", "target_")  # states that a portable policy reads as logs
+SMALLEST: Final = 1e-4  # smaller fractions of the teacher's resources count as this
+OCTAVES: Final = 4.0  # divisor of such logarithms
+LARGEST: Final = 3.0  # largest standardised value that a portable policy reads
 NEAR: Final = 0.25  # standard deviation of the logarithm of a new policy's rates
 KINDS: Final = ("bidirectional", "autoregressive", "two-pass")
 
@@ -61,6 +66,10 @@ class Policy(nn.Module):
             output, as in the paper. Otherwise each column is standardised over the
             rows, and rows get their position, because layers often differ in little
             else. The head then also reads the LSTM's inputs.
+        is_portable: Whether the policy is for many networks. It then reads rows as they
+            are, beside the standardised columns, and no positions: standardised rows
+            alone hide sizes, and positions help to recognise a network. It reads the
+            logarithms of targets, because 1/20 and 1/40 hardly differ as they are.
     """
 
     def __init__(
@@ -74,11 +83,13 @@ class Policy(nn.Module):
         columns: list[str] | None = None,
         states: Sequence[str] = (),
         kinds: Sequence[str] = (),
+        is_portable: bool = False,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"unknown policy {kind!r}; known: {', '.join(KINDS)}")
         self.kind, self.is_plain, self.columns = kind, is_plain, columns
+        self.is_portable = is_portable
         self.states, self.kinds = list(states), list(kinds)
         self.num_features, self.num_actions = num_features, num_actions
         self.arguments = {
@@ -92,6 +103,14 @@ class Policy(nn.Module):
             "kinds": self.kinds,
         }
         described = num_features + (0 if is_plain else 2 * FREQUENCIES)
+        if is_portable:
+            assert columns is not None, "portable policies read columns by name"
+            self.arguments["is_portable"] = True  # other policies have no such entry
+            self._graded = [
+                i for i, name in enumerate(columns) if not name.startswith(FLAGS)
+            ]
+            self._fractions = [name.startswith(FRACTIONS) for name in self.states]
+            described = num_features + len(self._graded)
         decided = num_actions + len(self.states)
         num_inputs = described
         if kind == "two-pass":
@@ -140,7 +159,10 @@ class Policy(nn.Module):
     def describe(self, rows: Tensor) -> Tensor:
         """Inputs of the LSTM that depend only on the rows, (B, T, D)."""
         inputs = [rows]
-        if not self.is_plain:
+        if self.is_portable:
+            standardised = _standardised(rows[..., self._graded])
+            inputs.append(standardised.clamp(-LARGEST, LARGEST))
+        elif not self.is_plain:
             inputs = [_standardised(rows), _positions(rows)]
         if self.kind == "two-pass":
             inputs.append(self.context(torch.cat(inputs, -1))[0])
@@ -157,8 +179,20 @@ class Policy(nn.Module):
         inputs = [one_hot(before, self.num_actions).to(rows)]
         if self.states:
             assert states is not None, "this policy reads the episode's state"
-            inputs.append(states)
+            inputs.append(self.read(states))
         return inputs
+
+    def read(self, states: Tensor) -> Tensor:
+        """The columns that change, as the LSTM reads them, (..., S).
+
+        A portable policy reads fractions x of the teacher's resources as
+        -log(x) / ``OCTAVES``. Rows without a decision stay 0.
+        """
+        if not self.is_portable:
+            return states
+        logs = -states.clamp_min(SMALLEST).log() / OCTAVES
+        is_read = torch.tensor(self._fractions) & (states > 0)
+        return torch.where(is_read, logs, states)
 
     def decide(self, found: Tensor, read: Tensor, rows: Tensor) -> Tensor:
         """Logits of these rows, (..., A).
@@ -234,6 +268,7 @@ def make_policy(
     hidden: int = 30,
     uniformity: float = 0.0,
     level: float | None = None,
+    is_portable: bool = False,
     seed: int = 0,
 ) -> Policy:
     """A new policy that fits an environment.
@@ -251,6 +286,7 @@ def make_policy(
         level: The rate that a new policy gives to widths. If all decisions are
             removals, it is an upper bound on the probability of keeping a layer. By
             default the environment's ``common_level``.
+        is_portable: Whether the policy is for many networks, see `Policy`.
 
     Raises:
         ValueError: The environment's observations are not rows, or its actions not
@@ -284,6 +320,7 @@ def make_policy(
             columns=columns,
             states=states,
             kinds=kinds if is_biased else (),
+            is_portable=is_portable,
         )
     if is_biased:
         proposer = Proposer(env, seed=seed)

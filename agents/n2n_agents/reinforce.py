@@ -101,7 +101,8 @@ class Hyperparameters:
     Attributes:
         rollouts: Number of episodes per update, all with the same policy.
         learning_rate: Adam's learning rate. The paper's code has 0.1 for shrinkage,
-            which learns nothing; this value serves both stages.
+            which learns nothing; this value serves both stages. With 0 the policy plays
+            without training, and its first episode takes the most probable actions.
         baseline_decay: Decay of the moving average of earlier rewards. Before the first
             update, the baseline is the mean of the first rollouts.
         entropy_bonus: Weight of the policy's entropy, against early convergence.
@@ -125,7 +126,8 @@ PAPER: Final = Hyperparameters()
 MODERN: Final = Hyperparameters(
     learning_rate=5e-3, entropy_bonus=0.1, is_scaled=True, uniformity=0.9
 )
-# For a policy that was trained elsewhere: it plays without further training.
+# For a policy that was trained elsewhere: it plays without further training. Its first
+# episode takes the most probable actions.
 FROZEN: Final = replace(MODERN, learning_rate=0.0)
 
 
@@ -138,7 +140,7 @@ class Update(NamedTuple):
     baseline: float  # baseline of the rewards
     loss: float
     entropy: float  # nats an episode
-    gradient: float  # norm of the gradient
+    gradient: float  # norm of the gradient; 0 without training
 
 
 @dataclass
@@ -204,7 +206,9 @@ def train(
     for number in range(len(progress.updates), updates):
         episodes = []
         numbers = range(number * settings.rollouts, (number + 1) * settings.rollouts)
-        players = [Player(policy, columns, generator_of(seed, k)) for k in numbers]
+        likeliest = 0 if settings.learning_rate == 0 else None
+        drawn = [None if k == likeliest else generator_of(seed, k) for k in numbers]
+        players = [Player(policy, columns, each) for each in drawn]
         for episode in play_players(env, players):
             episodes.append(episode)
             if on_episode is not None:
@@ -233,7 +237,8 @@ def _learn(
     progress.square = moving_average(progress.square, [spread], decay)
     scale = math.sqrt(progress.square) + 1e-4 if settings.is_scaled else 1.0
 
-    log_probs = log_probabilities(policy, episodes)
+    with torch.set_grad_enabled(settings.learning_rate > 0):
+        log_probs = log_probabilities(policy, episodes)
     actions = torch.stack([episode.actions for episode in episodes])
     is_decided = actions != NO_ACTION
     taken = log_probs.gather(-1, actions.clamp_min(0)[..., None])[..., 0]
@@ -241,12 +246,14 @@ def _learn(
     entropy = mean_entropy(log_probs, is_decided)
     loss = reinforce_loss(taken, advantages(earned, baseline, scale))
     loss = loss - settings.entropy_bonus * entropy
-    progress.optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradient = torch.nn.utils.get_total_norm(
-        [p.grad for p in policy.parameters() if p.grad is not None]
-    )
-    progress.optimiser.step()
+    gradient = torch.zeros(())
+    if settings.learning_rate:
+        progress.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradient = torch.nn.utils.get_total_norm(
+            [p.grad for p in policy.parameters() if p.grad is not None]
+        )
+        progress.optimiser.step()
     progress.baseline = moving_average(baseline, earned, decay)
     assert progress.updates is not None
     progress.updates.append(

@@ -201,11 +201,18 @@ def _train_suite(suite: str, stage: str | None, output: Path, *, as_json: bool) 
         return
     for path, card in cards.items():
         of = card["scores"]["training"]
-        say(
+        best = of["trained"]["best"]
+        text = (
             f"{path}: {card['steps']:,} decisions; the best of five students at each "
-            f"target earns {of['trained']['best']:.4f} on the training teachers, "
+            f"target earns {best:.4f} on the training teachers, "
             f"{of['fresh']['best']:.4f} with a fresh policy"
         )
+        if "uniform" in of:
+            uniform = of["uniform"]["best"]
+            text += f", and a student of uniform width {uniform:.4f}"
+            if best <= uniform:
+                text += "; so this policy is worth nothing"
+        say(text)
 
 
 def _make(stage: str, arguments: dict[str, Any]) -> gym.Env[Any, Any]:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from n2n_gym.common.plugins import checked_share, refuse_unknown
 from n2n_gym.envs.columns import COLUMNS
 from n2n_gym.envs.episode import Decision, Episode, Mask, read_action
-from n2n_gym.envs.limits import LimitSettings, Mode, Ranges, check_fits, fitted
+from n2n_gym.envs.limits import (
+    LimitSettings,
+    Mode,
+    Ranges,
+    check_fits,
+    feasible,
+    fitted,
+)
 from n2n_gym.envs.observation import CHOICE, CURRENT, DECIDED, Layout
 from n2n_gym.envs.outcome import Worth, conclude, describe_student, failed
 from n2n_gym.envs.render import Scene, draw_ansi, draw_rgb
@@ -28,11 +35,10 @@ from n2n_gym.evaluators.loading import (
     refuse_without_images,
 )
 from n2n_gym.evaluators.runner import Runner
-from n2n_gym.limits.bounds import Least
 from n2n_gym.limits.constraints import ACCURACY, Constraints, Limit
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import kept_names
-from n2n_gym.networks.tally import Counts
+from n2n_gym.networks.tally import Costs
 from n2n_gym.resources import Resource, load_meter
 from n2n_gym.rewards import DEGENERATE, Failure, Reward, Score, load_reward, needed
 from n2n_gym.tasks.arrays import Statistics
@@ -136,6 +142,7 @@ class CompressionEnv(gym.Env[Observation, Any]):
         self.is_over = True
         self._feasible: tuple[Mask, bool] | None = None  # of the next decision
         self._student: Architecture | None = None  # once all is decided
+        self._costs: Costs = {}
 
     # Properties of the episode.
 
@@ -180,7 +187,8 @@ class CompressionEnv(gym.Env[Observation, Any]):
 
     def _fitted(self) -> Architecture:
         start, rates = self.episode.rates_of_widths()
-        return fitted(start, rates, self.limits, self.meter, self.teacher.architecture)
+        whole = self.teacher.architecture
+        return fitted(start, rates, self.limits, self.meter, whole, self._costs)
 
     def checked(self, action: Any) -> Any:
         """The action as a Python number; a ValueError if it is not in the space."""
@@ -308,22 +316,13 @@ class CompressionEnv(gym.Env[Observation, Any]):
         if not self.strict:
             return mask, False
         if self._feasible is None:
-            strict = mask.copy()
-            for action in np.flatnonzero(mask):
-                least = self._least(int(action))._asdict()
-                strict[action] = all(each.can_be_kept(least) for each in self.limits)
+            least = self.episode.least_fitted if self.fit else self.episode.least
+            is_monotone = self.episode.is_monotone
+            strict = feasible(mask, self.limits, least, is_monotone=is_monotone)
             is_infeasible = not strict.any()
             self._feasible = (mask if is_infeasible else strict, is_infeasible)
         mask, is_infeasible = self._feasible
         return mask.copy(), is_infeasible
-
-    def _least(self, action: int) -> Least | Counts:
-        """Lower bounds on counts after an action; with ``fit``, for minimal widths."""
-        if not self.fit:
-            return self.episode.least(action)
-        twin = self.episode.copy()
-        twin.decide(action)
-        return twin.floor
 
     # The end of an episode.
 

@@ -33,6 +33,7 @@ Mask = NDArray[np.int8]
 Decision = Removal | Shrinkage
 KEEP, REMOVE = 0, 1
 UNCHANGED: Final = len(RATES) - 1  # the action that changes no size
+MOST_KNOWN: Final = 1_000  # networks after removals that an episode remembers
 
 
 class Episode(ABC):
@@ -114,6 +115,17 @@ class Episode(ABC):
     def least(self, action: Any) -> Least:
         """Lower bounds on the counts of all unscaled students after an action."""
 
+    def least_fitted(self, action: Any) -> Counts:
+        """Lower bounds on the counts of all scaled students after an action."""
+        twin = self.copy()
+        twin.decide(action)
+        return twin.floor
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether a higher action for the next decision never lowers a bound."""
+        return False
+
     @abstractmethod
     def keep(self) -> Any:
         """The action that leaves the decision's layers unchanged."""
@@ -174,6 +186,8 @@ class RemovalEpisode(Episode):
         self._widths = widths
         self._floor = Floor(start, decisions, narrow=fit)
         self._untouched = start.rewire(frozenset(), frozenset())
+        # Networks after removals, for all episodes and their copies.
+        self._known: dict[tuple[int, int], Wiring | None] = {}
         self.restart()
 
     def restart(self) -> None:
@@ -187,10 +201,20 @@ class RemovalEpisode(Episode):
         """The network after the next removal; None if it is illegal or none is left."""
         if self.is_complete:
             return None
-        removal = self.decisions[self.position]
-        return legal_removal(
-            self.start, self.removed, self.left, removal, keep=self._kept
-        )
+        key = self.made, self.position
+        if key not in self._known:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            removal = self.decisions[self.position]
+            self._known[key] = legal_removal(
+                self.start, self.removed, self.left, removal, keep=self._kept
+            )
+        return self._known[key]
+
+    @property
+    def made(self) -> int:
+        """The decisions made, as bits: 0 if a layer is kept, otherwise 1."""
+        return self._removable
 
     @property
     def student(self) -> Architecture:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from n2n_gym.limits.constraints import (
     ACCURACY,
@@ -18,8 +20,9 @@ from n2n_gym.limits.constraints import (
 )
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import Shrinkage
-from n2n_gym.networks.scaling import widest_in_proportion
-from n2n_gym.resources import Meter, ResourceError
+from n2n_gym.networks.scaling import widest_by_counts, widest_in_proportion
+from n2n_gym.networks.tally import Costs, Counts
+from n2n_gym.resources import COUNTED, Meter, ResourceError
 from n2n_gym.resources.resource import is_computed, measure
 
 MODES: Final = ("fixed", "sample")
@@ -175,12 +178,49 @@ def check_fits(limits: Sequence[Limit], meter: Meter, names: Sequence[str]) -> N
             )
 
 
+def feasible(
+    offered: NDArray[np.int8],
+    limits: Sequence[Limit],
+    least: Callable[[int], NamedTuple],
+    *,
+    is_monotone: bool,
+) -> NDArray[np.int8]:
+    """The offered actions after which every limit can still be kept, (A,).
+
+    Args:
+        offered: 1 for each offered action, (A,).
+        least: Function that computes lower bounds on counts after an action.
+        is_monotone: Whether no bound falls from an action to a higher action. Then the
+            feasible actions are the lowest ones, and a bisection finds them.
+    """
+
+    def is_feasible(action: int) -> bool:
+        bounds = least(action)._asdict()
+        return all(limit.can_be_kept(bounds) for limit in limits)
+
+    actions = np.flatnonzero(offered).tolist()
+    if is_monotone:
+        # The highest action is tried first, because it is usually feasible.
+        if not is_feasible(actions[-1]):
+            actions = actions[: bisect_left(actions[:-1], 1, key=_not(is_feasible))]
+    else:
+        actions = list(filter(is_feasible, actions))
+    found = np.zeros_like(offered)
+    found[actions] = 1
+    return found
+
+
+def _not(is_true: Callable[[int], bool]) -> Callable[[int], int]:
+    return lambda value: 1 - is_true(value)
+
+
 def fitted(
     start: Architecture,
     rates: Mapping[Shrinkage, float],
     limits: Sequence[Limit],
     meter: Meter,
     teacher: Architecture,
+    costs: Costs | None = None,
 ) -> Architecture:
     """The student with its widths scaled by the largest factor that keeps the limits.
 
@@ -189,9 +229,14 @@ def fitted(
 
     Args:
         start: The network that the rates refer to.
+        costs: Known costs of layers, for all networks of one teacher.
     """
     binding = [limit for limit in limits if ACCURACY not in limit.weights]
-    takes = takes_of(meter, limited_resources(binding), teacher)
+    names = limited_resources(binding)
+    takes = takes_of(meter, names, teacher)
+
+    def counts_keep(counts: Counts) -> bool:
+        return all(limit.excess(counts._asdict()) <= 0 for limit in binding)
 
     def keeps(student: Architecture) -> bool:
         try:
@@ -200,6 +245,10 @@ def fitted(
             return False
         return all(limit.excess(values) <= 0 for limit in binding)
 
+    has_padding = any(each.variable == "padding" for each in rates)
+    if set(names) <= set(COUNTED) and not has_padding:
+        known = {} if costs is None else costs
+        return widest_by_counts(start, rates, counts_keep, known)
     return widest_in_proportion(start, rates, keeps)
 
 

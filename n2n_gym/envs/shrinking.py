@@ -19,7 +19,7 @@ from n2n_gym.networks.decisions import (
     widths_at,
 )
 from n2n_gym.networks.layers import ShapeError
-from n2n_gym.networks.tally import Counts, Tally, affected_by_width
+from n2n_gym.networks.tally import Costs, Counts, Tally, affected_by_width
 
 LOWEST, HIGHEST = RATES[0], RATES[-1]
 
@@ -57,7 +57,7 @@ class ShrinkageEpisode(Episode):
         rates: Sequence[float] = RATES,
         fit: bool = False,
         widths: Widths = EVERY_WIDTH,
-        known: dict[Any, Any] | None = None,
+        known: Costs | None = None,
     ) -> None:
         self.start = start
         self.decisions: tuple[Shrinkage, ...] = tuple(decisions)
@@ -170,10 +170,20 @@ class ShrinkageEpisode(Episode):
         return True
 
     def least(self, action: Any) -> Least:
-        rates = (*self.choices, self.rate_of(action))
+        place, rate = self.position, self.rate_of(action)
+        if self._is_tallied and not self._fit:  # equal to the bound below, but fast
+            low, decision = self._low.copy(), self.decisions[place]
+            _shrink_in(low, self.start, decision, rate, self._affected[place])
+            return Least(*low.counts)
+        rates = (*self.choices, rate)
         made = zip(self.decisions[: len(rates)], rates, strict=True)
         undecided = self.decisions[len(rates) :]
         return least_shrunk(self.start, dict(made), undecided, self._lowest)
+
+    @property
+    def is_monotone(self) -> bool:
+        # A larger kernel with an undecided padding can make a smaller map.
+        return self._is_tallied
 
     def keep(self) -> Any:
         return UNCHANGED if self.num_actions else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -21,10 +21,18 @@ from n2n_gym.envs.shrinking import ShrinkageEpisode
 from n2n_gym.limits.bounds import Least
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import RATES, Removal, Shrinkage, shrinkages
-from n2n_gym.networks.tally import Counts
+from n2n_gym.networks.tally import Costs, Counts
 
 REMOVES: Final = 0  # the action that removes
+MOST_KNOWN: Final = 200  # networks after removals that an episode remembers
 _REMOVAL: Final[Mapping[int, int]] = {REMOVES: REMOVE, UNCHANGED: KEEP}
+
+
+class _Shrinkages(NamedTuple):
+    """The shrinkages that are left after removals."""
+
+    said: Mapping[int, list[int]]
+    episode: ShrinkageEpisode  # before its first decision
 
 
 class StagedEpisode(Episode):
@@ -59,7 +67,9 @@ class StagedEpisode(Episode):
         self._shrinkages = tuple(shrinkages)
         self._kept, self._rates = kept, tuple(rates)
         self._fit, self._widths = fit, widths
-        self._known: dict[Any, Any] = {}  # layer costs of all its students
+        self._known: Costs = {}  # layer costs of all its students
+        # Shrinkages after removals, for all episodes and their copies.
+        self._prepared: dict[int, _Shrinkages] = {}
         # Widths can shrink after any removal, so the floor is the narrowest student's.
         self._first = RemovalEpisode(
             start, removals, kept=kept, fit=True, widths=widths
@@ -82,7 +92,17 @@ class StagedEpisode(Episode):
             self._go_on()
 
     def _go_on(self) -> None:
-        """After the last removal, list the remaining shrinkages."""
+        """After the last removal, go on with the remaining shrinkages."""
+        key = self._first.made
+        if key not in self._prepared:
+            if len(self._prepared) >= MOST_KNOWN:
+                self._prepared.clear()
+            self._prepared[key] = self._prepare()
+        self._said, second = self._prepared[key]
+        self._second = second.copy()
+
+    def _prepare(self) -> _Shrinkages:
+        """List the remaining shrinkages."""
         left = self._first.student
         variables = dict.fromkeys(each.variable for each in self._shrinkages)
         rule = next((d.rule for d in self._shrinkages if d.variable == "kernel"), None)
@@ -101,9 +121,8 @@ class StagedEpisode(Episode):
             if place is not None:
                 said.setdefault(place, []).append(len(found))
                 found.append(each)
-        self._said, self._left = said, left
         order = [i for place in sorted(said) for i in said[place]]
-        self._second = ShrinkageEpisode(
+        second = ShrinkageEpisode(
             left,
             [found[i] for i in order],
             rates=self._rates,
@@ -111,6 +130,7 @@ class StagedEpisode(Episode):
             widths=self._widths,
             known=self._known,
         )
+        return _Shrinkages(said, second)
 
     @property
     def student(self) -> Architecture:
@@ -156,6 +176,10 @@ class StagedEpisode(Episode):
         twin = self.copy()
         twin.decide(action)
         return Least(*twin.floor)
+
+    @property
+    def is_monotone(self) -> bool:
+        return self._second is not None and self._second.is_monotone
 
     def keep(self) -> int:
         return UNCHANGED

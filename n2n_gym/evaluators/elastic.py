@@ -6,8 +6,10 @@ import hashlib
 import json
 import logging
 import random
+import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -23,6 +25,7 @@ from n2n_gym.networks.decisions import (
 )
 from n2n_gym.networks.random_students import random_student
 from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.checkpoint import read_checkpoint, write_checkpoint
 from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.inheritance import Inheritance
@@ -48,6 +51,9 @@ STUDENTS: Final = 2  # cut at each step
 ATTEMPTS: Final = 4  # attempts, with ever lower learning rates
 LEAST: Final = 0.8  # least accuracy of the uncut elastic teacher / of the teacher
 CHECK_EVERY: Final = 50  # steps
+KEEP_EVERY: Final = 60.0  # seconds at least between checkpoints
+# The values of a checkpoint, besides those that identify the training.
+STATE: Final = ("weights", "optimiser", "random", "generator", "torch", "order", "done")
 
 
 def recipe_for(num_images: int) -> Recipe:
@@ -63,7 +69,12 @@ def elastic_cost(num_images: int) -> float:
 
 
 def train_elastic(
-    teacher: Teacher, settings: Settings, recipe: Recipe, *, students: int = STUDENTS
+    teacher: Teacher,
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    students: int = STUDENTS,
+    checkpoint: Path | None = None,
 ) -> dict[str, Tensor]:
     """Train a copy of the teacher's weights inside random students.
 
@@ -73,6 +84,9 @@ def train_elastic(
 
     Args:
         students: Number of students in a step.
+        checkpoint: Path of the checkpoint of a training on a CPU. If the process is
+            killed, the same call resumes from it, with the same result to the last bit.
+            The caller has to remove it.
 
     Raises:
         Diverged: The loss became infinite or not a number.
@@ -105,13 +119,28 @@ def train_elastic(
             outputs = functional_call(cut, slices, (inputs,))
         return distillation_loss(outputs.float(), labels, targets, recipe)
 
+    if device.type != "cpu":
+        checkpoint = None
+    about = {"recipe": recipe.as_written(), "students": students}
     total = round(recipe.epochs * steps)
     bar = progress(total, f"Making {teacher.name} elastic", is_long=True)
     with isolated(settings.threads), seeded(0, device) as generator, bar:
-        for done in range(total):
+        order, first, saved = torch.empty(0), 0, time.monotonic()
+        if kept := read_checkpoint(checkpoint, about, *STATE):
+            with torch.no_grad():
+                for tensor, value in zip(trained, kept["weights"], strict=True):
+                    tensor.copy_(value)
+            optimiser.load_state_dict(kept["optimiser"])
+            rng.setstate(kept["random"])
+            generator.set_state(kept["generator"])
+            torch.default_generator.set_state(kept["torch"])
+            order, first = kept["order"], kept["done"]
+        bar.update(first)
+        for done in range(first, total):
             if done % steps == 0:
                 order = torch.randperm(len(split), generator=generator)
-                batches = split.batches(size, order[: steps * size])
+            if done % steps == 0 or done == first:
+                batches = split.batches(size, order[done % steps * size : steps * size])
             images, labels, positions = next(batches)
             inputs = teacher.normalise(images)
             set_rate(optimiser, recipe, done / total)
@@ -125,6 +154,18 @@ def train_elastic(
             bar.update()
             if done % CHECK_EVERY == 0 and not torch.isfinite(loss):
                 raise Diverged(f"the loss became {loss.item()}")
+            if checkpoint and time.monotonic() - saved >= KEEP_EVERY:
+                state = {
+                    "weights": trained,
+                    "optimiser": optimiser.state_dict(),
+                    "random": rng.getstate(),
+                    "generator": generator.get_state(),
+                    "torch": torch.default_generator.get_state(),
+                    "order": order,
+                    "done": done + 1,
+                }
+                write_checkpoint(checkpoint, about | state)
+                saved = time.monotonic()
     return {name: tensor.detach() for name, tensor in weights.items()}
 
 
@@ -152,9 +193,11 @@ def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     readable = teacher_path(teacher.name, teacher.task.name, key).name
     path = cache_folder() / "elastic" / readable
-    make = partial(_make, teacher, settings, recipe)
+    checkpoint = path.with_suffix(".unfinished")
+    make = partial(_make, teacher, settings, recipe, checkpoint)
     write = partial(save_trained, about=about)
     trained = cached(path, read_trained, make, write, about_path(path))
+    checkpoint.unlink(missing_ok=True)
     return _with(teacher, trained)
 
 
@@ -168,17 +211,26 @@ def _with(teacher: Teacher, trained: Trained) -> Teacher:
     )
 
 
-def _make(teacher: Teacher, settings: Settings, recipe: Recipe) -> Trained:
+def _make(
+    teacher: Teacher, settings: Settings, recipe: Recipe, checkpoint: Path
+) -> Trained:
     """Train elastic weights, and check that the uncut teacher is accurate with them.
 
     If the training or the check fails, training starts again at a third of the learning
     rate. Networks without normalisation need such lower rates.
     """
-    for attempt in range(ATTEMPTS):
-        rate = recipe.learning_rate / 3**attempt
+    recipes = [
+        replace(recipe, learning_rate=recipe.learning_rate / 3**attempt)
+        for attempt in range(ATTEMPTS)
+    ]
+    # A killed training may have tried some rates already.
+    about = [{"recipe": tried.as_written(), "students": STUDENTS} for tried in recipes]
+    begun = [k for k in range(ATTEMPTS) if read_checkpoint(checkpoint, about[k])]
+    for attempt in range(begun[0] if begun else 0, ATTEMPTS):
+        rate = recipes[attempt].learning_rate
         try:
             weights = train_elastic(
-                teacher, settings, replace(recipe, learning_rate=rate)
+                teacher, settings, recipes[attempt], checkpoint=checkpoint
             )
             weights = {name: w.cpu().contiguous() for name, w in weights.items()}
             trained = teacher.trained._replace(weights=weights)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.layers import IMAGE, PRODUCERS, Layer, Pair, Shape
+
+# Output shape, parameters and multiply-accumulates of layers, by name, changes and the
+# shapes of inputs.
+Costs: TypeAlias = dict[Any, tuple[Shape, int, int]]
 
 
 class Counts(NamedTuple):
@@ -40,9 +44,7 @@ class Tally:
         known: A memo of layers' costs, for all networks of one teacher.
     """
 
-    def __init__(
-        self, start: Architecture, known: dict[Any, tuple[Shape, int, int]]
-    ) -> None:
+    def __init__(self, start: Architecture, known: Costs) -> None:
         self._start = start
         self._names = [layer.name for layer in start.layers]
         self._specs = [_AS_IT_IS] * len(start.layers)

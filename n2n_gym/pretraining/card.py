@@ -20,6 +20,7 @@ def make_card(
     *,
     steps: int,
     hours: float,
+    entropy: float,
     predictors: Mapping[str, Any],
     corrections: Sequence[Mapping[str, Any]],
     training: Sequence[Judged],
@@ -29,13 +30,14 @@ def make_card(
 
     Args:
         steps: Number of decisions that the policy learned from.
-        hours: CPU time of the whole pretraining, in hours.
+        hours: CPU time of the whole pretraining so far, in hours.
+        entropy: Mean entropy of the policy's decisions at the end, in nats.
         predictors: Result of ``correction.how_good`` for the last ensemble of
             predictors.
         corrections: Result of ``correction.compare`` for this policy in each
             correction.
-        training, test: Rewards of the trained and the fresh policy, from real scores,
-            on the training teachers and on the test teachers.
+        training, test: Rewards of the trained and the fresh policy, and of students of
+            uniform width, from real scores, on the training and on the test teachers.
     """
     return {
         "stage": stage,
@@ -49,6 +51,7 @@ def make_card(
         "fresh_students": suite.fresh * suite.corrections,
         "steps": steps,
         "cpu_hours": round(hours, 2),
+        "entropy": entropy,
         "targets": {"resources": suite.resources, "range": suite.targets},
         "predictors": predictors,
         "corrections": list(corrections),

@@ -14,11 +14,19 @@ import numpy as np
 import torch
 
 from n2n_agents.policies import Policy
+from n2n_gym.common.progress import progress
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.networks.architecture import Architecture
+from n2n_gym.pretraining import predictor
 from n2n_gym.pretraining.encoding import Encoder
 from n2n_gym.pretraining.learning import Arena, Source
-from n2n_gym.pretraining.predictor import Ensemble, rank_correlations
+from n2n_gym.pretraining.predictor import (
+    Ensemble,
+    fit_member,
+    load_member,
+    rank_correlations,
+    save_member,
+)
 from n2n_gym.pretraining.samples import (
     Drawn,
     Sample,
@@ -100,29 +108,91 @@ def score_fresh(
     return [sample for sample in read_samples(path) if sample.number in numbers]
 
 
-def compare(samples: Sequence[Sample]) -> dict[str, Any]:
+def compare(groups: Sequence[Sequence[Sample]]) -> dict[str, Any]:
     """Errors of the predictions for a policy's own students.
 
+    Args:
+        groups: The students of each teacher.
+
     Returns:
-        ``students``: the number of students with a real and a predicted accuracy.
-        ``real``: their mean real accuracy, relative to the teacher's. ``excess``: their
-        mean predicted minus mean real accuracy, both relative to the teacher's; above 0
-        if the predictions were too high. The other entries are those of
-        `rank_correlations`, which gets each student's target in place of its size.
-        Without such students, there is only ``students``.
+        ``students``: the number of students with a real and a predicted accuracy. All
+        other entries are computed for each teacher and averaged over the teachers, with
+        accuracies relative to the teacher's. ``real``: the mean real accuracy.
+        ``excess`` and ``excess_of_mean``: the mean cautious prediction, and the mean of
+        the ensemble's mean predictions, minus ``real``; above 0 if the predictions were
+        too high. The rest are the entries of `rank_correlations`, which gets each
+        student's target in place of its size. Without such students, there is only
+        ``students``.
     """
-    known = [s for s in samples if s.accuracy is not None and s.predicted is not None]
-    real = np.array([(s.accuracy or 0) / s.teacher_accuracy for s in known])
-    said = np.array([(s.predicted or 0) / s.teacher_accuracy for s in known])
+    known = [
+        some
+        for group in groups
+        if (some := [s for s in group if None not in (s.accuracy, s.predicted)])
+    ]
     if not known:
         return {"students": 0}
-    sizes = np.array([s.share for s in known])
+    found = [_errors(some) for some in known]
+    averaged = {name: _mean([each[name] for each in found]) for name in found[0]}
+    return {"students": sum(map(len, known)), **averaged}
+
+
+def _errors(samples: Sequence[Sample]) -> dict[str, float | None]:
+    """The entries of `compare` for the students of one teacher."""
+    real, said, mean = (
+        np.array([(getattr(s, name) or 0) / s.teacher_accuracy for s in samples])
+        for name in ("accuracy", "predicted", "expected")
+    )
     return {
-        "students": len(known),
         "real": float(real.mean()),
         "excess": float((said - real).mean()),
-        **rank_correlations(said, real, sizes),
+        "excess_of_mean": float((mean - real).mean()),
+        **rank_correlations(said, real, np.array([s.share for s in samples])),
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are defined; None without such values."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def fit_ensemble(
+    place: Path,
+    samples: Mapping[Subject, Sequence[Sample]],
+    encoders: Mapping[Subject, Encoder],
+    on_epoch: Callable[[], object] = lambda: None,
+) -> Ensemble:
+    """Fit the members of an ensemble that are not in their files yet.
+
+    Args:
+        place: Path that begins the names of the members' files.
+        samples: The students of each teacher; those held out are left out.
+        on_epoch: Callback after each epoch of a member.
+    """
+    paths = [
+        place.with_name(f"{place.name}-{m}.safetensors")
+        for m in range(predictor.MEMBERS)
+    ]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        learned = [
+            examples_of([x for x in some if not x.is_held_out], encoders[subject])
+            for subject, some in samples.items()
+        ]
+        learned = [each for each in learned if len(each)]
+        epochs = predictor.EPOCHS
+        total = epochs * len(missing)
+        with progress(total, "Fitting predictors", is_long=True) as bar:
+
+            def done() -> None:
+                bar.update()
+                on_epoch()
+
+            for path in missing:
+                seed = seed_of("predictor", path.stem)
+                member = fit_member(learned, seed, epochs=epochs, on_epoch=done)
+                save_member(member, path)
+    return Ensemble([load_member(path) for path in paths])
 
 
 def how_good(

@@ -1,31 +1,35 @@
-"""Compares a trained policy with a fresh one by the real scores of their students."""
+"""Compares trained policies with others, and with uniform width, by real scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 
 from n2n_agents.batched import play_batch
 from n2n_agents.policies import Policy
-from n2n_gym.envs import CompressionVectorEnv
+from n2n_gym.envs import CompressionEnv, CompressionVectorEnv
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.pretraining.lines import add_lines, read_lines
-from n2n_gym.pretraining.samples import seed_of
+from n2n_gym.pretraining.samples import keep_action, seed_of
 from n2n_gym.pretraining.stages import Target, aim, make_env
 from n2n_gym.pretraining.suite import Subject, Suite
 from n2n_gym.teachers.teacher import Teacher
 
-EPISODES: Final = 5  # episodes per target, as many as in one update of a frozen policy
+# Episodes per target, as many as in one update of a frozen policy. As there, the first
+# one takes the most probable actions.
+EPISODES: Final = 5
 
 
 class Judged(NamedTuple):
     """A policy's rewards for one teacher at one target.
 
     Attributes:
-        policy: "trained" or "fresh"; see ``learning.fresh_policy``.
+        policy: "trained"; "fresh", see ``learning.fresh_policy``; or "uniform", for
+            the student of uniform width, without removals.
         share: Target for the suite's first resource, as a fraction of the teacher's
             value.
         rewards: Rewards of the policy's episodes, from real scores.
@@ -49,7 +53,7 @@ def judge(
     suite: Suite,
     stage: str,
     seed: int,
-    policies: dict[str, Policy],
+    policies: Mapping[str, Policy | None],
     subjects: Sequence[tuple[Subject, Teacher]],
     targets: Sequence[float],
     evaluator: Evaluator,
@@ -61,7 +65,8 @@ def judge(
 
     Args:
         path: File of results, one JSON object per line.
-        policies: Policies by name: "trained" and "fresh".
+        policies: Policies by name: "trained" or "fresh". None plays the student of
+            uniform width, in a stage that scales students.
         targets: Targets for the suite's first resource, as fractions of the teacher's
             value.
         on_target: Callback after each policy at each target.
@@ -88,15 +93,28 @@ def judge(
 
 def _rewards(
     vector: CompressionVectorEnv,
-    policy: Policy,
+    policy: Policy | None,
     target: Target,
     suite: Suite,
     seed: int,
 ) -> list[float]:
     options = aim(vector.envs, target, suite.resources)
+    if policy is None:
+        return [_reward_of_uniform(vector.envs[0], options)]
     generator = torch.Generator().manual_seed(seed)
-    played = play_batch(vector, policy, generator, options)
-    return [episode.reward for episode in played]
+    (likeliest, *_) = play_batch(vector, policy, None, options)
+    (_, *drawn) = play_batch(vector, policy, generator, options)
+    return [likeliest.reward, *(episode.reward for episode in drawn)]
+
+
+def _reward_of_uniform(env: CompressionEnv, options: dict[str, Any]) -> float:
+    """The reward of the student that keeps everything and is scaled to its limits."""
+    _, info = env.reset(options=options)
+    reward, is_over = 0.0, False
+    while not is_over:
+        action = keep_action(env.current, np.flatnonzero(info["action_mask"]))
+        _, reward, is_over, _, info = env.step(action)
+    return reward
 
 
 def read_judged(path: Path) -> list[Judged]:

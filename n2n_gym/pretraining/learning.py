@@ -7,6 +7,7 @@ because the possible rewards depend on the teacher and the target.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,13 +30,15 @@ from n2n_gym.pretraining.stages import Target, aim, draw_target, make_env, start
 from n2n_gym.pretraining.suite import Subject, Suite
 from n2n_gym.teachers.teacher import Teacher
 
-RATE: Final = 2e-3  # Adam's learning rate
-ENTROPY: Final = 0.02  # initial weight of the entropy bonus, which falls to 0
+RATE: Final = 2e-3  # Adam's first learning rate
+ENTROPY: Final = 0.02  # first weight of the entropy bonus
+LEFT: Final = 0.1  # both fall linearly during a training, to this fraction
 LARGEST_GRADIENT: Final = 1.0
-# Smallest standard deviation of a group's rewards; smaller differences are noise.
-LEAST_SPREAD: Final = 0.005
+# Smallest standard deviation of a group's rewards. Smaller differences are noise,
+# because predictions are wrong by about as much.
+LEAST_SPREAD: Final = 0.02
 UNIFORMITY: Final = 0.9  # uniformity of fresh policies, see ``make_policy``
-KEEP_EVERY: Final = 20  # updates between checkpoints
+KEEP_EVERY: Final = 60.0  # seconds at least between checkpoints
 
 
 # The arithmetic.
@@ -127,13 +130,19 @@ class Training:
 
     Attributes:
         rewards: Mean reward of each update's episodes.
+        entropies: Mean entropy of each update's decisions, in nats.
         steps: Number of decisions that the policy has learned from.
     """
 
     policy: Policy
     optimiser: torch.optim.Optimizer
     rewards: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
     steps: int = 0
+
+    @property
+    def num_updates(self) -> int:
+        return len(self.rewards)
 
 
 def fresh_policy(arena: Arena, source: Source, seed: int) -> Policy:
@@ -141,7 +150,9 @@ def fresh_policy(arena: Arena, source: Source, seed: int) -> Policy:
     # Removal has no widths: it starts near the whole network.
     level = 1.0 if arena.stage == "remove" else 0.5
     env = arena.vector(source).envs[0]
-    return make_policy(env, uniformity=UNIFORMITY, level=level, seed=seed)
+    return make_policy(
+        env, uniformity=UNIFORMITY, level=level, is_portable=True, seed=seed
+    )
 
 
 def learn(
@@ -153,18 +164,19 @@ def learn(
     about: Mapping[str, Any],
     *,
     updates: int,
-    on_update: Callable[[float], object] = lambda reward: None,
+    on_update: Callable[[float, float], object] = lambda reward, entropy: None,
 ) -> Training:
     """Train a policy in place; resume from the checkpoint if there is one.
 
     Args:
         seed: Seed of the random draws. Each update derives its own seed from this one.
-        checkpoint: Path of the checkpoint, written every ``KEEP_EVERY`` updates.
+        checkpoint: Path of the checkpoint, written at the end, and before it whenever
+            ``KEEP_EVERY`` seconds have passed.
         about: Description of the training. A checkpoint with another description is an
             error.
         updates: Total number of updates, including those before the checkpoint.
-        on_update: Callback with the mean reward of each update, including those of the
-            checkpoint.
+        on_update: Callback with the mean reward and the mean entropy of each update,
+            including those of the checkpoint.
 
     Raises:
         ValueError: The checkpoint has another description.
@@ -172,14 +184,16 @@ def learn(
     training = Training(policy, torch.optim.Adam(policy.parameters(), lr=RATE))
     if checkpoint.exists():
         _restore(checkpoint, training, about)
-    for reward in training.rewards:
-        on_update(reward)
-    for number in range(len(training.rewards), updates):
+    for made in zip(training.rewards, training.entropies, strict=True):
+        on_update(*made)
+    kept = time.monotonic()
+    for number in range(training.num_updates, updates):
         groups = play_groups(arena, sources, policy, seed_of(seed, number))
-        _update(training, groups, 1 - number / updates)
-        if (number + 1) % KEEP_EVERY == 0 or number + 1 == updates:
+        _update(training, groups, LEFT + (1 - LEFT) * (1 - number / updates))
+        if number + 1 == updates or time.monotonic() - kept >= KEEP_EVERY:
             _keep(checkpoint, training, about)
-        on_update(training.rewards[-1])
+            kept = time.monotonic()
+        on_update(training.rewards[-1], training.entropies[-1])
     return training
 
 
@@ -206,11 +220,14 @@ def _update(
     """One gradient step of the policy.
 
     Args:
-        left: Fraction of the updates still to come; the entropy bonus is proportional
-            to it.
+        left: Fraction of the first learning rate, and of the first weight of the
+            entropy bonus.
     """
     policy, optimiser = training.policy, training.optimiser
+    for settings in optimiser.param_groups:
+        settings["lr"] = RATE * left
     optimiser.zero_grad()
+    entropies = []
     for episodes in groups:
         actions = torch.stack([episode.actions for episode in episodes])
         is_decided = actions != NO_ACTION
@@ -221,7 +238,9 @@ def _update(
         # Otherwise teachers with many decisions would dominate the update.
         count = is_decided.sum(1).float().mean()
         loss = reinforce_loss(taken, group_advantages(rewards))
-        loss = loss - ENTROPY * left * mean_entropy(log_probs, is_decided)
+        entropy = mean_entropy(log_probs, is_decided)
+        entropies.append(entropy.item() / count.item())
+        loss = loss - ENTROPY * left * entropy
         loss = loss / (count.sqrt() * len(groups))
         loss.backward()  # type: ignore[no-untyped-call]
         training.steps += int(is_decided.sum())
@@ -229,6 +248,7 @@ def _update(
     optimiser.step()
     every = [episode.reward for episodes in groups for episode in episodes]
     training.rewards.append(sum(every) / len(every))
+    training.entropies.append(sum(entropies) / len(entropies))
 
 
 def _keep(path: Path, training: Training, about: Mapping[str, Any]) -> None:
@@ -238,6 +258,7 @@ def _keep(path: Path, training: Training, about: Mapping[str, Any]) -> None:
         about=dict(about),
         optimiser=training.optimiser.state_dict(),
         rewards=training.rewards,
+        entropies=training.entropies,
         steps=training.steps,
     )
 
@@ -253,4 +274,5 @@ def _restore(path: Path, training: Training, about: Mapping[str, Any]) -> None:
             )
     training.policy.load_state_dict(content["weights"])
     training.optimiser.load_state_dict(content["optimiser"])
-    training.rewards, training.steps = content["rewards"], content["steps"]
+    training.rewards, training.entropies = content["rewards"], content["entropies"]
+    training.steps = content["steps"]

@@ -7,9 +7,7 @@ pretraining that was stopped can be resumed and writes the same files.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,11 +28,11 @@ from n2n_gym.common.progress import progress
 from n2n_gym.envs.columns import RESOURCES
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import load_evaluator
-from n2n_gym.pretraining import predictor
 from n2n_gym.pretraining.card import make_card
 from n2n_gym.pretraining.correction import (
     compare,
     first_number,
+    fit_ensemble,
     how_good,
     score_fresh,
 )
@@ -47,22 +45,14 @@ from n2n_gym.pretraining.learning import (
     fresh_policy,
     learn,
 )
-from n2n_gym.pretraining.lines import add_lines, read_lines
-from n2n_gym.pretraining.predictor import (
-    Ensemble,
-    EnsembleEvaluator,
-    fit_member,
-    load_member,
-    save_member,
-)
+from n2n_gym.pretraining.predictor import EnsembleEvaluator
 from n2n_gym.pretraining.samples import (
     Drawer,
-    Sample,
     draw_samples,
-    examples_of,
     read_samples,
     seed_of,
 )
+from n2n_gym.pretraining.spent import Spent
 from n2n_gym.pretraining.stages import FITS
 from n2n_gym.pretraining.suite import Subject, Suite, check_suite
 from n2n_gym.teachers.teacher import Teacher
@@ -70,7 +60,8 @@ from n2n_gym.teachers.teacher import Teacher
 SUITE: Final = "suite.toml"  # files in the folder
 SECONDS: Final = "seconds.jsonl"
 SCORES: Final = "scores.jsonl"
-POLICIES: Final = "policies"  # folder of finished policies, as the package ships them
+POLICIES: Final = "policies"  # folder of the best policies, as the package ships them
+SEEDS: Final = "seeds"  # folder of all policies: a folder like that for each seed
 RUNG: Final = "elastic"  # the evaluator that scores students
 
 
@@ -81,7 +72,7 @@ def pretrain(suite: Suite, folder: Path) -> list[Path]:
         folder: Folder for all results; a stopped pretraining in it is resumed.
 
     Returns:
-        The files of the policies, in the order of the stages.
+        The files of the best policies, in the order of the stages.
 
     Raises:
         ValueError: The suite cannot be used, see ``check_suite``, or a file is damaged.
@@ -127,6 +118,10 @@ class _Pretraining:
         return load_evaluator(RUNG, "cpu", store=False, precision="float32")
 
     @property
+    def spent(self) -> Spent:
+        return Spent(self.folder / SECONDS)
+
+    @property
     def training(self) -> list[tuple[Subject, Teacher]]:
         return list(zip(self.suite.training, self.teachers, strict=False))
 
@@ -136,13 +131,13 @@ class _Pretraining:
         return list(zip(self.suite.test, self.teachers[count:], strict=True))
 
     def run(self) -> list[Path]:
-        with self._spends("students"):
-            self._draw()
+        with self.spent.on("students") as tick:
+            self._draw(tick)
         sources = self._sources(0)
         for correction in range(1, self.suite.corrections + 1):
             self._learn(correction - 1, sources)
-            with self._spends(f"correction {correction}"):
-                self._correct(correction, sources)
+            with self.spent.on(f"correction {correction}") as tick:
+                self._correct(correction, sources, tick)
             sources = self._sources(correction)
         self._learn(self.suite.corrections, sources)
         return [self._finish(stage, sources) for stage in self.suite.stages]
@@ -152,14 +147,14 @@ class _Pretraining:
     def _samples(self, subject: Subject) -> Path:
         return self.folder / "students" / f"{subject.key}.jsonl"
 
-    def _draw(self) -> None:
+    def _draw(self, tick: Callable[[], None]) -> None:
         total = len(self.suite.training) * self.suite.students
         with progress(total, "Scoring students", is_long=True) as bar:
             for subject, teacher in self.training:
                 bar.set_postfix_str(subject.key)
                 drawer = Drawer(self.suite, subject, teacher)
                 path = self._samples(subject)
-                draw_samples(path, drawer, self.evaluator, bar.update)
+                draw_samples(path, drawer, self.evaluator, _all(bar.update, tick))
 
     # Predictors.
 
@@ -181,9 +176,10 @@ class _Pretraining:
             for subject in self.suite.training
         }
         encoders = {s: Encoder(t.architecture) for s, t in self.training}
-        with self._spends(f"predictors {correction}"):
-            ensemble = self._ensemble(correction, samples, encoders)
+        with self.spent.on(f"predictors {correction}") as tick:
             path = self.folder / "predictors" / f"{correction}.json"
+            path.parent.mkdir(exist_ok=True)
+            ensemble = fit_ensemble(path.with_suffix(""), samples, encoders, tick)
             if not path.exists():
                 found = how_good(ensemble, samples, encoders)
                 write_whole(path, json.dumps(found, indent=1).encode())
@@ -197,35 +193,6 @@ class _Pretraining:
             )
             for subject, teacher in self.training
         ]
-
-    def _ensemble(
-        self,
-        correction: int,
-        samples: Mapping[Subject, Sequence[Sample]],
-        encoders: Mapping[Subject, Encoder],
-    ) -> Ensemble:
-        place = self.folder / "predictors"
-        place.mkdir(exist_ok=True)
-        paths = [
-            place / f"{correction}-{m}.safetensors" for m in range(predictor.MEMBERS)
-        ]
-        missing = [path for path in paths if not path.exists()]
-        if missing:
-            learned = [
-                examples_of([x for x in some if not x.is_held_out], encoders[subject])
-                for subject, some in samples.items()
-            ]
-            learned = [each for each in learned if len(each)]
-            epochs = predictor.EPOCHS
-            total = epochs * len(missing)
-            with progress(total, "Fitting predictors", is_long=True) as bar:
-                for path in missing:
-                    seed = seed_of("predictor", path.stem)
-                    member = fit_member(
-                        learned, seed, epochs=epochs, on_epoch=bar.update
-                    )
-                    save_member(member, path)
-        return Ensemble([load_member(path) for path in paths])
 
     # Policies.
 
@@ -243,7 +210,7 @@ class _Pretraining:
     def _learn(self, correction: int, sources: Sequence[Source]) -> None:
         for stage in self.suite.stages:
             arena = Arena(self.suite, stage, self.suite.rollouts)
-            for seed in self.suite.seeds:
+            for seed in self.suite.seeds[stage]:
                 self._train(arena, sources, seed, correction)
 
     def _train(
@@ -254,11 +221,12 @@ class _Pretraining:
         updates = self.suite.updates[stage]
         bar = progress(updates, title, is_long=True)
 
-        def show(reward: float) -> None:
+        def show(reward: float, entropy: float) -> None:
             bar.update()
-            bar.set_postfix_str(f"predicted reward {reward:.4f}")
+            bar.set_postfix_str(f"predicted reward {reward:.4f}, entropy {entropy:.3f}")
+            tick()
 
-        with bar, self._spends(title):
+        with bar, self.spent.on(title) as tick:
             return learn(
                 arena,
                 sources,
@@ -276,26 +244,29 @@ class _Pretraining:
                 on_update=show,
             )
 
-    def _correct(self, correction: int, sources: Sequence[Source]) -> None:
+    def _correct(
+        self, correction: int, sources: Sequence[Source], tick: Callable[[], None]
+    ) -> None:
         suite = self.suite
-        pairs = [(stage, seed) for stage in suite.stages for seed in suite.seeds]
+        pairs = [(stage, seed) for stage in suite.stages for seed in suite.seeds[stage]]
         said: dict[str, Any] = {}
         total = len(pairs) * len(sources) * suite.fresh
         with progress(total, f"Correction {correction}", is_long=True) as bar:
             for place, (stage, seed) in enumerate(pairs):
                 arena = Arena(suite, stage, 1)
                 policy = load_policy(self._checkpoint(stage, seed, correction - 1))
-                found: list[Sample] = []
-                for source in sources:
-                    found += score_fresh(
+                found = [
+                    score_fresh(
                         self._samples(source.subject),
                         arena,
                         source,
                         policy,
                         first_number(correction, place),
                         self.evaluator,
-                        bar.update,
+                        _all(bar.update, tick),
                     )
+                    for source in sources
+                ]
                 said[f"{stage} {seed}"] = compare(found)
         path = self._correction(correction)
         write_whole(path, json.dumps(said, indent=1).encode())
@@ -306,53 +277,66 @@ class _Pretraining:
     # The end.
 
     def _finish(self, stage: str, sources: Sequence[Source]) -> Path:
-        """Judge a stage's policies; write the best of them, with its card."""
+        """Judge a stage's policies; write all of them, and the best one again."""
         suite, last = self.suite, self.suite.corrections
         least, most = suite.targets
         targets = [t for t in suite.test_targets if least <= t <= most] or [most]
-        by_seed: dict[int, list[Judged]] = {}
-        policies: dict[int, dict[str, Policy]] = {}
-        arena = Arena(suite, stage, 1)
-        with self._spends(f"judging {stage}"):
-            for seed in suite.seeds:
-                trained = load_policy(self._checkpoint(stage, seed, last))
-                fresh = fresh_policy(arena, sources[0], seed)
-                policies[seed] = {"trained": trained, "fresh": fresh}
-                by_seed[seed] = self._judge(
-                    stage, seed, policies[seed], self.training, targets
+        seeds = suite.seeds[stage]
+        trained = {s: load_policy(self._checkpoint(stage, s, last)) for s in seeds}
+        others: dict[str, Policy | None]
+        others = {"fresh": fresh_policy(Arena(suite, stage, 1), sources[0], seeds[0])}
+        if stage in FITS:
+            others["uniform"] = None
+        judged: dict[int, tuple[list[Judged], list[Judged]]] = {}
+        with self.spent.on(f"judging {stage}") as tick:
+
+            def judge_both(
+                seed: int, policies: Mapping[str, Policy | None]
+            ) -> tuple[list[Judged], list[Judged]]:
+                given = stage, seed, policies
+                return (
+                    self._judge(*given, self.training, targets, tick),
+                    self._judge(*given, self.test, suite.test_targets, tick),
                 )
-            best = max(suite.seeds, key=lambda seed: _worth(by_seed[seed]))
-            test = self._judge(
-                stage, best, policies[best], self.test, suite.test_targets
-            )
-        path = trained_path(self.folder / POLICIES, stage)
-        path.parent.mkdir(exist_ok=True)
-        card = make_card(
-            suite,
-            stage,
-            best,
-            steps=sum(self._steps(stage, best)),
-            hours=sum(self._seconds()) / 3600,
-            predictors=_read(self.folder / "predictors" / f"{last}.json"),
-            corrections=[
-                _read(self._correction(k))[f"{stage} {best}"]
-                for k in range(1, last + 1)
-            ],
-            training=by_seed[best],
-            test=test,
-        )
-        policy = policies[best]["trained"]
+
+            basis = judge_both(seeds[0], others)
+            for seed, policy in trained.items():
+                judged[seed] = judge_both(seed, {"trained": policy})
+        best = max(seeds, key=lambda seed: _worth(judged[seed][0]))
         aims = [RESOURCES[name] for name in suite.resources]
-        write_trained(path, policy, stage, fits=stage in FITS, aims=aims, card=card)
+        for seed, place in [(s, Path(SEEDS, str(s))) for s in seeds] + [
+            (best, Path(POLICIES))
+        ]:
+            path = trained_path(self.folder / place, stage)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            training, test = judged[seed]
+            card = make_card(
+                suite,
+                stage,
+                seed,
+                steps=sum(self._steps(stage, seed)),
+                hours=self.spent.hours,
+                entropy=self._entropy(stage, seed),
+                predictors=_read(self.folder / "predictors" / f"{last}.json"),
+                corrections=[
+                    _read(self._correction(k))[f"{stage} {seed}"]
+                    for k in range(1, last + 1)
+                ],
+                training=training + basis[0],
+                test=test + basis[1],
+            )
+            fits = stage in FITS
+            write_trained(path, trained[seed], stage, fits=fits, aims=aims, card=card)
         return path
 
     def _judge(
         self,
         stage: str,
         seed: int,
-        policies: dict[str, Policy],
+        policies: Mapping[str, Policy | None],
         subjects: Sequence[tuple[Subject, Teacher]],
         targets: Sequence[float],
+        tick: Callable[[], None],
     ) -> list[Judged]:
         total = len(subjects) * len(targets) * len(policies)
         with progress(total, f"Judging {stage}", is_long=True) as bar:
@@ -365,7 +349,7 @@ class _Pretraining:
                 subjects,
                 targets,
                 self.evaluator,
-                bar.update,
+                _all(bar.update, tick),
             )
 
     def _steps(self, stage: str, seed: int) -> Iterator[int]:
@@ -373,22 +357,20 @@ class _Pretraining:
             content = read_content(self._checkpoint(stage, seed, correction))
             yield int(content["steps"])
 
-    # The CPU time.
+    def _entropy(self, stage: str, seed: int) -> float:
+        """Mean entropy of a decision in the last update, in nats."""
+        path = self._checkpoint(stage, seed, self.suite.corrections)
+        return float(read_content(path)["entropies"][-1])
 
-    @contextmanager
-    def _spends(self, what: str) -> Iterator[None]:
-        """Context whose CPU time is added to the file of CPU times."""
-        began = time.process_time()
-        try:
-            yield
-        finally:
-            spent = time.process_time() - began
-            line = {"what": what, "seconds": spent}
-            add_lines(self.folder / SECONDS, [line])
 
-    def _seconds(self) -> list[float]:
-        lines = read_lines(self.folder / SECONDS)
-        return [float(line["seconds"]) for line in lines]
+def _all(*functions: Callable[[], object]) -> Callable[[], None]:
+    """A function that calls these functions."""
+
+    def call() -> None:
+        for function in functions:
+            function()
+
+    return call
 
 
 def _worth(judged: Sequence[Judged]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -41,14 +41,23 @@ class Examples:
         rows: The students' rows, (N, T, F) float32.
         sizes: The students' sizes, (N, S) float32.
         accuracies: Accuracies relative to the teacher's, (N,) float32.
+        weights: Weights of the students in a fit, (N,) float32.
     """
 
     rows: Tensor
     sizes: Tensor
     accuracies: Tensor
+    weights: Tensor
 
     def __len__(self) -> int:
         return len(self.accuracies)
+
+
+class Predicted(NamedTuple):
+    """Predictions of a student's accuracy, in [0, 1]."""
+
+    cautious: float
+    mean: float
 
 
 # The arithmetic.
@@ -122,6 +131,8 @@ def fit_member(
 ) -> Member:
     """Fit a predictor to a bootstrap sample of each teacher's students.
 
+    A student is drawn for the sample with a probability proportional to its weight.
+
     Args:
         examples: Examples, one per teacher.
         on_epoch: Callback after each epoch.
@@ -132,7 +143,8 @@ def fit_member(
         member = Member()
     member.standardise(examples)
     chosen = [
-        torch.randint(len(each), (len(each),), generator=generator) for each in examples
+        torch.multinomial(each.weights, len(each), True, generator=generator)
+        for each in examples
     ]
     batches = [
         (k, first) for k in range(len(examples)) for first in _starts(len(examples[k]))
@@ -204,18 +216,17 @@ class EnsembleEvaluator:
         self, students: Sequence[Architecture], teacher: Teacher
     ) -> list[Score | Failure]:
         return [
-            Score(accuracy, student.num_params, student.num_macs)
-            for accuracy, student in zip(
-                self.accuracies(students), students, strict=True
-            )
+            Score(said.cautious, student.num_params, student.num_macs)
+            for said, student in zip(self.accuracies(students), students, strict=True)
         ]
 
-    def accuracies(self, students: Sequence[Architecture]) -> list[float]:
-        """Cautious predictions of the students' accuracies, in [0, 1]."""
+    def accuracies(self, students: Sequence[Architecture]) -> list[Predicted]:
+        """Predictions of the students' accuracies."""
         rows, sizes = map(torch.from_numpy, self.encoder.batch(students))
-        found = cautious(self.ensemble.predict(rows, sizes), self.caution)
-        accuracies: list[float] = (found * self.accuracy).clamp(0, 1).tolist()
-        return accuracies
+        found = self.ensemble.predict(rows, sizes)
+        both = torch.stack([cautious(found, self.caution), found.mean(0)], 1)
+        within = (both * self.accuracy).clamp(0, 1).tolist()
+        return [Predicted(*pair) for pair in within]
 
     def score_teacher(self, teacher: Teacher) -> Score:
         whole = teacher.architecture

@@ -23,7 +23,7 @@ from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.decisions import RATES, Removal
 from n2n_gym.pretraining.encoding import Encoder
 from n2n_gym.pretraining.lines import add_lines, read_lines
-from n2n_gym.pretraining.predictor import Examples
+from n2n_gym.pretraining.predictor import Examples, Predicted
 from n2n_gym.pretraining.stages import Target, aim, draw_target, make_env, starts
 from n2n_gym.pretraining.suite import Subject, Suite
 from n2n_gym.rewards import Failure
@@ -32,8 +32,12 @@ from n2n_gym.teachers.teacher import Teacher
 TOGETHER: Final = 10  # students scored in one call
 HELD_OUT: Final = 5  # every fifth student is held out, to judge the predictors
 LOWEST: Final = 0.15  # lowest level of a student's rates, drawn log-uniformly up to 1
-SPREAD: Final = 0.5  # standard deviation of the logarithm of a rate
+SPREAD: Final = 0.5  # largest standard deviation of the logarithm of a rate
+NARROWEST: Final = 1e-3  # smallest such deviation: all rates are as good as equal
 LEAST_KEPT: Final = 0.3  # least probability of keeping a layer or kernel, drawn up to 1
+COMPRESSED: Final = 2  # students of "compress" for each student of other stages
+UNIFORM: Final = 8  # students of uniform width, in "compress"
+FRESH_WEIGHT: Final = 3.0  # weight of a policy's own student in the fit of predictors
 
 
 class Drawn(NamedTuple):
@@ -51,8 +55,9 @@ class Sample(NamedTuple):
     Attributes:
         resource, share: Target of the student, see `Target`.
         accuracy: Validation accuracy, in [0, 1]; None if scoring failed.
-        predicted: Accuracy that an ensemble predicted, in [0, 1]; None without
-            prediction.
+        predicted: Accuracy that an ensemble predicted cautiously, in [0, 1]; None
+            without prediction. Policies' own students have one, random students none.
+        expected: The ensemble's mean prediction, in [0, 1]; None without prediction.
         student: JSON of the student's architecture.
     """
 
@@ -63,12 +68,18 @@ class Sample(NamedTuple):
     accuracy: float | None
     teacher_accuracy: float
     predicted: float | None
+    expected: float | None
     student: str
 
     @property
     def is_held_out(self) -> bool:
         """Whether the sample is for judging predictors, not for fitting them."""
         return self.number % HELD_OUT == HELD_OUT - 1
+
+    @property
+    def weight(self) -> float:
+        """The sample's weight in the fit of predictors."""
+        return 1.0 if self.predicted is None else FRESH_WEIGHT
 
 
 def seed_of(*parts: object) -> int:
@@ -86,14 +97,20 @@ class Drawer:
         self._envs: dict[tuple[str, int], CompressionEnv] = {}
 
     def draw(self, number: int) -> Drawn:
-        """Draw the student with this number, for a random target; stages alternate."""
+        """Draw the student with this number, for a random target; stages alternate.
+
+        The first ``UNIFORM`` students of "compress" have uniform widths, and targets at
+        equal distances.
+        """
         suite = self.suite
         rng = np.random.default_rng(seed_of(self.subject.key, "student", number))
-        stage = suite.stages[number % len(suite.stages)]
+        stage, rank = turn(suite.stages, number)
         target = draw_target(rng, suite.resources, *suite.targets)
         place = int(rng.integers(len(self._starts))) if stage == "shrink" else 0
         env = self._env(stage, place)
         act = random_actions(rng)
+        if stage == "compress" and rank < UNIFORM:
+            target, act = even_target(suite, rank, UNIFORM), keep_action
         _, info = env.reset(options=aim([env], target, suite.resources))
         is_over = False
         while not is_over:
@@ -114,33 +131,65 @@ class Drawer:
         return self._envs[stage, place]
 
 
+def turn(stages: Sequence[str], number: int) -> tuple[str, int]:
+    """The stage of the student with this number, and the student's rank in the stage.
+
+    In each turn, "compress" gets ``COMPRESSED`` students for each other stage.
+    """
+    others = [stage for stage in stages if stage != "compress"]
+    first = max(1, COMPRESSED * len(others)) if "compress" in stages else 0
+    turns = ["compress"] * first + others
+    before, place = divmod(number, len(turns))
+    stage = turns[place]
+    return stage, before * turns.count(stage) + turns[:place].count(stage)
+
+
+def even_target(suite: Suite, rank: int, count: int) -> Target:
+    """One of ``count`` targets at equal distances, from the largest to the smallest."""
+    resource = suite.resources[rank % len(suite.resources)]
+    least, most = suite.targets
+    return Target(resource, most * (least / most) ** (rank / (count - 1)))
+
+
+def keep_action(decision: Any, legal: NDArray[np.int64]) -> int:
+    """The action that leaves a decision's layers unchanged."""
+    # It is the highest action, except in N2NRemove, which has two actions.
+    is_first = isinstance(decision, Removal) and legal.max() < len(RATES) - 1
+    return int(legal.min() if is_first else legal.max())
+
+
 def random_actions(
     rng: np.random.Generator,
 ) -> Callable[[Any, NDArray[np.int64]], int]:
     """A function that chooses random actions, for one student.
 
     The function draws all width rates near one level, and keeps each layer and each
-    kernel with one probability. Each call of `random_actions` draws another level and
-    another probability, so that students differ widely.
+    kernel with one probability. Each call of `random_actions` draws another level,
+    another spread around it and another probability, so that students differ widely.
+    Half of the students keep most layers and have similar rates: fresh policies and
+    local searches begin with such students.
     """
     level = math.exp(rng.uniform(math.log(LOWEST), 0.0))
-    kept = rng.uniform(LEAST_KEPT, 1.0)
+    kept, spread = rng.uniform(LEAST_KEPT, 1.0), SPREAD
+    if rng.random() < 0.5:
+        kept = 1 - (1 - LEAST_KEPT) * rng.random() ** 3
+        spread = max(rng.uniform(0.0, SPREAD), NARROWEST)
 
     def act(decision: Any, legal: NDArray[np.int64]) -> int:
         if not isinstance(decision, Removal) and decision.variable == "width":
-            return int(rng.choice(legal, p=width_probabilities(legal, level)))
-        # Keeping is the highest action, except in N2NRemove, which has two actions.
-        is_first = isinstance(decision, Removal) and legal.max() < len(RATES) - 1
-        keep = legal.min() if is_first else legal.max()
+            return int(rng.choice(legal, p=width_probabilities(legal, level, spread)))
+        keep = keep_action(decision, legal)
         others = legal[legal != keep]
         if rng.random() < kept or not len(others):
-            return int(keep)
+            return keep
         return int(rng.choice(others))
 
     return act
 
 
-def width_probabilities(legal: NDArray[np.int64], level: float) -> NDArray[np.float64]:
+def width_probabilities(
+    legal: NDArray[np.int64], level: float, spread: float = SPREAD
+) -> NDArray[np.float64]:
     """Probabilities of the legal actions of a width, (L,).
 
     Action i stands for the rate (i + 1) / 10. The logarithm of the rate is normally
@@ -149,9 +198,10 @@ def width_probabilities(legal: NDArray[np.int64], level: float) -> NDArray[np.fl
     Args:
         legal: The legal actions, (L,).
         level: Rate in (0, 1] around which actions are likely.
+        spread: Standard deviation of the logarithm of the rate.
     """
-    steps = np.log((legal + 1) / len(RATES) / level) / SPREAD
-    weights = np.exp(-(steps**2) / 2)
+    squares = (np.log((legal + 1) / len(RATES) / level) / spread) ** 2
+    weights = np.exp((squares.min() - squares) / 2)
     return np.asarray(weights / weights.sum())
 
 
@@ -178,7 +228,7 @@ def score_into(
     teacher: Teacher,
     evaluator: Evaluator,
     *,
-    predicted: Callable[[Sequence[Architecture]], Sequence[float]] | None = None,
+    predicted: Callable[[Sequence[Architecture]], Sequence[Predicted]] | None = None,
     on_student: Callable[[], object] = lambda: None,
 ) -> None:
     """Score students and add a line for each to a file.
@@ -195,7 +245,7 @@ def score_into(
 
     def score() -> None:
         students = [each.student for each in waiting]
-        said = predicted(students) if predicted else [None] * len(students)
+        said = predicted(students) if predicted else [(None, None)] * len(students)
         results = evaluate(students, teacher, evaluator)
         samples = [
             Sample(
@@ -204,7 +254,7 @@ def score_into(
                 *each.target,
                 None if isinstance(result, Failure) else result.accuracy,
                 whole,
-                before,
+                *before,
                 each.student.to_json(),
             )
             for each, result, before in zip(waiting, results, said, strict=True)
@@ -251,4 +301,5 @@ def examples_of(samples: Sequence[Sample], encoder: Encoder) -> Examples:
         torch.from_numpy(rows),
         torch.from_numpy(sizes),
         torch.tensor(accuracies, dtype=torch.float32),
+        torch.tensor([sample.weight for sample in scored]),
     )

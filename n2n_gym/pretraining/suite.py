@@ -62,8 +62,9 @@ class Suite:
 
     Attributes:
         stages: Stages that a policy is trained for.
-        seeds: Seeds of the policies; each stage has a policy for each seed. The result
-            for a stage is its policy that is best on the training teachers.
+        seeds: Seeds of each stage's policies; a stage has a policy for each of its
+            seeds. The result for a stage is its policy that is best on the training
+            teachers.
         students: Number of students drawn and scored per training teacher.
         corrections: Number of times that predictors are fitted again, also to new
             students that the policies made.
@@ -84,7 +85,7 @@ class Suite:
     """
 
     stages: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: Mapping[str, tuple[int, ...]]
     students: int
     corrections: int
     fresh: int
@@ -150,6 +151,7 @@ def _suite(values: Mapping[str, Any], text: str) -> Suite:
                 f"{list(given)}"
             )
     _refuse_others("updates.", values["updates"], stages)
+    _refuse_others("seeds.", values["seeds"], stages)
     counts = {name: _count(name, values[name], 1) for name in _COUNTS}
     if counts["rollouts"] < 2:
         raise ValueError(
@@ -160,7 +162,10 @@ def _suite(values: Mapping[str, Any], text: str) -> Suite:
     check_held_out(training, test)
     return Suite(
         stages=stages,
-        seeds=tuple(_count("seeds", seed, 0) for seed in values["seeds"]),
+        seeds={
+            stage: tuple(_count(f"seeds.{stage}", n, 0) for n in values["seeds"][stage])
+            for stage in stages
+        },
         corrections=_count("corrections", values["corrections"], 0),
         updates={
             stage: _count(f"updates.{stage}", values["updates"][stage], 1)

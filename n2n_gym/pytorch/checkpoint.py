@@ -28,21 +28,27 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         write_whole(path, buffer.getvalue())
 
 
-def read_checkpoint(path: Path | None, *names: str) -> dict[str, Any] | None:
-    """A checkpoint; None if it is missing or, with a warning, damaged.
+def read_checkpoint(
+    path: Path | None, about: Mapping[str, Any], *names: str
+) -> dict[str, Any] | None:
+    """A checkpoint; None if there is none, or of another training.
+
+    A damaged file is left, with a warning.
 
     Args:
-        names: Names of the values that it must have.
+        about: Plain values that identify the training.
+        names: Names of the other values that it must have.
     """
     if path is None or not path.exists():
         return None
     try:
         kept: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
         _ = [kept[name] for name in names]
+        is_same = all(kept[name] == value for name, value in about.items())
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         logger.warning("the checkpoint %s is damaged (%s) and is left", path, error)
         return None
-    return kept
+    return kept if is_same else None
 
 
 def keeping(
@@ -71,13 +77,12 @@ def resumable(path: Path | None, about: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         path: Path of the checkpoint; None for a training without one.
-        about: Plain values that identify the training. A checkpoint of another training
-            is not used.
+        about: Plain values that identify the training.
     """
     if path is None:
         return {}
-    kept = read_checkpoint(path, *about, "training")
-    if kept is not None and all(kept[name] == value for name, value in about.items()):
-        logger.info("going on after epoch %d", kept["training"]["epoch"])
-        return {"after_epoch": keeping(path, about), "resume": kept["training"]}
-    return {"after_epoch": keeping(path, about)}
+    kept = read_checkpoint(path, about, "training")
+    if kept is None:
+        return {"after_epoch": keeping(path, about)}
+    logger.info("going on after epoch %d", kept["training"]["epoch"])
+    return {"after_epoch": keeping(path, about), "resume": kept["training"]}

@@ -317,7 +317,7 @@ class _Lesson:
 
 def _load_checkpoint(path: Path | None, recipe: Recipe) -> dict[str, Any] | None:
     """The checkpoint of a training with this recipe; None if there is no such file."""
-    kept = read_checkpoint(path, "recipe", "attempt", "precision", "training")
+    kept = read_checkpoint(path, {}, "recipe", "attempt", "precision", "training")
     if kept is None or _tried(recipe, kept["attempt"]).as_written() != kept["recipe"]:
         return None
     logger.info("going on after epoch %d", kept["training"]["epoch"])
