@@ -13,6 +13,7 @@ from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.decisions import removals
 from n2n_gym.networks.random_students import random_student
 from n2n_gym.pytorch.build import build
+from n2n_gym.pytorch.checkpoint import read_checkpoint
 from n2n_gym.pytorch.inheritance import Inheritance
 from n2n_gym.pytorch.trace import trace
 from tests.networks import IMAGE, NETWORKS, awake
@@ -134,6 +135,6 @@ def test_a_killed_training_goes_on_bit_for_bit(teacher, tmp_path, monkeypatch):
     again = elastic.train_elastic(teacher, settings, recipe, checkpoint=path)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     # Another recipe does not go on from it, nor does a file of something else.
-    assert elastic._read_checkpoint(path, {"students": 3}) is None
+    assert read_checkpoint(path, {"students": 3}) is None
     path.write_bytes(b"nothing")
-    assert elastic._read_checkpoint(path, {}) is None
+    assert read_checkpoint(path, {}) is None

@@ -350,7 +350,6 @@ def test_agreement_of_orders():
 
 SUITE = """
 stages = ["compress"]
-seeds = [0]
 students = 10
 corrections = 0
 fresh = 1
@@ -359,6 +358,8 @@ rollouts = 2
 test = []
 [updates]
 compress = 1
+[seeds]
+compress = [0]
 [targets]
 resources = ["num_params", "num_macs"]
 training = ["1/20", "1/2"]

@@ -16,7 +16,7 @@ from benchmarks.variants import TODAY, answers, gap, merged, points, task_named
 from n2n_gym.evaluators import distillation, elastic
 from n2n_gym.evaluators.distillation import distil
 from n2n_gym.evaluators.rungs import FULL
-from n2n_gym.pytorch import saving
+from n2n_gym.pytorch import checkpoint
 from n2n_gym.tasks.loading import load_task
 from n2n_gym.teachers.learning import teacher_recipe
 
@@ -163,17 +163,18 @@ def test_a_killed_distillation_resumes(study, tmp_path, monkeypatch):
     settings = replace(study.usual, rung=replace(rung_of({}, 3), num_variants=1))
     student, path = study.students[20], tmp_path / "student.checkpoint"
     whole = distil(student, study.teacher, settings, seed=1)
-    write = saving.write_whole
+    write = checkpoint.write_whole
 
     def written_and_killed(path, content):
         write(path, content)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "write_whole", written_and_killed)
+        patch.setattr(checkpoint, "KEEP_EVERY", 0.0)
+        patch.setattr(checkpoint, "write_whole", written_and_killed)
         with pytest.raises(KeyboardInterrupt):
             distil(student, study.teacher, settings, seed=1, checkpoint=path)
-    assert torch.load(path, weights_only=True)["epoch"] == 1
+    assert torch.load(path, weights_only=True)["training"]["epoch"] == 1
     steps = []
     train = distillation.train
     monkeypatch.setattr(
