@@ -287,12 +287,12 @@ class _Pretraining:
         others = {"fresh": fresh_policy(Arena(suite, stage, 1), sources[0], seeds[0])}
         if stage in FITS:
             others["uniform"] = None
-        judged: dict[int, tuple[list[Judged], list[Judged]]] = {}
         with self.spent.on(f"judging {stage}") as tick:
 
             def judge_both(
                 seed: int, policies: Mapping[str, Policy | None]
             ) -> tuple[list[Judged], list[Judged]]:
+                """The results on the training teachers, and on the test teachers."""
                 given = stage, seed, policies
                 return (
                     self._judge(*given, self.training, targets, tick),
@@ -300,33 +300,47 @@ class _Pretraining:
                 )
 
             basis = judge_both(seeds[0], others)
-            for seed, policy in trained.items():
-                judged[seed] = judge_both(seed, {"trained": policy})
+            judged = {s: judge_both(s, {"trained": trained[s]}) for s in seeds}
+
+        def write(seed: int, folder: Path) -> Path:
+            training, test = map(list.__add__, judged[seed], basis)
+            return self._write(folder, stage, seed, trained[seed], training, test)
+
+        for seed in seeds:
+            write(seed, self.folder / SEEDS / str(seed))
         best = max(seeds, key=lambda seed: _worth(judged[seed][0]))
+        return write(best, self.folder / POLICIES)
+
+    def _write(
+        self,
+        folder: Path,
+        stage: str,
+        seed: int,
+        policy: Policy,
+        training: Sequence[Judged],
+        test: Sequence[Judged],
+    ) -> Path:
+        """Write a finished policy and its card; return the policy's file."""
+        suite, last = self.suite, self.suite.corrections
+        card = make_card(
+            suite,
+            stage,
+            seed,
+            steps=sum(self._steps(stage, seed)),
+            hours=self.spent.hours,
+            entropy=self._entropy(stage, seed),
+            predictors=_read(self.folder / "predictors" / f"{last}.json"),
+            corrections=[
+                _read(self._correction(k))[f"{stage} {seed}"]
+                for k in range(1, last + 1)
+            ],
+            training=training,
+            test=test,
+        )
+        path = trained_path(folder, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
         aims = [RESOURCES[name] for name in suite.resources]
-        for seed, place in [(s, Path(SEEDS, str(s))) for s in seeds] + [
-            (best, Path(POLICIES))
-        ]:
-            path = trained_path(self.folder / place, stage)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            training, test = judged[seed]
-            card = make_card(
-                suite,
-                stage,
-                seed,
-                steps=sum(self._steps(stage, seed)),
-                hours=self.spent.hours,
-                entropy=self._entropy(stage, seed),
-                predictors=_read(self.folder / "predictors" / f"{last}.json"),
-                corrections=[
-                    _read(self._correction(k))[f"{stage} {seed}"]
-                    for k in range(1, last + 1)
-                ],
-                training=training + basis[0],
-                test=test + basis[1],
-            )
-            fits = stage in FITS
-            write_trained(path, trained[seed], stage, fits=fits, aims=aims, card=card)
+        write_trained(path, policy, stage, fits=stage in FITS, aims=aims, card=card)
         return path
 
     def _judge(
