@@ -78,7 +78,7 @@ class Pacing(Protocol):
         """Number of epochs of the last round; controls have as many."""
 
     def seeds(self) -> int:
-        """Number of seeds from which the last round distils each student."""
+        """Most seeds from which the last round distils each student."""
 
     def distilled(self, student: Architecture, epochs: float, seconds: float) -> None:
         """Record the seconds in which one process distilled a student."""
@@ -326,7 +326,7 @@ class Timed:
         return min(MOST_EPOCHS, seconds / needed if needed else MOST_EPOCHS)
 
     def seeds(self) -> int:
-        return self._seeds_in(self._rounds)
+        return self.most_seeds  # `allows_seed` decides on the second one
 
     def _seeds_in(self, rounds: Sequence[tuple[int, float]]) -> int:
         return min(self.most_seeds, seeds_in(rounds or ROUNDS))
@@ -385,5 +385,5 @@ class Timed:
 
 
 def seeds_in(rounds: Sequence[tuple[int, float]]) -> int:
-    """Number of seeds from which the last of these rounds distils each student."""
+    """Number of seeds that are planned for each student of the last of these rounds."""
     return SEEDS if len(rounds) > 1 else 1
