@@ -383,6 +383,14 @@ def test_the_last_epochs_are_in_the_plan(tmp_path, clock):
     assert final_epochs(tmp_path / "plan.json") == timing.final_epochs >= 1
 
 
+def test_a_part_of_an_epoch_is_read_as_it_was_planned(tmp_path, clock):
+    plan = Plan(tmp_path / "plan.json", 100, clock.now)
+    plan.decide("epochs of round 1", lambda: 0.28, 1.0)
+    assert final_epochs(plan.path) == 0.28
+    plan.decide("epochs of round 2", lambda: 3, 1.0)
+    assert repr(final_epochs(plan.path)) == "3"  # as it is written in keys of scores
+
+
 def test_a_plan_that_came_to_no_finalists_says_so(tmp_path, clock):
     timing = timed(tmp_path, clock, 240)
     timing.start_search()

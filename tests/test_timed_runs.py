@@ -21,6 +21,7 @@ from n2n_gym.compression.plan import Plan, TooShort
 from n2n_gym.compression.stages import Enough, _Watch
 from n2n_gym.compression.student_files import write_onnx
 from n2n_gym.compression.timing import Fixed, Timed
+from n2n_gym.evaluators import scoring
 from n2n_gym.evaluators.rungs import FULL, QUICK
 from n2n_gym.evaluators.runner import InProcess, Result
 from n2n_gym.evaluators.scoring import DistillationEvaluator
@@ -164,8 +165,8 @@ def test_scores_from_the_store_count_for_nothing(tmp_path, teacher, students):
     timing = timed(plan, teacher)
     history = History(tmp_path / "history.jsonl")
     run = SimpleNamespace(history=history)
-    scoring = preparation._remembering(evaluator, teacher, run, plan, timing)
-    scoring(students, teacher)
+    remembering = preparation._remembering(evaluator, teacher, run, plan, timing)
+    remembering(students, teacher)
     history.close()
     assert runner.asked == 6
     assert plan.costs["scores"] == [3, 9.0]
@@ -181,8 +182,8 @@ def test_an_evaluator_of_the_users_is_timed_as_a_whole(tmp_path, teacher, studen
     timing = timed(Plan(tmp_path / "plan.json", 1e6, 0.0), teacher)
     history = History(tmp_path / "history.jsonl")
     run = SimpleNamespace(history=history)
-    scoring = preparation._remembering(evaluator, teacher, run, timing.plan, timing)
-    scoring(students, teacher)
+    remembering = preparation._remembering(evaluator, teacher, run, timing.plan, timing)
+    remembering(students, teacher)
     history.close()
     count, seconds = timing.plan.costs["scores"]
     assert count == len(students)
@@ -230,7 +231,11 @@ def test_rounds_are_fitted_after_what_all_finalists_learn_from_is_computed(
     assert predicted > 0
 
 
-def test_the_precision_is_that_of_the_plan(tmp_path, teacher, students):
+def test_the_precision_is_that_of_the_plan(tmp_path, teacher, monkeypatch):
+    def measure(*_):
+        raise AssertionError("the precision is known")
+
+    monkeypatch.setattr(scoring, "faster_precision", measure)
     first = Plan(tmp_path / "plan.json", 1e6, 0.0)
     for name in ("precision of scores", "precision of finalists"):
         first.decide(name, lambda: "bfloat16", "float32")
@@ -263,6 +268,13 @@ def test_controls_without_time_are_not_distilled(teacher, students, monkeypatch)
     monkeypatch.setattr(Fixed, "allows_controls", lambda self, controls: False)
     assert final.compare_sizes({"magnitude": lambda: students[0]}) == {}
     assert runner.asked == 0
+
+
+def test_a_student_is_distilled_for_a_part_of_an_epoch(teacher, students, tmp_path):
+    final = final_of(teacher, Fixed(0.28), InProcess())
+    final.weights = tmp_path
+    finished = final.choose([Scored(0.9, students[-1])], "the smallest")
+    assert finished.score.cost < 1
 
 
 # Answers to test images.

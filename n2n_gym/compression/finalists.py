@@ -29,6 +29,7 @@ from n2n_gym.compression.plan import Plan
 from n2n_gym.compression.student_files import Finished
 from n2n_gym.compression.timing import Pacing, Timed
 from n2n_gym.envs.outcome import SUCCESS_MARGIN
+from n2n_gym.evaluators.distillation import Settings
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import Result, Runner
@@ -88,18 +89,19 @@ class Finalists:
         The precision of their arithmetic and the number of augmented forms are
         decisions of the plan.
         """
-        evaluator = self.evaluator(1, num_variants=1)
-        settings = evaluator.settings
+
+        def settings() -> Settings:
+            return self.evaluator(1, num_variants=1).settings(self.teacher)
+
         if self.precision is None:
             self.precision = plan.decide(
-                "precision of finalists",
-                lambda: str(settings(self.teacher).precision),
-                "float32",
+                "precision of finalists", lambda: str(settings().precision), "float32"
             )
-        threads = settings(self.teacher).threads
-        precision = read_precision(self.precision) or "float32"
+        alike = settings()
         timing.decide_variants(
-            lambda: seconds_a_variant(self.teacher, self.device, precision, threads)
+            lambda: seconds_a_variant(
+                self.teacher, self.device, alike.precision, alike.threads
+            )
         )
         self.evaluator(1).prepare(self.teacher)
 
