@@ -12,7 +12,12 @@ many finalists for as many epochs. With --busy another process keeps a core busy
 
 Each result is a line of ``results.jsonl`` in the output folder, with each network's
 predictions on the test images. So --show compares networks image by image: differences
-in points, with 95 % bootstrap intervals over seeds and images.
+in points, with 95 % bootstrap intervals over seeds and images. A network is compared
+with the students of the same seeds. A run that fails is a line too; the same command
+repeats it.
+
+Each line names the commit, the versions, the processor, the threads and the load. A
+folder with lines of another commit or machine is not continued.
 """
 
 from __future__ import annotations
@@ -24,38 +29,57 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from statistics import mean
 from typing import Any, Final
 
 import numpy as np
 import psutil
 import torch
 
+from benchmarks.minutes_table import ALIKE, KEY, origin, show
 from benchmarks.results import Results
 from n2n_agents.search import random_search
+from n2n_gym.common.commit import commit_of_code
+from n2n_gym.common.files import cache_folder
 from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.plan import EPOCHS, PLAN, final_epochs
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.student_files import Finished
-from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, SHORTER, Fixed, seeds_in
+from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, SEEDS, SHORTER, Fixed
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.limits.requirements import Requirements
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.pytorch.inference import predict
-from n2n_gym.runs.folder import HISTORY, open_run
+from n2n_gym.runs.folder import HISTORY, about, open_run
 from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.options import Options
 from n2n_gym.teachers.teacher import Teacher
 
-KEY: Final = ("task", "teacher", "weights", "minutes", "seed", "is_busy", "has_rival")
-NETWORKS: Final = ("teacher", "student", "uniform", "magnitude", "random")
-SAMPLES: Final = 4000  # of the bootstrap
 POLL: Final = 0.2  # seconds
 RESULTS: Final = Path(__file__).parent / "data" / "minutes"
+# Torch and its libraries read these; a run must not inherit them.
+THREADS: Final = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    *("NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_THREAD_LIMIT"),
+)
+ENDED: Final = "done in seconds:"  # before a run's seconds in its output
+
+
+def surroundings() -> dict[str, Any]:
+    """The code and the machine that a result comes from."""
+    found = about()
+    names = ("n2n_gym", "python", "torch", "numpy", "onnxruntime")
+    return {
+        "commit": commit_of_code(),
+        "versions": {name: found[name] for name in names},
+        "processor": found["machine"],
+        "threads": torch.get_num_threads(),
+        "load": list(os.getloadavg()),
+    }
 
 
 def row(network: torch.nn.Module, teacher: Teacher, **known: Any) -> dict[str, Any]:
@@ -81,20 +105,21 @@ class AsPlanned(Fixed):
         decided = json.loads(plan.read_text())["decisions"]
         known = {what: value for what, value, _ in decided}
         self._rounds = SHORTER[known["rounds of finalists"]]
-        self._epochs = [
+        self._planned = [
             known.get(f"{EPOCHS} {n + 1}", self.final_epochs)
             for n in range(len(self._rounds))
         ]
         self._num_variants = known.get("forms of each image", 1)
+        self._seeds = SEEDS if known.get("second seed", 0) else 1
 
-    def rounds(self) -> Sequence[int]:
+    def rounds(self, students: Sequence[Architecture]) -> Sequence[int]:
         return [count for count, _ in self._rounds]
 
-    def epochs(self, number: int) -> int:
-        return self._epochs[number]
+    def _epochs(self, number: int) -> float:
+        return self._planned[number]
 
     def seeds(self) -> int:
-        return seeds_in(self._rounds)
+        return self._seeds
 
     def num_variants(self) -> int:
         return self._num_variants
@@ -143,9 +168,9 @@ def random_rival(options: Options, num_scored: int, folder: Path) -> Finished | 
 
 def make_one(options: Options, *, has_rival: bool) -> None:
     """Make a run in this process; print the time of its end and its result as JSON."""
-    age = time.time() - psutil.Process().create_time()
-    summary = compress(options, time.monotonic() - age)
-    print(f"done {time.time()}", flush=True)
+    began = time.monotonic() - (time.time() - psutil.Process().create_time())
+    summary = compress(options, began)
+    print(ENDED, time.monotonic() - began, flush=True)
     teacher = options.load_teacher()
     whole, score = teacher.network(torch.device("cpu")), teacher.score
     size = {"num_params": score.num_params, "num_macs": score.num_macs}
@@ -162,6 +187,7 @@ def make_one(options: Options, *, has_rival: bool) -> None:
         "num_scored": summary.num_scored,
         "num_images": len(teacher.task.splits["test"]),
         "latency_ms": summary.test.student.latency_ms,
+        **surroundings(),
         "plan": json.loads((options.output / PLAN).read_text())["decisions"],
         "networks": networks,
     }
@@ -173,106 +199,71 @@ def measure(options: dict[str, Any], *, has_rival: bool, is_busy: bool) -> Any:
     spin = [sys.executable, "-c", "while True: pass"]
     busy = subprocess.Popen(spin) if is_busy else None
     try:
-        started, first, written = _run_by_itself(options, has_rival=has_rival)
+        first, written = _run_by_itself(options, has_rival=has_rival)
     finally:
         if busy is not None:
             busy.kill()
+            busy.wait()
     done, line = written.splitlines()[-2:]
-    seconds = float(done.split()[1]) - started
+    seconds = float(done.removeprefix(ENDED))
     return {"seconds": seconds, "first_score": first, **json.loads(line)}
+
+
+def environment(cache: str) -> dict[str, str]:
+    """The environment of a run: a cache of its own, and the machine's own threads."""
+    kept = {name: text for name, text in os.environ.items() if name not in THREADS}
+    return {**kept, "N2N_CACHE": cache}
+
+
+class RunFailed(Exception):
+    """A run ended with an error; its argument is the last line that it wrote."""
 
 
 def _run_by_itself(
     options: dict[str, Any], *, has_rival: bool
-) -> tuple[float, float | None, str]:
-    """Start time of a run, seconds until its first score, and its output."""
+) -> tuple[float | None, str]:
+    """Seconds until a run's first score, and the run's output."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         given = json.dumps({**options, "output": str(output)})
         arguments = ["--one", given, *["--rival"] * has_rival]
-        started, first = time.time(), None
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.minutes", *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "N2N_CACHE": f"{folder}/cache"},
-        )
+        started, first = time.monotonic(), None
+        errors = Path(folder) / "errors"
+        with open(errors, "wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.minutes", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env=environment(f"{folder}/cache"),
+            )
         while first is None and process.poll() is None:
             time.sleep(POLL)
             history = output / HISTORY
             if history.exists() and history.stat().st_size:
-                first = time.time() - started
+                first = time.monotonic() - started
         written, _ = process.communicate()
+        said = errors.read_text(errors="replace")
+    sys.stderr.write(said)
     if process.returncode:
-        raise SystemExit(f"the run of {options} failed")
-    return started, first, written
+        raise RunFailed((said.strip().splitlines() or ["no reason given"])[-1])
+    return first, written
 
 
-# Statistics.
-
-
-def right_of(result: dict[str, Any], network: str) -> np.ndarray:
-    bits = np.frombuffer(bytes.fromhex(result["networks"][network]["right"]), np.uint8)
-    return np.unpackbits(bits)[: result["num_images"]]
-
-
-def interval(gaps: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval of differences, in percentage points.
-
-    Args:
-        gaps: (seeds, images): difference of two networks' answers, 1 for right, else 0.
-    """
-    rng, (seeds, images) = np.random.default_rng(0), gaps.shape
-    found = [
-        gaps[rng.integers(seeds, size=seeds)][
-            :, rng.integers(images, size=images)
-        ].mean()
-        for _ in range(SAMPLES)
-    ]
-    low, high = np.quantile(found, (0.025, 0.975))
-    return 100 * gaps.mean(), 100 * low, 100 * high
-
-
-def show(results: Results) -> None:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+def refuse_a_mix(results: Results, here: Mapping[str, Any]) -> None:
+    """Exit if the folder has results of another commit or of another machine."""
     for result in results.read().values():
-        key = tuple(result[name] for name in KEY if name != "seed")
-        groups.setdefault(key, []).append(result)
-    for key, found in sorted(groups.items(), key=str):
-        task, teacher, _, minutes, is_busy, has_rival = key
-        seconds = [each["seconds"] for each in found]
-        share = max(seconds) / 60 / minutes
-        firsts = [each["first_score"] for each in found if each["first_score"]]
-        busy = ", one core busy" if is_busy else ""
-        busy += ", with a random search" if has_rival else ""
-        print(
-            f"\n{teacher} on {task}, {minutes:g} minutes{busy}, {len(found)} seeds: "
-            f"took {', '.join(f'{each / 60:.2f}' for each in seconds)} (at most "
-            f"{share:.0%}); first score after {', '.join(f'{x:.0f}' for x in firsts)} "
-            f"s; scored {', '.join(str(each['num_scored']) for each in found)}"
-        )
-        for network in NETWORKS:
-            having = [each for each in found if network in each["networks"]]
-            if not having:
-                continue
-            rows = [each["networks"][network] for each in having]
-            times = mean(
-                each["networks"]["teacher"]["num_params"] / r["num_params"]
-                for each, r in zip(having, rows, strict=True)
+        there, mine = origin(result), origin(here)
+        differs = [name for name in ALIKE if there.get(name) != mine[name]]
+        if "failure" not in result and differs:
+            told = (
+                f"{name} was {there.get(name, 'not recorded')}, is {mine[name]}"
+                for name in differs
             )
-            macs = mean(r["num_macs"] for r in rows)
-            accuracy = mean(r["accuracy"] for r in rows)
-            line = (
-                f"{network:10} {times:7.1f}x {macs / 1e6:9.2f} M MACs {accuracy:8.2%}"
+            raise SystemExit(
+                f"{results.path} has results from elsewhere: {'; '.join(told)}. Give "
+                f"another --output"
             )
-            if network != "student":
-                gaps = [
-                    right_of(x, "student") - right_of(x, network).astype(float)
-                    for x in having
-                ]
-                difference, low, high = interval(np.stack(gaps))
-                line += f"   student {difference:+.2f} ({low:+.2f} to {high:+.2f})"
-            print(line)
 
 
 def main() -> None:
@@ -287,7 +278,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--origin", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.origin:
+        print(json.dumps(surroundings()))
+        return
     if chosen.one:
         given = json.loads(chosen.one)
         given["output"] = Path(given["output"])
@@ -295,14 +290,27 @@ def main() -> None:
         return
     chosen.output.mkdir(parents=True, exist_ok=True)
     results = Results(chosen.output, *KEY)
-    done = {} if chosen.show else results.read()
-    for minutes in [] if chosen.show else chosen.minutes:
+    if not chosen.show:
+        measure_all(chosen, results)
+    show(results)
+
+
+def measure_all(chosen: argparse.Namespace, results: Results) -> None:
+    """Measure what the folder does not have yet."""
+    asked = [sys.executable, "-m", "benchmarks.minutes", "--origin"]
+    cache = str(cache_folder())
+    said = subprocess.run(
+        asked, capture_output=True, text=True, check=True, env=environment(cache)
+    )
+    refuse_a_mix(results, json.loads(said.stdout))
+    done = results.read()
+    for minutes in chosen.minutes:
         for seed in chosen.seeds:
             key = (
                 *(chosen.task, chosen.teacher, chosen.weights, minutes, seed),
                 *(chosen.busy, chosen.rival),
             )
-            if key in done:
+            if key in done and "failure" not in done[key]:
                 continue
             options = {
                 "teacher": chosen.teacher,
@@ -312,9 +320,11 @@ def main() -> None:
             }
             if chosen.weights:
                 options["weights"] = chosen.weights
-            found = measure(options, has_rival=chosen.rival, is_busy=chosen.busy)
+            try:
+                found = measure(options, has_rival=chosen.rival, is_busy=chosen.busy)
+            except RunFailed as error:
+                found = {**surroundings(), "failure": str(error)}
             results.add(**dict(zip(KEY, key, strict=True)), **found)
-    show(results)
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def make(name: str, folder: Path, workers: int) -> None:
     store = ScoreStore(folder / f"{name}.sqlite")
     evaluator = DistillationEvaluator(SHORT, device=CPU, runner=runner, store=store)
     with tqdm(total=len(students), desc=name) as bar:
-        evaluator.on_result = bar.update
+        evaluator.on_result = lambda *_: bar.update()
         results = evaluate(students, teacher, evaluator)
     evaluator.close()
     scores = [result for result in results if isinstance(result, Score)]

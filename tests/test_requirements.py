@@ -15,8 +15,14 @@ from typer.testing import CliRunner
 
 from n2n_gym.cli import app
 from n2n_gym.compression import finalists
+from n2n_gym.compression.candidates import (
+    Failed,
+    smallest_students,
+    uniform_students,
+    within,
+)
 from n2n_gym.compression.choice import Scored
-from n2n_gym.compression.finalists import Failed, Finalists
+from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.reopen import Revisited
 from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.runner import InProcess
@@ -253,11 +259,7 @@ def test_what_is_to_be_fast_has_whole_blocks_of_channels(teacher):
 
 def test_uniform_width_is_a_finalist_within_limits_alone(teacher, caplog):
     def finalists_of(limits) -> list[Scored]:
-        requirements = Requirements.read(teacher.architecture, limits)
-        device = torch.device("cpu")
-        return Finalists(
-            teacher, Fixed(1), device, InProcess(), None, requirements
-        ).uniform()
+        return uniform_students(Requirements.read(teacher.architecture, limits))
 
     assert finalists_of({}) == []
     size = teacher.architecture.num_params / 4
@@ -273,9 +275,7 @@ def test_uniform_width_in_blocks_is_a_finalist_where_blocks_are_faster(teacher):
     whole = teacher.architecture
     requirements = Requirements.read(whole, {"num_params": whole.num_params / 2})
     requirements = replace(requirements, block=4)
-    device = torch.device("cpu")
-    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
-    thin, in_blocks = final.uniform()
+    thin, in_blocks = uniform_students(requirements)
     assert thin.student == widest_uniform(requirements)
     assert in_blocks.student == widest_uniform(requirements, 4) != thin.student
 
@@ -284,8 +284,6 @@ def test_finalists_become_as_wide_as_the_limits_allow(teacher):
     whole = teacher.architecture
     size = whole.num_params // 4
     requirements = Requirements.read(whole, {"num_params": size})
-    device = torch.device("cpu")
-    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
     large, little, half = (
         Scored(0.9, uniform_student(whole, most))
         for most in (size * 2, int(size * 1.2), size // 2)
@@ -293,7 +291,7 @@ def test_finalists_become_as_wide_as_the_limits_allow(teacher):
     short = dict.fromkeys(shrinkages(half.student, ("kernel",))[:1], 0.1)
     small = half._replace(student=shrink(half.student, short))
     assert little.student.num_params > size
-    narrower, wider = final._within([large, little, little, small])
+    narrower, wider = within(requirements, [large, little, little, small], 12)
     assert 0.8 * size < narrower.student.num_params <= size  # of a few channels a layer
     assert len(narrower.student.layers) == len(little.student.layers)
     assert 0.8 * size < wider.student.num_params <= size
@@ -306,12 +304,12 @@ def test_the_smallest_students_are_finalists_where_no_other_keeps_a_limit(teache
     least = min(student.num_params for student in smallest(whole, "unit"))
     requirements = Requirements.read(whole, {"num_params": 1.3 * least})
     refuse_if_out_of_reach(requirements, "unit")
-    device = torch.device("cpu")
-    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
     large = [Scored(0.9, uniform_student(whole, whole.num_params // 2))]
     with pytest.raises(Failed):
-        final._within(large)
-    kept = final._within(large, final.smallest("unit"))
+        within(requirements, large, 12)
+    kept = within(
+        requirements, large, 12, smallest_students(whole, requirements, "unit")
+    )
     assert kept
     assert all(requirements.keeps(each.student) for each in kept)
 
@@ -494,9 +492,9 @@ def test_the_widths_of_controls_stay_as_they_are(teacher):
     final = Finalists(
         teacher, Fixed(1), torch.device("cpu"), InProcess(), None, requirements
     )
-    uniform = final.uniform()
+    uniform = uniform_students(requirements)
     assert fitted(requirements, uniform[0].student) != uniform[0].student
-    assert [each.student for each in final._within(uniform)] == [
+    assert [each.student for each in within(requirements, uniform, 12)] == [
         widest_uniform(requirements, 1),
         widest_uniform(requirements, 4),
     ]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.minutes import interval
+from benchmarks.minutes_table import interval
 from benchmarks.peers.pruners import METHODS, OURS
 from benchmarks.peers.subject import TARGETS
 from benchmarks.peers.tuning import EPOCHS, LATENCY, TIME

@@ -209,7 +209,7 @@ def calibrate(
         with stoppable(lambda: "Stopped; all scores are kept."), closing(runner):
             _ = loaded.score  # trained now: its bar comes first
             with progress(2 * students, "Calibrating", is_long=True) as bar:
-                cheap.on_result = full.on_result = bar.update
+                cheap.on_result = full.on_result = lambda *_: bar.update()
                 found = calibrate(loaded, cheap, full, num_students=students, seed=seed)
         write_whole(file, found.to_json().encode())
     if as_json:

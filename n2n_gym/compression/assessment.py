@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from n2n_gym.common.progress import progress
-from n2n_gym.compression.student_files import preprocessing_of
+from n2n_gym.compression.student_files import Finished, preprocessing_of
 from n2n_gym.export.formats import load_model
 from n2n_gym.export.onnx import FromPixels, export_onnx, plain
 from n2n_gym.pytorch.build import Network
@@ -86,22 +86,20 @@ class Comparison:
 
 
 def compare_networks(
-    teacher: Teacher, network: Network, path: Path, device: torch.device
+    teacher: Teacher, student: Finished, path: Path, device: torch.device
 ) -> Comparison:
     """Compare teacher and student on the test images, and compare their ONNX files.
 
     Args:
-        network: The student's network.
+        student: The student, with its answers to the test images.
         path: The student's ONNX file.
     """
     split = teacher.task.split("test", device)
     whole = teacher.network(device)
-    networks = [whole, network.to(device)]
-    with progress(2 * len(split), "Answers to the test images", "image") as bar:
-        answers = [
-            predict(each, split, teacher.normalise, on_batch=bar.update)
-            for each in networks
-        ]
+    assert student.answers is not None
+    with progress(len(split), "Answers to the test images", "image") as bar:
+        theirs = predict(whole, split, teacher.normalise, on_batch=bar.update)
+    answers = [theirs, student.answers]
     labels = split.labels.cpu()
     if "test" in teacher.task.unlabelled:
         labels = answers[0]  # as computed on this device

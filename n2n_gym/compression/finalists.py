@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, pairwise, zip_longest
+from functools import cached_property
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import mean
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from n2n_gym.common.progress import Bar, progress
+from n2n_gym.compression.candidates import Failed, within
 from n2n_gym.compression.choice import (
     Offer,
     Scored,
@@ -25,39 +25,32 @@ from n2n_gym.compression.choice import (
     right_answers,
     smallest_alike,
 )
+from n2n_gym.compression.plan import Plan
 from n2n_gym.compression.student_files import Finished
-from n2n_gym.compression.timing import Pacing
+from n2n_gym.compression.timing import Pacing, Timed
 from n2n_gym.envs.outcome import SUCCESS_MARGIN
+from n2n_gym.evaluators.distillation import Settings
 from n2n_gym.evaluators.evaluator import evaluate
 from n2n_gym.evaluators.rungs import FULL
-from n2n_gym.evaluators.runner import Runner
+from n2n_gym.evaluators.runner import Result, Runner
 from n2n_gym.evaluators.scoring import DistillationEvaluator
-from n2n_gym.limits.feasibility import smallest
-from n2n_gym.limits.fitting import fitted, widest_uniform
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.scaling import OutOfReach
 from n2n_gym.pytorch.build import Network
-from n2n_gym.pytorch.inference import compute_accuracy
+from n2n_gym.pytorch.inference import predict
 from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.resources import ResourceError
 from n2n_gym.rewards import Failure, Score, compression, n2n
 from n2n_gym.runs.history import FINAL
 from n2n_gym.scores import ScoreStore
+from n2n_gym.teachers.augmented_logits import seconds_a_variant
 from n2n_gym.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# With limits, this many students are measured; more only if none keeps the limits.
-MEASURED: Final = 60
-
-
 # Callback for each scored student: (search, stage, reward, info).
 Tell: TypeAlias = Callable[[str, str, float, dict[str, Any]], object]
-
-
-class Failed(ValueError):
-    """No student could be distilled, or none keeps the limits."""
 
 
 @dataclass
@@ -90,6 +83,28 @@ class Finalists:
     falls_short: bool = False  # whether the choice can be told from the teacher
     _others: list[Architecture] = field(default_factory=list)  # of the last round
 
+    def prepare(self, plan: Plan, timing: Timed) -> None:
+        """Compute what all finalists learn from; the rounds get the time that is left.
+
+        The precision of their arithmetic and the number of augmented forms are
+        decisions of the plan.
+        """
+
+        def settings() -> Settings:
+            return self.evaluator(1, num_variants=1).settings(self.teacher)
+
+        if self.precision is None:
+            self.precision = plan.decide(
+                "precision of finalists", lambda: str(settings().precision), "float32"
+            )
+        alike = settings()
+        timing.decide_variants(
+            lambda: seconds_a_variant(
+                self.teacher, self.device, alike.precision, alike.threads
+            )
+        )
+        self.evaluator(1).prepare(self.teacher)
+
     def choose(
         self, found: list[Scored], what: str, last: Iterable[Scored] = ()
     ) -> Finished:
@@ -107,14 +122,17 @@ class Finalists:
             last: Further students, tried if no student in ``found`` keeps the limits.
         """
         unique = {scored.student.fingerprint: scored for scored in found}
-        left = self._within(self._in_turns(unique.values()), last)
-        counts = self.timing.rounds()
-        for number, (count, fewer) in enumerate(pairwise((*counts, 0))):
+        left = self._in_turns(unique.values())
+        counts = self.timing.rounds([scored.student for scored in left])
+        left = within(self.requirements, left, counts[0], last)
+        for number, fewer in enumerate((*counts[1:], 0)):
             if len(left) > fewer:
-                seeds = 1 if fewer else self._seeds(left[:count])
-                epochs = self.timing.epochs(number)
+                students = [scored.student for scored in left]
+                positions, epochs = self.timing.plan_round(number, students)
+                left = [left[n] for n in positions]
+                seeds = 1 if fewer else self._seeds(left)
                 evaluators = [self.evaluator(epochs, repeat=n) for n in range(seeds)]
-                left = self._in_turns(self._distil(left[:count], evaluators, what))
+                left = self._in_turns(self._distil(left, evaluators, what))
                 evaluator = evaluators[0]
                 offer = Offer((self._as_good(left) or left)[0].student, evaluator)
                 if not self.is_chosen:
@@ -142,8 +160,10 @@ class Finalists:
         (score,) = evaluator([student], self.teacher)  # known
         assert isinstance(score, Score)
         network = evaluator.network(student, self.teacher)
-        on_test = test_accuracy(network, self.teacher, self.device)
-        return Finished(student, network, score, on_test)
+        answers = test_answers(network, self.teacher, self.device)
+        labels = self.teacher.task.split("test", self.device).labels.cpu()
+        on_test = (answers == labels).double().mean().item()
+        return Finished(student, network, score, on_test, answers)
 
     def _seeds(self, left: Sequence[Scored]) -> int:
         """Number of seeds from which each student of the last round is distilled.
@@ -168,13 +188,17 @@ class Finalists:
             )
             for each in left
         ]
-        whole = self._right([self.teacher.network(self.device)])
+        whole = self._whole
         chosen = left.index(first)
         if self.requirements.least_accuracy is None:
             rewards = [scored.reward for scored in left]
             best = None if self.requirements else whole
             chosen = smallest_alike(students, rewards, right, best)
         return students[chosen], is_told_from(right[chosen], whole)
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        return self._right([self.teacher.network(self.device)])
 
     def _right(self, networks: Sequence[Network]) -> Tensor:
         return right_answers(networks, self.teacher, self.device)
@@ -204,63 +228,6 @@ class Finalists:
             return sorted(found, key=lambda scored: -scored.accuracy)
         return sorted(as_good, key=lambda scored: burden(scored.student))
 
-    def _within(self, found: list[Scored], last: Iterable[Scored] = ()) -> list[Scored]:
-        """The first finalists that keep the limits, after scaling where necessary."""
-        most, *_ = self.timing.rounds()
-        if not self.requirements:
-            return found[:most]
-        kept: dict[str, Scored] = {}
-        with progress(most, "Measuring finalists", is_long=True) as bar:
-            for number, scored in enumerate(chain(found, last)):
-                if kept and number >= min(MEASURED, len(found)):
-                    break
-                student = scored.student
-                try:
-                    if not scored.is_fixed:
-                        student = fitted(self.requirements, student)
-                except OutOfReach:
-                    continue
-                except ResourceError as error:
-                    logger.warning("a finalist is left out: %s", error)
-                    continue
-                kept.setdefault(student.fingerprint, scored._replace(student=student))
-                bar.update(len(kept) - bar.n)
-                if len(kept) == most:
-                    break
-        if not kept:
-            raise Failed(
-                f"none of the {len(found)} students keeps the limits; if a search "
-                f"found them, a longer search may find one that does"
-            )
-        return list(kept.values())
-
-    def smallest(self, granularity: str) -> Iterator[Scored]:
-        """The smallest students, tried last in case no other one keeps the limits.
-
-        Before a search, the check that the limits can be kept relies on these students.
-        """
-        whole, keep = self.teacher.architecture, self.requirements.keep
-        for student in smallest(whole, granularity, keep=keep):
-            yield Scored(-math.inf, student)
-
-    def uniform(self) -> list[Scored]:
-        """Finalists of uniform width within the limits; empty without limits.
-
-        If whole blocks of channels are faster, there is also one with widths in blocks.
-        """
-        if not self.requirements:
-            return []
-        blocks = dict.fromkeys((1, self.requirements.block))
-        return list(chain.from_iterable(map(self._uniform, blocks)))
-
-    def _uniform(self, block: int) -> list[Scored]:
-        try:
-            student = widest_uniform(self.requirements, block)
-            return [Scored(math.inf, student, is_fixed=True)]
-        except (OutOfReach, ResourceError) as error:
-            logger.warning("uniform width is no finalist: %s", error)
-            return []
-
     def compare(self, found: list[Scored], what: str) -> Finished | None:
         """The student that ``choose`` chooses from a rival search; None if it fails."""
         try:
@@ -272,7 +239,10 @@ class Finalists:
     def compare_sizes(
         self, makes: Mapping[str, Callable[[], Architecture]]
     ) -> dict[str, Finished | None]:
-        """Distil the controls of ``makes`` together; None for each that fails."""
+        """Distil the controls of ``makes`` together; None for each that fails.
+
+        Without time for them, the result is empty.
+        """
         made: dict[str, Scored] = {}
         for what, make in makes.items():
             try:
@@ -285,8 +255,9 @@ class Finalists:
                 made[what] = Scored(0.0, student, is_fixed=True)
             else:
                 logger.warning("%s: a limit is not kept at the student's size", what)
-        last = len(self.timing.rounds()) - 1
-        evaluator = self.evaluator(self.timing.epochs(last))
+        if not self.timing.allows_controls([each.student for each in made.values()]):
+            return {}
+        evaluator = self.evaluator(self.timing.final_epochs)
         if made:
             with suppress(Failed):  # each failure is reported separately
                 self._distil(list(made.values()), [evaluator], " and ".join(made))
@@ -315,7 +286,7 @@ class Finalists:
             self.tell(what, FINAL, n2n(score, teacher_score), info)
 
     def evaluator(
-        self, epochs: int, num_variants: int | None = None, repeat: int = 0
+        self, epochs: float, num_variants: int | None = None, repeat: int = 0
     ) -> DistillationEvaluator:
         """Full distillation with this many epochs and augmented forms of each image."""
         if num_variants is None:
@@ -345,11 +316,13 @@ class Finalists:
         epochs = f"{recipe.epochs} epochs{seeds}"
         title = f"Final distillation of {what}, {len(students)} for {epochs}"
         distilled = []
+        found: list[list[Score | Failure]] = []
         with progress(len(students) * len(evaluators), title, is_long=True) as bar:
-            found = [
-                self._results(students, each, bar, int(recipe.epochs))
-                for each in evaluators
-            ]
+            for evaluator in evaluators:
+                if found and not self.timing.allows_seed(students):
+                    break
+                found.append(self._results(students, evaluator, bar, recipe.epochs))
+        evaluators = evaluators[: len(found)]
         for student, results in zip(students, zip(*found, strict=True), strict=True):
             first, *others = results
             if isinstance(first, Failure):  # the first seed's weights are written
@@ -373,20 +346,19 @@ class Finalists:
         students: list[Architecture],
         evaluator: DistillationEvaluator,
         bar: Bar,
-        epochs: int,
+        epochs: float,
     ) -> list[Score | Failure]:
         count = 0
 
-        def is_done() -> None:
+        def is_done(student: Architecture, done: Result) -> None:
             nonlocal count
             count += 1
             bar.update()
+            if isinstance(done.result, Score):
+                self.timing.distilled(student, epochs, done.seconds)
 
         evaluator.on_result = is_done
-        started = time.monotonic()
         results = evaluate(students, self.teacher, evaluator)
-        if count == len(students):
-            self.timing.distilled(count, epochs, time.monotonic() - started)
         bar.update(len(students) - count)  # count students with known scores
         return results
 
@@ -394,7 +366,7 @@ class Finalists:
         return score.accuracy if self.requirements else n2n(score, self.teacher.score)
 
 
-def test_accuracy(network: Network, teacher: Teacher, device: torch.device) -> float:
-    """A network's accuracy on the test split, only for networks written to files."""
+def test_answers(network: Network, teacher: Teacher, device: torch.device) -> Tensor:
+    """Predicted classes of the test images, only for networks written to files."""
     split = teacher.task.split("test", device)
-    return compute_accuracy(network, split, teacher.normalise)
+    return predict(network, split, teacher.normalise)

@@ -12,6 +12,7 @@ from n2n_gym.common.files import write_whole
 from n2n_gym.compression.agents import agent_of, play_at_random
 from n2n_gym.compression.assessment import compare_networks
 from n2n_gym.compression.best_so_far import write_best
+from n2n_gym.compression.candidates import smallest_students, uniform_students
 from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.preparation import Work, prepared
@@ -50,6 +51,7 @@ def compress(options: Options, began: float | None = None) -> Summary:
             onnx_difference = write_student(student, work.teacher, work.run.folder)
             rivals = _compare(work, student)
         except KeyboardInterrupt:  # a second one ends the process
+            work.plan.keep()
             write_best(work.final, work.evaluator, work.run)
             raise
         return _write(work, student, rivals, num_scored, onnx_difference)
@@ -73,8 +75,12 @@ def _search(work: Work) -> list[Scored]:
 
 def _choose(work: Work, found: list[Scored]) -> Finished:
     """The student that the run chooses, distilled to the end."""
-    last = work.final.smallest(work.options.granularity)
-    every = [*found, *work.final.uniform()]
+    timing, requirements = work.search.timing, work.search.requirements
+    if isinstance(timing, Timed):
+        work.final.prepare(work.plan, timing)
+    whole, granularity = work.teacher.architecture, work.options.granularity
+    last = smallest_students(whole, requirements, granularity)
+    every = [*found, *uniform_students(requirements)]
     return work.final.choose(every, "the best students", last)
 
 
@@ -85,7 +91,7 @@ def _compare(work: Work, student: Finished) -> dict[str, Finished | None]:
     value is None for a rival or control that fails.
     """
     options, search, final = work.options, work.search, work.final
-    if options.controls == "none" or not search.timing.allows_controls():
+    if options.controls == "none":
         return {}
     teacher, requirements = work.teacher, search.requirements
     num_params, keep = student.student.num_params, requirements.keep
@@ -94,8 +100,8 @@ def _compare(work: Work, student: Finished) -> dict[str, Finished | None]:
     weakest = partial(magnitude_student, teacher, num_params, keep=keep)
     found = final.compare_sizes({"uniform width": alike, "magnitude": weakest})
     rivals = {
-        "uniform": found["uniform width"],
-        "magnitude": found["magnitude"],
+        "uniform": found.get("uniform width"),
+        "magnitude": found.get("magnitude"),
     }
     if options.controls == "all":
         # As many students as the policies and the local search have scored.
@@ -119,7 +125,7 @@ def _write(
     others = [*work.final.runners_up(), *filter(None, rivals.values())]
     shelf = write_shelf(student, others, teacher, folder)
     path = folder / ONNX
-    compared = compare_networks(teacher, student.network, path, work.final.device)
+    compared = compare_networks(teacher, student, path, work.final.device)
     summary = Summary(
         teacher.score,
         compared.teacher.accuracy,

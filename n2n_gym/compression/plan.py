@@ -1,9 +1,10 @@
 """The plan of a run: how the run spends its minutes.
 
 A plan is a list of decisions: how many students are scored, for how many epochs the
-finalists are distilled, when a stage ends. Each decision is written down before it
-takes effect. A resumed run repeats the decisions in its plan instead of looking at the
-clock. A run that is given another run's plan repeats that plan and uses no clock.
+finalists are distilled, in which precision, when a stage ends. Each decision is written
+down before it takes effect. A resumed run repeats the decisions in its plan instead of
+looking at the clock. A run that is given another run's plan repeats that plan and uses
+no clock.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from n2n_gym.common.files import write_whole
 
-T = TypeVar("T", int, float)
+T = TypeVar("T", int, float, str)
 
 PLAN: Final = "plan.json"  # in the run's folder
 EPOCHS: Final = "epochs of round"  # the finalists' rounds
-LEAST_SECONDS: Final = 20.0  # least seconds of a plan, without the teacher
+KEEP_EVERY: Final = 1.0  # seconds between two writings of the time alone
 
 
 class TooShort(ValueError):
@@ -38,6 +38,9 @@ class Plan:
         began: Start time of the run in this process, by ``time.monotonic``.
         repeated: File of another run's plan, to be repeated; None if there is no such
             plan.
+
+    Attributes:
+        costs: What the work costs on this machine, for the processes that follow.
     """
 
     def __init__(
@@ -50,13 +53,20 @@ class Plan:
         self.path, self.seconds, self._repeated = path, seconds, repeated
         # Name, value and time of a decision: seconds since the run began.
         self.decisions: list[tuple[str, Any, float]] = []
-        kept: dict[str, Any] = {"seconds": 0.0, "decisions": []}
+        kept: dict[str, Any] = {"seconds": 0.0, "costs": {}, "decisions": []}
         if path.exists():
             kept = _read(path)
+        self.costs: dict[str, list[float]] = kept["costs"]
+        self._kept_at = began
         self._began: float = began - kept["seconds"]  # other processes have used those
         told = kept if repeated is None else _read(repeated)
         self._told = deque(tuple(each) for each in told["decisions"])
         self.has_clock = seconds is not None and repeated is None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a decision, taken now or by an earlier process."""
+        return bool(self.decisions or self._told)
 
     @property
     def used(self) -> float:
@@ -88,7 +98,8 @@ class Plan:
             if said != what:
                 raise ValueError(
                     f"{self.path}: the plan has {said!r} where {what!r} is expected; "
-                    f"it was made for other options, or changed by hand"
+                    f"it was made for other options, by another version, or changed by "
+                    f"hand"
                 )
         elif self.has_clock:
             value, at = by_clock(), round(self.used, 1)
@@ -104,70 +115,62 @@ class Plan:
         decided: T = value
         return decided
 
-    def is_enough(self, what: str, count: int, until: float) -> bool:
+    def is_enough(
+        self, what: str, count: int, until: float, *, is_replay: bool = False
+    ) -> bool:
         """Whether a stage ends after this many students.
 
         Args:
             what: Name of the stage.
             count: Number of students that the stage has scored.
             until: Seconds that must remain after the stage.
+            is_replay: Whether an earlier process went on after this many students. Then
+                the clock is not asked.
         """
         name = f"enough {what}"
         if self._told:
             said, value, _ = self._told[0]
             return said == name and count >= value and bool(self.decide(name, int, 0))
-        if not self.has_clock:
+        if is_replay or not self.has_clock:
             return False
         self.keep()
         return self.left <= until and bool(self.decide(name, lambda: count, 0))
 
+    def keep_time(self) -> None:
+        """Write the plan unless it was written a moment ago."""
+        if time.monotonic() - self._kept_at >= KEEP_EVERY:
+            self.keep()
+
     def keep(self) -> None:
         """Write the plan, with the seconds used so far."""
         if self.has_clock or self.decisions:
+            self._kept_at = time.monotonic()
             content = {
                 "seconds": round(self.used, 1),
                 "of": self.seconds,
+                "costs": self.costs,
                 "decisions": [*self.decisions, *self._told],
             }
             write_whole(self.path, json.dumps(content, indent=1).encode())
 
 
-class Pace:
-    """A speed: the amount done, and the seconds it took."""
-
-    def __init__(self) -> None:
-        self.amount = self.seconds = 0.0
-
-    @contextmanager
-    def measured(self, amount: float) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.amount += amount
-        self.seconds += time.monotonic() - started
-
-    def of(self, amount: float, guess: float) -> float:
-        """Seconds for an amount at the measured speed.
-
-        Args:
-            guess: Seconds for an amount of 1, used if nothing has been measured.
-        """
-        each = self.seconds / self.amount if self.amount else guess
-        return amount * each
-
-
-def final_epochs(path: Path) -> int:
+def final_epochs(path: Path) -> float:
     """Epochs of the last round of finalists, from a run's plan."""
     decisions = _read(path)["decisions"]
     decided = [value for what, value, _ in decisions if what.startswith(EPOCHS)]
     if not decided:
         raise ValueError(f"{path} has no finalists yet")
-    return int(decided[-1])
+    return float(decided[-1]) if decided[-1] < 1 else int(decided[-1])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
         _ = [(str(what), value, float(at)) for what, value, at in found["decisions"]]
-        return {**found, "seconds": float(found["seconds"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        costs = {
+            name: list(map(float, sums))
+            for name, sums in found.get("costs", {}).items()
+        }
+        return {**found, "seconds": float(found["seconds"]), "costs": costs}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no plan: {error!r}") from error

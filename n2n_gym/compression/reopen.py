@@ -90,7 +90,8 @@ class Revisited:
 
     def finish(self, student: Architecture) -> Finished:
         """The student, distilled as the run distils its finalists."""
-        store, epochs = self.options.open_store(), self.options.final_epochs
+        store = self.options.open_store()
+        epochs: float = self.options.final_epochs
         if self.options.is_timed:
             epochs = final_epochs(self.options.output / PLAN)
         _ = self.teacher.trained

@@ -255,7 +255,7 @@ class _Watch:
     history: History
     num_params: int  # of the teacher
     bar: Bar
-    is_enough: Callable[[int], bool]
+    is_enough: Callable[..., bool]  # of the number of students; see `Pacing`
     found: list[Scored] = field(default_factory=list)
 
     def __call__(self, reward: float, info: dict[str, Any]) -> None:
@@ -267,5 +267,6 @@ class _Watch:
         times = self.num_params / best.student.num_params
         self.bar.set_postfix_str(f"best {best.reward:.4f}, {times:.0f}x smaller")
         self.bar.update()
-        if len(self.found) < (self.bar.total or 0) and self.is_enough(len(self.found)):
+        count, is_replay = len(self.found), self.history.has_scores_left
+        if count < (self.bar.total or 0) and self.is_enough(count, is_replay=is_replay):
             raise Enough

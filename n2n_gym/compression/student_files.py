@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from n2n_gym.common.files import write_whole
 from n2n_gym.export.onnx import export_onnx
 from n2n_gym.networks.architecture import Architecture
@@ -24,6 +26,7 @@ class Finished(NamedTuple):
     network: Network
     score: Score  # on the validation split
     test_accuracy: float
+    answers: Tensor | None = None  # predicted classes of the test images, (N,) int64
 
 
 def write_student(finished: Finished, teacher: Teacher, folder: Path) -> float:

@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import mean
 from typing import Final, Protocol
 
 from n2n_agents import reinforce
-from n2n_gym.compression.plan import EPOCHS, Pace, Plan
-from n2n_gym.evaluators.rungs import FULL
+from n2n_gym.compression.assessment import SECONDS
+from n2n_gym.compression.costs import Costs, together
+from n2n_gym.compression.plan import EPOCHS, Plan
+from n2n_gym.evaluators.rungs import FULL, QUICK
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.runs.options import REINFORCE
 
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
@@ -28,8 +32,11 @@ SEARCH: Final = 0.45  # share of the time after the teacher; the finalists get t
 REMOVAL: Final = 0.3  # of the search
 SHRINKAGE: Final = 0.4  # share of the search, if a local search follows
 VARIANTS: Final = 0.15  # share of the finalists' time for the teacher's logits
-FINISH: Final = 12.0  # seconds that files, measuring and the report take
-FINISH_SHARE: Final = 0.04  # share of the whole time, besides those seconds
+A_FILE: Final = 0.5  # seconds to export a student and to open its file
+FINISH: Final = 3.0  # seconds for the report and all else at the end
+FINISH_SHARE: Final = 0.03  # share of the whole time, for what estimates miss
+LEEWAY: Final = 0.9  # share of an estimated time that suffices to begin
+EXPECTED: Final = 1 / 16  # share of the teacher's MACs, until finalists are known
 
 
 class Pacing(Protocol):
@@ -42,36 +49,55 @@ class Pacing(Protocol):
     def local_updates(self) -> int:
         """Number of generations of the local search."""
 
-    def is_enough(self, stage: str, count: int) -> bool:
-        """Whether a stage ends after this many students."""
+    def is_enough(self, stage: str, count: int, *, is_replay: bool) -> bool:
+        """Whether a stage ends after this many students.
 
-    def rounds(self) -> Sequence[int]:
-        """Number of finalists in each round."""
+        Args:
+            is_replay: Whether an earlier process has scored further students.
+        """
 
-    def epochs(self, number: int) -> int:
-        """Number of epochs of a round; controls have as many as the last round.
+    def rounds(self, students: Sequence[Architecture]) -> Sequence[int]:
+        """Number of finalists in each round.
+
+        Args:
+            students: The best students, best first.
+        """
+
+    def plan_round(
+        self, number: int, students: Sequence[Architecture]
+    ) -> tuple[Sequence[int], float]:
+        """Positions of the students that a round distils, and its number of epochs.
 
         Args:
             number: Index of the round of finalists, from 0.
+            students: The students that may take part, best first.
         """
 
-    def seeds(self) -> int:
-        """Number of seeds from which the last round distils each student."""
+    @property
+    def final_epochs(self) -> float:
+        """Number of epochs of the last round; controls have as many."""
 
-    def distilled(self, students: int, epochs: int, seconds: float) -> None:
-        """Record the seconds in which these students were distilled together."""
+    def seeds(self) -> int:
+        """Most seeds from which the last round distils each student."""
+
+    def distilled(self, student: Architecture, epochs: float, seconds: float) -> None:
+        """Record the seconds in which one process distilled a student."""
 
     def num_variants(self) -> int:
         """Largest number of augmented forms of each image for finalists."""
 
-    def allows_controls(self) -> bool: ...
+    def allows_seed(self, students: Sequence[Architecture]) -> bool:
+        """Whether there is time to distil the last round from another seed."""
+
+    def allows_controls(self, controls: Sequence[Architecture]) -> bool:
+        """Whether there is time to distil the controls."""
 
 
 @dataclass
 class Fixed:
     """Numbers from the options: epochs of the last round, updates of both stages."""
 
-    final_epochs: int
+    final_epochs: float
     removals: int = 0
     shrinkages: int = 0
 
@@ -84,39 +110,48 @@ class Fixed:
     def local_updates(self) -> int:
         return self.shrinkages
 
-    def is_enough(self, stage: str, count: int) -> bool:
+    def is_enough(self, stage: str, count: int, *, is_replay: bool) -> bool:
         return False
 
-    def rounds(self) -> Sequence[int]:
+    def rounds(self, students: Sequence[Architecture]) -> Sequence[int]:
         return [count for count, _ in ROUNDS]
 
-    def epochs(self, number: int) -> int:
+    def plan_round(
+        self, number: int, students: Sequence[Architecture]
+    ) -> tuple[Sequence[int], float]:
+        count = self.rounds(students)[number]
+        return range(min(count, len(students))), self._epochs(number)
+
+    def _epochs(self, number: int) -> float:
         _, share = ROUNDS[number]
+        if share == 1:
+            return self.final_epochs
         return max(1, round(self.final_epochs * share))
 
     def seeds(self) -> int:
         return SEEDS
 
-    def distilled(self, students: int, epochs: int, seconds: float) -> None:
+    def distilled(self, student: Architecture, epochs: float, seconds: float) -> None:
         pass
 
     def num_variants(self) -> int:
         return FULL.num_variants
 
-    def allows_controls(self) -> bool:
+    def allows_seed(self, students: Sequence[Architecture]) -> bool:
+        return True
+
+    def allows_controls(self, controls: Sequence[Architecture]) -> bool:
         return True
 
 
 @dataclass
 class Timed:
-    """Numbers that fit into the run's minutes, from the times measured so far.
+    """Numbers that fit into the run's minutes, from the costs measured so far.
 
     Attributes:
-        scores: Speed of scoring students, over all processes.
-        workers: Number of processes that distil students.
-        epochs_a_score: Cost of one score, in passes over the training images.
-        seconds_a_variant: Function that measures the seconds that the teacher needs for
-            the logits of one augmented variant of all training images.
+        workers: Number of processes that score and distil students.
+        num_validation, num_test: Numbers of images.
+        whole: The teacher's number of multiply-accumulates.
         with_controls: Whether other networks of the chosen student's size are distilled
             at the end, for comparison.
         is_limited: Whether a local search follows the agent's search.
@@ -126,24 +161,50 @@ class Timed:
     """
 
     plan: Plan
-    scores: Pace
+    costs: Costs
     workers: int
-    epochs_a_score: float
-    seconds_a_variant: Callable[[], float]
+    num_validation: int
+    num_test: int
+    whole: int
     with_controls: bool
     is_limited: bool
     most_seeds: int = SEEDS
     agent: str = REINFORCE
-    _finals: Pace = field(default_factory=Pace)
     _left: dict[str, float] = field(default_factory=dict)
-    _decided: dict[int, int] = field(default_factory=dict)
+    _decided: dict[int, float] = field(default_factory=dict)
     _rounds: Sequence[tuple[int, float]] = ()
+    _macs: float = 0.0  # of a finalist: the mean of those that are left
     _num_variants: int | None = None
+
+    def __post_init__(self) -> None:
+        self._macs = self.whole * EXPECTED
 
     @property
     def reserve(self) -> float:
-        """Seconds reserved for the end of a run."""
-        return FINISH + FINISH_SHARE * (self.plan.seconds or 0)
+        """Seconds reserved for what follows the last distillation of a finalist."""
+        whole, student = (self.costs.image(each) for each in (self.whole, self._macs))
+        answers = whole + self._num_last * self._seeds_in(self._rounds) * student
+        return self.num_validation * answers + self._files
+
+    @property
+    def evaluation(self) -> float:
+        """Seconds in which the teacher answers the images that no search looks at."""
+        return (self.num_validation + self.num_test) * self.costs.image(self.whole)
+
+    @property
+    def _files(self) -> float:
+        """Seconds for test accuracies, files, latencies and the report."""
+        whole, student = (self.costs.image(each) for each in (self.whole, self._macs))
+        count = self._num_last + 2 * self.with_controls
+        seconds = self.num_test * (whole + count * student)
+        # The shelf's files are timed, then the teacher's and the student's.
+        seconds += (count + 2) * (SECONDS + A_FILE)
+        return seconds + FINISH + FINISH_SHARE * (self.plan.seconds or 0)
+
+    @property
+    def _num_last(self) -> int:
+        count, _ = (self._rounds or ROUNDS)[-1]
+        return count
 
     def start_search(self) -> None:
         """Decide when each stage of the search has to end."""
@@ -170,93 +231,159 @@ class Timed:
     def _updates(self, stage: str) -> int:
         def fit() -> int:
             seconds = self.plan.left - self._left[stage]
-            each = self.scores.of(ROLLOUTS, guess=1.0)
-            return min(MOST_UPDATES, max(2, int(seconds / each)))
+            each = together([self.costs.score()] * ROLLOUTS, self.workers)
+            most = seconds / each if each else MOST_UPDATES
+            return min(MOST_UPDATES, max(2, int(most)))
 
         return self.plan.decide(f"updates of {stage}", fit, 2)
 
-    def is_enough(self, stage: str, count: int) -> bool:
+    def is_enough(self, stage: str, count: int, *, is_replay: bool) -> bool:
+        if count % ROLLOUTS:
+            return False
         until = self._left.get(stage, 0.0)
-        return count % ROLLOUTS == 0 and self.plan.is_enough(stage, count, until)
+        return self.plan.is_enough(stage, count, until, is_replay=is_replay)
 
-    def rounds(self) -> Sequence[int]:
+    def rounds(self, students: Sequence[Architecture]) -> Sequence[int]:
         def fit() -> int:
             fits = (
                 n
                 for n, rounds in enumerate(SHORTER)
-                if self._final_epochs(rounds) >= ENOUGH_EPOCHS
+                if self._final_epochs(rounds, students) >= ENOUGH_EPOCHS
             )
             return next(fits, len(SHORTER) - 1)
 
         if not self._rounds:
+            most, _ = ROUNDS[0]
+            if students:
+                self._macs = mean(each.num_macs for each in students[:most])
             self._rounds = SHORTER[self.plan.decide("rounds of finalists", fit, 0)]
         return [count for count, _ in self._rounds]
 
-    def epochs(self, number: int) -> int:
-        def fit() -> int:
-            _, share = self._rounds[number]
-            return max(1, int(self._final_epochs(self._rounds[number:]) * share))
+    def plan_round(
+        self, number: int, students: Sequence[Architecture]
+    ) -> tuple[list[int], float]:
+        every = list(range(len(students)))
+        if number in self._decided:  # a control
+            return every, self._decided[number]
+        count, share = self._rounds[number]
+        cheapest = sorted(every, key=lambda n: students[n].num_macs)
 
-        self.rounds()
-        if number not in self._decided:
-            what = f"{EPOCHS} {number + 1}"
-            self._decided[number] = self.plan.decide(what, fit, 1)
-        return self._decided[number]
+        def best_of(num_cheapest: int) -> list[int]:
+            return sorted(cheapest[:num_cheapest])[:count]
 
-    def _final_epochs(self, rounds: Sequence[tuple[int, float]]) -> float:
+        def epochs_of(positions: Sequence[int]) -> float:
+            chosen = [students[n] for n in positions]
+            return share * self._final_epochs(self._rounds[number:], chosen)
+
+        def fit_students() -> int:
+            counts = range(len(every), 1, -1)
+            return next((n for n in counts if epochs_of(best_of(n)) >= 1), 1)
+
+        def fit_epochs() -> float:
+            epochs = epochs_of(kept)
+            if epochs >= 1:
+                return int(epochs)
+            least = min(1.0, QUICK.fewest_images / self.costs.num_images)
+            return max(round(least, 3), math.floor(100 * epochs) / 100)
+
+        what = f"candidates of round {number + 1}"  # the others are too large
+        kept = best_of(self.plan.decide(what, fit_students, len(every)))
+        self._macs = mean(students[n].num_macs for n in kept)
+        epochs = self.plan.decide(f"{EPOCHS} {number + 1}", fit_epochs, 1.0)
+        self._decided[number] = epochs
+        return kept, epochs
+
+    @property
+    def final_epochs(self) -> float:
+        return self._decided[len(self._rounds) - 1]
+
+    def _final_epochs(
+        self, rounds: Sequence[tuple[int, float]], students: Sequence[Architecture]
+    ) -> float:
         """Number of epochs that fit into the last round; controls have as many.
 
         Args:
             rounds: Number of students, and fraction of the epochs, of each round.
+            students: Students of the first of these rounds, best first.
         """
-        work = sum(self._waves(count) * share for count, share in rounds)
-        repeats = self._seeds_in(self._rounds or rounds) - 1
-        work += repeats * self._waves(rounds[-1][0])
+        (count, share), *later = rounds
+        costs = [self.costs.epoch(each.num_macs) for each in students[:count]]
+        costs = costs or [self.costs.epoch(self.whole)]
+        typical = mean(costs)  # who gets into later rounds is not known
+
+        def work(number: int) -> float:
+            return together([typical] * number, self.workers)
+
+        last = together(costs, self.workers)
+        needed = share * last
+        for count, share in later:
+            last = work(count)
+            needed += share * last
+        needed += (self._seeds_in(self._rounds or rounds) - 1) * last
         if self.with_controls:
-            work += self._waves(2)
-        seconds = self.plan.left - self.reserve
-        each = self._finals.of(1.0, self._guess())
-        return min(MOST_EPOCHS, max(1.0, seconds / (each * work)))
+            needed += work(2)
+        seconds = max(0.0, self.plan.left - self.reserve)
+        return min(MOST_EPOCHS, seconds / needed if needed else MOST_EPOCHS)
 
     def seeds(self) -> int:
-        return self._seeds_in(self._rounds)
+        return self.most_seeds  # `allows_seed` decides on the second one
 
     def _seeds_in(self, rounds: Sequence[tuple[int, float]]) -> int:
-        return min(self.most_seeds, seeds_in(rounds))
+        return min(self.most_seeds, seeds_in(rounds or ROUNDS))
 
-    def num_variants(self) -> int:
+    def decide_variants(self, seconds_a_variant: Callable[[], float]) -> None:
+        """Decide on the number of augmented forms.
+
+        Args:
+            seconds_a_variant: Function that measures the seconds for the teacher's
+                logits of one form of all training images.
+        """
+
         def fit() -> int:
+            each = seconds_a_variant()
             seconds = VARIANTS * max(0.0, self.plan.left - self.reserve)
-            each = self.seconds_a_variant()
             others = seconds / each if each else FULL.num_variants
             return int(min(FULL.num_variants, 1 + others))
 
-        if self._num_variants is None:
-            self._num_variants = self.plan.decide(
-                "forms of each image", fit, FULL.num_variants
+        self._num_variants = self.plan.decide(
+            "forms of each image", fit, FULL.num_variants
+        )
+
+    def num_variants(self) -> int:
+        return self._num_variants or FULL.num_variants
+
+    def distilled(self, student: Architecture, epochs: float, seconds: float) -> None:
+        self.costs.distilled(student.num_macs, epochs, seconds)
+        self.plan.keep_time()
+
+    def allows_seed(self, students: Sequence[Architecture]) -> bool:
+        after = self.reserve
+        if self.with_controls:
+            after += self.final_epochs * together(
+                [self.costs.epoch(self._macs)] * 2, self.workers
             )
-        return self._num_variants
+        return self._has_time("second seed", students, after)
 
-    def _guess(self) -> float:
-        """Estimated seconds for one epoch of one student, from the search's pace."""
-        return self.scores.of(1.0, guess=1.0) * self.workers / self.epochs_a_score
+    def allows_controls(self, controls: Sequence[Architecture]) -> bool:
+        return self._has_time("controls", controls, self._files)
 
-    def _waves(self, count: int) -> int:
-        return math.ceil(count / self.workers)
+    def _has_time(
+        self, what: str, students: Sequence[Architecture], after: float
+    ) -> bool:
+        """Whether students can be distilled for as long as the last round's.
 
-    def distilled(self, students: int, epochs: int, seconds: float) -> None:
-        self._finals.amount += self._waves(students) * epochs
-        self._finals.seconds += seconds
+        Args:
+            after: Seconds that must remain.
+        """
 
-    def allows_controls(self) -> bool:
         def fit() -> int:
-            last = self._decided[len(self._rounds) - 1]
-            needed = self._finals.of(self._waves(2) * last, self._guess())
-            return int(self.plan.left - self.reserve >= 0.8 * needed)
+            costs = [self.costs.epoch(each.num_macs) for each in students]
+            needed = self.final_epochs * together(costs, self.workers)
+            return int(self.plan.left - after >= LEEWAY * needed)
 
-        return bool(self.plan.decide("controls", fit, 1))
+        return bool(self.plan.decide(what, fit, 1))
 
 
 def seeds_in(rounds: Sequence[tuple[int, float]]) -> int:
-    """Number of seeds from which the last of these rounds distils each student."""
+    """Number of seeds that are planned for each student of the last of these rounds."""
     return SEEDS if len(rounds) > 1 else 1

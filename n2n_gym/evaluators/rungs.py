@@ -74,7 +74,7 @@ class Rung:
         longer = min(LONGEST, share**-GROWTH)
         return replace(self.recipe, epochs=min(2.0, epochs * longer))
 
-    def with_epochs(self, epochs: int) -> Rung:
+    def with_epochs(self, epochs: float) -> Rung:
         """This rung with another number of epochs, which is appended to its name."""
         assert self.recipe is not None, f"{self.name} does not train"
         if epochs == self.recipe.epochs:

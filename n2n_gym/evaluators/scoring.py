@@ -21,7 +21,7 @@ from n2n_gym.evaluators.distillation import (
 )
 from n2n_gym.evaluators.elastic import elastic_cost, elastic_teacher
 from n2n_gym.evaluators.rungs import SHORT, Rung
-from n2n_gym.evaluators.runner import InProcess, Runner, Trial
+from n2n_gym.evaluators.runner import InProcess, Result, Runner, Trial
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.build import Network
 from n2n_gym.pytorch.determinism import isolated, seeded
@@ -81,7 +81,8 @@ class DistillationEvaluator:
         self.runner = runner or InProcess()
         self.store = store
         self.weights = weights
-        self.on_result: Callable[[], object] = lambda: None  # for a progress bar
+        # Callback for each student that is measured, with the runner's result.
+        self.on_result: Callable[[Architecture, Result], object] = lambda *_: None
         self._known: dict[str, Score | Failure] = {}
         self._settings: dict[str, Settings] = {}  # by the teacher's identity
         self._elastic: dict[str, Teacher] = {}  # by the original teacher's identity
@@ -192,6 +193,11 @@ class DistillationEvaluator:
                 save_weights(network, path)
         return network
 
+    @torch.inference_mode(False)
+    def prepare(self, teacher: Teacher) -> None:
+        """Compute now what all of a teacher's students learn from."""
+        prepare(self._start(teacher), self.settings(teacher))
+
     def close(self) -> None:
         """End the workers and close the store; the next use opens both again."""
         self.runner.close()
@@ -228,8 +234,8 @@ class DistillationEvaluator:
         settings, start = self.settings(teacher), self._start(teacher)
         prepare(start, settings)  # before it is sent to workers
         for done in self.runner.run(trials, start, settings):
-            key, result = missing[done.number][0], done.result
-            self.on_result()
+            (key, student), result = missing[done.number], done.result
+            self.on_result(student, done)
             found[key.digest] = result
             if isinstance(result, Failure) and result.retryable:
                 continue

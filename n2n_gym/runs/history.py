@@ -43,6 +43,11 @@ class History:
                 self.known[line["fingerprint"]] = line
         self._scores: dict[str, Score] = {}  # of students with a line so far
 
+    @property
+    def has_scores_left(self) -> bool:
+        """Whether a search's lines must come again that have not come yet."""
+        return any(json.loads(line)["stage"] != FINAL for line in self._left)
+
     def result(self, fingerprint: str) -> Score | Failure | None:
         """The known result of a student; None if the result is not known.
 

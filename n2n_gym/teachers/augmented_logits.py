@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import replace
 from typing import Final
 
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from n2n_gym.common.files import cache_folder, cached, write_whole
 from n2n_gym.common.progress import progress
+from n2n_gym.pytorch.determinism import isolated
 from n2n_gym.pytorch.devices import autocast
-from n2n_gym.pytorch.inference import EVALUATION_BATCH
+from n2n_gym.pytorch.inference import EVALUATION_BATCH, seconds_an_image
 from n2n_gym.pytorch.inputs import Variants
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.teachers.store import read_tensors
@@ -45,19 +45,22 @@ def teacher_variants(
     return variants
 
 
-@torch.no_grad()
-def seconds_a_variant(teacher: Teacher, device: torch.device) -> float:
-    """Estimated seconds for the logits of one more variant; 0 without augmentation."""
+def seconds_a_variant(
+    teacher: Teacher, device: torch.device, precision: Precision, threads: int | None
+) -> float:
+    """Estimated seconds for the logits of one more variant; 0 without augmentation.
+
+    Args:
+        precision, threads: Precision and number of threads that compute the logits.
+    """
     if teacher.task.augmentation.is_none:
         return 0.0
     network = teacher.network(device).to(memory_format=torch.channels_last)
     split = teacher.task.split("train", device)
     images, _, _ = next(iter(split.batches(min(TIMED_IMAGES, len(split)))))
-    inputs = teacher.normalise(images)
-    network(inputs[:2])
-    started = time.perf_counter()
-    network(inputs).sum().item()
-    return (time.perf_counter() - started) * len(split) / len(images)
+    with isolated(threads):
+        each = seconds_an_image(network, teacher.normalise(images), precision)
+    return each * len(split)
 
 
 def _make_variants(

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,13 @@ SHORTEST_MEMORY: Final = 0.1  # least momentum of batch-norm statistics
 WORTH_MEASURING: Final = 1_000
 
 
-_longest: ContextVar[float | None] = ContextVar("longest", default=None)
+class _Watch(NamedTuple):
+    longest: float = math.inf
+    on_step: Callable[[], object] = lambda: None
+
+
+_UNWATCHED: Final = _Watch()
+_watch: ContextVar[_Watch] = ContextVar("watch", default=_UNWATCHED)
 
 
 class TakesTooLong(ValueError):
@@ -66,13 +72,19 @@ class TakesTooLong(ValueError):
 
 
 @contextmanager
-def refused_after(seconds: float) -> Iterator[None]:
-    """Context in which a training of over ``seconds`` seconds raises `TakesTooLong`."""
-    token = _longest.set(seconds)
+def refused_after(
+    seconds: float, on_step: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """Context in which a training of over ``seconds`` seconds raises `TakesTooLong`.
+
+    Args:
+        on_step: Callback after each step of a training.
+    """
+    token = _watch.set(_Watch(seconds, on_step))
     try:
         yield
     finally:
-        _longest.reset(token)
+        _watch.reset(token)
 
 
 def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
@@ -263,6 +275,8 @@ class _Lesson:
             TakesTooLong: See `refused_after`.
         """
         self.num_steps += 1
+        longest, on_step = _watch.get()
+        on_step()
         if self.num_steps == 2:
             self.started = time.perf_counter()
         # Before a refusal more steps are timed: the first ones may be slow.
@@ -270,8 +284,7 @@ class _Lesson:
         if self.num_steps in (STEPS_TO_JUDGE, to_refuse):
             each = (time.perf_counter() - self.started) / (self.num_steps - 2)
             left = each * (total - self.num_steps)
-            longest = _longest.get()
-            if self.num_steps == to_refuse and longest is not None and left > longest:
+            if self.num_steps == to_refuse and left > longest:
                 raise TakesTooLong(self.title, left)
             if self.num_steps == STEPS_TO_JUDGE and left > LONG:
                 end = datetime.now() + timedelta(seconds=left)
