@@ -32,7 +32,7 @@ from benchmarks.peers.subject import MEASURED, TARGETS, Subject, check_alone
 from benchmarks.peers.timing import shares_of_first, time_students
 from benchmarks.peers.tuning import KEY, LATENCY, Bench, Found, longer, read_compress
 from benchmarks.results import Results
-from n2n_gym.compression.finalists import Failed
+from n2n_gym.compression.candidates import Failed
 from n2n_gym.evaluators.distillation import Settings, distil
 from n2n_gym.evaluators.rungs import FULL, Rung
 from n2n_gym.limits.requirements import Requirements

@@ -55,7 +55,7 @@ from benchmarks.peers.tuning import (
 from benchmarks.results import Results
 from n2n_gym.common.files import data_folder
 from n2n_gym.common.plugins import refuse_unknown
-from n2n_gym.compression.finalists import Failed
+from n2n_gym.compression.candidates import Failed
 from n2n_gym.networks.scaling import OutOfReach
 from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.runs.folder import INCIDENTAL
