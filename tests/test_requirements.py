@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import compress as compress_by
 from itertools import product
 
@@ -14,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from n2n_gym.cli import app
-from n2n_gym.compression import finalists
+from n2n_gym.compression import candidates
 from n2n_gym.compression.candidates import (
     Failed,
     smallest_students,
@@ -335,21 +336,20 @@ def test_what_was_made_to_fit_a_limit_is_reported(teacher):
 def test_hundreds_of_students_that_break_a_limit_are_not_measured(teacher, monkeypatch):
     whole = teacher.architecture
     requirements = Requirements.read(whole, {"num_params": whole.num_params // 4})
-    device = torch.device("cpu")
-    final = Finalists(teacher, Fixed(1), device, InProcess(), None, requirements)
-    monkeypatch.setattr(finalists, "MEASURED", 3)
+    kept = partial(within, requirements, most=12)
+    monkeypatch.setattr(candidates, "MEASURED", 3)
     large, small = (
         Scored(0.9, uniform_student(whole, whole.num_params // n)) for n in (2, 5)
     )
-    assert len(final._within([small, large, large, small, small])) == 1
-    assert len(final._within([large, large, large, large, small])) == 1
+    assert len(kept([small, large, large, small, small])) == 1
+    assert len(kept([large, large, large, large, small])) == 1
     found = [
         small,
         large,
         large,
         large._replace(student=widest_uniform(requirements)),
     ]
-    assert len(final._within(found)) == 1
+    assert len(kept(found)) == 1
 
 
 def test_a_control_that_breaks_a_limit_is_left_out_and_not_narrowed(teacher, caplog):

@@ -45,12 +45,17 @@ def counted(path: Path, began: float) -> Iterator[Callable[[], float]]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    is_refused = False
     try:
         yield seconds
+    except ValueError:  # a refusal leaves the run's files as they are
+        is_refused = True
+        raise
     finally:
         is_over.set()
         watcher.join()
-        write()
+        if not is_refused:
+            write()
 
 
 def _read(path: Path) -> float:
