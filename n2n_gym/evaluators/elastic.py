@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from n2n_gym.common.files import cache_folder, cached
+from n2n_gym.common.files import cache_folder, cached, kept_if_possible
 from n2n_gym.common.progress import progress
 from n2n_gym.evaluators.distillation import Settings, measure, without_labels
 from n2n_gym.evaluators.rungs import INHERIT
@@ -197,7 +197,8 @@ def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:
     make = partial(_make, teacher, settings, recipe, checkpoint)
     write = partial(save_trained, about=about)
     trained = cached(path, read_trained, make, write, about_path(path))
-    checkpoint.unlink(missing_ok=True)
+    with kept_if_possible(path):
+        checkpoint.unlink(missing_ok=True)
     return _with(teacher, trained)
 
 
