@@ -111,15 +111,13 @@ class Policy(nn.Module):
             ]
             self._fractions = [name.startswith(FRACTIONS) for name in self.states]
             described = num_features + len(self._graded)
-        decided = num_actions + len(self.states)
         num_inputs = described
         if kind == "two-pass":
-            self.context = nn.LSTM(
-                described, hidden, bidirectional=True, batch_first=True
-            )
+            both = {"bidirectional": True, "batch_first": True}
+            self.context = nn.LSTM(described, hidden, **both)
             num_inputs += 2 * hidden
         if kind != "bidirectional":
-            num_inputs += decided
+            num_inputs += num_actions + len(self.states)
         is_bidirectional = kind == "bidirectional"
         self.lstm = nn.LSTM(
             num_inputs,

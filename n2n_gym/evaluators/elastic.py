@@ -7,10 +7,11 @@ import json
 import logging
 import random
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -102,14 +103,7 @@ def train_elastic(
     split, logits = teacher.task.split("train", device), teacher.logits(device)
     size = min(recipe.batch_size, len(split))
     steps = len(split) // size
-    optimiser = torch.optim.SGD(
-        trained,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-        foreach=False,
-    )
+    optimiser = _optimiser(trained, recipe)
 
     def loss_of_cut(inputs: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         student = random_student(whole, offered, rng)
@@ -119,22 +113,13 @@ def train_elastic(
             outputs = functional_call(cut, slices, (inputs,))
         return distillation_loss(outputs.float(), labels, targets, recipe)
 
-    if device.type != "cpu":
-        checkpoint = None
-    about = {"recipe": recipe.as_written(), "students": students}
     total = round(recipe.epochs * steps)
     bar = progress(total, f"Making {teacher.name} elastic", is_long=True)
     with isolated(settings.threads), seeded(0, device) as generator, bar:
-        order, first, saved = torch.empty(0), 0, time.monotonic()
-        if kept := read_checkpoint(checkpoint, about, *STATE):
-            with torch.no_grad():
-                for tensor, value in zip(trained, kept["weights"], strict=True):
-                    tensor.copy_(value)
-            optimiser.load_state_dict(kept["optimiser"])
-            rng.setstate(kept["random"])
-            generator.set_state(kept["generator"])
-            torch.default_generator.set_state(kept["torch"])
-            order, first = kept["order"], kept["done"]
+        about = {"recipe": recipe.as_written(), "students": students}
+        path = checkpoint if device.type == "cpu" else None
+        keeper = _Keeper(path, about, trained, optimiser, rng, generator)
+        order, first = keeper.restore()
         bar.update(first)
         for done in range(first, total):
             if done % steps == 0:
@@ -154,19 +139,67 @@ def train_elastic(
             bar.update()
             if done % CHECK_EVERY == 0 and not torch.isfinite(loss):
                 raise Diverged(f"the loss became {loss.item()}")
-            if checkpoint and time.monotonic() - saved >= KEEP_EVERY:
-                state = {
-                    "weights": trained,
-                    "optimiser": optimiser.state_dict(),
-                    "random": rng.getstate(),
-                    "generator": generator.get_state(),
-                    "torch": torch.default_generator.get_state(),
-                    "order": order,
-                    "done": done + 1,
-                }
-                write_checkpoint(checkpoint, about | state)
-                saved = time.monotonic()
+            keeper.keep(order, done + 1)
     return {name: tensor.detach() for name, tensor in weights.items()}
+
+
+def _optimiser(trained: Sequence[Tensor], recipe: Recipe) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        trained,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+        foreach=False,
+    )
+
+
+@dataclass
+class _Keeper:
+    """Writes the state of a training to its checkpoint, and restores it.
+
+    Attributes:
+        path: Path of the checkpoint; None for none.
+        about: Plain values that identify the training.
+    """
+
+    path: Path | None
+    about: dict[str, Any]
+    trained: Sequence[Tensor]
+    optimiser: torch.optim.SGD
+    rng: random.Random
+    generator: torch.Generator
+    kept_at: float = field(default_factory=time.monotonic)
+
+    def restore(self) -> tuple[Tensor, int]:
+        """The order of the images in this epoch, and the number of steps done."""
+        kept = read_checkpoint(self.path, self.about, *STATE)
+        if kept is None:
+            return torch.empty(0), 0
+        with torch.no_grad():
+            for tensor, value in zip(self.trained, kept["weights"], strict=True):
+                tensor.copy_(value)
+        self.optimiser.load_state_dict(kept["optimiser"])
+        self.rng.setstate(kept["random"])
+        self.generator.set_state(kept["generator"])
+        torch.default_generator.set_state(kept["torch"])
+        return kept["order"], kept["done"]
+
+    def keep(self, order: Tensor, done: int) -> None:
+        """Write the state if the last time was long ago."""
+        if self.path is None or time.monotonic() - self.kept_at < KEEP_EVERY:
+            return
+        state = {
+            "weights": self.trained,
+            "optimiser": self.optimiser.state_dict(),
+            "random": self.rng.getstate(),
+            "generator": self.generator.get_state(),
+            "torch": torch.default_generator.get_state(),
+            "order": order,
+            "done": done,
+        }
+        write_checkpoint(self.path, self.about | state)
+        self.kept_at = time.monotonic()
 
 
 def elastic_teacher(teacher: Teacher, settings: Settings) -> Teacher:

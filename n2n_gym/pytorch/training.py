@@ -153,15 +153,11 @@ def train(
     steps = len(split) // size  # each epoch leaves out an incomplete batch
     num_steps = max(1, round(recipe.epochs * steps))
     optimiser = make_optimiser(network, recipe)
-    averaged: dict[str, Tensor] = {}
-    if recipe.average_share:
-        averaged = {name: w.clone() for name, w in network.state_dict().items()}
-    decay = 1 - 1 / max(1.0, recipe.average_share * num_steps)
+    average = _Average(network, recipe, num_steps)
     done = 0
     if resume is not None:
         done = _restore(resume, network, optimiser, generator, device)
-        for name, tensor in averaged.items():
-            tensor.copy_(resume["averaged"][name])
+        average.restore(resume["averaged"])
     network.train()
     for epoch in range(done, math.ceil(num_steps / steps)):
         here = min(steps, num_steps - epoch * steps)
@@ -187,24 +183,47 @@ def train(
                 with torch.no_grad():
                     targets = logits(inputs)
             loss = distillation_loss(outputs.float(), labels, targets, recipe)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.largest_gradient is not None:
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
-            optimiser.step()
-            if averaged:
-                update_average(averaged, network, decay)
+            _descend(loss, network, optimiser, recipe)
+            average.update(network)
             total += loss.detach()
             if after_step is not None:
                 after_step()
         if not torch.isfinite(total):
             raise Diverged(f"the loss became {total.item()}")
         if after_epoch is not None:
-            state = partial(_state, epoch + 1, network, optimiser, generator, averaged)
-            after_epoch(state)
+            parts = network, optimiser, generator, average.state
+            after_epoch(partial(_state, epoch + 1, *parts))
             network.train()
-    if averaged:
-        network.load_state_dict(averaged)
+    if average.state:
+        network.load_state_dict(average.state)
     network.eval()
+
+
+def _descend(
+    loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe
+) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.largest_gradient is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
+    optimiser.step()
+
+
+class _Average:
+    """The exponential average of a network's state; empty if the recipe has none."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, num_steps: int) -> None:
+        self.state: dict[str, Tensor] = {}
+        if recipe.average_share:
+            self.state = {name: w.clone() for name, w in network.state_dict().items()}
+        self.decay = 1 - 1 / max(1.0, recipe.average_share * num_steps)
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.state.items():
+            tensor.copy_(kept[name])
+
+    def update(self, network: nn.Module) -> None:
+        if self.state:
+            update_average(self.state, network, self.decay)
 
 
 @torch.no_grad()
