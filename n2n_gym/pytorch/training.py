@@ -148,20 +148,19 @@ def train(
     Raises:
         Diverged: The loss became infinite or not a number.
     """
-    device = split.device
-    size = min(recipe.batch_size, len(split))
+    device, size = split.device, min(recipe.batch_size, len(split))
     steps = len(split) // size  # each epoch leaves out an incomplete batch
     num_steps = max(1, round(recipe.epochs * steps))
     optimiser = make_optimiser(network, recipe)
     average = _Average(network, recipe, num_steps)
     done = 0
-    if resume is not None:
+    if resume:
         done = _restore(resume, network, optimiser, generator, device)
         average.restore(resume["averaged"])
     network.train()
     for epoch in range(done, math.ceil(num_steps / steps)):
-        here = min(steps, num_steps - epoch * steps)
-        order = torch.randperm(len(split), generator=generator)[: here * size]
+        most = size * min(steps, num_steps - epoch * steps)
+        order = torch.randperm(len(split), generator=generator)[:most]
         total = torch.zeros((), device=device)
         for i, (images, labels, positions) in enumerate(split.batches(size, order)):
             progress = (epoch * steps + i) / num_steps
@@ -191,11 +190,10 @@ def train(
         if not torch.isfinite(total):
             raise Diverged(f"the loss became {total.item()}")
         if after_epoch is not None:
-            parts = network, optimiser, generator, average.state
-            after_epoch(partial(_state, epoch + 1, *parts))
+            parts = epoch + 1, network, optimiser, generator, average.state
+            after_epoch(partial(_state, *parts))
             network.train()
-    if average.state:
-        network.load_state_dict(average.state)
+    average.load_into(network)
     network.eval()
 
 
@@ -220,6 +218,10 @@ class _Average:
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         for name, tensor in self.state.items():
             tensor.copy_(kept[name])
+
+    def load_into(self, network: nn.Module) -> None:
+        if self.state:
+            network.load_state_dict(self.state)
 
     def update(self, network: nn.Module) -> None:
         if self.state:
