@@ -338,6 +338,29 @@ def test_a_training_goes_on_from_its_state_as_if_it_had_never_stopped():
         assert torch.equal(resumed[name], tensor)
 
 
+def test_a_training_resumes_from_a_state_of_before_averages():
+    recipe, states = Recipe(2, batch_size=16), []
+
+    def learn(resume=None):
+        with seeded(0, CPU) as generator:
+            network = small_network()
+            train(
+                network,
+                two_classes(),
+                PLAIN,
+                recipe,
+                generator,
+                after_epoch=lambda state: states.append(copy.deepcopy(state())),
+                resume=resume,
+            )
+        return network.state_dict()
+
+    whole = learn()
+    del states[0]["averaged"]
+    resumed = learn(states[0])
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 @pytest.mark.parametrize("average_share", [0.0, 0.5])
 def test_a_killed_training_resumes_from_its_file(tmp_path, monkeypatch, average_share):
     monkeypatch.setattr(checkpoints, "KEEP_EVERY", 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -15,7 +15,7 @@ from n2n_gym.pytorch.devices import autocast
 from n2n_gym.pytorch.inputs import Normalisation, Variants, cut_out, resized
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.tasks.augmentation import Augmentation
-from n2n_gym.tasks.split import Split
+from n2n_gym.tasks.split import Batch, Split
 
 # The complete state of a training, which ``torch.save`` writes and ``torch.load`` reads
 # with ``weights_only``.
@@ -154,33 +154,23 @@ def train(
     optimiser = make_optimiser(network, recipe)
     average = _Average(network, recipe, num_steps)
     done = 0
-    if resume:
-        done = _restore(resume, network, optimiser, generator, device)
-        average.restore(resume["averaged"])
+    if resume is not None:
+        done = _restore(resume, network, optimiser, generator, average, device)
     network.train()
     for epoch in range(done, math.ceil(num_steps / steps)):
-        most = size * min(steps, num_steps - epoch * steps)
-        order = torch.randperm(len(split), generator=generator)[:most]
+        here = min(steps, num_steps - epoch * steps)
+        order = torch.randperm(len(split), generator=generator)[: here * size]
         total = torch.zeros((), device=device)
-        for i, (images, labels, positions) in enumerate(split.batches(size, order)):
+        batches = split.batches(size, order)
+        shown = _shown(batches, normalise, recipe, generator, logits, augment)
+        for i, (inputs, labels, targets) in enumerate(shown):
             progress = (epoch * steps + i) / num_steps
             if recipe.optimiser == "sgd":
                 set_rate(optimiser, recipe, progress)
-            if augment is not None:
-                images = augment(images, generator)
-            targets = logits[positions] if isinstance(logits, Tensor) else None
-            if isinstance(logits, Variants):
-                images, targets = logits.pick(images, positions, generator)
             optimiser.zero_grad(set_to_none=True)
-            inputs = normalise(images)
-            if recipe.cutout:
-                inputs = cut_out(inputs, recipe.cutout, generator)
             seen = resized(inputs, side_at(progress, recipe.smallest_side))
             with autocast(device, recipe.precision):
                 outputs = network(seen)
-            if targets is None and callable(logits):
-                with torch.no_grad():
-                    targets = logits(inputs)
             loss = distillation_loss(outputs.float(), labels, targets, recipe)
             _descend(loss, network, optimiser, recipe)
             average.update(network)
@@ -190,11 +180,35 @@ def train(
         if not torch.isfinite(total):
             raise Diverged(f"the loss became {total.item()}")
         if after_epoch is not None:
-            parts = epoch + 1, network, optimiser, generator, average.state
-            after_epoch(partial(_state, *parts))
+            parts = network, optimiser, generator, average
+            after_epoch(partial(_state, epoch + 1, *parts))
             network.train()
     average.load_into(network)
     network.eval()
+
+
+def _shown(
+    batches: Iterable[Batch],
+    normalise: Normalisation,
+    recipe: Recipe,
+    generator: torch.Generator,
+    logits: Tensor | Classify | Variants | None,
+    augment: Augmentation | None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """What a network is shown of each batch: inputs, labels, the teacher's logits."""
+    for images, labels, positions in batches:
+        if augment is not None:
+            images = augment(images, generator)
+        targets = logits[positions] if isinstance(logits, Tensor) else None
+        if isinstance(logits, Variants):
+            images, targets = logits.pick(images, positions, generator)
+        inputs = normalise(images)
+        if recipe.cutout:
+            inputs = cut_out(inputs, recipe.cutout, generator)
+        if targets is None and callable(logits):
+            with torch.no_grad():
+                targets = logits(inputs)
+        yield inputs, labels, targets
 
 
 def _descend(
@@ -215,17 +229,13 @@ class _Average:
             self.state = {name: w.clone() for name, w in network.state_dict().items()}
         self.decay = 1 - 1 / max(1.0, recipe.average_share * num_steps)
 
-    def restore(self, kept: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.state.items():
-            tensor.copy_(kept[name])
+    def update(self, network: nn.Module) -> None:
+        if self.state:
+            update_average(self.state, network, self.decay)
 
     def load_into(self, network: nn.Module) -> None:
         if self.state:
             network.load_state_dict(self.state)
-
-    def update(self, network: nn.Module) -> None:
-        if self.state:
-            update_average(self.state, network, self.decay)
 
 
 @torch.no_grad()
@@ -249,7 +259,7 @@ def _state(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
-    averaged: dict[str, Tensor],
+    average: _Average,
 ) -> State:
     device = next(network.parameters()).device
     random = [torch.random.get_rng_state()]
@@ -261,7 +271,7 @@ def _state(
         "optimiser": optimiser.state_dict(),
         "generator": generator.get_state(),
         "random": random,
-        "averaged": averaged,
+        "averaged": average.state,
     }
 
 
@@ -270,11 +280,14 @@ def _restore(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
+    average: _Average,
     device: torch.device,
 ) -> int:
     """Restore a state; return the number of epochs done."""
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
+    for name, tensor in average.state.items():  # states from before have no average
+        tensor.copy_(state["averaged"][name])
     generator.set_state(state["generator"])
     torch.random.set_rng_state(state["random"][0])
     if device.type != "cpu" and len(state["random"]) > 1:
