@@ -34,14 +34,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import psutil
 import torch
 
+from benchmarks.answers import packed, right_answers
 from benchmarks.minutes_table import ALIKE, KEY, origin, show
-from benchmarks.results import Results
+from benchmarks.results import Results, made_here
 from n2n_agents.search import random_search
-from n2n_gym.common.commit import commit_of_code
 from n2n_gym.common.files import cache_folder
 from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.pipeline import compress
@@ -53,12 +52,12 @@ from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.devices import pick_device
-from n2n_gym.pytorch.inference import predict
-from n2n_gym.runs.folder import HISTORY, about, open_run
+from n2n_gym.runs.folder import HISTORY, open_run
 from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.options import Options
 from n2n_gym.teachers.teacher import Teacher
 
+PACKAGES: Final = ("n2n-gym", "torch", "numpy", "onnxruntime")
 POLL: Final = 0.2  # seconds
 RESULTS: Final = Path(__file__).parent / "data" / "minutes"
 # Torch and its libraries read these; a run must not inherit them.
@@ -71,12 +70,8 @@ ENDED: Final = "done in seconds:"  # before a run's seconds in its output
 
 def surroundings() -> dict[str, Any]:
     """The code and the machine that a result comes from."""
-    found = about()
-    names = ("n2n_gym", "python", "torch", "numpy", "onnxruntime")
     return {
-        "commit": commit_of_code(),
-        "versions": {name: found[name] for name in names},
-        "processor": found["machine"],
+        **made_here(PACKAGES),
         "threads": torch.get_num_threads(),
         "load": list(os.getloadavg()),
     }
@@ -84,11 +79,8 @@ def surroundings() -> dict[str, Any]:
 
 def row(network: torch.nn.Module, teacher: Teacher, **known: Any) -> dict[str, Any]:
     """A network's line: known facts, accuracy, and whether each test image is right."""
-    split = teacher.task.splits["test"]
-    answers = predict(network.cpu(), split, teacher.normalise)
-    right = (answers == split.labels.cpu()).numpy()
-    bits = np.packbits(right).tobytes().hex()
-    return {**known, "accuracy": float(right.mean()), "right": bits}
+    right = right_answers(network, teacher, "test")
+    return {**known, "accuracy": float(right.mean()), "right": packed(right)}
 
 
 def of_finished(finished: Finished, teacher: Teacher) -> dict[str, Any]:

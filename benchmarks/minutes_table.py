@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.answers import unpacked
 from benchmarks.results import Results
 
 KEY: Final = ("task", "teacher", "weights", "minutes", "seed", "is_busy", "has_rival")
@@ -19,8 +20,7 @@ SAMPLES: Final = 4000  # of the bootstrap
 
 
 def right_of(result: dict[str, Any], network: str) -> np.ndarray:
-    bits = np.frombuffer(bytes.fromhex(result["networks"][network]["right"]), np.uint8)
-    return np.unpackbits(bits)[: result["num_images"]]
+    return unpacked(result["networks"][network]["right"], result["num_images"])
 
 
 def interval(gaps: np.ndarray) -> tuple[float, float, float]:
@@ -59,10 +59,7 @@ def lines_of(found: Sequence[dict[str, Any]]) -> list[str]:
             f"{accuracy:8.2%}"
         )
         if network != "student":  # of the same seeds alone
-            gaps = [
-                right_of(x, "student") - right_of(x, network).astype(float)
-                for x in having
-            ]
+            gaps = [right_of(x, "student") - right_of(x, network) for x in having]
             theirs = mean(x["networks"]["student"]["accuracy"] for x in having)
             difference, low, high = interval(np.stack(gaps))
             line += (

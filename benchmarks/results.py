@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 import json
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from n2n_gym.common.commit import commit_of_code
+from n2n_gym.resources.machine import processor
+
+
+def made_here(packages: Iterable[str]) -> dict[str, Any]:
+    """Versions, processor and commit that results of this process depend on.
+
+    Args:
+        packages: Names of packages; those that are not installed are left out.
+    """
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "versions": versions,
+        "processor": processor(),
+        "commit": commit_of_code(),
+    }
 
 
 class Results:

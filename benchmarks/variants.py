@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.answers import packed, right_answers
 from benchmarks.peers.show import right_of
-from n2n_gym.common.commit import commit_of_code
+from benchmarks.results import made_here
 from n2n_gym.common.plugins import refuse_unknown
-from n2n_gym.pytorch.inference import predict
-from n2n_gym.resources.machine import processor
 from n2n_gym.tasks.loading import load_task
 from n2n_gym.teachers.teacher import Teacher
 
@@ -62,12 +61,11 @@ def answers(network: torch.nn.Module, teacher: Teacher) -> dict[str, Any]:
         network: A network on the CPU.
         teacher: The teacher, for its validation images and its normalisation.
     """
-    split = teacher.task.split("validation", torch.device("cpu"))
-    right = (predict(network, split, teacher.normalise) == split.labels).numpy()
+    right = right_answers(network, teacher, "validation")
     return {
         "validation": float(right.mean()),
         "num_images": len(right),
-        "right": np.packbits(right).tobytes().hex(),
+        "right": packed(right),
     }
 
 
@@ -95,12 +93,7 @@ def seconds_a_step(learn: Callable[[int], object], most: int) -> float:
 
 def made_with() -> dict[str, Any]:
     """The versions and the machine that a result depends on."""
-    return {
-        "torch": torch.__version__,
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "commit": commit_of_code(),
-    }
+    return {**made_here(("torch",)), "threads": torch.get_num_threads()}
 
 
 def learned(lines: Iterable[Line]) -> dict[int, Line]:

@@ -43,16 +43,16 @@ from benchmarks.peers.tuning import (
     COLUMNS,
     EPOCHS,
     KEY,
+    PACKAGES,
     TIME,
     Bench,
     Found,
     longer,
-    made_here,
     read_compress,
     sizes,
     written,
 )
-from benchmarks.results import Results
+from benchmarks.results import Results, made_here
 from n2n_gym.common.files import data_folder
 from n2n_gym.common.plugins import refuse_unknown
 from n2n_gym.compression.candidates import Failed
@@ -289,7 +289,12 @@ def run(options: argparse.Namespace, results: Results) -> None:
     alike = {name: getattr(options, name) for name in names}
     further = read_compress(options.compress, options.epochs, options.workers)
     search = {k: v for k, v in written(further).items() if k not in INCIDENTAL}
-    alike |= {"task": task, "weights": weights, "compress": search, **made_here()}
+    alike |= {
+        "task": task,
+        "weights": weights,
+        "compress": search,
+        **made_here(PACKAGES),
+    }
     check_alone(options.output, alike)
     subject = load_subject(
         options.teacher,

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.answers import unpacked
 from benchmarks.minutes_table import interval
 from benchmarks.peers.pruners import METHODS, OURS
 from benchmarks.peers.subject import TARGETS
@@ -68,8 +69,7 @@ def keep(lines: Mapping[int, Line], teacher: Line, target: str) -> str:
 
 def right_of(line: Line) -> NDArray[np.float64]:
     """1 for each test image that was classified correctly, else 0, (N,)."""
-    bits = np.frombuffer(bytes.fromhex(line["right"]), np.uint8)
-    return np.unpackbits(bits)[: line["num_images"]].astype(float)
+    return unpacked(line["right"], line["num_images"])
 
 
 def difference(

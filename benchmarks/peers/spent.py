@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import psutil
 
 from n2n_gym.common.files import write_whole
+from n2n_gym.common.repeating import repeated
 
 EVERY = 10.0  # seconds between two writes; a kill loses at most these
 
@@ -50,7 +50,7 @@ def read_spent(path: Path) -> Spent:
 @contextmanager
 def counted(path: Path) -> Iterator[None]:
     """Context that adds its time to a file, every few seconds and at its end."""
-    before, began, is_over = read_spent(path), now(), threading.Event()
+    before, began = read_spent(path), now()
 
     def write() -> None:
         gone = now()
@@ -59,15 +59,8 @@ def counted(path: Path) -> Iterator[None]:
         cpu = before.cpu + max(0.0, gone.cpu - began.cpu)
         write_whole(path, json.dumps([wall, cpu]).encode())
 
-    def watch() -> None:
-        while not is_over.wait(EVERY):
-            write()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     try:
-        yield
+        with repeated(write, EVERY):
+            yield
     finally:
-        is_over.set()
-        watcher.join()
         write()

@@ -7,22 +7,21 @@ import os
 import shutil
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmarks.answers import packed, right_answers
 from benchmarks.peers.pruners import METHODS, OURS, RESUMED, Pruned
 from benchmarks.peers.spent import Spent, counted, read_spent
 from benchmarks.peers.subject import CPU, Subject
-from n2n_gym.common.commit import commit_of_code
+from benchmarks.results import made_here
 from n2n_gym.common.files import cache_folder, write_whole
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.evaluators.distillation import Settings, distil, prepare
@@ -32,11 +31,9 @@ from n2n_gym.limits.requirements import KEPT
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.networks.reading import read_architecture
 from n2n_gym.pytorch.determinism import seeded
-from n2n_gym.pytorch.inference import predict
 from n2n_gym.pytorch.recipe import read_precision
 from n2n_gym.pytorch.training import Diverged
 from n2n_gym.resources.latency_table import latency_table
-from n2n_gym.resources.machine import processor
 from n2n_gym.runs.folder import STUDENT, is_finished, open_run
 from n2n_gym.runs.options import LIMITS, Options
 
@@ -197,17 +194,15 @@ class Bench:
 
     def answers(self, network: nn.Module) -> dict[str, Any]:
         """Validation accuracy, test accuracy, and a bit for each test image."""
-        teacher = self.subject.teacher
-        right = {}
-        for name in ("validation", "test"):
-            split = teacher.task.split(name, CPU)
-            said = predict(network.cpu(), split, teacher.normalise)
-            right[name] = (said == split.labels).numpy()
+        validation, test = (
+            right_answers(network, self.subject.teacher, name)
+            for name in ("validation", "test")
+        )
         return {
-            "validation": float(right["validation"].mean()),
-            "test": float(right["test"].mean()),
-            "num_images": len(right["test"]),
-            "right": np.packbits(right["test"]).tobytes().hex(),
+            "validation": float(validation.mean()),
+            "test": float(test.mean()),
+            "num_images": len(test),
+            "right": packed(test),
         }
 
     def settings(self, epochs: int) -> Settings:
@@ -220,7 +215,7 @@ class Bench:
     def made_with(self) -> dict[str, Any]:
         """Versions, processor, commit and precision that a result depends on."""
         return {
-            **made_here(),
+            **made_here(PACKAGES),
             "threads": torch.get_num_threads(),
             "precision": self.settings(self.epochs).precision,
         }
@@ -264,24 +259,6 @@ def _own_cache(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder)
     finally:
         os.environ["N2N_CACHE"] = before
-
-
-def made_here() -> dict[str, Any]:
-    """Versions, processor and commit of this process."""
-    return {
-        "versions": versions(),
-        "processor": processor(),
-        "commit": commit_of_code(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions of the libraries that are installed."""
-    found = {}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def sizes(subject: Subject, found: Pruned) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from n2n_gym.common.files import kept_if_possible, read_kept, write_whole
+from n2n_gym.common.repeating import repeated
 
 ELAPSED: Final = "elapsed.json"  # in the folder of a run
 EVERY: Final = 10.0  # seconds between two writes; a kill loses at most these
@@ -29,7 +29,6 @@ def counted(path: Path, began: float) -> Iterator[Callable[[], float]]:
         began: Time, by ``time.monotonic``, at which this process took up the run.
     """
     before = read_kept(path, _read) or 0.0
-    is_over = threading.Event()
 
     def seconds() -> float:
         return before + time.monotonic() - began
@@ -39,21 +38,14 @@ def counted(path: Path, began: float) -> Iterator[Callable[[], float]]:
         with kept_if_possible(path):
             write_whole(path, content.encode())
 
-    def watch() -> None:
-        while not is_over.wait(EVERY):
-            write()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     is_refused = False
     try:
-        yield seconds
+        with repeated(write, EVERY):
+            yield seconds
     except ValueError:  # a refusal leaves the run's files as they are
         is_refused = True
         raise
     finally:
-        is_over.set()
-        watcher.join()
         if not is_refused:
             write()
 
