@@ -25,7 +25,7 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -47,11 +47,13 @@ from benchmarks.variants import (
     gap,
     learned,
     made_with,
+    measured_once,
     merged,
     per_cent,
     points,
     seconds_a_step,
     task_named,
+    work_of,
 )
 from n2n_gym.common.files import data_folder
 from n2n_gym.comparison.statistics import as_table
@@ -133,12 +135,10 @@ class Study:
 
     def cost(self, share: int, changes: Changes) -> float:
         """CPU seconds of an epoch, measured once for all changes with the same work."""
-        work = {name: changes[name] for name in WORK if name in changes}
-        key = (share, json.dumps(work, sort_keys=True))
-        if key not in self.costs.read():
-            seconds = self._seconds_an_epoch(self.students[share], work)
-            self.costs.add(share=share, work=key[1], seconds=seconds, **made_with())
-        return float(self.costs.read()[key]["seconds"])
+        work = work_of(changes, WORK)
+        measure = partial(self._seconds_an_epoch, self.students[share], work)
+        said = json.dumps(work, sort_keys=True)
+        return measured_once(self.costs, measure, share=share, work=said)
 
     def _seconds_an_epoch(self, student: Architecture, work: Changes) -> float:
         """CPU seconds of an epoch, from short distillations."""

@@ -23,6 +23,7 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, Final
@@ -41,11 +42,13 @@ from benchmarks.variants import (
     gap,
     learned,
     made_with,
+    measured_once,
     merged,
     per_cent,
     points,
     seconds_a_step,
     task_named,
+    work_of,
 )
 from n2n_gym.comparison.statistics import as_table
 from n2n_gym.pytorch.build import Network, build
@@ -143,11 +146,9 @@ def seconds_an_epoch(teacher: Teacher, changes: Changes) -> float:
 
 def cost_of(teacher: Teacher, changes: Changes, costs: Results) -> float:
     """CPU seconds of an epoch, measured once for all variants with the same work."""
-    work = {name: changes[name] for name in WORK if name in changes}
-    name = json.dumps(work, sort_keys=True)
-    if (name,) not in costs.read():
-        costs.add(work=name, seconds=seconds_an_epoch(teacher, work), **made_with())
-    return float(costs.read()[name,]["seconds"])
+    work = work_of(changes, WORK)
+    measure = partial(seconds_an_epoch, teacher, work)
+    return measured_once(costs, measure, work=json.dumps(work, sort_keys=True))
 
 
 def measure_all(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.answers import packed, right_answers
 from benchmarks.peers.show import right_of
-from benchmarks.results import made_here
+from benchmarks.results import Results, made_here
 from n2n_gym.common.plugins import refuse_unknown
 from n2n_gym.tasks.loading import load_task
 from n2n_gym.teachers.teacher import Teacher
@@ -94,6 +94,23 @@ def seconds_a_step(learn: Callable[[int], object], most: int) -> float:
 def made_with() -> dict[str, Any]:
     """The versions and the machine that a result depends on."""
     return {**made_here(("torch",)), "threads": torch.get_num_threads()}
+
+
+def measured_once(costs: Results, measure: Callable[[], float], **key: Any) -> float:
+    """Seconds from a file of measurements; measured now if the file lacks them.
+
+    Args:
+        measure: Function that measures the seconds.
+        key: Fields that identify the measurement, in the order of the file's key.
+    """
+    if tuple(key.values()) not in costs.read():
+        costs.add(**key, seconds=measure(), **made_with())
+    return float(costs.read()[tuple(key.values())]["seconds"])
+
+
+def work_of(changes: Changes, names: Iterable[str]) -> dict[str, Any]:
+    """The changes that alter the work of a step."""
+    return {name: changes[name] for name in names if name in changes}
 
 
 def learned(lines: Iterable[Line]) -> dict[int, Line]:

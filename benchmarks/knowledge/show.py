@@ -83,7 +83,7 @@ MEASURES: Final[Mapping[str, tuple[str, Callable[[Decision], float]]]] = {
 
 
 class Summary(NamedTuple):
-    """A measure's mean over teachers, each of which is a mean over its decisions."""
+    """A measure's mean: over a teacher's decisions first, then over teachers."""
 
     fact: str
     value: str
