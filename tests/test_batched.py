@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from n2n_agents.batched import Reader, play_batch
+from n2n_agents.batched import play_batch
 from n2n_agents.policies import NO_ACTION, make_policy
+from n2n_agents.reading import Reader
 from n2n_agents.reinforce import log_probabilities, play
 from n2n_gym.envs import CompressEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 

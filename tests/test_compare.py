@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from envs_registry import MODULE
+from envs_registry import BENCH, MODULE
 from n2n_agents import reinforce
 from n2n_agents.library import find_agent
 from n2n_agents.policies import NO_ACTION
@@ -169,6 +169,28 @@ def test_an_agent_starts_from_a_policy(tmp_path):
     (tmp_path / "wrong.pt").write_text("nothing")
     with pytest.raises(ValueError, match=r"wrong\.pt does not hold a policy"):
         plan([env], [f"frozen@{tmp_path}/wrong.pt"], [0], evaluations=1)
+
+
+def test_the_command_plays_a_task_of_the_bench_and_refuses_unknown_ones(tmp_path):
+    task = next(iter(BENCH))
+    alike = ["--agents", "random", "--evaluations", "3", "--seeds", "1"]
+    alike += ["--workers", "1"]
+
+    def invoke(env, *more):
+        options = ["compare", "--env", env, *alike, *more]
+        return CliRunner().invoke(app, [*options, "--output", str(tmp_path / env)])
+
+    done = invoke(task)
+    assert done.exit_code == 0, done.stderr
+    for env, more, why in (
+        (MODULE + task, ("--device", "cpu"), "leave out --device"),
+        (MODULE + task, ("--teacher", "resnet18"), "leave out --teacher"),
+        (task.replace("-v0", "9-v0"), (), "Did you mean"),
+        ("N2NFold-v0", (), "there is no environment 'N2NFold-v0'"),
+    ):
+        refused = invoke(env, *more)
+        assert refused.exit_code == 1
+        assert why in " ".join(refused.stderr.split())
 
 
 def test_the_command_refuses_a_budget_that_makes_no_sense(tmp_path):

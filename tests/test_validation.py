@@ -3,10 +3,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from envs_registry import PRESETS
+from envs_registry import BENCH, PRESETS
 from n2n_gym.cli import app
 from n2n_gym.comparison.runner import Results, compare, perform, plan
-from n2n_gym.comparison.validation import Refused, _Judge, validate
+from n2n_gym.comparison.validation import Refused, _judge, validate
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 
@@ -202,6 +202,26 @@ def test_the_command_says_what_it_found(results, tmp_path):
     assert "there is no file nowhere.jsonl" in missing.stderr
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be_judged(name):
-    _Judge({"env": name, "arguments": {}}, None)
+@pytest.mark.parametrize("name", [*PRESETS, *BENCH])
+def test_every_preset_and_task_can_be_judged(name):
+    _judge({"env": name, "arguments": {}}, None)
+
+
+def test_runs_on_a_table_must_have_its_figures(tmp_path):
+    path, task = tmp_path / "results.jsonl", next(iter(BENCH))
+    compare(plan([(f"n2n_gym:{task}", {})], ["random"], [0], evaluations=5), path)
+    assert validate(path).students == 5
+
+    def set_in_info(name):
+        return lambda line: line["info"].update({name: 0.9})
+
+    for change, message in (
+        (put("reward", 0.9), "the table's reward"),
+        (set_in_info("accuracy"), "accuracy is"),
+        (set_in_info("test_regret"), "test_regret is"),
+        (set_in_info("cost"), "cost is"),
+    ):
+        with pytest.raises(Refused, match=message):
+            validate(edited(path, tmp_path, change))
+    with pytest.raises(Refused, match="the task determines its arguments"):
+        _judge({"env": task, "arguments": {"noise": "seed"}}, None)

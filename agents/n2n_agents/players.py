@@ -14,6 +14,7 @@ from torch import Tensor
 
 from n2n_agents.policies import NO_ACTION, Columns, Policy, require_fit
 from n2n_agents.proposals import nearest
+from n2n_agents.reading import Reader
 from n2n_agents.rollouts import Environment, Observation, play_all
 
 
@@ -61,27 +62,27 @@ class Player:
         if not self.is_begun:
             self._begin(observation)
         current = int(observation[:, self.columns.current].argmax())
-        self.states[current] = torch.from_numpy(
-            observation[current][self.columns.states]
-        )
+        state = torch.from_numpy(observation[current][self.columns.states])
+        is_legal = torch.from_numpy(mask.astype(bool))
         self.position += 1
-        if self.position in self.given:
-            action = nearest(np.flatnonzero(mask), self.given[self.position])
-            self.masks[current] = torch.from_numpy(mask.astype(bool))
-            self.actions[current] = action
-            return action
-        if self.policy.kind != "bidirectional":
-            self.logits = self._logits()
-        is_legal = self.masks[current] = torch.from_numpy(mask.astype(bool))
-        scores = self.logits[current].masked_fill(~is_legal, -torch.inf)
-        if self.generator is None:
-            action = int(scores.argmax())
-        else:
-            draw = torch.multinomial(scores.softmax(0), 1, generator=self.generator)
-            action = int(draw)
+        action = self._choose(current, state, is_legal)
+        self.reader.take(torch.tensor([action]))
+        self.states[current], self.masks[current] = state, is_legal
         self.actions[current] = action
         return action
 
+    @torch.no_grad()
+    def _choose(self, current: int, state: Tensor, is_legal: Tensor) -> int:
+        (logits,) = self.reader.logits(current, state[None])
+        if self.position in self.given:
+            legal = np.flatnonzero(is_legal.numpy())
+            return nearest(legal, self.given[self.position])
+        scores = logits.masked_fill(~is_legal, -torch.inf)
+        if self.generator is None:
+            return int(scores.argmax())
+        return int(torch.multinomial(scores.softmax(0), 1, generator=self.generator))
+
+    @torch.no_grad()
     def _begin(self, observation: Observation) -> None:
         self.is_begun = True
         columns = self.columns
@@ -93,16 +94,7 @@ class Player:
         self.actions = torch.full((len(self.rows),), NO_ACTION)
         shape = len(self.rows), self.policy.num_actions
         self.masks = torch.ones(shape, dtype=torch.bool)
-        if self.policy.kind == "bidirectional":
-            self.logits = self._logits()
-
-    @torch.no_grad()
-    def _logits(self) -> Tensor:
-        """Logits of this episode's rows, (T, A)."""
-        logits: Tensor = self.policy(
-            self.rows[None], self.actions[None], self.states[None]
-        )
-        return logits[0]
+        self.reader = Reader(self.policy, self.rows[None])
 
     def episode(self, rewards: Sequence[float], info: dict[str, Any]) -> Episode:
         return Episode(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from envs_registry import DEFAULTS, MODULE, PRESETS
+from envs_registry import BENCH, DEFAULTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.output import AsJson, print_json
 from n2n_gym.common.commit import commit_of_code
@@ -319,20 +319,33 @@ def _resolve(
 
     Args:
         given: Options by name; None for an option that is not given.
+
+    Raises:
+        ValueError: There is no such environment, or it does not take an option.
     """
+    import gymnasium as gym
+
+    known = name.removeprefix(MODULE)
+    # The scores of a task of N2N-Bench come from a table, so no device is needed.
+    place = {} if device is None else {"device": device}
     chosen = {key: value for key, value in given.items() if value is not None}
-    if name.removeprefix(MODULE) in PRESETS:
-        if chosen:
+    if known in PRESETS or known in BENCH:
+        if wrong := chosen | (place if known in BENCH else {}):
             raise ValueError(
                 f"{name} has its own teacher, task and evaluator; leave out "
-                f"{', '.join(f'--{key}' for key in chosen)}"
+                f"{', '.join(f'--{key}' for key in wrong)}"
             )
         arguments = {}
     else:
         arguments = {**DEFAULTS, **chosen}
-    if device is not None:
-        arguments["device"] = device
-    return (name if ":" in name else MODULE + name), arguments
+    if known not in BENCH:
+        arguments |= place
+    full = name if ":" in name else MODULE + name
+    try:
+        gym.spec(name.removeprefix(MODULE))
+    except gym.error.Error as error:
+        raise ValueError(f"there is no environment {name!r}: {error}") from error
+    return full, arguments
 
 
 def _prepare(name: str, arguments: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from envs_registry import DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
+from envs_registry import BENCH, DEFAULTS, ENVIRONMENTS, MODULE, PRESETS
+from n2n_gym.bench.env import BenchEnv
 from n2n_gym.common.progress import progress
 from n2n_gym.comparison.runner import AgentRun, Results
 from n2n_gym.envs import CompressionEnv
@@ -30,7 +31,7 @@ from n2n_gym.rewards import REWARDS, Failure, Reward, Score, needed
 from n2n_gym.tasks.loading import TASKS
 from n2n_gym.teachers.zoo import traceable_names
 
-IDS: Final = (*ENVIRONMENTS, *PRESETS)
+IDS: Final = (*ENVIRONMENTS, *PRESETS, *BENCH)
 PLAIN: Final = (
     *("granularity", "shrink_granularity", "variables", "kernels", "rates", "keep"),
     *("action", "illegal", "max_rows"),
@@ -102,7 +103,7 @@ def validate(
         name = json.dumps([first["env"], first["arguments"]], sort_keys=True)
         by_env[name].append(lines)
     total = sum(len(lines) - 1 for runs in by_env.values() for lines in runs)
-    judges = {name: _Judge(runs[0][0], device) for name, runs in by_env.items()}
+    judges = {name: _judge(runs[0][0], device) for name, runs in by_env.items()}
     with progress(total, "Replaying", " students", is_long=True) as bar:
         for name, runs in by_env.items():
             for lines in runs:
@@ -215,11 +216,20 @@ def _known(what: str, value: Any, known: Collection[str]) -> str:
     return value
 
 
+def _judge(line: Line, device: str | None) -> _Judge:
+    """The judge of runs in the environment that a line names."""
+    name = _known("env", line["env"].removeprefix(MODULE), IDS)
+    return _TableJudge(name, line) if name in BENCH else _Judge(name, line, device)
+
+
 class _Judge:
     """Checks the runs in one environment, and scores their students again."""
 
-    def __init__(self, line: Line, device: str | None) -> None:
-        name = _known("env", line["env"].removeprefix(MODULE), IDS)
+    # Figures of the last info that replaying finds again.
+    found: tuple[str, ...] = ("fingerprint", "num_params", "num_macs", "compression")
+    env: CompressionEnv | BenchEnv
+
+    def __init__(self, name: str, line: Line, device: str | None) -> None:
         own = line["arguments"].keys() - set(IGNORED)
         if name in PRESETS and own:
             raise Refused(
@@ -243,7 +253,7 @@ class _Judge:
         # The decisions are replayed without scores.
         made = gym.make(name, **{**arguments, "evaluator": "size"}).unwrapped
         assert isinstance(made, CompressionEnv)
-        self.env: CompressionEnv = made
+        self.env = made
         self.teacher = made.teacher
         self.reward: Reward = REWARDS[reward]
         self.evaluator: DistillationEvaluator | None = None
@@ -278,18 +288,18 @@ class _Judge:
         """The student of a line's decisions; raise Refused if the info differs."""
         here, actions = _where(line), line["actions"]
         self.env.reset()
-        is_over = False
+        self.earned, is_over = 0.0, False
         info: dict[str, Any] = {}
         for action in actions:
             _require(not is_over, here, f"there are decisions after the end: {actions}")
             try:
-                _, _, is_over, _, info = self.env.step(action)
+                _, self.earned, is_over, _, info = self.env.step(action)
             except ValueError as error:
                 raise Refused(f"{here}: {error}") from error
             _require(not info["illegal"], here, f"{action} is illegal: {actions}")
         _require(is_over, here, f"{len(actions)} decisions do not end an episode")
-        for name in ("fingerprint", "num_params", "num_macs", "compression"):
-            claimed, found = line["info"].get(name), info[name]
+        for name in self.found:
+            claimed, found = line["info"].get(name), info.get(name)
             _require(
                 claimed == found,
                 here,
@@ -384,6 +394,35 @@ class _Judge:
             if len(rewards) > 1:
                 variances.append(np.var(rewards, ddof=1))
         return math.sqrt(2 * float(np.mean(variances))) if variances else 0.0
+
+
+class _TableJudge(_Judge):
+    """Checks the runs in a task of N2N-Bench, whose scores come from a table.
+
+    All figures must be those of the table, so no student is scored again.
+    """
+
+    found = (
+        *_Judge.found,
+        *("accuracy", "teacher_accuracy", "cost", "regret", "test_regret"),
+    )
+
+    def __init__(self, name: str, line: Line) -> None:
+        _require(
+            not line["arguments"],
+            name,
+            f"the task determines its arguments, the file sets {line['arguments']}",
+        )
+        made = gym.make(name).unwrapped
+        assert isinstance(made, BenchEnv)
+        self.env, self.evaluator = made, None
+
+    def _cost(self, student: Architecture, line: Line, *, is_first: bool) -> float:
+        cost: float = line["info"].get("cost", 0.0)
+        return cost
+
+    def _check_reward(self, student: Architecture, line: Line) -> None:
+        _same(line["reward"], self.earned, _where(line), "the table's reward")
 
 
 def _require(is_so: bool, where: str, message: str) -> None:
