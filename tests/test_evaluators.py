@@ -17,6 +17,7 @@ from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.evaluators.workers import Workers
 from n2n_gym.networks.decisions import RATES, removals, remove, shrink, shrinkages
+from n2n_gym.pytorch import checkpoint
 from n2n_gym.pytorch.inference import compute_accuracy
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.rewards import Failure, Score, compression, n2n
@@ -105,6 +106,32 @@ def test_weights_that_are_damaged_or_gone_are_made_anew(
     evaluator.network(students[1], teacher)
     assert path.read_bytes() == expected
     assert ("is damaged" in caplog.text) == (content is not None)
+
+
+def test_a_killed_distillation_resumes_where_weights_are_kept(
+    teacher, students, tmp_path, monkeypatch
+):
+    three = replace(QUICK, recipe=replace(QUICK.recipe, epochs=3))
+    (expected,) = quick(three)(students[1:2], teacher)
+    evaluator, begun = quick(three, weights=tmp_path), []
+
+    def write_or_stop(*arguments):
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        begun.append(write(*arguments))
+
+    write = checkpoint.write_checkpoint
+    monkeypatch.setattr(checkpoint, "KEEP_EVERY", 0.0)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", write_or_stop)
+    assert not evaluator.is_begun(students[1], teacher)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(students[1:2], teacher)
+    assert evaluator.is_begun(students[1], teacher)
+    begun.clear()
+    assert evaluator(students[1:2], teacher) == [expected]
+    assert len(begun) == 1  # the third epoch
+    assert not evaluator.is_begun(students[1], teacher)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_torchs_generator_is_left_alone(teacher, students):

@@ -349,12 +349,14 @@ class Finalists:
         epochs: float,
     ) -> list[Score | Failure]:
         count = 0
+        # What is left of a training says little of the time of a whole one.
+        begun = [each for each in students if evaluator.is_begun(each, self.teacher)]
 
         def is_done(student: Architecture, done: Result) -> None:
             nonlocal count
             count += 1
             bar.update()
-            if isinstance(done.result, Score):
+            if isinstance(done.result, Score) and student not in begun:
                 self.timing.distilled(student, epochs, done.seconds)
 
         evaluator.on_result = is_done

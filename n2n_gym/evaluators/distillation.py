@@ -236,6 +236,11 @@ def provenance(device: torch.device) -> Provenance:
     return Provenance(f"{major}.{minor}", instruction_set(device))
 
 
+def checkpoint_of(keep: Path) -> Path:
+    """Path of the checkpoint of the training whose weights go to ``keep``."""
+    return keep.with_suffix(".checkpoint")
+
+
 def measure(
     student: Architecture,
     teacher: Teacher,
@@ -247,7 +252,9 @@ def measure(
     """Distil a student and measure its validation accuracy.
 
     Args:
-        keep: File to save the student's weights in; None saves no weights.
+        keep: File to save the student's weights in; None saves no weights. Beside this
+            file there is a checkpoint while the student is trained: if the process is
+            killed, the same call resumes the training.
 
     Returns:
         The score, or a failure if the distillation diverged or the memory was
@@ -269,8 +276,9 @@ def _measure(
     keep: Path | None,
 ) -> Score | Failure:
     rung = settings.rung
+    checkpoint = keep and checkpoint_of(keep)
     try:
-        network = distil(student, teacher, settings, seed=seed)
+        network = distil(student, teacher, settings, seed=seed, checkpoint=checkpoint)
         validation = teacher.task.split("validation", settings.device)
         with isolated(settings.threads):
             accuracy = compute_accuracy(
@@ -289,5 +297,6 @@ def _measure(
     if keep is not None:
         with kept_if_possible(keep):
             save_weights(network, keep)
+            checkpoint_of(keep).unlink(missing_ok=True)
     cost = nominal_cost(student, teacher, rung)
     return Score(accuracy, student.num_params, student.num_macs, cost)

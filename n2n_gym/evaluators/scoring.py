@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from n2n_gym.common.files import kept_if_possible
 from n2n_gym.evaluators.distillation import (
     Settings,
+    checkpoint_of,
     distil,
     measure,
     nominal_cost,
@@ -187,11 +188,26 @@ class DistillationEvaluator:
                 return network.to(memory_format=torch.channels_last)
             except (OSError, SafetensorError, RuntimeError) as error:
                 logger.warning("%s is damaged (%s) and is made anew", path, error)
-        network = distil(student, self._start(teacher), settings, seed=_seed(key))
+        network = distil(
+            student,
+            self._start(teacher),
+            settings,
+            seed=_seed(key),
+            checkpoint=path and checkpoint_of(path),
+        )
         if path is not None:
             with kept_if_possible(path):
                 save_weights(network, path)
+                checkpoint_of(path).unlink(missing_ok=True)
         return network
+
+    def is_begun(self, student: Architecture, teacher: Teacher) -> bool:
+        """Whether a killed process has trained the student in part.
+
+        This needs a folder for weights, where the checkpoints are too.
+        """
+        path = self._kept(self.key(student, teacher))
+        return path is not None and checkpoint_of(path).exists()
 
     @torch.inference_mode(False)
     def prepare(self, teacher: Teacher) -> None:
