@@ -239,6 +239,15 @@ def test_measurements_are_kept_in_a_file(whole, thin, tmp_path):
     assert asked == [thin.fingerprint]
 
 
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}'])
+def test_a_damaged_file_of_measurements_is_named(content, tmp_path):
+    path = tmp_path / "kept.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"kept\.json is damaged"):
+        load_meter(["peak_bytes"]).keep_in(path)
+    assert path.read_text() == content
+
+
 def test_the_measured_file_has_biases_as_trained_ones_have(whole):
     """Without, ONNX Runtime would fuse other nodes."""
     graph = onnx.load_from_string(onnx_file(whole)).graph

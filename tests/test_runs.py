@@ -15,7 +15,7 @@ from n2n_gym.evaluators.evaluator import SizeEvaluator
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.runs import elapsed
 from n2n_gym.runs.folder import check_same, open_run, resumed
-from n2n_gym.runs.history import FINAL, History, Remembering
+from n2n_gym.runs.history import FINAL, History, Remembering, read_history
 from n2n_gym.runs.options import Options
 
 ROOT = Path(__file__).parent.parent
@@ -216,6 +216,21 @@ def test_lines_that_are_there_come_again_and_then_new_ones(tmp_path):
     assert [line["reward"] for line in lines] == [0, 0.1, 0.2, 0.3, 0.4]
     assert path.read_text().startswith(before)
     assert "action_mask" not in lines[0]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"stage": "final"}', "null"])
+def test_a_damaged_line_is_named_and_left(line, tmp_path):
+    path = tmp_path / "history.jsonl"
+    history = History(path)
+    fill(history, range(3))
+    history.close()
+    first, _, third = path.read_text().splitlines()
+    damaged = "\n".join([first, line, third, ""])
+    path.write_text(damaged)
+    for read in (History, read_history):
+        with pytest.raises(ValueError, match=r"history\.jsonl, line 2 is damaged"):
+            read(path)
+    assert path.read_text() == damaged
 
 
 def test_another_line_than_before_ends_the_run(tmp_path):

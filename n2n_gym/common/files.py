@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Errors from reading a damaged file.
-DAMAGED: Final = (OSError, ValueError, KeyError, TypeError)
+DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 _full: Final[set[Path]] = set()  # folders that had a warning
 

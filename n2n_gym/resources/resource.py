@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from n2n_gym.common.files import write_whole
+from n2n_gym.common.files import read_json, write_whole
 from n2n_gym.networks.architecture import Architecture
 
 SECONDS: Final = 5.0  # a kill loses at most this many seconds of measuring
@@ -87,9 +87,14 @@ class Meter:
         return dict(known)
 
     def keep_in(self, path: Path) -> None:
-        """Read earlier measurements from a file, and write new ones to it."""
+        """Read earlier measurements from a file, and write new ones to it.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
         if path.exists():
-            self.remember(json.loads(path.read_text()).items())
+            found = read_json(path, lambda of: {k: dict(v) for k, v in of.items()})
+            self.remember(found.items())
         self._path = path
         if self.known:
             self._write()

@@ -140,7 +140,7 @@ def about() -> dict[str, Any]:
 
 def check_machine(folder: Path) -> None:
     """Raise a ValueError if a folder's run began on another processor."""
-    began, here = json.loads((folder / ABOUT).read_text())["machine"], processor()
+    began, here = read_json(folder / ABOUT, lambda made: made["machine"]), processor()
     if began != here:
         raise ValueError(
             f"{folder} has limits on resources that were measured on another machine "

@@ -30,6 +30,7 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_lines = 0
+        lines = read_history(path)
         self._left = deque(_whole_lines(path))  # lines that must come again
         with open(path, "a") as file:  # drop a line that was cut short
             file.truncate(sum(map(_num_bytes, self._left)))
@@ -37,7 +38,7 @@ class History:
         self._coming: defaultdict[str, deque[Score | Failure]] = defaultdict(deque)
         # The known results of each student, by fingerprint.
         self.known: dict[str, dict[str, Any]] = {}
-        for line in map(json.loads, self._left):
+        for line in lines:
             if line["stage"] != FINAL:
                 self._coming[line["fingerprint"]].append(_result(line))
                 self.known[line["fingerprint"]] = line
@@ -102,8 +103,22 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a history; none if there is no file yet."""
-    return [json.loads(line) for line in _whole_lines(path)]
+    """The complete lines of a history; none if there is no file yet.
+
+    Raises:
+        ValueError: A line is damaged.
+    """
+    found = []
+    for number, line in enumerate(_whole_lines(path), 1):
+        try:
+            content: dict[str, Any] = json.loads(line)
+            if content["stage"] != FINAL:
+                _result(content)
+            str(content["fingerprint"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is damaged: {error!r}") from error
+        found.append(content)
+    return found
 
 
 def _whole_lines(path: Path) -> list[str]:
