@@ -36,6 +36,9 @@ _TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "remove-plain": ("", "-Params2"),
 }
 
+# Tables on which settings of agents may be chosen; the others are for the headline.
+DEVELOPMENT: Final = ("remove-plain", "shrink-residual")
+
 
 def tasks_of(table: str, aims: Iterable[str]) -> dict[str, BenchTask]:
     """The tasks of a table, by id.

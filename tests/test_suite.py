@@ -134,11 +134,23 @@ def test_a_compressed_file_holds_the_same_runs(results, tmp_path):
 def test_the_page_lists_each_agent_with_its_command(table, results):
     runs = list(read_suite(results))
     made = [replace(one, command="n2n-gym compare", commit="abc") for one in runs]
-    written = pages.page(made, standings(made))
+    written = pages.page(made, suite.boards(made))
     for agent in AGENTS:
         assert f"| {agent} | `n2n-gym compare` | abc |" in written
     assert suite.as_markdown(standings(runs)).strip() in written
-    assert f"`small` ({len(table):,})" in written
+    assert f"| `small` | {len(table):,} | headline |" in written
+
+
+def test_tables_for_development_have_a_leaderboard_of_their_own(
+    table, results, monkeypatch
+):
+    runs = list(read_suite(results))
+    found = suite.boards(runs)
+    board = suite.as_markdown(standings(runs)).strip()
+    assert suite.boards_as_markdown(found) == f"## Headline tables\n\n{board}"
+    monkeypatch.setattr(suite, "DEVELOPMENT", ("small",))
+    other = suite.boards_as_markdown(suite.boards(runs))
+    assert other == f"## Development tables\n\n{board}"
 
 
 def test_the_page_of_tables_has_the_figures_of_the_rules(table, monkeypatch):
@@ -161,7 +173,7 @@ def test_the_command_writes_a_leaderboard_and_validates_it(table, tmp_path):
     arguments = ["compare", "--suite", "n2n-bench", "--agents", "random,regression"]
     made = runner.invoke(app, [*arguments, "--seeds", "2", "--output", str(output)])
     assert made.exit_code == 0, made.output
-    assert (output / "leaderboard.md").read_text().count("\n") == 4
+    assert (output / "leaderboard.md").read_text().count("| regression |") == 2
     one = next(read_suite(output / "results.jsonl"))
     head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     done = subprocess.run(head, capture_output=True, text=True)

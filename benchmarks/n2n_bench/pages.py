@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.n2n_bench.rules import ERRORS, judge, tau_of_seeds
-from envs_registry.bench import BENCH
+from envs_registry.bench import BENCH, DEVELOPMENT
 from n2n_gym.bench import load_table
 from n2n_gym.bench.table import Table
 from n2n_gym.comparison.statistics import as_table
 from n2n_gym.comparison.suite import (
-    Standing,
+    Boards,
     SuiteRun,
-    as_markdown,
+    boards,
+    boards_as_markdown,
     draw,
     read_suite,
-    standings,
 )
 
 ROOT: Final = Path(__file__).parents[2]
@@ -99,26 +99,33 @@ def read_all(folder: Path = RESULTS) -> list[SuiteRun]:
     return [run for path in paths for run in read_suite(path)]
 
 
-def page(runs: Sequence[SuiteRun], found: Sequence[Standing]) -> str:
+def page(runs: Sequence[SuiteRun], found: Boards) -> str:
     """The leaderboard's page, from all runs and the standings of the agents."""
     tasks = list(dict.fromkeys(run.task for run in runs))
     seeds = len({run.seed for run in runs})
     tables = dict.fromkeys(BENCH[task].table for task in tasks)
-    students = ", ".join(f"`{name}` ({len(load_table(name)):,})" for name in tables)
+    students = "\n".join(
+        f"| `{name}` | {len(load_table(name)):,} | {_part(name)} |" for name in tables
+    )
     made = sorted({(run.agent, run.command, run.commit) for run in runs})
     rows = "\n".join(f"| {who} | `{how}` | {commit} |" for who, how, commit in made)
     return "\n".join(
         [
             HEAD,
             "![Regret by budget, and performance profiles](pictures/leaderboard.png)\n",
-            f"{len(tasks)} tasks, {seeds} seeds. Tables (students): {students}.\n",
-            as_markdown(found).rstrip() + "\n",
+            f"{len(tasks)} tasks, {seeds} seeds.\n",
+            f"| table | students | for |\n|---|---|---|\n{students}\n",
+            boards_as_markdown(found) + "\n",
             "## Commands\n",
             "| agent | command | commit |\n|---|---|---|",
             rows + "\n",
             FOOT,
         ]
     )
+
+
+def _part(table: str) -> str:
+    return "development" if table in DEVELOPMENT else "headline"
 
 
 def tables_page() -> str:
@@ -170,11 +177,11 @@ def _judged(name: str) -> list[str]:
 
 def main() -> None:
     runs = read_all()
-    found = standings(runs)
+    found = boards(runs)
     PAGE.write_text(page(runs, found))
     TABLES.write_text(tables_page())
-    draw(found, PICTURE)
-    print(as_markdown(found))
+    draw(found.headline, PICTURE)
+    print(boards_as_markdown(found))
 
 
 if __name__ == "__main__":

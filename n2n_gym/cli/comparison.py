@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -31,6 +32,7 @@ from n2n_gym.runs.shared_options import (
 if TYPE_CHECKING:
     from n2n_gym.comparison.runner import AgentRun
     from n2n_gym.comparison.statistics import Curves, Row
+    from n2n_gym.comparison.suite import Standing
 
 STAGES: Final = ("N2NRemove-v0", "N2NShrink-v0")  # compared by default
 
@@ -224,29 +226,41 @@ def _compare_on_suite(
     runs = protocol.perform_suite(
         agents, range(seeds), path, command=command, commit=commit_of_code()
     )
-    found = protocol.standings(runs)
-    (output / "leaderboard.md").write_text(protocol.as_markdown(found))
+    found = protocol.boards(runs)
+    text = protocol.boards_as_markdown(found)
+    (output / "leaderboard.md").write_text(f"{text}\n")
+    first = found.headline or found.development
     drawn = _draw(
-        lambda rows, to, _: protocol.draw(rows, to), found, output / "curves.png", ""
+        lambda rows, to, _: protocol.draw(rows, to), first, output / "curves.png", ""
     )
     if as_json:
-        agents_found = [
-            {"agent": one.agent, "seen": one.seen, "gap": one.gap._asdict()}
-            | {"at": {n: of._asdict() for n, of in one.at.items()}}
-            for one in found
-        ]
+        parts = found._asdict()
+        agents_found = {part: list(map(_standing, of)) for part, of in parts.items()}
         print_json({"output": str(output), "agents": agents_found})
         return
-    table = Table("agent", title="Test regret: 0 the best student, 1 a random one")
-    for budget in protocol.BUDGETS:
-        table.add_column(f"{budget} students", justify="right")
-    for one in found:
-        cells = (f"{one.at[n].value:.3f}" for n in protocol.BUDGETS)
-        table.add_row(escape(one.agent), *cells)
     console = Console()
-    console.print(table)
+    for title, rows in zip(protocol.BOARDS, found, strict=True):
+        if rows:
+            console.print(_as_table(title, rows))
     made = f"leaderboard.md, results.jsonl{drawn}"
     console.print(f"{output}: {made}", highlight=False)
+
+
+def _as_table(title: str, rows: Sequence[Standing]) -> Table:
+    text = f"{title}. Test regret: 0 the best student, 1 a random one"
+    table = Table("agent", title=text)
+    for budget in rows[0].at:
+        table.add_column(f"{budget} students", justify="right")
+    for one in rows:
+        cells = (f"{found.value:.3f}" for found in one.at.values())
+        table.add_row(escape(one.agent), *cells)
+    return table
+
+
+def _standing(one: Standing) -> dict[str, Any]:
+    """An agent's standing as a JSON document."""
+    at = {budget: found._asdict() for budget, found in one.at.items()}
+    return {"agent": one.agent, "seen": one.seen, "gap": one.gap._asdict(), "at": at}
 
 
 def validate(

@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from envs_registry import BENCH, MODULE
+from envs_registry.bench import DEVELOPMENT
 from n2n_agents.library import find_agent
 from n2n_gym.bench import load_table
 from n2n_gym.bench.env import regrets
@@ -39,6 +40,7 @@ VERSION: Final = 1  # version of the lines
 BUDGETS: Final = (5, 10, 30, 100, 300)  # distinct students
 JUDGED: Final = 100  # budget of the probability of improvement and of the gap
 BASIS: Final = "random"
+BOARDS: Final = ("Headline tables", "Development tables")
 REGRESSION: Final = "regression"  # the regression of n2n_gym/bench/rivals.py
 
 Values = NDArray[np.float64]
@@ -249,8 +251,23 @@ class Standing:
     values: Mapping[str, Values]
 
 
+class Boards(NamedTuple):
+    """Standings on the tables for the headline, and on those for development."""
+
+    headline: list[Standing]
+    development: list[Standing]
+
+
+def boards(runs: Sequence[SuiteRun]) -> Boards:
+    """The standings on each part of the tables; empty for a part without runs."""
+    parts: tuple[list[SuiteRun], list[SuiteRun]] = ([], [])
+    for one in runs:
+        parts[BENCH[one.task].table in DEVELOPMENT].append(one)
+    return Boards(*map(standings, parts))
+
+
 def standings(runs: Sequence[SuiteRun]) -> list[Standing]:
-    """One standing per agent that ran all tasks.
+    """One standing per agent that ran all tasks of these runs.
 
     Agents without pretraining come first, then pretrained agents. Each group begins
     with the lowest regret at 100 students.
@@ -319,6 +336,15 @@ def as_markdown(found: Sequence[Standing]) -> str:
         cells = [str(one.at[n]) for n in BUDGETS]
         rows.append([name, *cells, str(one.better or ""), str(one.gap)])
     return as_table(head, rows)
+
+
+def boards_as_markdown(found: Boards) -> str:
+    """Both leaderboards, as far as there are runs."""
+    return "\n\n".join(
+        f"## {title}\n\n{as_markdown(rows).rstrip()}"
+        for title, rows in zip(BOARDS, found, strict=True)
+        if rows
+    )
 
 
 def draw(found: Sequence[Standing], path: Path) -> None:
