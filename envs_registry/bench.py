@@ -27,7 +27,10 @@ ENTRY: Final = "n2n_gym.bench:BenchEnv"
 # Reward and limit, by the last part of an id.
 AIMS: Final[Mapping[str, tuple[str, tuple[str, float] | None]]] = {
     "": ("n2n", None),
+    "-Params1.5": ("accuracy", ("num_params", 1 / 1.5)),
     "-Params2": ("accuracy", ("num_params", 1 / 2)),
+    "-Params2.5": ("accuracy", ("num_params", 1 / 2.5)),
+    "-Params3": ("accuracy", ("num_params", 1 / 3)),
     "-MACs2": ("accuracy", ("num_macs", 1 / 2)),
 }
 # The complete tables, each with the aims that meet the rules of docs/n2n-bench.md.

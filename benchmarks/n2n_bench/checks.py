@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.n2n_bench.make import (
     FIDELITIES,
+    here,
     open_table,
     path_of,
     score,
@@ -36,11 +37,13 @@ from benchmarks.n2n_bench.subjects import load_subject
 from benchmarks.results import Results
 from envs_registry.bench import BENCH, BenchTask
 from n2n_gym.bench.env import BenchEnv, real_env
-from n2n_gym.bench.table import SPLITS, write_table
+from n2n_gym.bench.table import SPLITS, Table, write_table
 from n2n_gym.evaluators.rungs import BENCH_V1
+from n2n_gym.networks.architecture import Architecture
 from n2n_gym.resources.latency_table import PredictedLatency, latency_table
 from n2n_gym.resources.machine import processor
 from n2n_gym.resources.measured import Latency
+from n2n_gym.teachers.teacher import Teacher
 
 AGAIN: Final = 20  # students scored anew
 CONVERGED: Final = 40  # students distilled to convergence
@@ -58,25 +61,49 @@ CONVERGENCE: Final = replace(
 
 
 def again(name: str) -> None:
-    """Score random students again; print how far the counts of right answers differ."""
+    """Score random students again; print how far the counts of right answers differ.
+
+    Half of them were scored on a machine like this one, and half on other machines, as
+    far as there are both.
+    """
     torch.set_num_threads(1)
     table, teacher = open_table(name), load_subject(name)
     env = real_env(table, BenchTask(name, "n2n"), "size")
-    rows = np.random.default_rng(1).permutation(scored_rows(table))[:AGAIN]
-    differences = []
-    for row in tqdm(rows):
-        student = student_of(table, row, env)
-        for which, rung in enumerate(FIDELITIES):
-            for seed in range(table.num_seeds(rung.name)):
-                found = score(student, teacher, rung, seed)
-                assert found is not None
-                kept = dict(zip(SPLITS, table.correct[row, seed, which], strict=True))
-                differences += [abs(found[each] - int(kept[each])) for each in SPLITS]
-    equal = sum(difference == 0 for difference in differences)
-    print(
-        f"{name}: {len(rows)} students, {equal} of {len(differences)} counts equal, "
-        f"the largest difference {max(differences)} images"
-    )
+    machine = here()
+    is_like = np.array([block == machine for block in table.header["blocks"]])
+    rows = np.random.default_rng(1).permutation(scored_rows(table))
+    like, other = (rows[is_like[table.block[rows]] == k] for k in (True, False))
+    half = AGAIN // 2
+    num_like = AGAIN - min(half, len(other))
+    for what, chosen in (
+        ("a machine like this one", like[:num_like]),
+        ("another machine", other[: AGAIN - len(like[:num_like])]),
+    ):
+        differences: list[int] = []
+        for row in tqdm(chosen, desc=what):
+            student = student_of(table, row, env)
+            differences += _differences(table, row, student, teacher)
+        if differences:
+            equal = sum(difference == 0 for difference in differences)
+            print(
+                f"{name}, scored on {what}: {len(chosen)} students, {equal} of "
+                f"{len(differences)} counts equal; mean difference "
+                f"{np.mean(differences):.2f} images, largest {max(differences)}"
+            )
+
+
+def _differences(
+    table: Table, row: int, student: Architecture, teacher: Teacher
+) -> list[int]:
+    """How far the counts of right answers differ when a student is scored again."""
+    found: list[int] = []
+    for which, rung in enumerate(FIDELITIES):
+        for seed in range(table.num_seeds(rung.name)):
+            anew = score(student, teacher, rung, seed)
+            assert anew is not None
+            kept = dict(zip(SPLITS, table.correct[row, seed, which], strict=True))
+            found += [abs(anew[each] - int(kept[each])) for each in SPLITS]
+    return found
 
 
 def by_size(sizes: NDArray[Any], count: int) -> list[int]:

@@ -248,17 +248,22 @@ def _score_row(table: Table, row: int, student: Architecture, teacher: Teacher) 
                 table.correct[place] = [found[split] for split in SPLITS]
 
 
-def _block_of(table: Table) -> int:
-    """Index of this machine among those that have scored the table."""
-    here = {
+def here() -> dict[str, str]:
+    """This machine, as far as scores depend on it."""
+    return {
         "torch": torch.__version__,
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _block_of(table: Table) -> int:
+    """Index of this machine among those that have scored the table."""
+    machine = here()
     blocks: list[dict[str, str]] = table.header["blocks"]
-    if here not in blocks:
-        blocks.append(here)
-    return blocks.index(here)
+    if machine not in blocks:
+        blocks.append(machine)
+    return blocks.index(machine)
 
 
 def merge(name: str, other: Any) -> None:
