@@ -35,8 +35,10 @@ AIMS: Final[Mapping[str, tuple[str, tuple[str, float] | None]]] = {
 }
 # The complete tables, each with the aims that meet the rules of docs/n2n-bench.md.
 _TABLES: Final[Mapping[str, tuple[str, ...]]] = {
-    "remove-residual": ("-Params2",),
-    "remove-plain": ("", "-Params2"),
+    "remove-residual": ("-Params1.5", "-Params2"),
+    "remove-plain": ("", "-Params2", "-Params2.5"),
+    "shrink-inverted": ("", "-Params2", "-MACs2"),
+    "compress-residual": ("", "-Params2.5", "-Params3"),
 }
 
 # Tables on which settings of agents may be chosen; the others are for the headline.
