@@ -37,6 +37,7 @@ AIMS: Final[Mapping[str, tuple[str, tuple[str, float] | None]]] = {
 _TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "remove-residual": ("-Params1.5", "-Params2"),
     "remove-plain": ("", "-Params2", "-Params2.5"),
+    "shrink-residual": ("-Params1.5", "-Params2"),
     "shrink-inverted": ("", "-Params2", "-MACs2"),
     "compress-residual": ("", "-Params2.5", "-Params3"),
 }
