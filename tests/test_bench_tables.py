@@ -23,7 +23,7 @@ from envs_registry import BENCH, BenchTask
 from n2n_gym.bench import load_table
 from n2n_gym.bench.env import TableEvaluator, real_env
 from n2n_gym.bench.table import FOLDER, SCORED, SPLITS
-from n2n_gym.comparison.suite import standings
+from n2n_gym.comparison.suite import perform_suite, standings
 from n2n_gym.evaluators.rungs import BENCH_V1
 from n2n_gym.resources.machine import processor
 
@@ -151,3 +151,19 @@ def test_the_recipe_is_written_down():
         kept = load_table(name).header["recipes"]["bench-v1"]
         assert kept["recipe"]["learning_rate"] == recipe.learning_rate
         assert kept["precision"] == "float32"
+
+
+def test_runs_are_the_same_in_several_processes(tmp_path):
+    task = "N2NBench/Remove-Plain-CIFAR10x16-v0"
+    made = [
+        perform_suite(
+            ["random", "regression"],
+            range(2),
+            tmp_path / str(workers),
+            tasks=[task],
+            workers=workers,
+        )
+        for workers in (1, 2)
+    ]
+    assert made[0] == made[1]
+    assert (tmp_path / "1").read_text() == (tmp_path / "2").read_text()

@@ -193,7 +193,6 @@ def test_the_command_writes_a_leaderboard_and_validates_it(table, tmp_path):
         (["--suite", "n2n-bench", "--teacher", "resnet18"], "--teacher"),
         (["--suite", "n2n-bench", "--budget", "3"], "--budget"),
         (["--suite", "n2n-bench", "--keep", "layer4.*"], "--keep"),
-        (["--suite", "n2n-bench", "--workers", "2"], "--workers"),
         (["--suite", "n2n-bench", "--device", "cpu"], "--device"),
         (["--suite", "n2n-bench", "--agents", "nobody"], "nobody"),
     ],

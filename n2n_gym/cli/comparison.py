@@ -116,10 +116,10 @@ def compare(
             others: dict[str, Any] = {"env": env, "teacher": teacher, "task": task}
             others |= {"evaluator": evaluator, "budget": budget}
             others |= {"evaluations": evaluations, "keep": keep}
-            others |= {"device": device, "workers": workers}
+            others |= {"device": device}
             _check_suite(suite, others)
             path = _results(output, is_resumed=resume)
-            _compare_on_suite(names, seeds, path, as_json=as_json)
+            _compare_on_suite(names, seeds, path, workers, as_json=as_json)
             return
         path = _results(output, is_resumed=resume)
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
@@ -216,15 +216,21 @@ def _check_suite(suite: str, others: dict[str, Any]) -> None:
 
 
 def _compare_on_suite(
-    agents: list[str], seeds: int, path: Path, *, as_json: bool
+    agents: list[str], seeds: int, path: Path, workers: int | None, *, as_json: bool
 ) -> None:
     """Run every agent with every seed on every task; write the leaderboard."""
     from n2n_gym.comparison import suite as protocol
+    from n2n_gym.evaluators.loading import num_cores
 
     output = path.parent
     command = shlex.join(["n2n-gym", *sys.argv[1:]])
     runs = protocol.perform_suite(
-        agents, range(seeds), path, command=command, commit=commit_of_code()
+        agents,
+        range(seeds),
+        path,
+        command=command,
+        commit=commit_of_code(),
+        workers=workers or num_cores(),
     )
     found = protocol.boards(runs)
     text = protocol.boards_as_markdown(found)

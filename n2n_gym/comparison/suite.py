@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
+import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -77,12 +82,14 @@ def perform_suite(
     seen: Sequence[str] = (),
     command: str = "",
     commit: str = "",
+    workers: int = 1,
 ) -> list[SuiteRun]:
     """Make all runs that a file lacks, and add them to it; return all its runs.
 
     Args:
         tasks: Names of the tasks; by default all tasks with a complete table.
         seen, command, commit: Values for the new runs, as in ``SuiteRun``.
+        workers: Number of processes. The runs are the same with any number.
 
     Raises:
         ValueError: An agent is unknown, no table is complete, or the file has a line
@@ -103,33 +110,50 @@ def perform_suite(
         for seed in seeds
         if (task, agent, seed) not in done
     ]
-    envs: dict[str, Any] = {}  # of the last task: its runs share look-ups
     bar = progress(len(wanted), SUITE, " runs", is_long=True)
-    with open(path, "a") as file, bar:
-        for task, agent, seed in wanted:
-            bar.set_postfix_str(agent)
-            if task not in envs:
-                envs = {task: gym.make(MODULE + task)}
-            rows = _rows(task, agent, seed, envs[task])
+    with open(path, "a") as file, bar, _mapped(workers) as mapped:
+        made = mapped(_rows, *zip(*wanted, strict=True)) if wanted else ()
+        for (task, agent, seed), rows in zip(wanted, made, strict=True):
             best = best_within(task, rows)
-            made = SuiteRun(task, agent, seed, rows, best, seen, command, commit)
+            one = SuiteRun(task, agent, seed, rows, best, seen, command, commit)
             file.write(
-                json.dumps({"suite": SUITE, "version": VERSION, **asdict(made)}) + "\n"
+                json.dumps({"suite": SUITE, "version": VERSION, **asdict(one)}) + "\n"
             )
             file.flush()
-            runs.append(made)
+            runs.append(one)
+            bar.set_postfix_str(agent)
             bar.update()
     return runs
 
 
-def _rows(task: str, agent: str, seed: int, env: Any) -> list[int]:
+@contextmanager
+def _mapped(workers: int) -> Iterator[Any]:
+    """Context of a function like ``map`` that calls in this number of processes."""
+    if workers == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _rows(task: str, agent: str, seed: int) -> list[int]:
     """The row numbers of one run's students, in order."""
-    table = load_table(task)
     if agent == REGRESSION:
         return _regression(task, seed)
+    play, table = find_agent(agent), load_table(task)
+    if "torch" in sys.modules:  # only agents that learn need it, and it loads slowly
+        sys.modules["torch"].set_num_threads(1)
     ledger = Ledger(evaluations=min(BUDGETS[-1], len(table)))
-    run(env, find_agent(agent), ledger, seed=seed)
+    run(_env_of(task), play, ledger, seed=seed)
     return [table.row_of[name] for name in ledger.found]
+
+
+@lru_cache(maxsize=1)  # the runs of a task share look-ups
+def _env_of(task: str) -> gym.Env[Any, Any]:
+    return gym.make(MODULE + task)
 
 
 def _regression(task: str, seed: int) -> list[int]:
