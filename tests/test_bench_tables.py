@@ -23,7 +23,7 @@ from envs_registry import BENCH, BenchTask
 from n2n_gym.bench import load_table
 from n2n_gym.bench.env import TableEvaluator, real_env
 from n2n_gym.bench.table import FOLDER, SCORED, SPLITS
-from n2n_gym.comparison.suite import perform_suite, standings
+from n2n_gym.comparison.suite import boards, perform_suite
 from n2n_gym.evaluators.rungs import BENCH_V1
 from n2n_gym.resources.machine import processor
 
@@ -56,7 +56,7 @@ def test_a_table_has_every_student_that_legal_play_can_reach(name):
 @pytest.mark.skipif(not BENCH, reason="no table is complete yet")
 def test_the_leaderboard_in_the_docs_is_of_every_task_with_30_seeds():
     runs = pages.read_all()
-    assert pages.PAGE.read_text() == pages.page(runs, standings(runs))
+    assert pages.PAGE.read_text() == pages.page(runs, boards(runs))
     seeds = Counter((one.agent, one.task) for one in runs)
     agents = {one.agent for one in runs}
     assert seeds == {(agent, task): 30 for agent in agents for task in BENCH}
