@@ -9,6 +9,7 @@ Reads and checks every file of ``benchmarks/data/n2n_bench/leaderboard``. Each i
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -39,8 +40,9 @@ An agent's result is the test regret of its best student on validation images: 0
 best student of the table, 1 is a random student within the limit. The table has
 interquartile means over all tasks and seeds, with 95 % bootstrap intervals. "Better
 than random" is the probability of a lower regret than random search at 100 students.
-The gap is the mean regret at 100 students. [The protocol](n2n-bench.md#protocol) has
-the details.
+The gap is the mean regret at 100 students. The picture is of the headline tables;
+settings of an agent may be chosen on the development tables alone. [The
+protocol](n2n-bench.md#protocol) has the details.
 """
 
 FOOT: Final = """\
@@ -107,8 +109,13 @@ def page(runs: Sequence[SuiteRun], found: Boards) -> str:
     students = "\n".join(
         f"| `{name}` | {len(load_table(name)):,} | {_part(name)} |" for name in tables
     )
-    made = sorted({(run.agent, run.command, run.commit) for run in runs})
-    rows = "\n".join(f"| {who} | `{how}` | {commit} |" for who, how, commit in made)
+    made: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for run in runs:
+        made[run.command, run.commit].add(run.agent)
+    rows = "\n".join(
+        f"| {', '.join(sorted(who))} | `{how}` | {commit} |"
+        for (how, commit), who in made.items()
+    )
     return "\n".join(
         [
             HEAD,
@@ -117,7 +124,7 @@ def page(runs: Sequence[SuiteRun], found: Boards) -> str:
             f"| table | students | for |\n|---|---|---|\n{students}\n",
             boards_as_markdown(found) + "\n",
             "## Commands\n",
-            "| agent | command | commit |\n|---|---|---|",
+            "| agents | command | commit |\n|---|---|---|",
             rows + "\n",
             FOOT,
         ]
