@@ -10,8 +10,9 @@ import n2n_gym  # noqa: F401  registers the ids
 from envs_registry import PRESETS
 from envs_registry.presets import as_markdown
 from n2n_gym.cli import app
+from n2n_gym.comparison.judges import Refused
 from n2n_gym.comparison.runner import Results, perform, plan
-from n2n_gym.comparison.validation import Refused, validate
+from n2n_gym.comparison.validation import validate
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 

@@ -275,6 +275,8 @@ def test_a_run_that_began_fresh_goes_on_fresh(tmp_path, teacher, monkeypatch):
     assert begun_as(options(run), run) == {}
     assert not (run / BEGAN).exists()
     line = {"search": "reinforce", "stage": "remove", "reward": 0.5}
+    line |= {"accuracy": 0.5, "num_params": 1, "num_macs": 1, "cost": 1.0}
+    line |= {"cost_once": 0.0, "fingerprint": "0"}
     (run / HISTORY).write_text(json.dumps(line) + "\n")
     write(folder, make(RemoveEnv, teacher, **LIMIT))
     assert begun_as(options(run), run) == {}

@@ -5,8 +5,9 @@ from typer.testing import CliRunner
 
 from envs_registry import BENCH, PRESETS
 from n2n_gym.cli import app
+from n2n_gym.comparison.judges import Refused, judge_of
 from n2n_gym.comparison.runner import Results, compare, perform, plan
-from n2n_gym.comparison.validation import Refused, _judge, validate
+from n2n_gym.comparison.validation import validate
 from n2n_gym.pytorch.recipe import Recipe
 from n2n_gym.teachers import learning
 
@@ -204,7 +205,7 @@ def test_the_command_says_what_it_found(results, tmp_path):
 
 @pytest.mark.parametrize("name", [*PRESETS, *BENCH])
 def test_every_preset_and_task_can_be_judged(name):
-    _judge({"env": name, "arguments": {}}, None)
+    judge_of({"env": name, "arguments": {}}, None)
 
 
 def test_runs_on_a_table_must_have_its_figures(tmp_path):
@@ -224,4 +225,4 @@ def test_runs_on_a_table_must_have_its_figures(tmp_path):
         with pytest.raises(Refused, match=message):
             validate(edited(path, tmp_path, change))
     with pytest.raises(Refused, match="the task determines its arguments"):
-        _judge({"env": task, "arguments": {"noise": "seed"}}, None)
+        judge_of({"env": task, "arguments": {"noise": "seed"}}, None)
