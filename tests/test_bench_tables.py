@@ -23,7 +23,8 @@ from envs_registry import BENCH, BenchTask
 from n2n_gym.bench import load_table
 from n2n_gym.bench.env import TableEvaluator, real_env
 from n2n_gym.bench.table import FOLDER, SCORED, SPLITS
-from n2n_gym.comparison.suite import boards, perform_suite
+from n2n_gym.comparison.leaderboard import boards
+from n2n_gym.comparison.suite import perform_suite
 from n2n_gym.evaluators.rungs import BENCH_V1
 from n2n_gym.resources.machine import processor
 

@@ -15,12 +15,12 @@ from envs_registry import BENCH
 from n2n_gym.bench import find_task
 from n2n_gym.bench.env import regrets
 from n2n_gym.cli import app
-from n2n_gym.comparison import suite
+from n2n_gym.comparison import leaderboard, suite
+from n2n_gym.comparison.leaderboard import standings
 from n2n_gym.comparison.suite import (
     BUDGETS,
     perform_suite,
     read_suite,
-    standings,
 )
 from tests.bench_tables import AIMS, installed, small_table
 
@@ -70,7 +70,7 @@ def test_regrets_are_normalised_by_those_of_a_random_student(table, results):
     one = suite.SuiteRun(task, "own", 0, [best], {})
     lost = regrets(what, "test")
     expected = lost[best] / lost[table.within(what)].mean()
-    assert suite.normalised(task, [one], 5) == pytest.approx([expected])
+    assert leaderboard.normalised(task, [one], 5) == pytest.approx([expected])
 
 
 def test_the_leaderboard_has_agents_from_scratch_first(table, results):
@@ -85,7 +85,7 @@ def test_the_leaderboard_has_agents_from_scratch_first(table, results):
     random = next(one for one in found if one.agent == "random")
     assert random.better is None
     assert found[-1].better.value == pytest.approx(0.5)  # it is random search
-    board = suite.as_markdown(found)
+    board = leaderboard.as_markdown(found)
     assert board.splitlines()[-1].startswith("| trained (small) |")
     for one in found:
         values = [one.at[n].value for n in BUDGETS]
@@ -103,8 +103,8 @@ def changed(line, **change):
             {"best": {str(n): 0.99 for n in BUDGETS}},
             "best reward of the first 5 students",
         ),
-        ({"rows": [1, 1]}, "listed twice"),
-        ({"rows": [100_000]}, "rows must be from 0"),
+        ({"rows": [1, 1]}, "row 1, a student, is listed twice"),
+        ({"rows": [100_000]}, "got row 100000"),
         ({"rows": list(range(400))}, "students of 300|rows must be"),
         ({"rows": []}, "rows must be"),
         ({"task": "N2NBench/Smal-v0"}, "unknown task"),
@@ -121,6 +121,42 @@ def test_a_run_that_is_not_so_is_refused(results, tmp_path, change, message):
         list(read_suite(path))
 
 
+def test_a_run_may_be_there_once_and_what_is_missing_is_said(results, tmp_path):
+    lines = results.read_text().splitlines(keepends=True)
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join([*lines, lines[3]]))
+    with pytest.raises(ValueError, match=r"line 25: the run of .* is there twice"):
+        list(read_suite(path))
+    assert suite.lacking(list(read_suite(results))) == []
+    path.write_text("".join(lines[1:]))
+    (missing,) = suite.lacking(list(read_suite(path)))
+    assert missing == next(iter(read_suite(results))).name
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    assert f"Not whole: 1 runs are missing, first {missing}." in done.stdout
+    document = CliRunner().invoke(app, ["validate", str(path), "--json"])
+    assert json.loads(document.stdout)["missing"] == [missing]
+
+
+def test_two_files_of_the_leaderboard_need_agents_of_other_names(results, tmp_path):
+    for name in ("mine.jsonl", "yours.jsonl"):
+        (tmp_path / name).write_text(results.read_text())
+    with pytest.raises(ValueError, match=r"is in mine\.jsonl and in yours\.jsonl"):
+        pages.read_all(tmp_path)
+    (tmp_path / "yours.jsonl").unlink()
+    assert pages.read_all(tmp_path) == list(read_suite(results))
+    whole = results.read_text().splitlines(keepends=True)
+    (tmp_path / "mine.jsonl").write_text("".join(whole[:-2]))
+    with pytest.raises(ValueError, match="2 runs are missing, first the run of"):
+        pages.read_all(tmp_path)
+
+
+def test_a_suite_is_of_all_tasks_or_of_those_for_development(table, monkeypatch):
+    assert suite.tasks_of_suite("n2n-bench") == list(AIMS)
+    assert suite.tasks_of_suite("n2n-bench-development") == []
+    monkeypatch.setattr(suite, "DEVELOPMENT", ("small",))
+    assert suite.tasks_of_suite("n2n-bench-development") == list(AIMS)
+
+
 def test_a_compressed_file_holds_the_same_runs(results, tmp_path):
     path = tmp_path / "results.jsonl.gz"
     path.write_bytes(gzip.compress(results.read_bytes()))
@@ -134,10 +170,10 @@ def test_a_compressed_file_holds_the_same_runs(results, tmp_path):
 def test_the_page_lists_each_agent_with_its_command(table, results):
     runs = list(read_suite(results))
     made = [replace(one, command="n2n-gym compare", commit="abc") for one in runs]
-    written = pages.page(made, suite.boards(made))
+    written = pages.page(made, leaderboard.boards(made))
     agents = ", ".join(sorted(AGENTS))
     assert f"| {agents} | `n2n-gym compare` | abc |" in written
-    assert suite.as_markdown(standings(runs)).strip() in written
+    assert leaderboard.as_markdown(standings(runs)).strip() in written
     assert f"| `small` | {len(table):,} | headline |" in written
 
 
@@ -145,11 +181,11 @@ def test_tables_for_development_have_a_leaderboard_of_their_own(
     table, results, monkeypatch
 ):
     runs = list(read_suite(results))
-    found = suite.boards(runs)
-    board = suite.as_markdown(standings(runs)).strip()
-    assert suite.boards_as_markdown(found) == f"## Headline tables\n\n{board}"
-    monkeypatch.setattr(suite, "DEVELOPMENT", ("small",))
-    other = suite.boards_as_markdown(suite.boards(runs))
+    found = leaderboard.boards(runs)
+    board = leaderboard.as_markdown(standings(runs)).strip()
+    assert leaderboard.boards_as_markdown(found) == f"## Headline tables\n\n{board}"
+    monkeypatch.setattr(leaderboard, "DEVELOPMENT", ("small",))
+    other = leaderboard.boards_as_markdown(leaderboard.boards(runs))
     assert other == f"## Development tables\n\n{board}"
 
 

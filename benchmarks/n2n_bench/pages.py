@@ -18,15 +18,9 @@ from benchmarks.n2n_bench.rules import ERRORS, judge, tau_of_seeds
 from envs_registry.bench import BENCH, DEVELOPMENT
 from n2n_gym.bench import load_table
 from n2n_gym.bench.table import Table
+from n2n_gym.comparison.leaderboard import Boards, boards, boards_as_markdown, draw
 from n2n_gym.comparison.statistics import as_table
-from n2n_gym.comparison.suite import (
-    Boards,
-    SuiteRun,
-    boards,
-    boards_as_markdown,
-    draw,
-    read_suite,
-)
+from n2n_gym.comparison.suite import SuiteRun, lacking, read_suite
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "data" / "n2n_bench" / "leaderboard"
@@ -40,7 +34,9 @@ An agent's result is the test regret of its best student on validation images: 0
 best student of the table, 1 is a random student within the limit. The table has
 interquartile means over all tasks and seeds, with 95 % bootstrap intervals. "Better
 than random" is the probability of a lower regret than random search at 100 students.
-The gap is the mean regret at 100 students. The picture is of the headline tables;
+The gap is the mean regret at 100 students. The agent with the lowest regret at 100
+students stands first. A student that breaks a task's limit counts, with a reward of -1,
+so a regret can be above 1. The picture is of the headline tables;
 settings of an agent may be chosen on the development tables alone. [The
 protocol](n2n-bench.md#protocol) has the details.
 """
@@ -48,13 +44,20 @@ protocol](n2n-bench.md#protocol) has the details.
 FOOT: Final = """\
 ## Add your agent
 
-1. Write a function `search(env, *, seed)` in a file, say `my_agents.py`: see
-   [agents](how-to/agents.md).
-2. Run the suite: `n2n-gym compare --suite n2n-bench --agents my_agents:search --seeds
-   30 --output runs/mine`.
-3. Check the file: `n2n-gym validate runs/mine/results.jsonl`.
-4. Compress it with `gzip`, put it into `benchmarks/data/n2n_bench/leaderboard`, run
-   `python -m benchmarks.n2n_bench.pages`, and open a pull request with both.
+1. Write a function `search(env, *, seed)` in a file with a name of its own, say
+   `annealing.py`: see [agents](how-to/agents.md). Choose its settings with `--suite
+   n2n-bench-development`.
+2. Run the suite: `n2n-gym compare --suite n2n-bench --agents annealing:search --seeds
+   30 --output runs/annealing`. An agent that does not learn takes about five minutes of
+   one core.
+3. Check the file: `n2n-gym validate runs/annealing/results.jsonl`. It must not lack
+   runs.
+4. Copy it: `gzip -9 -n -c runs/annealing/results.jsonl >
+   benchmarks/data/n2n_bench/leaderboard/annealing.jsonl.gz`.
+5. Write this page and its picture again, in two minutes: `python -m
+   benchmarks.n2n_bench.pages`.
+6. Open a pull request with all of these. The agent's own file belongs beside its
+   results, as `annealing.py`.
 
 An agent that was trained on tables before names them: pass `seen=["remove-residual"]`
 to `n2n_gym.comparison.suite.perform_suite`. Such agents stand last.
@@ -96,9 +99,25 @@ exceed "perfect" by two standard errors of a reward.
 
 
 def read_all(folder: Path = RESULTS) -> list[SuiteRun]:
-    """Every run of the folder's files; each has been checked against the tables."""
-    paths = sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
-    return [run for path in paths for run in read_suite(path)]
+    """Every run of the folder's files; each has been checked against the tables.
+
+    Raises:
+        ValueError: A file is wrong, two files have the same run, or an agent lacks one.
+    """
+    found: dict[str, tuple[SuiteRun, Path]] = {}
+    for path in sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
+        for run in read_suite(path):
+            if run.name in found:
+                _, other = found[run.name]
+                raise ValueError(
+                    f"{run.name} is in {other.name} and in {path.name}; each agent "
+                    f"needs a name of its own"
+                )
+            found[run.name] = run, path
+    runs = [run for run, _ in found.values()]
+    if missing := lacking(runs):
+        raise ValueError(f"{len(missing)} runs are missing, first {missing[0]}")
+    return runs
 
 
 def page(runs: Sequence[SuiteRun], found: Boards) -> str:
@@ -183,7 +202,10 @@ def _judged(name: str) -> list[str]:
 
 
 def main() -> None:
-    runs = read_all()
+    try:
+        runs = read_all()
+    except ValueError as error:
+        raise SystemExit(f"Error: {error}") from error
     found = boards(runs)
     PAGE.write_text(page(runs, found))
     TABLES.write_text(tables_page())

@@ -223,6 +223,7 @@ class Table:
         """Rows of Pareto-optimal students, (P,), ascending in cost.
 
         Args:
+            split: Name of the images of the accuracy: "validation" or "test".
             cost: Name of an array: "num_params", "num_macs", "onnx_bytes" or
                 "peak_bytes".
         """

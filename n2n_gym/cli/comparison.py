@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,9 +14,8 @@ from rich.table import Table
 
 from envs_registry import BENCH, DEFAULTS, MODULE, PRESETS
 from n2n_gym.cli.errors import plain_errors, stoppable
-from n2n_gym.cli.output import AsJson, print_json
-from n2n_gym.common.commit import commit_of_code
-from n2n_gym.common.plugins import refuse_unknown
+from n2n_gym.cli.output import AsJson, draw_if_possible, print_json
+from n2n_gym.cli.suites import check_suite, compare_on_suite, validate_suite
 from n2n_gym.runs.shared_options import (
     FILES,
     PLACE,
@@ -32,7 +30,6 @@ from n2n_gym.runs.shared_options import (
 if TYPE_CHECKING:
     from n2n_gym.comparison.runner import AgentRun
     from n2n_gym.comparison.statistics import Curves, Row
-    from n2n_gym.comparison.suite import Standing
 
 STAGES: Final = ("N2NRemove-v0", "N2NShrink-v0")  # compared by default
 
@@ -54,12 +51,16 @@ Agents = Annotated[
     typer.Option(
         help="Agents, separated by commas: reinforce, reinforce@none, reinforce-paper, "
         "random, uniform, greedy, beam, evolution, local, bayesian, imitation, ppo, "
-        "a2c, dqn, maskable-ppo, recurrent-ppo, qrdqn, or module:function."
+        "a2c, dqn, maskable-ppo, recurrent-ppo, qrdqn, or module:function; with "
+        "--suite also regression."
     ),
 ]
 Suite = Annotated[
     str | None,
-    typer.Option(help="n2n-bench: all its tasks by its protocol (--seeds 30)."),
+    typer.Option(
+        help="n2n-bench: all its tasks by its protocol (--seeds 30); "
+        "n2n-bench-development: those on which settings may be chosen."
+    ),
 ]
 Seeds = Annotated[
     int, typer.Option(min=1, metavar="N", help="Number of runs of each agent.")
@@ -117,9 +118,9 @@ def compare(
             others |= {"evaluator": evaluator, "budget": budget}
             others |= {"evaluations": evaluations, "keep": keep}
             others |= {"device": device}
-            _check_suite(suite, others)
+            check_suite(suite, others)
             path = _results(output, is_resumed=resume)
-            _compare_on_suite(names, seeds, path, workers, as_json=as_json)
+            compare_on_suite(suite, names, seeds, path, workers, as_json=as_json)
             return
         path = _results(output, is_resumed=resume)
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
@@ -179,7 +180,7 @@ def _write(
     from n2n_gym.report import write_comparison
 
     (output / "report.md").write_text(as_markdown(rows))
-    drawn = _draw(draw, curves, output / "curves.png", unit)
+    drawn = draw_if_possible(draw, curves, output / "curves.png", unit)
     write_comparison(
         output,
         curves,
@@ -204,71 +205,6 @@ def _show(curves: Curves, rows: list[Row], written: str) -> None:
     console.print(written, highlight=False)
 
 
-def _check_suite(suite: str, others: dict[str, Any]) -> None:
-    """Raise a ValueError if the suite is unknown, or one of ``others`` is given."""
-    from n2n_gym.comparison.suite import SUITE
-
-    refuse_unknown("suite", suite, (SUITE,))
-    if given := [f"--{name}" for name, value in others.items() if value is not None]:
-        raise ValueError(
-            f"--suite determines these options; leave out {', '.join(given)}"
-        )
-
-
-def _compare_on_suite(
-    agents: list[str], seeds: int, path: Path, workers: int | None, *, as_json: bool
-) -> None:
-    """Run every agent with every seed on every task; write the leaderboard."""
-    from n2n_gym.comparison import suite as protocol
-    from n2n_gym.evaluators.loading import num_cores
-
-    output = path.parent
-    command = shlex.join(["n2n-gym", *sys.argv[1:]])
-    runs = protocol.perform_suite(
-        agents,
-        range(seeds),
-        path,
-        command=command,
-        commit=commit_of_code(),
-        workers=workers or num_cores(),
-    )
-    found = protocol.boards(runs)
-    text = protocol.boards_as_markdown(found)
-    (output / "leaderboard.md").write_text(f"{text}\n")
-    first = found.headline or found.development
-    drawn = _draw(
-        lambda rows, to, _: protocol.draw(rows, to), first, output / "curves.png", ""
-    )
-    if as_json:
-        parts = found._asdict()
-        agents_found = {part: list(map(_standing, of)) for part, of in parts.items()}
-        print_json({"output": str(output), "agents": agents_found})
-        return
-    console = Console()
-    for title, rows in zip(protocol.BOARDS, found, strict=True):
-        if rows:
-            console.print(_as_table(title, rows))
-    made = f"leaderboard.md, results.jsonl{drawn}"
-    console.print(f"{output}: {made}", highlight=False)
-
-
-def _as_table(title: str, rows: Sequence[Standing]) -> Table:
-    text = f"{title}. Test regret: 0 the best student, 1 a random one"
-    table = Table("agent", title=text)
-    for budget in rows[0].at:
-        table.add_column(f"{budget} students", justify="right")
-    for one in rows:
-        cells = (f"{found.value:.3f}" for found in one.at.values())
-        table.add_row(escape(one.agent), *cells)
-    return table
-
-
-def _standing(one: Standing) -> dict[str, Any]:
-    """An agent's standing as a JSON document."""
-    at = {budget: found._asdict() for budget, found in one.at.items()}
-    return {"agent": one.agent, "seen": one.seen, "gap": one.gap._asdict(), "at": at}
-
-
 def validate(
     path: Annotated[Path, typer.Argument(help="The results.jsonl of a comparison.")],
     rescore: Annotated[
@@ -282,21 +218,16 @@ def validate(
 ) -> None:
     """Check the results of a comparison: replay the decisions, score students again.
 
-    Rewards may differ by the noise of scores, which is measured here. The file is only
-    read as data: it can name only what belongs to this package, and no code in it runs.
+    Rewards may differ by the noise of scores, which is measured here. On N2N-Bench,
+    rewards must be those of the tables. The file is only read as data: it can name only
+    what belongs to this package, and no code in it runs.
     """
     with plain_errors(), stoppable(lambda: "Stopped."):
-        from n2n_gym.comparison.suite import is_suite, read_suite
+        from n2n_gym.comparison.suite import is_suite
         from n2n_gym.comparison.validation import validate as check
 
         if is_suite(path):
-            runs = list(read_suite(path))
-            if as_json:
-                print_json(
-                    {"runs": len(runs), "students": sum(len(r.rows) for r in runs)}
-                )
-            else:
-                Console().print(f"{path} holds: {len(runs)} runs, by the tables.")
+            validate_suite(path, as_json=as_json)
             return
 
         found = check(path, rescore=rescore, device=device)
@@ -380,12 +311,3 @@ def _prepare(name: str, arguments: dict[str, Any]) -> None:
     env = gym.make(name, **arguments)
     list(play_all(env, [lambda observation, mask: env.metadata["keep"]]))
     env.close()
-
-
-def _draw(draw: Any, curves: Any, path: Path, unit: str) -> str:
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        return ' (curves.png needs pip install "n2n-gym[bench]")'
-    draw(curves, path, unit)
-    return ", curves.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,3 +32,13 @@ def print_json(document: object) -> None:
 def say(text: str) -> None:
     """Print a text for people, without markup and without added line breaks."""
     Console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def draw_if_possible(draw: Any, curves: Any, path: Path, unit: str) -> str:
+    """Draw a picture; return the text that mentions it, or says what it needs."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        return ' (curves.png needs pip install "n2n-gym[bench]")'
+    draw(curves, path, unit)
+    return ", curves.png"

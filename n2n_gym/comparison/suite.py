@@ -11,44 +11,32 @@ import json
 import multiprocessing
 import sys
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from envs_registry import BENCH, MODULE
 from envs_registry.bench import DEVELOPMENT
 from n2n_agents.library import find_agent
 from n2n_gym.bench import load_table
-from n2n_gym.bench.env import regrets
 from n2n_gym.bench.rivals import regression_search
 from n2n_gym.common.progress import progress
 from n2n_gym.comparison.budget import Ledger, run
-from n2n_gym.comparison.statistics import (
-    Estimate,
-    as_table,
-    estimate,
-    improvement,
-    iqm_of_all,
-)
 
 SUITE: Final = "n2n-bench"
+DEVELOPING: Final = "n2n-bench-development"  # the tasks of tables for development
+SUITES: Final = (SUITE, DEVELOPING)
 VERSION: Final = 1  # version of the lines
 BUDGETS: Final = (5, 10, 30, 100, 300)  # distinct students
-JUDGED: Final = 100  # budget of the probability of improvement and of the gap
-BASIS: Final = "random"
-BOARDS: Final = ("Headline tables", "Development tables")
 REGRESSION: Final = "regression"  # the regression of n2n_gym/bench/rivals.py
-
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -71,6 +59,17 @@ class SuiteRun:
     seen: Sequence[str] = ()
     command: str = ""
     commit: str = ""
+
+    @property
+    def name(self) -> str:
+        """Text that only one run may have."""
+        return f"the run of {self.agent!r} with seed {self.seed} on {self.task}"
+
+
+def tasks_of_suite(suite: str) -> list[str]:
+    """Names of a suite's tasks."""
+    wanted = (False, True) if suite == SUITE else (True,)
+    return [name for name in BENCH if (BENCH[name].table in DEVELOPMENT) in wanted]
 
 
 def perform_suite(
@@ -183,8 +182,10 @@ def read_suite(path: Path) -> Iterator[SuiteRun]:
     """The runs in a file.
 
     Raises:
-        ValueError: A line is not a run of this suite, or contradicts the task's table.
+        ValueError: A line is not a run of this suite, contradicts the task's table, or
+            is the run of an earlier line.
     """
+    seen: set[str] = set()
     for number, text in enumerate(_text(path).splitlines(), 1):
         where = f"{path}, line {number}"
         try:
@@ -196,6 +197,9 @@ def read_suite(path: Path) -> Iterator[SuiteRun]:
         if (suite, version) != (SUITE, VERSION):
             raise ValueError(f"{where} is of {suite} {version}, not {SUITE} {VERSION}")
         check_run(found, where)
+        if found.name in seen:
+            raise ValueError(f"{where}: {found.name} is there twice")
+        seen.add(found.name)
         yield found
 
 
@@ -230,14 +234,17 @@ def check_run(found: SuiteRun, where: str) -> None:
         raise ValueError(f"{where}: unknown task {found.task!r}")
     size = len(load_table(found.task))
     rows = found.rows
-    if not rows or not all(type(row) is int and 0 <= row < size for row in rows):
-        raise ValueError(f"{where}: rows must be from 0 to {size - 1}")
+    wrong = [row for row in rows if type(row) is not int or not 0 <= row < size]
+    if wrong or not rows:
+        said = f"row {wrong[0]!r}" if wrong else "a run without rows"
+        raise ValueError(f"{where}: rows must be from 0 to {size - 1}, got {said}")
     if len(rows) > BUDGETS[-1]:
         raise ValueError(
             f"{where}: a run has at most {BUDGETS[-1]} students, got {len(rows)}"
         )
-    if found.agent != REGRESSION and len(set(rows)) < len(rows):
-        raise ValueError(f"{where}: a student is listed twice")
+    (often, count), *_ = Counter(rows).most_common(1)
+    if found.agent != REGRESSION and count > 1:
+        raise ValueError(f"{where}: row {often}, a student, is listed twice")
     if found.agent == REGRESSION and list(rows) != _regression(found.task, found.seed):
         raise ValueError(
             f"{where}: the rows are not those that {REGRESSION!r} finds with seed "
@@ -252,147 +259,19 @@ def check_run(found: SuiteRun, where: str) -> None:
             )
 
 
-# Statistics.
+def lacking(runs: Sequence[SuiteRun]) -> list[str]:
+    """Names of the runs that are missing until the leaderboard can have the agents.
 
-
-@dataclass(frozen=True)
-class Standing:
-    """Test regrets of an agent, normalised as in ``normalised``.
-
-    Attributes:
-        at: Interquartile mean of regrets over tasks and seeds, by budget.
-        better: Probability of a lower regret than random search's at 100 students; None
-            for random search, or if it has not run.
-        gap: Mean regret at 100 students, with regrets clipped at 1.
-        values: Regret of each seed's run at 100 students, by task.
+    Every agent must have run every task with each seed that one of its runs has.
     """
-
-    agent: str
-    seen: tuple[str, ...]
-    at: Mapping[int, Estimate]
-    better: Estimate | None
-    gap: Estimate
-    values: Mapping[str, Values]
-
-
-class Boards(NamedTuple):
-    """Standings on the tables for the headline, and on those for development."""
-
-    headline: list[Standing]
-    development: list[Standing]
-
-
-def boards(runs: Sequence[SuiteRun]) -> Boards:
-    """The standings on each part of the tables; empty for a part without runs."""
-    parts: tuple[list[SuiteRun], list[SuiteRun]] = ([], [])
+    seeds: dict[str, set[int]] = defaultdict(set)
     for one in runs:
-        parts[BENCH[one.task].table in DEVELOPMENT].append(one)
-    return Boards(*map(standings, parts))
-
-
-def standings(runs: Sequence[SuiteRun]) -> list[Standing]:
-    """One standing per agent that ran all tasks of these runs.
-
-    Agents without pretraining come first, then pretrained agents. Each group begins
-    with the lowest regret at 100 students.
-    """
-    tasks = list(dict.fromkeys(one.task for one in runs))
-    by_agent: dict[tuple[str, tuple[str, ...]], dict[str, list[SuiteRun]]]
-    by_agent = defaultdict(lambda: defaultdict(list))
-    for one in runs:
-        by_agent[one.agent, tuple(one.seen)][one.task].append(one)
-    whole = {key: of for key, of in by_agent.items() if len(of) == len(tasks)}
-    values = {
-        key: {
-            budget: {task: normalised(task, of[task], budget) for task in tasks}
-            for budget in BUDGETS
-        }
-        for key, of in whole.items()
-    }
-    basis = values.get((BASIS, ()))
-    found = []
-    for (agent, seen), at in values.items():
-        groups = list(at[JUDGED].values())
-        better = None
-        if basis is not None and agent != BASIS:
-            pairs = [-v for v in groups] + [-v for v in basis[JUDGED].values()]
-            better = estimate(improvement, pairs)
-        found.append(
-            Standing(
-                agent,
-                seen,
-                {n: estimate(iqm_of_all, list(at[n].values())) for n in BUDGETS},
-                better,
-                estimate(_gap, groups),
-                at[JUDGED],
-            )
-        )
-    return sorted(found, key=lambda one: (bool(one.seen), one.at[JUDGED].value))
-
-
-def _gap(groups: Sequence[Values]) -> float:
-    return float(np.mean([np.minimum(group, 1).mean() for group in groups]))
-
-
-def normalised(task: str, runs: Sequence[SuiteRun], budget: int) -> Values:
-    """Normalised test regret of each run at a budget, (runs,).
-
-    The best student's regret is 0. The mean regret of all students within the task's
-    limit is 1.
-    """
-    table, what = load_table(task), BENCH[task]
-    rewards, lost = table.values(what), regrets(what, "test")
-    chance = lost[table.within(what)].mean()
-    held = []
-    for one in runs:
-        rows = np.array(one.rows[:budget])
-        held.append(lost[rows[rewards[rows].argmax()]])
-    found: Values = np.array(held) / chance
-    return found
-
-
-def as_markdown(found: Sequence[Standing]) -> str:
-    """The leaderboard as a Markdown table, one row per agent."""
-    head = ["agent", *(f"{n} students" for n in BUDGETS), "better than random", "gap"]
-    rows = []
-    for one in found:
-        name = one.agent if not one.seen else f"{one.agent} ({', '.join(one.seen)})"
-        cells = [str(one.at[n]) for n in BUDGETS]
-        rows.append([name, *cells, str(one.better or ""), str(one.gap)])
-    return as_table(head, rows)
-
-
-def boards_as_markdown(found: Boards) -> str:
-    """Both leaderboards, as far as there are runs."""
-    return "\n\n".join(
-        f"## {title}\n\n{as_markdown(rows).rstrip()}"
-        for title, rows in zip(BOARDS, found, strict=True)
-        if rows
+        seeds[one.agent].add(one.seed)
+    names = {one.name for one in runs}
+    wanted = (
+        SuiteRun(task, agent, seed, (), {}).name
+        for agent in seeds
+        for task in BENCH
+        for seed in sorted(seeds[agent])
     )
-
-
-def draw(found: Sequence[Standing], path: Path) -> None:
-    """Plot regret by budget, and performance profiles at 100 students."""
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for one in found:
-        middle = [one.at[n].value for n in BUDGETS]
-        low, high = ([getattr(one.at[n], s) for n in BUDGETS] for s in ("low", "high"))
-        (line,) = left.plot(BUDGETS, middle, marker="o", label=one.agent)
-        left.fill_between(BUDGETS, low, high, alpha=0.15, color=line.get_color())
-        regret = np.linspace(0, 1, 200)
-        reached = [
-            np.mean([(values <= r).mean() for values in one.values.values()])
-            for r in regret
-        ]
-        right.plot(regret, reached, color=line.get_color())
-    left.set_xscale("log")
-    left.set_xticks(BUDGETS, map(str, BUDGETS))
-    left.set_xlabel("distinct students")
-    left.set_ylabel("normalised test regret (IQM)")
-    right.set_xlabel(f"normalised test regret at {JUDGED} students")
-    right.set_ylabel("share of runs at or below")
-    left.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return [name for name in wanted if name not in names]
