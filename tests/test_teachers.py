@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from n2n_gym.teachers.learning import teacher_recipe, train_network
 from n2n_gym.teachers.loading import load_teacher
 from n2n_gym.teachers.store import kept_teachers
 from n2n_gym.teachers.teacher import Teacher
+from n2n_gym.teachers.watch import TakesTooLong, refused_after, watched_batches
 from n2n_gym.teachers.zoo import teacher_architecture
 from tests.networks import PlainNet, SmallResNet
 
@@ -215,11 +217,11 @@ def test_a_long_training_is_announced_with_its_end_and_done(
 def test_a_training_that_there_is_no_time_for_is_refused(use, task, cache, monkeypatch):
     monkeypatch.setattr(learning, "time", BusyClock())
     with (
-        learning.refused_after(400),
-        pytest.raises(learning.TakesTooLong, match="takes about 7 minutes"),
+        refused_after(400),
+        pytest.raises(TakesTooLong, match="takes about 7 minutes"),
     ):
         use(task)
-    with learning.refused_after(410):
+    with refused_after(410):
         assert 0 < use(task) <= 1
 
 
@@ -238,6 +240,51 @@ def test_minutes_that_are_too_few_say_how_many_are_not(
     message = rf"leaves too little of {said}; at least 1\d minutes make sense"
     with pytest.raises(TooShort, match=message):  # 405 s, and a third of that
         compress(options)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "longest", "at"),
+    [
+        ([5] * 10, 30, 2),  # eight more batches of five seconds are too many
+        ([5] * 10, 60, None),
+        ([5] * 4 + [20] * 6, 60, 7),  # the estimate was too low
+        ([0.1] * 3 + [50] * 7, 100, 4),  # judged after two seconds
+    ],
+)
+def test_logits_that_there_is_no_time_for_are_refused(
+    seconds, longest, at, monkeypatch
+):
+    now = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("n2n_gym.teachers.watch.time", clock)
+    with refused_after(longest, lambda: None):
+        after = watched_batches("computing the logits of net", 1_000)
+        for each in seconds[: 10 if at is None else at - 1]:
+            now += each
+            after(100)
+        if at is not None:
+            now += seconds[at - 1]
+            with pytest.raises(TakesTooLong, match="the logits of net takes about"):
+                after(100)
+
+
+def test_a_given_teacher_that_takes_too_long_to_score_is_refused(
+    cache, monkeypatch, tmp_path
+):
+    """One minute for a network whose logits alone take longer."""
+    clock = iter(range(0, 10**6, 10))  # ten seconds a batch
+    monkeypatch.setattr(
+        "n2n_gym.teachers.watch.time", SimpleNamespace(monotonic=lambda: next(clock))
+    )
+    options = Options(
+        teacher="tests.networks:make_small",
+        weights="own",
+        minutes="1",
+        output=tmp_path / "run",
+    )
+    with pytest.raises(TooShort, match=r"computing the logits of .* make sense here"):
+        compress(options)
+    assert not (tmp_path / "run" / "plan.json").exists()
 
 
 def test_a_short_training_is_not_announced(task, cache, caplog):

@@ -49,8 +49,8 @@ from n2n_gym.runs.history import Remembering
 from n2n_gym.runs.identity import IDENTITY, check_unchanged, keep_identity
 from n2n_gym.runs.options import Options
 from n2n_gym.scores import ScoreStore
-from n2n_gym.teachers.learning import TakesTooLong, refused_after
 from n2n_gym.teachers.teacher import Teacher
+from n2n_gym.teachers.watch import TakesTooLong, refused_after
 
 TEACHER_LEAVES: Final = 0.25  # least share of the minutes after training
 LEAST_SECONDS: Final = 20.0  # least seconds for search and finalists
@@ -172,10 +172,10 @@ def _kept_if_stopped(plan: Plan) -> Iterator[None]:
 
 
 def _train(teacher: Teacher, plan: Plan) -> None:
-    """Train the teacher if necessary; the plan keeps the seconds.
+    """Train or score the teacher if necessary; the plan keeps the seconds.
 
     Raises:
-        TooShort: Too little of the run's time would remain after the training.
+        TooShort: Too little of the run's time would remain afterwards.
     """
     needed, given = LEAST_SECONDS, plan.seconds or 0.0
     longest = plan.left - max(needed, TEACHER_LEAVES * given)

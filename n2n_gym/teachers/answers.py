@@ -17,6 +17,7 @@ from n2n_gym.pytorch.inputs import Normalisation
 from n2n_gym.pytorch.recipe import Precision
 from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.precision import pick_precision
+from n2n_gym.teachers.watch import watched_batches
 
 # Least number of images for which the precision is chosen. Fewer take little time
 # anyway, and in float32 their logits are the same on every machine.
@@ -39,12 +40,21 @@ def compute_answers(
 
     Args:
         network: The teacher's network, on the device.
+
+    Raises:
+        TakesTooLong: See ``refused_after``.
     """
     sizes = {split: len(task.splits[split]) for split in splits}
     total = sum(sizes.values())
     is_long = total * architecture.num_macs > LONG
     title = f"Logits of {name} on {task.name}"
+    watched = watched_batches(f"computing the logits of {name}", total)
     with progress(total, title, is_long=is_long) as bar:
+
+        def after_batch(count: int) -> None:
+            bar.update(count)
+            watched(count)
+
         return {
             split: compute_logits(
                 network,
@@ -52,7 +62,7 @@ def compute_answers(
                 normalise,
                 precision=precision,
                 batch_size=BATCH.get(device.type, EVALUATION_BATCH),
-                on_batch=bar.update,
+                on_batch=after_batch,
             ).cpu()
             for split in sizes
         }

@@ -6,13 +6,11 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +29,7 @@ from n2n_gym.tasks.task import Task
 from n2n_gym.teachers.answers import compute_answers
 from n2n_gym.teachers.precision import pick_precision, training_step
 from n2n_gym.teachers.teacher import Trained
+from n2n_gym.teachers.watch import TakesTooLong, watch
 
 logger = logging.getLogger(__name__)
 
@@ -46,45 +45,6 @@ SHORTEST_MEMORY: Final = 0.1  # least momentum of batch-norm statistics
 # Least number of training steps for which the precision is chosen. Shorter trainings
 # take little time anyway, and in float32 they are the same on every machine.
 WORTH_MEASURING: Final = 1_000
-
-
-class _Watch(NamedTuple):
-    longest: float = math.inf
-    on_step: Callable[[], object] = lambda: None
-
-
-_UNWATCHED: Final = _Watch()
-_watch: ContextVar[_Watch] = ContextVar("watch", default=_UNWATCHED)
-
-
-class TakesTooLong(ValueError):
-    """Training a teacher would take longer than the time allowed.
-
-    Attributes:
-        seconds: Estimated seconds for the rest of the training.
-    """
-
-    def __init__(self, title: str, seconds: float) -> None:
-        super().__init__(
-            f"training teacher {title} takes about {math.ceil(seconds / 60)} minutes"
-        )
-        self.seconds = seconds
-
-
-@contextmanager
-def refused_after(
-    seconds: float, on_step: Callable[[], object] = lambda: None
-) -> Iterator[None]:
-    """Context in which a training of over ``seconds`` seconds raises `TakesTooLong`.
-
-    Args:
-        on_step: Callback after each step of a training.
-    """
-    token = _watch.set(_Watch(seconds, on_step))
-    try:
-        yield
-    finally:
-        _watch.reset(token)
 
 
 def teacher_recipe(task: Task, architecture: Architecture) -> Recipe:
@@ -275,7 +235,7 @@ class _Lesson:
             TakesTooLong: See `refused_after`.
         """
         self.num_steps += 1
-        longest, on_step = _watch.get()
+        longest, on_step = watch()
         on_step()
         if self.num_steps == 2:
             self.started = time.perf_counter()
@@ -285,7 +245,7 @@ class _Lesson:
             each = (time.perf_counter() - self.started) / (self.num_steps - 2)
             left = each * (total - self.num_steps)
             if self.num_steps == to_refuse and left > longest:
-                raise TakesTooLong(self.title, left)
+                raise TakesTooLong(f"training teacher {self.title}", left)
             if self.num_steps == STEPS_TO_JUDGE and left > LONG:
                 end = datetime.now() + timedelta(seconds=left)
                 logger.warning(
