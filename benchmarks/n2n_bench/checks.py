@@ -1,9 +1,9 @@
 """Checks of a table: repeated scores, convergence, latency, speed.
 
-    python -m benchmarks.n2n_bench again remove-residual
-    python -m benchmarks.n2n_bench converge remove-residual --minutes 60
-    python -m benchmarks.n2n_bench latency remove-residual
-    python -m benchmarks.n2n_bench speed remove-residual
+python -m benchmarks.n2n_bench again remove-residual
+python -m benchmarks.n2n_bench converge remove-residual --minutes 60
+python -m benchmarks.n2n_bench latency remove-residual
+python -m benchmarks.n2n_bench speed remove-residual
 """
 
 from __future__ import annotations
