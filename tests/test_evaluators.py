@@ -81,7 +81,8 @@ def test_weights_that_are_kept_are_those_that_were_scored(
         scores = evaluator(students, teacher)
     assert len(list(tmp_path.iterdir())) == len(students)
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "distil", None)  # nothing is distilled a second time
+        # Nothing is distilled a second time.
+        patch.setattr(scoring, "distil_and_keep", None)
         networks = [evaluator.network(student, teacher) for student in students]
     kept = networks[1].state_dict()
     assert kept.keys() == again.keys()

@@ -1,9 +1,12 @@
 """Checks of a table: repeated scores, convergence, latency, speed.
 
-python -m benchmarks.n2n_bench again remove-residual
-python -m benchmarks.n2n_bench converge remove-residual --minutes 60
-python -m benchmarks.n2n_bench latency remove-residual
-python -m benchmarks.n2n_bench speed remove-residual
+    python -m benchmarks.n2n_bench again remove-residual
+    python -m benchmarks.n2n_bench converge remove-residual --minutes 60
+    python -m benchmarks.n2n_bench latency remove-residual
+    python -m benchmarks.n2n_bench speed remove-residual
+
+Each command prints what it finds. ``converge`` and ``latency`` also write it into the
+table.
 """
 
 from __future__ import annotations

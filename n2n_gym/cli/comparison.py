@@ -277,23 +277,24 @@ def _resolve(
     import gymnasium as gym
 
     known = name.removeprefix(MODULE)
-    # The scores of a task of N2N-Bench come from a table, so no device is needed.
-    place = {} if device is None else {"device": device}
     chosen = {key: value for key, value in given.items() if value is not None}
-    if known in PRESETS or known in BENCH:
-        if wrong := chosen | (place if known in BENCH else {}):
-            raise ValueError(
-                f"{name} has its own teacher, task and evaluator; leave out "
-                f"{', '.join(f'--{key}' for key in wrong)}"
-            )
-        arguments = {}
+    place = {} if device is None else {"device": device}
+    wrong: dict[str, Any] = {}
+    arguments: dict[str, Any]
+    if known in BENCH:  # scores come from a table, so no device is needed
+        wrong, arguments = chosen | place, {}
+    elif known in PRESETS:
+        wrong, arguments = chosen, place
     else:
-        arguments = {**DEFAULTS, **chosen}
-    if known not in BENCH:
-        arguments |= place
+        arguments = {**DEFAULTS, **chosen, **place}
+    if wrong:
+        raise ValueError(
+            f"{name} has its own teacher, task and evaluator; leave out "
+            f"{', '.join(f'--{key}' for key in wrong)}"
+        )
     full = name if ":" in name else MODULE + name
     try:
-        gym.spec(name.removeprefix(MODULE))
+        gym.spec(known)
     except gym.error.Error as error:
         raise ValueError(f"there is no environment {name!r}: {error}") from error
     return full, arguments

@@ -151,6 +151,36 @@ def distil(
     return network.eval()
 
 
+def distil_and_keep(
+    student: Architecture,
+    teacher: Teacher,
+    settings: Settings,
+    *,
+    seed: int,
+    keep: Path | None,
+) -> Network:
+    """Distil a student and save its weights.
+
+    Args:
+        keep: File to save the weights in; None saves no weights. Beside this file there
+            is a checkpoint while the student is trained: if the process is killed, the
+            same call resumes the training.
+    """
+    if keep is None:
+        return distil(student, teacher, settings, seed=seed)
+    checkpoint = checkpoint_of(keep)
+    network = distil(student, teacher, settings, seed=seed, checkpoint=checkpoint)
+    with kept_if_possible(keep):
+        save_weights(network, keep)
+        checkpoint.unlink(missing_ok=True)
+    return network
+
+
+def checkpoint_of(keep: Path) -> Path:
+    """Path of the checkpoint of the training whose weights go to ``keep``."""
+    return keep.with_suffix(".checkpoint")
+
+
 def without_labels(recipe: Recipe, task: Task) -> Recipe:
     """The recipe; without a loss on labels if the training images have no labels.
 
@@ -236,11 +266,6 @@ def provenance(device: torch.device) -> Provenance:
     return Provenance(f"{major}.{minor}", instruction_set(device))
 
 
-def checkpoint_of(keep: Path) -> Path:
-    """Path of the checkpoint of the training whose weights go to ``keep``."""
-    return keep.with_suffix(".checkpoint")
-
-
 def measure(
     student: Architecture,
     teacher: Teacher,
@@ -252,9 +277,7 @@ def measure(
     """Distil a student and measure its validation accuracy.
 
     Args:
-        keep: File to save the student's weights in; None saves no weights. Beside this
-            file there is a checkpoint while the student is trained: if the process is
-            killed, the same call resumes the training.
+        keep: See `distil_and_keep`.
 
     Returns:
         The score, or a failure if the distillation diverged or the memory was
@@ -276,9 +299,8 @@ def _measure(
     keep: Path | None,
 ) -> Score | Failure:
     rung = settings.rung
-    checkpoint = keep and checkpoint_of(keep)
     try:
-        network = distil(student, teacher, settings, seed=seed, checkpoint=checkpoint)
+        network = distil_and_keep(student, teacher, settings, seed=seed, keep=keep)
         validation = teacher.task.split("validation", settings.device)
         with isolated(settings.threads):
             accuracy = compute_accuracy(
@@ -294,9 +316,5 @@ def _measure(
         if not is_out_of_memory(error):
             raise
         return out_of_memory(error)
-    if keep is not None:
-        with kept_if_possible(keep):
-            save_weights(network, keep)
-            checkpoint_of(keep).unlink(missing_ok=True)
     cost = nominal_cost(student, teacher, rung)
     return Score(accuracy, student.num_params, student.num_macs, cost)

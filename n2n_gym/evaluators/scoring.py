@@ -11,11 +11,10 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 
-from n2n_gym.common.files import kept_if_possible
 from n2n_gym.evaluators.distillation import (
     Settings,
     checkpoint_of,
-    distil,
+    distil_and_keep,
     measure,
     nominal_cost,
     prepare,
@@ -28,7 +27,7 @@ from n2n_gym.pytorch.build import Network
 from n2n_gym.pytorch.determinism import isolated, seeded
 from n2n_gym.pytorch.devices import pick_device
 from n2n_gym.pytorch.recipe import Precision
-from n2n_gym.pytorch.saving import load_network, save_weights
+from n2n_gym.pytorch.saving import load_network
 from n2n_gym.rewards import Failure, Score
 from n2n_gym.scores import UNKNOWN, Key, ScoreStore, canonical
 from n2n_gym.teachers.precision import pick_precision, training_step
@@ -188,18 +187,8 @@ class DistillationEvaluator:
                 return network.to(memory_format=torch.channels_last)
             except (OSError, SafetensorError, RuntimeError) as error:
                 logger.warning("%s is damaged (%s) and is made anew", path, error)
-        network = distil(
-            student,
-            self._start(teacher),
-            settings,
-            seed=_seed(key),
-            checkpoint=path and checkpoint_of(path),
-        )
-        if path is not None:
-            with kept_if_possible(path):
-                save_weights(network, path)
-                checkpoint_of(path).unlink(missing_ok=True)
-        return network
+        start, seed = self._start(teacher), _seed(key)
+        return distil_and_keep(student, start, settings, seed=seed, keep=path)
 
     def is_begun(self, student: Architecture, teacher: Teacher) -> bool:
         """Whether a killed process has trained the student in part.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Final
@@ -30,8 +30,8 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_lines = 0
-        lines = read_history(path)
         self._left = deque(_whole_lines(path))  # lines that must come again
+        lines = _parsed(path, self._left)
         with open(path, "a") as file:  # drop a line that was cut short
             file.truncate(sum(map(_num_bytes, self._left)))
         self._file: IO[str] = open(path, "a")  # noqa: SIM115 - closed by `close`
@@ -108,8 +108,12 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: A line is damaged.
     """
+    return _parsed(path, _whole_lines(path))
+
+
+def _parsed(path: Path, lines: Iterable[str]) -> list[dict[str, Any]]:
     found = []
-    for number, line in enumerate(_whole_lines(path), 1):
+    for number, line in enumerate(lines, 1):
         try:
             content: dict[str, Any] = json.loads(line)
             if content["stage"] != FINAL:
