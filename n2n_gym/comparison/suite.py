@@ -36,6 +36,7 @@ DEVELOPING: Final = "n2n-bench-development"  # the tasks of tables for developme
 SUITES: Final = (SUITE, DEVELOPING)
 VERSION: Final = 1  # version of the lines
 BUDGETS: Final = (5, 10, 30, 100, 300)  # distinct students
+PATIENCE: Final = 300  # a run ends after so many episodes without a new student
 REGRESSION: Final = "regression"  # the regression of n2n_gym/bench/rivals.py
 
 
@@ -145,7 +146,7 @@ def _rows(task: str, agent: str, seed: int) -> list[int]:
     play, table = find_agent(agent), load_table(task)
     if "torch" in sys.modules:  # only agents that learn need it, and it loads slowly
         sys.modules["torch"].set_num_threads(1)
-    ledger = Ledger(evaluations=min(BUDGETS[-1], len(table)))
+    ledger = Ledger(evaluations=min(BUDGETS[-1], len(table)), patience=PATIENCE)
     run(_env_of(task), play, ledger, seed=seed)
     return [table.row_of[name] for name in ledger.found]
 
