@@ -39,7 +39,7 @@ from tqdm import tqdm
 from benchmarks.results import Results
 from benchmarks.subjects import some_of_cifar10
 from n2n_gym.common.files import data_folder, write_whole
-from n2n_gym.compression import timing
+from n2n_gym.compression import pacing
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.student_files import metadata_of
 from n2n_gym.evaluators.distillation import distil
@@ -203,7 +203,7 @@ def search(cell: Cell, teacher: Teacher, options: Options) -> dict[str, Any]:
     started = time.perf_counter()
     folder = options.output
     if not is_finished(folder):
-        timing.ROUNDS = ROUNDS[cell.resource]
+        pacing.ROUNDS = ROUNDS[cell.resource]
         compress(options)
     summary = json.loads((folder / "summary.json").read_text())["student"]
     return {

@@ -43,11 +43,12 @@ from benchmarks.results import Results, made_here
 from n2n_agents.search import random_search
 from n2n_gym.common.files import cache_folder
 from n2n_gym.compression.finalists import Finalists
+from n2n_gym.compression.pacing import ROUNDS, SEEDS, Fixed
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.plan import EPOCHS, PLAN, final_epochs
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.student_files import Finished
-from n2n_gym.compression.timing import ROLLOUTS, ROUNDS, SEEDS, SHORTER, Fixed
+from n2n_gym.compression.timing import ROLLOUTS, SHORTER
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.limits.requirements import Requirements
 from n2n_gym.networks.architecture import Architecture

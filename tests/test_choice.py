@@ -16,7 +16,7 @@ from n2n_gym.compression.choice import (
     smallest_alike,
 )
 from n2n_gym.compression.finalists import Finalists
-from n2n_gym.compression.timing import Fixed
+from n2n_gym.compression.pacing import Fixed
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.evaluators.scoring import DistillationEvaluator

@@ -25,9 +25,9 @@ from n2n_gym.compression import finalists
 from n2n_gym.compression.assessment import evaluate_onnx
 from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
+from n2n_gym.compression.pacing import Fixed
 from n2n_gym.compression.pipeline import compress
 from n2n_gym.compression.stages import Search
-from n2n_gym.compression.timing import Fixed
 from n2n_gym.envs import RemoveEnv, ShrinkEnv
 from n2n_gym.evaluators import elastic
 from n2n_gym.evaluators.runner import InProcess

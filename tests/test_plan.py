@@ -9,9 +9,10 @@ import pytest
 
 from n2n_gym.common.quantities import read_minutes
 from n2n_gym.compression import plan as plans
-from n2n_gym.compression.costs import Costs, Line, together
+from n2n_gym.compression.costs import SHOWN, Costs, Line, together
+from n2n_gym.compression.pacing import ROUNDS
 from n2n_gym.compression.plan import Plan, final_epochs
-from n2n_gym.compression.timing import A_FILE, FINISH, ROUNDS, SHORTER, Timed
+from n2n_gym.compression.timing import A_FILE, FINISH, SHORTER, Timed
 
 
 class Clock:
@@ -204,20 +205,28 @@ def timed(
     return Timed(plan, costs, workers, 100, 100, WHOLE, **options)
 
 
+def no_time(students: Sequence[Student]) -> None:
+    """Training that nobody times, because its cost is known."""
+
+
 def play(
     timing: Timed,
     clock: Clock,
     students: Sequence[Student] = (SMALL,) * 12,
     *,
     slower: float = 1.0,
+    slower_finalists: float = 1.0,
 ) -> float:
     """A run with these finalists, on a machine that is so many times slower than at
-    first; returns the seconds used.
+    first, for finalists ``slower_finalists`` times again; returns the seconds used.
     """
+    slower_training = slower * slower_finalists
 
     def distil(chosen, epochs: float) -> None:
         images = timing.costs.num_images
-        each = [slower * seconds_of(s.num_macs, epochs, images) for s in chosen]
+        each = [
+            slower_training * seconds_of(s.num_macs, epochs, images) for s in chosen
+        ]
         clock.now += together(each, timing.workers)
         for student, seconds in zip(chosen, each, strict=True):
             timing.distilled(student, epochs, seconds)
@@ -233,11 +242,21 @@ def play(
             clock.now += together(each, timing.workers)
             if timing.is_enough(stage, 5 * (update + 1), is_replay=False):
                 break
+
+    def time_training(chosen: Sequence[Student]) -> None:
+        images = timing.costs.num_images
+        each = [
+            slower_training * seconds_of(s.num_macs, images=sum(SHOWN)) for s in chosen
+        ]
+        clock.now += together(each, timing.workers)
+        for student, seconds in zip(chosen, each, strict=True):
+            timing.distilled(student, sum(SHOWN) / images, seconds)
+
     left = list(students)
     counts = timing.rounds(left)
     for number, fewer in enumerate((*counts[1:], 0)):
         if len(left) > fewer:
-            positions, epochs = timing.plan_round(number, left)
+            positions, epochs = timing.plan_round(number, left, time_training)
             left = [left[n] for n in positions]
             for seed in range(timing.seeds() if not fewer else 1):
                 if seed == 0 or timing.allows_seed(left):
@@ -290,6 +309,16 @@ def test_large_finalists_take_no_longer_than_the_minutes(
     assert 0.7 * seconds <= used <= 1.05 * seconds
 
 
+@pytest.mark.parametrize("slower", [0.7, 1.4, 2.0])
+@pytest.mark.parametrize("macs", [100e6, 200e6])
+def test_finalists_are_timed_before_their_only_round(tmp_path, clock, slower, macs):
+    """The line of the search's small students says too little or too much of them."""
+    timing = timed(tmp_path, clock, 1_800, images=45_000, with_controls=False)
+    used = play(timing, clock, [Student(macs)] * 12, slower_finalists=slower)
+    assert len(timing.rounds([])) == 1
+    assert 0.8 * 1_800 <= used <= 1.05 * 1_800
+
+
 def test_students_too_large_for_one_epoch_make_room_for_the_next_best(tmp_path, clock):
     timing = timed(tmp_path, clock, 90)
     timing.start_search()
@@ -297,7 +326,7 @@ def test_students_too_large_for_one_epoch_make_room_for_the_next_best(tmp_path, 
     giant, small = Student(WHOLE), [Student(n * 1e6) for n in (1, 2, 3)]
     students = [giant, small[1], giant, small[2], small[0]]
     assert timing.rounds(students) == [2]
-    positions, epochs = timing.plan_round(0, students)
+    positions, epochs = timing.plan_round(0, students, no_time)
     assert positions == [1, 3]
     assert epochs >= 1
     assert dict(d[:2] for d in timing.plan.decisions)["candidates of round 1"] == 3
@@ -311,7 +340,7 @@ def test_without_the_time_for_one_epoch_of_anybody_a_part_of_it_is_trained(
     clock.now += 60
     giant = Student(WHOLE)
     timing.rounds([giant, giant])
-    positions, epochs = timing.plan_round(0, [giant, giant])
+    positions, epochs = timing.plan_round(0, [giant, giant], no_time)
     assert len(positions) == 1
     assert epochs == round(1_250 / 45_000, 3)  # as many images as for a score
 
@@ -320,7 +349,7 @@ def test_a_second_seed_needs_its_time(tmp_path, clock):
     timing = timed(tmp_path, clock, 240)
     timing.start_search()
     last = len(timing.rounds([SMALL] * 12)) - 1
-    _, epochs = timing.plan_round(last, [SMALL] * 3)
+    _, epochs = timing.plan_round(last, [SMALL] * 3, no_time)
     assert timing.allows_seed([SMALL] * 3)
     clock.now += timing.plan.left - timing.reserve
     timing.distilled(SMALL, epochs, seconds_of(SMALL.num_macs, epochs))

@@ -24,8 +24,8 @@ from n2n_gym.compression.candidates import (
 )
 from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.finalists import Finalists
+from n2n_gym.compression.pacing import Fixed
 from n2n_gym.compression.reopen import Revisited
-from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.limits.constraints import Limit
 from n2n_gym.limits.feasibility import refuse_if_out_of_reach, smallest

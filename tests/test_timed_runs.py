@@ -15,12 +15,13 @@ from n2n_gym.compression import finalists, preparation
 from n2n_gym.compression import plan as plans
 from n2n_gym.compression.assessment import compare_networks
 from n2n_gym.compression.choice import Offer, Scored
-from n2n_gym.compression.costs import Costs
+from n2n_gym.compression.costs import SHOWN, Costs
 from n2n_gym.compression.finalists import Finalists
+from n2n_gym.compression.pacing import Fixed
 from n2n_gym.compression.plan import Plan, TooShort
 from n2n_gym.compression.stages import Enough, _Watch
 from n2n_gym.compression.student_files import write_onnx
-from n2n_gym.compression.timing import Fixed, Timed
+from n2n_gym.compression.timing import Timed
 from n2n_gym.evaluators import scoring
 from n2n_gym.evaluators.rungs import FULL, QUICK
 from n2n_gym.evaluators.runner import InProcess, Result
@@ -275,6 +276,21 @@ def test_a_student_is_distilled_for_a_part_of_an_epoch(teacher, students, tmp_pa
     final.weights = tmp_path
     finished = final.choose([Scored(0.9, students[-1])], "the smallest")
     assert finished.score.cost < 1
+
+
+def test_the_training_of_finalists_is_timed_and_not_stored(teacher, students, tmp_path):
+    plan = Plan(tmp_path / "plan.json", 1e6, 0.0)
+    final = final_of(teacher, timed(plan, teacher), InProcess())
+    with ScoreStore(tmp_path / "scores.sqlite") as final.store:
+        final._time_training(students[:2])
+        assert not list(final.store)
+    num_images = len(teacher.task.splits["train"])
+    for student in students[:2]:
+        epochs, seconds = plan.costs[f"finalists of {student.num_macs} MACs"]
+        assert epochs == (SHOWN[0] - SHOWN[1]) / num_images
+        assert seconds > 0
+        assert final.timing.costs.epoch(student.num_macs) == seconds / epochs
+    assert {path.name for path in tmp_path.iterdir()} <= {"plan.json", "scores.sqlite"}
 
 
 # Answers to test images.

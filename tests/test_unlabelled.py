@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from n2n_gym import load_teacher
 from n2n_gym.cli import app
-from n2n_gym.compression import timing
+from n2n_gym.compression import pacing
 from n2n_gym.compression.assessment import evaluate_onnx
 from n2n_gym.evaluators.distillation import Settings, distil, without_labels
 from n2n_gym.evaluators.loading import load_evaluator
@@ -349,7 +349,7 @@ def test_a_run_says_what_its_accuracies_are(
 ):
     from safetensors.torch import save_file
 
-    monkeypatch.setattr(timing, "ROUNDS", ((2, 1.0),))
+    monkeypatch.setattr(pacing, "ROUNDS", ((2, 1.0),))
     save_file(dict(teacher.weights), tmp_path / "teacher.safetensors")
     (tmp_path / "teacher.json").write_text(teacher.architecture.to_json())
     path = make_npz(tmp_path, arrays, unlabelled)

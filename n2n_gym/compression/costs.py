@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapreplace
 from typing import Final
 
 from torch import device, get_num_threads
 
+from n2n_gym.evaluators.runner import Result
+from n2n_gym.evaluators.scoring import DistillationEvaluator
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.pytorch.determinism import seeded
 from n2n_gym.pytorch.inference import seconds_an_image
+from n2n_gym.rewards import Score
 from n2n_gym.teachers.teacher import Teacher
 
 TIMED_IMAGES: Final = 125
 TRAINING: Final = 3.0  # forward passes that take as long as a training pass
+SHOWN: Final = (2_048, 512)  # images of two short trainings, for their difference
 
 
 class Line:
@@ -74,6 +78,8 @@ class Costs:
         self.image = Line([0.0] * 5)
         # Of an epoch in the search, and how many times as long one of the finalists
         # takes: seconds that were measured, and those that the line had predicted.
+        # Finalists have their own measurements too: epochs and seconds.
+        self._kept = kept
         self._epoch = Line(kept.setdefault("epoch", [0.0] * 5))
         self._finals = kept.setdefault("finalists", [0.0] * 2)
         self._scores = kept.setdefault("scores", [0.0] * 2)  # number, seconds
@@ -93,6 +99,14 @@ class Costs:
         """Record the distillation of a finalist by one process."""
         self._finals[0] += seconds
         self._finals[1] += epochs * self._predicted(macs)
+        own = self._kept.setdefault(_own(macs), [0.0] * 2)
+        own[0] += epochs
+        own[1] += seconds
+
+    @property
+    def knows_finalists(self) -> bool:
+        """Whether a finalist was distilled, at least for some steps."""
+        return any(self._finals)
 
     def score(self, guess: float = 1.0) -> float:
         """Mean seconds of one process for a score."""
@@ -101,6 +115,9 @@ class Costs:
 
     def epoch(self, macs: float) -> float:
         """Seconds of one process for an epoch of a finalist."""
+        if _own(macs) in self._kept:
+            epochs, seconds = self._kept[_own(macs)]
+            return seconds / epochs
         measured, predicted = self._finals
         return self._predicted(macs) * (measured / predicted if predicted else 1.0)
 
@@ -124,6 +141,50 @@ class Costs:
             with seeded(0, at):  # new weights draw numbers
                 network = teacher.inheritance(at).build(each)
             self.image.add(each.num_macs, seconds_an_image(network, inputs))
+
+
+def _own(macs: float) -> str:
+    """The name of a finalist's own measurements."""
+    return f"finalists of {macs:.0f} MACs"
+
+
+def time_training(
+    students: Sequence[Architecture],
+    teacher: Teacher,
+    evaluator: Callable[[float], DistillationEvaluator],
+) -> Iterator[tuple[Architecture, float, float]]:
+    """Time the training of students, as many at once as the runner has workers.
+
+    Each student is distilled twice, with more and with fewer images. The difference
+    leaves out what every distillation has once, such as its validation images.
+
+    Args:
+        evaluator: Function that makes the evaluator of a number of epochs; it should
+            store nothing.
+
+    Yields:
+        A student, a number of epochs, and the seconds that they took.
+    """
+    num_images = len(teacher.task.splits["train"])
+    taken: list[dict[Architecture, float]] = []
+    for shown in SHOWN:
+        seconds: dict[Architecture, float] = {}
+
+        def note(
+            student: Architecture, done: Result, to: dict[Architecture, float] = seconds
+        ) -> None:
+            if isinstance(done.result, Score):
+                to[student] = done.seconds
+
+        measure = evaluator(shown / num_images)
+        measure.on_result = note
+        measure(students, teacher)
+        taken.append(seconds)
+    more, fewer = taken
+    epochs = (SHOWN[0] - SHOWN[1]) / num_images
+    for student in more.keys() & fewer.keys():
+        if more[student] > fewer[student]:
+            yield student, epochs, more[student] - fewer[student]
 
 
 def together(seconds: Iterable[float], workers: int) -> float:

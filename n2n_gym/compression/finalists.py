@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -25,9 +25,11 @@ from n2n_gym.compression.choice import (
     right_answers,
     smallest_alike,
 )
+from n2n_gym.compression.costs import time_training
+from n2n_gym.compression.pacing import Pacing
 from n2n_gym.compression.plan import Plan
 from n2n_gym.compression.student_files import Finished
-from n2n_gym.compression.timing import Pacing, Timed
+from n2n_gym.compression.timing import Timed
 from n2n_gym.envs.outcome import SUCCESS_MARGIN
 from n2n_gym.evaluators.distillation import Settings
 from n2n_gym.evaluators.evaluator import evaluate
@@ -128,7 +130,9 @@ class Finalists:
         for number, fewer in enumerate((*counts[1:], 0)):
             if len(left) > fewer:
                 students = [scored.student for scored in left]
-                positions, epochs = self.timing.plan_round(number, students)
+                positions, epochs = self.timing.plan_round(
+                    number, students, self._time_training
+                )
                 left = [left[n] for n in positions]
                 seeds = 1 if fewer else self._seeds(left)
                 evaluators = [self.evaluator(epochs, repeat=n) for n in range(seeds)]
@@ -164,6 +168,13 @@ class Finalists:
         labels = self.teacher.task.split("test", self.device).labels.cpu()
         on_test = (answers == labels).double().mean().item()
         return Finished(student, network, score, on_test, answers)
+
+    def _time_training(self, students: Sequence[Architecture]) -> None:
+        def passing(epochs: float) -> DistillationEvaluator:
+            return replace(self, store=None, weights=None).evaluator(epochs)
+
+        for timed in time_training(students, self.teacher, passing):
+            self.timing.distilled(*timed)
 
     def _seeds(self, left: Sequence[Scored]) -> int:
         """Number of seeds from which each student of the last round is distilled.

@@ -16,11 +16,12 @@ from n2n_agents.logs import check_formats
 from n2n_gym.compression.agents import check_agent
 from n2n_gym.compression.costs import Costs
 from n2n_gym.compression.finalists import Finalists
+from n2n_gym.compression.pacing import ROUNDS, SEEDS, Fixed, Pacing
 from n2n_gym.compression.plan import PLAN, Plan, TooShort
 from n2n_gym.compression.policies import begun_as, policy_files
 from n2n_gym.compression.stages import Search
 from n2n_gym.compression.student_files import metadata_of
-from n2n_gym.compression.timing import ROUNDS, SEEDS, Fixed, Pacing, Timed
+from n2n_gym.compression.timing import Timed
 from n2n_gym.evaluators.evaluator import Evaluator
 from n2n_gym.evaluators.loading import default_runner, load_evaluator
 from n2n_gym.evaluators.rungs import QUICK, SHORT

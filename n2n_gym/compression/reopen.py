@@ -13,9 +13,9 @@ import torch
 from n2n_gym.compression.assessment import Parity, compare_files
 from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.finalists import Finalists
+from n2n_gym.compression.pacing import Fixed
 from n2n_gym.compression.plan import PLAN, final_epochs
 from n2n_gym.compression.student_files import Finished, figure, write_student
-from n2n_gym.compression.timing import Fixed
 from n2n_gym.evaluators.runner import InProcess
 from n2n_gym.export.formats import CALIBRATED_BY, FORMATS, Exported, say_accuracy
 from n2n_gym.limits.requirements import Requirements

@@ -17,8 +17,9 @@ from n2n_gym.common.progress import Bar, progress
 from n2n_gym.compression.choice import Scored
 from n2n_gym.compression.controls import magnitude_student
 from n2n_gym.compression.local_search import LocalSearch
+from n2n_gym.compression.pacing import Pacing
 from n2n_gym.compression.policies import FROZEN_UPDATES, begun_as, is_aimed
-from n2n_gym.compression.timing import ROLLOUTS, Pacing
+from n2n_gym.compression.timing import ROLLOUTS
 from n2n_gym.envs import CompressionEnv, CompressionVectorEnv, RemoveEnv, ShrinkEnv
 from n2n_gym.envs.wrappers import EPISODES, ProgressiveConstraintVector
 from n2n_gym.evaluators.evaluator import Evaluator, evaluate

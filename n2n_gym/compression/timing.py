@@ -1,4 +1,4 @@
-"""Numbers of students and epochs, given by the options or fitted to the minutes."""
+"""Numbers of students and epochs that fit into the minutes of a run."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import mean
-from typing import Final, Protocol
+from typing import Final
 
 from n2n_agents import reinforce
 from n2n_gym.compression.assessment import SECONDS
-from n2n_gym.compression.costs import Costs, together
+from n2n_gym.compression.costs import SHOWN, Costs, together
+from n2n_gym.compression.pacing import ROUNDS, SEEDS
 from n2n_gym.compression.plan import EPOCHS, Plan
 from n2n_gym.evaluators.rungs import FULL, QUICK
 from n2n_gym.networks.architecture import Architecture
 from n2n_gym.runs.options import REINFORCE
 
 ROLLOUTS: Final = reinforce.MODERN.rollouts  # episodes an update
-# Successive halving (Jamieson and Talwalkar, 2016) of a search's best students: number
-# of students, and fraction of the epochs, in each round.
-ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
 # With little time, fewer students take part, so that the last round has at least
 # ENOUGH_EPOCHS.
 SHORTER: Final = (ROUNDS, ((6, 1 / 4), (3, 1.0)), ((4, 1 / 3), (2, 1.0)), ((2, 1.0),))
 ENOUGH_EPOCHS: Final = 20
-SEEDS: Final = 2  # seeds in the last round; if time is short, epochs come first
 MOST_EPOCHS: Final = 240  # more do not help
 MOST_UPDATES: Final = 400  # largest number of updates in a stage
 SEARCH: Final = 0.45  # share of the time after the teacher; the finalists get the rest
@@ -35,113 +32,9 @@ VARIANTS: Final = 0.15  # share of the finalists' time for the teacher's logits
 A_FILE: Final = 0.5  # seconds to export a student and to open its file
 FINISH: Final = 3.0  # seconds for the report and all else at the end
 FINISH_SHARE: Final = 0.03  # share of the whole time, for what estimates miss
+TIMING: Final = 0.1  # most of the finalists' time for timing them beforehand
 LEEWAY: Final = 0.9  # share of an estimated time that suffices to begin
 EXPECTED: Final = 1 / 16  # share of the teacher's MACs, until finalists are known
-
-
-class Pacing(Protocol):
-    """The numbers of students, updates and epochs of a run."""
-
-    def removal_updates(self) -> int: ...
-
-    def shrinkage_updates(self) -> int: ...
-
-    def local_updates(self) -> int:
-        """Number of generations of the local search."""
-
-    def is_enough(self, stage: str, count: int, *, is_replay: bool) -> bool:
-        """Whether a stage ends after this many students.
-
-        Args:
-            is_replay: Whether an earlier process has scored further students.
-        """
-
-    def rounds(self, students: Sequence[Architecture]) -> Sequence[int]:
-        """Number of finalists in each round.
-
-        Args:
-            students: The best students, best first.
-        """
-
-    def plan_round(
-        self, number: int, students: Sequence[Architecture]
-    ) -> tuple[Sequence[int], float]:
-        """Positions of the students that a round distils, and its number of epochs.
-
-        Args:
-            number: Index of the round of finalists, from 0.
-            students: The students that may take part, best first.
-        """
-
-    @property
-    def final_epochs(self) -> float:
-        """Number of epochs of the last round; controls have as many."""
-
-    def seeds(self) -> int:
-        """Most seeds from which the last round distils each student."""
-
-    def distilled(self, student: Architecture, epochs: float, seconds: float) -> None:
-        """Record the seconds in which one process distilled a student."""
-
-    def num_variants(self) -> int:
-        """Largest number of augmented forms of each image for finalists."""
-
-    def allows_seed(self, students: Sequence[Architecture]) -> bool:
-        """Whether there is time to distil the last round from another seed."""
-
-    def allows_controls(self, controls: Sequence[Architecture]) -> bool:
-        """Whether there is time to distil the controls."""
-
-
-@dataclass
-class Fixed:
-    """Numbers from the options: epochs of the last round, updates of both stages."""
-
-    final_epochs: float
-    removals: int = 0
-    shrinkages: int = 0
-
-    def removal_updates(self) -> int:
-        return self.removals
-
-    def shrinkage_updates(self) -> int:
-        return self.shrinkages
-
-    def local_updates(self) -> int:
-        return self.shrinkages
-
-    def is_enough(self, stage: str, count: int, *, is_replay: bool) -> bool:
-        return False
-
-    def rounds(self, students: Sequence[Architecture]) -> Sequence[int]:
-        return [count for count, _ in ROUNDS]
-
-    def plan_round(
-        self, number: int, students: Sequence[Architecture]
-    ) -> tuple[Sequence[int], float]:
-        count = self.rounds(students)[number]
-        return range(min(count, len(students))), self._epochs(number)
-
-    def _epochs(self, number: int) -> float:
-        _, share = ROUNDS[number]
-        if share == 1:
-            return self.final_epochs
-        return max(1, round(self.final_epochs * share))
-
-    def seeds(self) -> int:
-        return SEEDS
-
-    def distilled(self, student: Architecture, epochs: float, seconds: float) -> None:
-        pass
-
-    def num_variants(self) -> int:
-        return FULL.num_variants
-
-    def allows_seed(self, students: Sequence[Architecture]) -> bool:
-        return True
-
-    def allows_controls(self, controls: Sequence[Architecture]) -> bool:
-        return True
 
 
 @dataclass
@@ -260,7 +153,10 @@ class Timed:
         return [count for count, _ in self._rounds]
 
     def plan_round(
-        self, number: int, students: Sequence[Architecture]
+        self,
+        number: int,
+        students: Sequence[Architecture],
+        time_training: Callable[[Sequence[Architecture]], None],
     ) -> tuple[list[int], float]:
         every = list(range(len(students)))
         if number in self._decided:  # a control
@@ -280,6 +176,8 @@ class Timed:
             return next((n for n in counts if epochs_of(best_of(n)) >= 1), 1)
 
         def fit_epochs() -> float:
+            if self._is_worth_timing(number, [students[n] for n in kept]):
+                time_training([students[n] for n in kept])
             epochs = epochs_of(kept)
             if epochs >= 1:
                 return int(epochs)
@@ -292,6 +190,26 @@ class Timed:
         epochs = self.plan.decide(f"{EPOCHS} {number + 1}", fit_epochs, 1.0)
         self._decided[number] = epochs
         return kept, epochs
+
+    def _is_worth_timing(self, number: int, students: Sequence[Architecture]) -> bool:
+        """Whether to time a round's students before its epochs are fixed.
+
+        An earlier round would have told what finalists cost. Without one, the line of
+        the search's students can be far off.
+        """
+        if self.costs.knows_finalists or number + 1 < len(self._rounds):
+            return False
+        epochs = sum(SHOWN) / self.costs.num_images
+        answers = len(SHOWN) * self.num_validation
+        seconds = together(
+            (
+                epochs * self.costs.epoch(each.num_macs)
+                + answers * self.costs.image(each.num_macs)
+                for each in students
+            ),
+            self.workers,
+        )
+        return seconds <= TIMING * (self.plan.left - self.reserve)
 
     @property
     def final_epochs(self) -> float:
