@@ -27,7 +27,10 @@ MOST_EPOCHS: Final = 240  # more do not help
 MOST_UPDATES: Final = 400  # largest number of updates in a stage
 SEARCH: Final = 0.45  # share of the time after the teacher; the finalists get the rest
 REMOVAL: Final = 0.3  # of the search
-SHRINKAGE: Final = 0.4  # share of the search, if a local search follows
+# Within limits a local search follows, and finds more in less time: the two stages of
+# the agent get these shares of the search, the local search gets the rest.
+REMOVAL_WITHIN: Final = 0.15
+SHRINKAGE_WITHIN: Final = 0.2
 VARIANTS: Final = 0.15  # share of the finalists' time for the teacher's logits
 A_FILE: Final = 0.5  # seconds to export a student and to open its file
 FINISH: Final = 3.0  # seconds for the report and all else at the end
@@ -103,9 +106,11 @@ class Timed:
         """Decide when each stage of the search has to end."""
         now = self.plan.left
         search = SEARCH * max(0.0, now - self.reserve)
-        ends = {f"{self.agent}: remove": REMOVAL, f"{self.agent}: shrink": 1.0}
+        remove, shrink = f"{self.agent}: remove", f"{self.agent}: shrink"
+        ends = {remove: REMOVAL, shrink: 1.0}
         if self.is_limited:
-            ends[f"{self.agent}: shrink"] = REMOVAL + SHRINKAGE
+            until_shrunk = REMOVAL_WITHIN + SHRINKAGE_WITHIN
+            ends = {remove: REMOVAL_WITHIN, shrink: until_shrunk}
             ends["local search: shrink"] = 1.0
         for stage, share in ends.items():
             left = round(now - share * search, 1) if self.plan.has_clock else 0.0
