@@ -152,6 +152,7 @@ def time_training(
     students: Sequence[Architecture],
     teacher: Teacher,
     evaluator: Callable[[float], DistillationEvaluator],
+    on_training: Callable[[], object],
 ) -> Iterator[tuple[Architecture, float, float]]:
     """Time the training of students, as many at once as the runner has workers.
 
@@ -161,6 +162,8 @@ def time_training(
     Args:
         evaluator: Function that makes the evaluator of a number of epochs; it should
             store nothing.
+        on_training: Callback after each short training; there are ``len(SHOWN)`` for
+            each student.
 
     Yields:
         A student, a number of epochs, and the seconds that they took.
@@ -175,6 +178,7 @@ def time_training(
         ) -> None:
             if isinstance(done.result, Score):
                 to[student] = done.seconds
+            on_training()
 
         measure = evaluator(shown / num_images)
         measure.on_result = note

@@ -25,7 +25,7 @@ from n2n_gym.compression.choice import (
     right_answers,
     smallest_alike,
 )
-from n2n_gym.compression.costs import time_training
+from n2n_gym.compression.costs import SHOWN, time_training
 from n2n_gym.compression.pacing import Pacing
 from n2n_gym.compression.plan import Plan
 from n2n_gym.compression.student_files import Finished
@@ -173,8 +173,10 @@ class Finalists:
         def passing(epochs: float) -> DistillationEvaluator:
             return replace(self, store=None, weights=None).evaluator(epochs)
 
-        for timed in time_training(students, self.teacher, passing):
-            self.timing.distilled(*timed)
+        count = len(SHOWN) * len(students)
+        with progress(count, "Timing of the finalists", is_long=True) as bar:
+            for timed in time_training(students, self.teacher, passing, bar.update):
+                self.timing.distilled(*timed)
 
     def _seeds(self, left: Sequence[Scored]) -> int:
         """Number of seeds from which each student of the last round is distilled.
