@@ -16,7 +16,10 @@ STUDENTS = 100
 
 
 def climb(env: gym.Env, *, seed: int) -> float:
-    """Change one decision of the best student so far; the regret of the last best."""
+    """Change one decision of the best student so far.
+
+    Returns the test regret of the best student, which the search itself never uses.
+    """
     rng = np.random.default_rng(seed)
     best, best_reward, regret = None, -np.inf, np.inf
     for _ in range(STUDENTS):

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import n2n_gym  # noqa: F401  registers the ids
-from benchmarks.n2n_bench.rules import tau_at_fixed_size
+from benchmarks.n2n_bench.rules import part_of, tau_at_fixed_size
 from n2n_gym.bench import BenchEnv, load_table, read_table, write_table
 from n2n_gym.bench import table as tables
 from n2n_gym.bench.env import TableEvaluator, real_env
@@ -262,10 +263,24 @@ def test_the_standard_error_is_worked_by_hand():
 
 
 def test_tau_counts_pairs_of_a_size_alone():
-    table = small_table()
-    values = np.arange(len(table), dtype=float)
-    assert tau_at_fixed_size(table, values, values) == 1
-    assert tau_at_fixed_size(table, values, -values) == -1
+    """Two students of similar size agree, the third is ten times as large."""
+    table = part_of(small_table(), np.arange(3))
+    table = replace(table, num_params=np.array([100, 110, 1000], np.uint32))
+    values = np.array([1.0, 2.0, 0.0])
+    assert tau_at_fixed_size(table, values, np.array([1.0, 2.0, 9.0])) == 1
+    assert tau_at_fixed_size(table, values, np.array([2.0, 1.0, -9.0])) == -1
+
+
+def test_a_search_that_is_compared_does_not_see_how_good_the_best_is(table):
+    env = BenchEnv("N2NBench/Small-v0", shows_regret=False)
+    for each in (env, copy.deepcopy(env)):
+        _, info = each.reset(seed=0)
+        over = False
+        while not over:
+            action = int(info["action_mask"].argmax())
+            *_, over, _, info = each.step(action)
+        assert "seconds" in info
+        assert not [name for name in info if "regret" in name]
 
 
 def test_no_torch_is_imported(tmp_path):

@@ -1,19 +1,23 @@
 """N2N-Bench's protocol: runs, their file, and what they say."""
 
 import gzip
+import hashlib
 import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks.n2n_bench import pages, rules
 from envs_registry import BENCH
+from n2n_agents import reinforce
 from n2n_gym.bench import find_task
 from n2n_gym.bench.env import regrets
+from n2n_gym.bench.rivals import regression_search
 from n2n_gym.cli import app
 from n2n_gym.comparison import leaderboard, suite
 from n2n_gym.comparison.leaderboard import standings
@@ -76,7 +80,7 @@ def test_regrets_are_normalised_by_those_of_a_random_student(table, results):
 def test_the_leaderboard_has_agents_from_scratch_first(table, results):
     runs = list(read_suite(results))
     trained = [
-        suite.SuiteRun(one.task, "trained", one.seed, one.rows, one.best, ["small"])
+        replace(one, agent="trained", seen=["small"])
         for one in runs
         if one.agent == "random"
     ]
@@ -107,6 +111,7 @@ def changed(line, **change):
         ({"rows": [100_000]}, "got row 100000"),
         ({"rows": list(range(400))}, "students of 300|rows must be"),
         ({"rows": []}, "rows must be"),
+        ({"scores": "0" * 16}, "other scores of the table small: their hash is '000"),
         ({"task": "N2NBench/Smal-v0"}, "unknown task"),
         ({"version": 9}, "is of n2n-bench 9"),
         ({"colour": "red"}, "is not a run"),
@@ -121,23 +126,77 @@ def test_a_run_that_is_not_so_is_refused(results, tmp_path, change, message):
         list(read_suite(path))
 
 
-def test_a_run_may_be_there_once_and_what_is_missing_is_said(results, tmp_path):
+def test_one_agent_has_one_file_and_has_seen_one_thing(results, tmp_path):
+    lines = results.read_text().splitlines()
+    path = tmp_path / "results.jsonl"
+    for change in ({"source": "abc"}, {"seen": ["small"]}):
+        path.write_text("\n".join([*lines[:5], changed(lines[5], **change)]))
+        with pytest.raises(ValueError, match=r"line 6: '.*' has another file, or has"):
+            list(read_suite(path))
+
+
+def test_another_version_of_an_agent_is_refused(table, tmp_path, monkeypatch):
+    own, path = tmp_path / "climbing.py", tmp_path / "results.jsonl"
+    own.write_text("from n2n_agents.search import random_search as search\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = (["climbing:search"], range(1), path)
+    (first, _) = perform_suite(*arguments, tasks=list(AIMS))
+    assert first.source == hashlib.sha256(own.read_bytes()).hexdigest()[:16]
+    own.write_text(own.read_text() + "# better\n")
+    with pytest.raises(ValueError, match="made with another file of the agent"):
+        perform_suite(*arguments, tasks=list(AIMS))
+
+
+def test_a_pretrained_agent_says_what_it_has_seen(table, tmp_path):
+    env = gym.make("N2NBench/Small-v0")
+    policy = tmp_path / "policy.pt"
+    reinforce.save_policy(reinforce.make_policy(env, seed=0), policy)
+    agents, path = [f"frozen@{policy}"], tmp_path / "results.jsonl"
+    with pytest.raises(ValueError, match="was trained before; name what it has seen"):
+        perform_suite(agents, range(1), path, tasks=list(AIMS))
+    made = perform_suite(agents, range(1), path, tasks=list(AIMS), seen=["small"])
+    assert {tuple(one.seen) for one in made} == {("small",)}
+    with pytest.raises(ValueError, match="made with another --seen: "):
+        perform_suite(agents, range(2), path, tasks=list(AIMS), seen=["other"])
+
+
+def test_the_regression_scores_distinct_students_within_the_limit(table):
+    task = AIMS["N2NBench/Small-Params2-v0"]
+    within = np.flatnonzero(table.within(task))
+    rows = regression_search(table, task, 300, np.random.default_rng(0))
+    assert sorted(rows) == within.tolist()
+    shorter = regression_search(table, task, 7, np.random.default_rng(0))
+    assert shorter == rows[:7]  # more budget changes nothing of what came before
+
+
+def test_a_run_may_be_there_once_and_what_is_missing_is_said(
+    results, tmp_path, monkeypatch
+):
     lines = results.read_text().splitlines(keepends=True)
     path = tmp_path / "results.jsonl"
     path.write_text("".join([*lines, lines[3]]))
     with pytest.raises(ValueError, match=r"line 25: the run of .* is there twice"):
         list(read_suite(path))
+    assert len(suite.lacking(list(read_suite(results)))) == 3 * 2 * (30 - 4)
+    monkeypatch.setattr(suite, "SEEDS", 4)
     assert suite.lacking(list(read_suite(results))) == []
+    whole = CliRunner().invoke(app, ["validate", str(results)])
+    assert "Whole: every task of n2n-bench with every seed." in whole.stdout
     path.write_text("".join(lines[1:]))
     (missing,) = suite.lacking(list(read_suite(path)))
     assert missing == next(iter(read_suite(results))).name
     done = CliRunner().invoke(app, ["validate", str(path)])
-    assert f"Not whole: 1 runs are missing, first {missing}." in done.stdout
+    assert (
+        f"Not whole: for n2n-bench, 1 runs are missing, first {missing}." in done.stdout
+    )
     document = CliRunner().invoke(app, ["validate", str(path), "--json"])
     assert json.loads(document.stdout)["missing"] == [missing]
 
 
-def test_two_files_of_the_leaderboard_need_agents_of_other_names(results, tmp_path):
+def test_two_files_of_the_leaderboard_need_agents_of_other_names(
+    results, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(suite, "SEEDS", 4)
     for name in ("mine.jsonl", "yours.jsonl"):
         (tmp_path / name).write_text(results.read_text())
     with pytest.raises(ValueError, match=r"is in mine\.jsonl and in yours\.jsonl"):
@@ -147,6 +206,9 @@ def test_two_files_of_the_leaderboard_need_agents_of_other_names(results, tmp_pa
     whole = results.read_text().splitlines(keepends=True)
     (tmp_path / "mine.jsonl").write_text("".join(whole[:-2]))
     with pytest.raises(ValueError, match="2 runs are missing, first the run of"):
+        pages.read_all(tmp_path)
+    monkeypatch.setattr(pages, "SEEDS", 3)
+    with pytest.raises(ValueError, match=r"seed 3 on .*; the leaderboard has seeds 0"):
         pages.read_all(tmp_path)
 
 

@@ -20,7 +20,7 @@ from n2n_gym.bench import load_table
 from n2n_gym.bench.table import Table
 from n2n_gym.comparison.leaderboard import Boards, boards, boards_as_markdown, draw
 from n2n_gym.comparison.statistics import as_table
-from n2n_gym.comparison.suite import SuiteRun, lacking, read_suite
+from n2n_gym.comparison.suite import SEEDS, SuiteRun, lacking, read_suite
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "data" / "n2n_bench" / "leaderboard"
@@ -31,13 +31,19 @@ HEAD: Final = """\
 # Leaderboard of N2N-Bench
 
 An agent's result is the test regret of its best student on validation images: 0 is the
-best student of the table, 1 is a random student within the limit. The table has
-interquartile means over all tasks and seeds, with 95 % bootstrap intervals. "Better
-than random" is the probability of a lower regret than random search at 100 students.
-The gap is the mean regret at 100 students. The agent with the lowest regret at 100
-students stands first. A student that breaks a task's limit counts, with a reward of -1,
-so a regret can be above 1. The picture is of the headline tables;
-settings of an agent may be chosen on the development tables alone. [The
+best student of the table, 1 is a random student within the limit. A student that breaks
+the task's limit uses up one unit of the budget and gets the reward -1, so a regret can
+be above 1.
+
+| column | meaning |
+|---|---|
+| mean | mean regret at 5, 10, 30 and 100 students, each clipped at 1 |
+| 5 to 300 students | interquartile mean of the regrets over all tasks and seeds |
+| better than random | probability of less regret than random search at 100 students |
+
+The agent with the lowest mean stands first. A tie with random search counts half.
+Brackets are 95 % bootstrap intervals. The picture is of the headline tables. Settings
+of an agent may be chosen on the development tables alone. [The
 protocol](n2n-bench.md#protocol) has the details.
 """
 
@@ -47,9 +53,10 @@ FOOT: Final = """\
 1. Write a function `search(env, *, seed)` in a file with a name of its own, say
    `annealing.py`: see [agents](how-to/agents.md). Choose its settings with `--suite
    n2n-bench-development`.
-2. Run the suite: `n2n-gym compare --suite n2n-bench --agents annealing:search --seeds
-   30 --output runs/annealing`. An agent that does not learn takes about five minutes of
-   one core.
+2. Run the suite in the folder of that file: `n2n-gym compare --suite n2n-bench --agents
+   annealing:search --seeds 30 --output runs/annealing`. An agent that does not learn
+   takes some minutes of one core. An agent that was trained on tables before names
+   them: `--seen remove-residual`. Such agents stand last.
 3. Check the file: `n2n-gym validate runs/annealing/results.jsonl`. It must not lack
    runs.
 4. Copy it: `gzip -9 -n -c runs/annealing/results.jsonl >
@@ -57,10 +64,7 @@ FOOT: Final = """\
 5. Write this page and its picture again, in two minutes: `python -m
    benchmarks.n2n_bench.pages`.
 6. Open a pull request with all of these. The agent's own file belongs beside its
-   results, as `annealing.py`.
-
-An agent that was trained on tables before names them: pass `seen=["remove-residual"]`
-to `n2n_gym.comparison.suite.perform_suite`. Such agents stand last.
+   results, as `annealing.py`, unchanged: each run has its SHA-256.
 """
 
 
@@ -79,20 +83,20 @@ This page is written by `python -m benchmarks.n2n_bench.pages`.
 | error | standard error of a student's mean validation accuracy, in points |
 | CPU-hours | of all scores, both fidelities |
 
-Tau is Kendall's rank correlation.
+Tau is Kendall's rank correlation. Long distillation takes 45 times as many steps.
 """
 ABOUT_TASKS: Final = """\
 Rewards are on validation images, regrets on test images. (b), (c) and "play" have to
-exceed "perfect" by two standard errors of a reward.
+exceed "perfect" by "two errors", which are two standard errors of a reward.
 
 | column | meaning |
 |---|---|
-| legal | students that keep the limit |
+| legal | students within the limit |
 | perfect | regret of the best student on validation images |
 | (b) | mean regret of the regression with 50 students |
-| (c) | mean regret of random search with 100 distinct students |
+| (c) | mean regret of random search with 100 distinct legal students |
 | play | mean regret of 100 random episodes |
-| (d) | share of students within two standard errors of the best |
+| (d) | share of legal students within two standard errors of the best |
 | optimum | the highest reward |
 | tau with size | Kendall's tau of the rewards with minus the number of parameters |
 """
@@ -115,6 +119,11 @@ def read_all(folder: Path = RESULTS) -> list[SuiteRun]:
                 )
             found[run.name] = run, path
     runs = [run for run, _ in found.values()]
+    for run, path in found.values():
+        if run.seed not in range(SEEDS):
+            raise ValueError(
+                f"{path.name}: {run.name}; the leaderboard has seeds 0 to {SEEDS - 1}"
+            )
     if missing := lacking(runs):
         raise ValueError(f"{len(missing)} runs are missing, first {missing[0]}")
     return runs

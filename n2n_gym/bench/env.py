@@ -104,7 +104,7 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
     ## Information
     As in those environments. At the end there are three more numbers. `regret` is the
     table's best mean reward on validation images minus this student's mean reward.
-    `test_regret` is the regret on test images; it is for reports, not for agents.
+    `test_regret` is the regret on test images. Both are for reports, not for agents.
     `seconds` is the mean CPU time of scoring this student with one seed, measured when
     the table was made.
 
@@ -120,6 +120,8 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
             of each episode.
         fidelity: How students were scored: "bench-v1", or "inherit" (cheaper). Regrets
             always use "bench-v1".
+        shows_regret: Whether the last info has the two regrets. They tell how good the
+            best student is, so a search that is compared with others must not see them.
         render_mode: "ansi" (text) or "rgb_array" (a picture).
 
     ## References
@@ -138,11 +140,13 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
         *,
         noise: str = "mean",
         fidelity: str = "bench-v1",
+        shows_regret: bool = True,
         render_mode: str | None = None,
     ) -> None:
         refuse_unknown("noise", noise, NOISES)
         refuse_unknown("render_mode", render_mode, (None, "ansi", "rgb_array"))
         self.task, self.noise, self.render_mode = find_task(task), noise, render_mode
+        self.shows_regret = shows_regret
         self.table = load_table(task)
         if not self.table.is_complete:
             raise ValueError(f"the table {self.table.name} is not complete yet")
@@ -231,11 +235,10 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
         row = self.table.row_of[info["fingerprint"]]
         which = self.table.which(self._evaluator.fidelity)
         scored = self.table.status[row, :, which] == SCORED
-        info |= {
-            "regret": regrets(self.task, "validation")[row].item(),
-            "test_regret": regrets(self.task, "test")[row].item(),
-            "seconds": float(self.table.seconds[row, scored, which].mean()),
-        }
+        info["seconds"] = float(self.table.seconds[row, scored, which].mean())
+        if self.shows_regret:
+            info["regret"] = regrets(self.task, "validation")[row].item()
+            info["test_regret"] = regrets(self.task, "test")[row].item()
         return _Edge(None, twin, observation, reward, info)
 
     def render(self) -> Any:

@@ -1,13 +1,12 @@
-"""Baselines for every agent: random search, and a regression on parameters and MACs.
+"""A baseline for every agent: a regression of accuracy on parameters and MACs.
 
-Both baselines read the table directly. The regression knows the parameters and MACs of
-all students. An agent sees the parameters and MACs of one student at a time, when only
-the last decision about this student remains.
+It reads the table directly, so it knows the parameters and MACs of all students. An
+agent sees the parameters and MACs of one student at a time, when only the last decision
+about this student remains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -16,79 +15,63 @@ from numpy.typing import NDArray
 from envs_registry.bench import BenchTask
 from n2n_gym.bench.table import Table
 
-SAMPLE: Final = 30  # students that the regression is fitted to
-PROBES: Final = 20  # best predictions that are scored
+FIRST: Final = 5  # random students before the first fit
+EXPLORED: Final = 3  # after them, each third student is random
+QUADRATIC: Final = 12  # with fewer scored students the fit is linear
 
 Values = NDArray[np.float64]
 
 
-def random_search(
-    rewards: Values, budgets: Sequence[int], rng: np.random.Generator
-) -> list[int]:
-    """The row of the best student that random search finds with each budget.
-
-    Args:
-        rewards: Reward of each student, (N,).
-        budgets: Numbers of students that are scored.
-    """
-    order = rng.permutation(len(rewards))
-    return [int(order[:n][rewards[order[:n]].argmax()]) for n in budgets]
-
-
 def regression_search(
-    table: Table,
-    task: BenchTask,
-    rewards: Values,
-    accuracy: Values,
-    budgets: Sequence[int],
-    rng: np.random.Generator,
-    *,
-    sample: int | None = None,
+    table: Table, task: BenchTask, count: int, rng: np.random.Generator
 ) -> list[int]:
-    """The row of the best student that the regression finds with each budget.
+    """The rows of the distinct students that the regression scores, in order.
 
-    The first students of each budget are drawn at random. A quadratic in log parameters
-    and log MACs is fitted to their accuracies. The rest of the budget goes to the
-    students with the best predicted rewards. With few drawn students the fit is linear,
-    not quadratic.
+    All are within the task's limit. Some are random. Each of the others has the best
+    predicted reward of all students that are not scored yet, by a fit to all that are.
 
     Args:
-        rewards: Reward of each student, (N,).
-        accuracy: Accuracy of each student, (N,).
-        budgets: Numbers of students that are scored.
-        sample: Number of students drawn; by default a third of the budget, from 4 to
-            ``SAMPLE``, but never more than the budget.
+        count: Number of students; all students within the limit if there are fewer.
     """
-    within = table.within(task)
-    best = []
-    for budget in budgets:
-        count = sample or min(SAMPLE, max(4, budget // 3))
-        drawn = rng.permutation(len(rewards))[: min(count, budget)]
-        predicted = _predict(table, accuracy, drawn)
-        worth = _worth(table, task, predicted)
-        worth[~within] = -np.inf
-        worth[drawn] = -np.inf
-        chosen = np.argsort(-worth, kind="stable")[: budget - len(drawn)]
-        tried = np.concatenate([drawn, chosen])
-        best.append(int(tried[rewards[tried].argmax()]))
-    return best
+    accuracy = table.accuracy()
+    left = [int(row) for row in rng.permutation(np.flatnonzero(table.within(task)))]
+    tried: list[int] = []
+    while left and len(tried) < count:
+        if len(tried) < FIRST or len(tried) % EXPLORED == 0:
+            row = left[0]
+        else:
+            predicted = fitted_rewards(table, task, accuracy, np.array(tried))
+            row = max(left, key=lambda each: predicted[each])
+        left.remove(row)
+        tried.append(row)
+    return tried
 
 
-def _worth(table: Table, task: BenchTask, accuracy: Values) -> Values:
-    """Rewards of students with these accuracies, up to a constant factor."""
+def fitted_rewards(
+    table: Table, task: BenchTask, accuracy: Values, scored: NDArray[np.int64]
+) -> Values:
+    """Predicted rewards of all students, (N,), up to a constant factor.
+
+    A quadratic in log parameters and log MACs is fitted to the accuracies of the
+    ``scored`` students; with few of them the fit is linear.
+
+    Args:
+        accuracy: Accuracy of each student, (N,); only those of ``scored`` are used.
+    """
+    scored = scored[~np.isnan(accuracy[scored])]  # without failures
+    features = _features(table, is_linear=len(scored) < QUADRATIC)
+    weights, *_ = np.linalg.lstsq(features[scored], accuracy[scored], rcond=None)
+    fitted = features @ weights
     if task.reward == "accuracy":
-        return accuracy
+        return np.asarray(fitted)
     c = 1 - table.num_params / table.start.num_params
-    return np.asarray(c * (2 - c) * accuracy)
+    return np.asarray(c * (2 - c) * fitted)
 
 
-def _predict(table: Table, accuracy: Values, drawn: NDArray[np.int64]) -> Values:
-    """Accuracies of all students, (N,), by a fit to the ``drawn`` students."""
+def _features(table: Table, *, is_linear: bool) -> Values:
     logs = np.log(np.stack([table.num_params, table.num_macs], 1).astype(float))
     x = (logs - logs.mean(0)) / logs.std(0)
-    ones = np.ones((len(x), 1))
-    linear = np.hstack([ones, x])
-    quadratic = np.hstack([linear, x**2, x[:, :1] * x[:, 1:]])
-    features = quadratic if len(drawn) >= 2 * quadratic.shape[1] else linear
-    weights, *_ = np.linalg.lstsq(features[drawn], accuracy[drawn], rcond=None)
-    return np.asarray(features @ weights)
+    linear = np.hstack([np.ones((len(x), 1)), x])
+    if is_linear:
+        return linear
+    return np.hstack([linear, x**2, x[:, :1] * x[:, 1:]])

@@ -97,6 +97,13 @@ class Table:
         return not (self.status == MISSING).any()
 
     @cached_property
+    def scores_hash(self) -> str:
+        """A hash of the students and their scores: 16 hexadecimal digits."""
+        names = ("fingerprints", "num_params", "num_macs", "correct", "status")
+        digest = _digest({name: getattr(self, name) for name in names})
+        return str(digest.hexdigest())[:16]
+
+    @cached_property
     def start(self) -> Architecture:
         """The teacher's architecture."""
         return Architecture.from_json(self.header["architecture"])

@@ -62,6 +62,13 @@ Suite = Annotated[
         "n2n-bench-development: those on which settings may be chosen."
     ),
 ]
+Seen = Annotated[
+    str | None,
+    typer.Option(
+        help="With --suite: what the agents were trained on before, names of tables or "
+        "other words, separated by commas."
+    ),
+]
 Seeds = Annotated[
     int, typer.Option(min=1, metavar="N", help="Number of runs of each agent.")
 ]
@@ -91,6 +98,7 @@ def compare(
     env: Envs = None,
     agents: Agents = "random,evolution,reinforce",
     suite: Suite = None,
+    seen: Seen = None,
     seeds: Seeds = 5,
     budget: Budget = None,
     evaluations: Evaluations = None,
@@ -120,8 +128,18 @@ def compare(
             others |= {"device": device}
             check_suite(suite, others)
             path = _results(output, is_resumed=resume)
-            compare_on_suite(suite, names, seeds, path, workers, as_json=as_json)
+            compare_on_suite(
+                suite,
+                names,
+                seeds,
+                path,
+                workers,
+                seen=[] if seen is None else [name.strip() for name in seen.split(",")],
+                as_json=as_json,
+            )
             return
+        if seen is not None:
+            raise ValueError("--seen is only for --suite")
         path = _results(output, is_resumed=resume)
         given = {"teacher": teacher, "task": task, "evaluator": evaluator}
         given["keep"] = keep

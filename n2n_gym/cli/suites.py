@@ -39,6 +39,7 @@ def compare_on_suite(
     path: Path,
     workers: int | None,
     *,
+    seen: list[str],
     as_json: bool,
 ) -> None:
     """Run every agent with every seed on every task; write the leaderboard."""
@@ -52,6 +53,7 @@ def compare_on_suite(
         range(seeds),
         path,
         tasks=tasks_of_suite(suite),
+        seen=seen,
         command=shlex.join(["n2n-gym", *sys.argv[1:]]),
         commit=commit_of_code(),
         workers=workers or num_cores(),
@@ -80,10 +82,11 @@ def _as_table(title: str, rows: Sequence[Standing]) -> Table:
     text = f"{title}. Test regret: 0 the best student, 1 a random one"
     table = Table(title=text)
     table.add_column("agent", overflow="fold")
+    table.add_column("mean", justify="right")
     for budget in rows[0].at:
         table.add_column(f"{budget} students", justify="right", max_width=8)
     for one in rows:
-        cells = (f"{found.value:.3f}" for found in one.at.values())
+        cells = (f"{found.value:.3f}" for found in (one.mean, *one.at.values()))
         table.add_row(escape(one.agent), *cells)
     return table
 
@@ -91,17 +94,18 @@ def _as_table(title: str, rows: Sequence[Standing]) -> Table:
 def _standing(one: Standing) -> dict[str, Any]:
     """An agent's standing as a JSON document."""
     at = {budget: found._asdict() for budget, found in one.at.items()}
-    return {"agent": one.agent, "seen": one.seen, "gap": one.gap._asdict(), "at": at}
+    return {"agent": one.agent, "seen": one.seen, "mean": one.mean._asdict(), "at": at}
 
 
 def validate_suite(path: Path, *, as_json: bool) -> None:
     """Check a file of runs on N2N-Bench, and say which runs it lacks."""
-    from n2n_gym.comparison.suite import BUDGETS, lacking, read_suite
+    from n2n_gym.comparison.suite import BUDGETS, lacking, read_suite, suite_of
 
     runs = list(read_suite(path))
-    missing, num_rows = lacking(runs), [len(one.rows) for one in runs]
+    suite, num_rows = suite_of(runs), [len(one.rows) for one in runs]
+    missing = lacking(runs, suite)
     if as_json:
-        content = {"runs": len(runs), "students": sum(num_rows)}
+        content = {"suite": suite, "runs": len(runs), "students": sum(num_rows)}
         print_json({**content, "missing": missing})
         return
     console = Console(soft_wrap=True, highlight=False)
@@ -110,5 +114,8 @@ def validate_suite(path: Path, *, as_json: bool) -> None:
         console.print(f"{short} runs ended with fewer than {BUDGETS[-1]} students.")
     if missing:
         console.print(
-            f"Not whole: {len(missing)} runs are missing, first {missing[0]}."
+            f"Not whole: for {suite}, {len(missing)} runs are missing, first "
+            f"{missing[0]}."
         )
+    else:
+        console.print(f"Whole: every task of {suite} with every seed.")

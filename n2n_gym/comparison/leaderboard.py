@@ -25,7 +25,8 @@ from n2n_gym.comparison.statistics import (
 from n2n_gym.comparison.suite import BUDGETS, SuiteRun
 
 BOARDS: Final = ("Headline tables", "Development tables")
-JUDGED: Final = 100  # budget of the probability of improvement and of the gap
+JUDGED: Final = 100  # budget of the probability of improvement and of the profiles
+RANKED: Final = (5, 10, 30, 100)  # budgets of the mean that agents are ranked by
 BASIS: Final = "random"
 
 Values = NDArray[np.float64]
@@ -39,7 +40,7 @@ class Standing:
         at: Interquartile mean of regrets over tasks and seeds, by budget.
         better: Probability of a lower regret than random search's at 100 students; None
             for random search, or if it has not run.
-        gap: Mean regret at 100 students, with regrets clipped at 1.
+        mean: Mean regret over the budgets of ``RANKED``, with regrets clipped at 1.
         values: Regret of each seed's run at 100 students, by task.
     """
 
@@ -47,7 +48,7 @@ class Standing:
     seen: tuple[str, ...]
     at: Mapping[int, Estimate]
     better: Estimate | None
-    gap: Estimate
+    mean: Estimate
     values: Mapping[str, Values]
 
 
@@ -70,7 +71,7 @@ def standings(runs: Sequence[SuiteRun]) -> list[Standing]:
     """One standing per agent that ran all tasks of these runs.
 
     Agents without pretraining come first, then pretrained agents. Each group begins
-    with the lowest regret at 100 students.
+    with the lowest mean regret.
     """
     tasks = list(dict.fromkeys(one.task for one in runs))
     by_agent: dict[tuple[str, tuple[str, ...]], dict[str, list[SuiteRun]]]
@@ -99,15 +100,24 @@ def standings(runs: Sequence[SuiteRun]) -> list[Standing]:
                 seen,
                 {n: estimate(iqm_of_all, list(at[n].values())) for n in BUDGETS},
                 better,
-                estimate(_gap, groups),
+                estimate(mean_of_all, _clipped(at)),
                 at[JUDGED],
             )
         )
-    return sorted(found, key=lambda one: (bool(one.seen), one.at[JUDGED].value))
+    return sorted(found, key=lambda one: (bool(one.seen), one.mean.value))
 
 
-def _gap(groups: Sequence[Values]) -> float:
-    return float(np.mean([np.minimum(group, 1).mean() for group in groups]))
+def _clipped(at: Mapping[int, Mapping[str, Values]]) -> list[Values]:
+    """Each run's mean over the budgets of its clipped regret, by task."""
+    return [
+        np.mean([np.minimum(at[budget][task], 1) for budget in RANKED], 0)
+        for task in at[JUDGED]
+    ]
+
+
+def mean_of_all(groups: Sequence[Values]) -> float:
+    """The mean over groups of their means."""
+    return float(np.mean([group.mean() for group in groups]))
 
 
 def normalised(task: str, runs: Sequence[SuiteRun], budget: int) -> Values:
@@ -129,12 +139,12 @@ def normalised(task: str, runs: Sequence[SuiteRun], budget: int) -> Values:
 
 def as_markdown(found: Sequence[Standing]) -> str:
     """The leaderboard as a Markdown table, one row per agent."""
-    head = ["agent", *(f"{n} students" for n in BUDGETS), "better than random", "gap"]
+    head = ["agent", "mean", *(f"{n} students" for n in BUDGETS), "better than random"]
     rows = []
     for one in found:
         name = one.agent if not one.seen else f"{one.agent} ({', '.join(one.seen)})"
         cells = [str(one.at[n]) for n in BUDGETS]
-        rows.append([name, *cells, str(one.better or ""), str(one.gap)])
+        rows.append([name, str(one.mean), *cells, str(one.better or "")])
     return as_table(head, rows)
 
 

@@ -7,11 +7,12 @@ validation reward so far is judged by its regret on test images.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import multiprocessing
 import sys
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -34,10 +35,13 @@ from n2n_gym.comparison.budget import Ledger, run
 SUITE: Final = "n2n-bench"
 DEVELOPING: Final = "n2n-bench-development"  # the tasks of tables for development
 SUITES: Final = (SUITE, DEVELOPING)
-VERSION: Final = 1  # version of the lines
+VERSION: Final = 2  # version of the lines
+SEEDS: Final = 30  # the leaderboard has the seeds from 0
 BUDGETS: Final = (5, 10, 30, 100, 300)  # distinct students
 PATIENCE: Final = 300  # a run ends after so many episodes without a new student
-REGRESSION: Final = "regression"  # the regression of n2n_gym/bench/rivals.py
+PREPARED: Final = "reinforce"  # the agent that uses the package's policies
+FRESH: Final = "none"  # "reinforce@none" uses none of them
+REGRESSION: Final = "regression"  # the baseline of n2n_gym/bench/rivals.py
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class SuiteRun:
     Attributes:
         rows: Distinct students of the run in order, as row numbers of the task's table.
         best: Highest validation reward within each budget, by the budget as text.
-        seen: Tables that the agent was pretrained on; empty without pretraining.
+        scores: Hash of the table's scores, as ``Table.scores_hash``.
+        seen: What the agent was pretrained on, names of tables or other words; empty
+            without pretraining.
+        source: Hash of the agent's own file; empty for agents of this package.
         command: Command that made the run, for readers.
         commit: Commit of the code that made the run, with a "+" if files differed.
     """
@@ -57,7 +64,9 @@ class SuiteRun:
     seed: int
     rows: Sequence[int]
     best: Mapping[str, float]
+    scores: str = ""
     seen: Sequence[str] = ()
+    source: str = ""
     command: str = ""
     commit: str = ""
 
@@ -92,16 +101,17 @@ def perform_suite(
         workers: Number of processes. The runs are the same with any number.
 
     Raises:
-        ValueError: An agent is unknown, no table is complete, or the file has a line
-            that is not a run.
+        ValueError: An agent is unknown, or pretrained without a word about what it has
+            ``seen``. No table is complete. The file has a line that is not a run, or
+            runs of another version of an agent.
     """
     if not BENCH:
         raise ValueError("no table of N2N-Bench is complete yet")
-    for agent in agents:
-        if agent != REGRESSION:
-            find_agent(agent)
+    sources = {agent: _check_agent(agent, seen) for agent in agents}
     path.parent.mkdir(parents=True, exist_ok=True)
     runs = list(read_suite(path)) if path.exists() else []
+    for one in runs:
+        _check_same_agent(one, sources.get(one.agent, one.source), seen)
     done = {(one.task, one.agent, one.seed) for one in runs}
     wanted = [
         (task, agent, seed)
@@ -114,8 +124,18 @@ def perform_suite(
     with open(path, "a") as file, bar, _mapped(workers) as mapped:
         made = mapped(_rows, *zip(*wanted, strict=True)) if wanted else ()
         for (task, agent, seed), rows in zip(wanted, made, strict=True):
-            best = best_within(task, rows)
-            one = SuiteRun(task, agent, seed, rows, best, seen, command, commit)
+            one = SuiteRun(
+                task,
+                agent,
+                seed,
+                rows,
+                best_within(task, rows),
+                load_table(task).scores_hash,
+                seen,
+                sources[agent],
+                command,
+                commit,
+            )
             file.write(
                 json.dumps({"suite": SUITE, "version": VERSION, **asdict(one)}) + "\n"
             )
@@ -124,6 +144,48 @@ def perform_suite(
             bar.set_postfix_str(agent)
             bar.update()
     return runs
+
+
+def _check_agent(agent: str, seen: Sequence[str]) -> str:
+    """Check an agent's name; return the hash of its own file, "" without one."""
+    if agent == REGRESSION:
+        return ""
+    find_agent(agent)
+    _, at, what = agent.partition("@")
+    if ((at and what != FRESH) or _is_prepared(agent)) and not seen:
+        raise ValueError(
+            f"{agent!r} was trained before; name what it has seen with --seen, for "
+            f"example --seen {DEVELOPMENT[0]}"
+        )
+    module, is_own, _ = agent.partition(":")
+    if at or not is_own:
+        return ""
+    file = sys.modules[module].__file__
+    assert file is not None, "a module with an agent is a file"
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+
+
+def _is_prepared(agent: str) -> bool:
+    """Whether the agent starts from a policy that comes with the package."""
+    if agent != PREPARED:
+        return False
+    from n2n_agents.kept import find_trained  # torch
+
+    first = {task.table: name for name, task in BENCH.items()}
+    return any(find_trained(_env_of(name)) is not None for name in first.values())
+
+
+def _check_same_agent(one: SuiteRun, source: str, seen: Sequence[str]) -> None:
+    """Raise a ValueError if a file's run is of another version of an agent."""
+    for what, kept, now in (
+        ("file of the agent", one.source, source),
+        ("--seen", list(one.seen), list(seen)),
+    ):
+        if kept != now:
+            raise ValueError(
+                f"{one.name} was made with another {what}: {kept or 'none'}, now it is "
+                f"{now or 'none'}; give another output folder"
+            )
 
 
 @contextmanager
@@ -153,24 +215,12 @@ def _rows(task: str, agent: str, seed: int) -> list[int]:
 
 @lru_cache(maxsize=1)  # the runs of a task share look-ups
 def _env_of(task: str) -> gym.Env[Any, Any]:
-    return gym.make(MODULE + task)
+    return gym.make(MODULE + task, shows_regret=False)
 
 
 def _regression(task: str, seed: int) -> list[int]:
-    """Row that the regression chooses at each budget, repeated to fill the budget."""
-    table, what = load_table(task), BENCH[task]
-    rows: list[int] = []
-    for budget in BUDGETS:
-        (row,) = regression_search(
-            table,
-            what,
-            table.values(what),
-            table.accuracy(),
-            [budget],
-            np.random.default_rng(seed),
-        )
-        rows += [row] * (budget - len(rows))
-    return rows
+    rng = np.random.default_rng(seed)
+    return regression_search(load_table(task), BENCH[task], BUDGETS[-1], rng)
 
 
 def best_within(task: str, rows: Sequence[int]) -> dict[str, float]:
@@ -183,10 +233,11 @@ def read_suite(path: Path) -> Iterator[SuiteRun]:
     """The runs in a file.
 
     Raises:
-        ValueError: A line is not a run of this suite, contradicts the task's table, or
-            is the run of an earlier line.
+        ValueError: A line is not a run of this suite, contradicts the task's table, is
+            the run of an earlier line, or says something else about the agent.
     """
-    seen: set[str] = set()
+    known: set[str] = set()
+    agents: dict[str, tuple[str, list[str]]] = {}
     for number, text in enumerate(_text(path).splitlines(), 1):
         where = f"{path}, line {number}"
         try:
@@ -198,9 +249,15 @@ def read_suite(path: Path) -> Iterator[SuiteRun]:
         if (suite, version) != (SUITE, VERSION):
             raise ValueError(f"{where} is of {suite} {version}, not {SUITE} {VERSION}")
         check_run(found, where)
-        if found.name in seen:
+        if found.name in known:
             raise ValueError(f"{where}: {found.name} is there twice")
-        seen.add(found.name)
+        known.add(found.name)
+        about = found.source, list(found.seen)
+        if agents.setdefault(found.agent, about) != about:
+            raise ValueError(
+                f"{where}: {found.agent!r} has another file, or has seen something "
+                f"else, than in earlier lines"
+            )
         yield found
 
 
@@ -233,8 +290,13 @@ def check_run(found: SuiteRun, where: str) -> None:
     """
     if found.task not in BENCH:
         raise ValueError(f"{where}: unknown task {found.task!r}")
-    size = len(load_table(found.task))
-    rows = found.rows
+    table = load_table(found.task)
+    if found.scores != table.scores_hash:
+        raise ValueError(
+            f"{where}: it was made with other scores of the table {table.name}: their "
+            f"hash is {found.scores!r}, here it is {table.scores_hash!r}"
+        )
+    size, rows = len(table), found.rows
     wrong = [row for row in rows if type(row) is not int or not 0 <= row < size]
     if wrong or not rows:
         said = f"row {wrong[0]!r}" if wrong else "a run without rows"
@@ -244,7 +306,7 @@ def check_run(found: SuiteRun, where: str) -> None:
             f"{where}: a run has at most {BUDGETS[-1]} students, got {len(rows)}"
         )
     (often, count), *_ = Counter(rows).most_common(1)
-    if found.agent != REGRESSION and count > 1:
+    if count > 1:
         raise ValueError(f"{where}: row {often}, a student, is listed twice")
     if found.agent == REGRESSION and list(rows) != _regression(found.task, found.seed):
         raise ValueError(
@@ -260,19 +322,22 @@ def check_run(found: SuiteRun, where: str) -> None:
             )
 
 
-def lacking(runs: Sequence[SuiteRun]) -> list[str]:
-    """Names of the runs that are missing until the leaderboard can have the agents.
+def suite_of(runs: Sequence[SuiteRun]) -> str:
+    """The smallest suite that has the tasks of all runs."""
+    tasks = {one.task for one in runs}
+    return DEVELOPING if tasks <= set(tasks_of_suite(DEVELOPING)) else SUITE
 
-    Every agent must have run every task with each seed that one of its runs has.
+
+def lacking(runs: Sequence[SuiteRun], suite: str = SUITE) -> list[str]:
+    """Names of the runs that are missing until a leaderboard can have the agents.
+
+    Every agent must have run every task of the suite with each of the ``SEEDS`` seeds.
     """
-    seeds: dict[str, set[int]] = defaultdict(set)
-    for one in runs:
-        seeds[one.agent].add(one.seed)
     names = {one.name for one in runs}
     wanted = (
         SuiteRun(task, agent, seed, (), {}).name
-        for agent in seeds
-        for task in BENCH
-        for seed in sorted(seeds[agent])
+        for agent in dict.fromkeys(one.agent for one in runs)
+        for task in tasks_of_suite(suite)
+        for seed in range(SEEDS)
     )
     return [name for name in wanted if name not in names]
