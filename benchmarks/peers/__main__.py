@@ -14,6 +14,9 @@ and equal time of search and tuning together. For equal time, the other methods 
 many epochs that their search and tuning take as long as ours. Time is CPU time, so
 other work on the machine does not count.
 
+Ours and FastNAS choose by validation images; the other methods need none. The recipe
+of all tunings is this project's.
+
 The peers' searches come first, because they take minutes and a tuning takes an hour. At
 the end, the teacher and all students of a target are timed in turns; the table has
 these latencies, and says how many students keep the target.
@@ -230,7 +233,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--images", type=int, default=10_000, help="for training")
     found.add_argument("--task", help="in place of CIFAR-10")
     found.add_argument("--weights", type=Path, help="of the teacher, if it has any")
-    found.add_argument("--teacher-epochs", type=int, help="of the teacher's training")
+    found.add_argument(
+        "--teacher-epochs", type=int, default=60, help="of the teacher's training"
+    )
     found.add_argument("--compress", type=Path, help="further options of ours, TOML")
     found.add_argument("--workers", type=int, default=1, help="processes of ours")
     found.add_argument("--precision", help="float32, bfloat16; default: the faster")

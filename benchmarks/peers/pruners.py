@@ -159,7 +159,8 @@ def pruning_steps(
         start: The module's architecture. Layers that n2n-gym cannot narrow keep their
             width.
         prepare: Called with the module before each step, to compute gradients.
-        block: Number of channels in a block; pruned widths are multiples of it.
+        block: Number of channels in a block; pruned widths are multiples of it. Layers
+            no wider than a block may get any width.
     """
     import torch_pruning as tp
 
@@ -170,7 +171,17 @@ def pruning_steps(
         for name, part in module.named_modules()
         if isinstance(part, (nn.Conv2d, nn.Linear)) and name not in narrowed
     ]
-    pruner = tp.pruner.BasePruner(
+
+    class InBlocks(tp.pruner.BasePruner):
+        """Torch-Pruning alone never narrows a layer that is no wider than a block."""
+
+        def _round_to(self, num_pruned: int, width: int, block: int) -> int:
+            if width <= block:
+                return num_pruned  # any width, as for the other methods
+            rounded: int = super()._round_to(num_pruned, width, block)
+            return min(rounded, width - block)
+
+    pruner = InBlocks(
         module,
         torch.zeros(1, *start.input_shape),
         importance,
