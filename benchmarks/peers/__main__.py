@@ -200,6 +200,9 @@ def add_in_time(
         bench.epochs,
         own["tuning_minutes"],
     )
+    if epochs == own["epochs"]:  # the same training
+        results.add(**{**own, "column": TIME})
+        return
     add(bench, results, found, key, epochs)
 
 
