@@ -18,7 +18,7 @@ os.environ["N2N_CACHE"] = _CACHE.name
 
 import torch  # noqa: E402
 
-from n2n_gym.compression import assessment, preparation, timing  # noqa: E402
+from n2n_gym.compression import assessment, pacing, preparation  # noqa: E402
 from n2n_gym.compression.pipeline import compress  # noqa: E402
 from n2n_gym.evaluators.runner import InProcess  # noqa: E402
 from n2n_gym.pytorch.recipe import Recipe  # noqa: E402
@@ -95,6 +95,6 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         output=folder,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "ROUNDS", ((4, 0.5), (2, 1.0)))
+        patch.setattr(pacing, "ROUNDS", ((4, 0.5), (2, 1.0)))
         compress(options)
     return folder

@@ -24,7 +24,7 @@ from n2n_gym.bench import load_table
 from n2n_gym.bench.env import TableEvaluator, real_env
 from n2n_gym.bench.table import FOLDER, SCORED, SPLITS
 from n2n_gym.comparison.leaderboard import boards
-from n2n_gym.comparison.suite import perform_suite
+from n2n_gym.comparison.suite import BUDGETS, perform_suite
 from n2n_gym.evaluators.rungs import BENCH_V1
 from n2n_gym.resources.machine import processor
 
@@ -81,6 +81,12 @@ def test_a_task_keeps_the_rules(name):
     assert tau_of_seeds(table) >= FEWEST_TAU
     found = judge(name, task, table)
     assert found.is_kept, found
+
+
+@pytest.mark.parametrize("name", BENCH)
+def test_no_budget_covers_all_students_within_a_limit(name):
+    table = load_table(BENCH[name].table)
+    assert table.within(BENCH[name]).sum() > BUDGETS[-1]
 
 
 @pytest.mark.parametrize("name", BENCH)

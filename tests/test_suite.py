@@ -111,6 +111,9 @@ def changed(line, **change):
         ({"rows": [100_000]}, "got row 100000"),
         ({"rows": list(range(400))}, "students of 300|rows must be"),
         ({"rows": []}, "rows must be"),
+        ({"seen": "small"}, "seen must be a list of words, got 'small'"),
+        ({"seen": [""]}, "seen must be a list of words"),
+        ({"seen": None}, "seen must be a list of words"),
         ({"scores": "0" * 16}, "other scores of the table small: their hash is '000"),
         ({"task": "N2NBench/Smal-v0"}, "unknown task"),
         ({"version": 9}, "is of n2n-bench 9"),
@@ -137,7 +140,10 @@ def test_one_agent_has_one_file_and_has_seen_one_thing(results, tmp_path):
 
 def test_another_version_of_an_agent_is_refused(table, tmp_path, monkeypatch):
     own, path = tmp_path / "climbing.py", tmp_path / "results.jsonl"
-    own.write_text("from n2n_agents.search import random_search as search\n")
+    own.write_text(
+        "from n2n_agents import search as searches\n"
+        "def search(env, *, seed):\n    searches.random_search(env, seed=seed)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = (["climbing:search"], range(1), path)
     (first, _) = perform_suite(*arguments, tasks=list(AIMS))
@@ -158,6 +164,31 @@ def test_a_pretrained_agent_says_what_it_has_seen(table, tmp_path):
     assert {tuple(one.seen) for one in made} == {("small",)}
     with pytest.raises(ValueError, match="made with another --seen: "):
         perform_suite(agents, range(2), path, tasks=list(AIMS), seen=["other"])
+    both = perform_suite(
+        ["random", *agents], range(1), path, tasks=list(AIMS), seen=["small"]
+    )
+    assert {tuple(one.seen) for one in both if one.agent == "random"} == {()}
+    assert len(both) == 2 * len(made)
+    reinforce.save_policy(reinforce.make_policy(env, seed=1), policy)
+    with pytest.raises(ValueError, match="made with another file of the agent"):
+        perform_suite(agents, range(2), path, tasks=list(AIMS), seen=["small"])
+
+
+def peeking(env, *, seed):
+    """Random search that looks for what an agent must not see."""
+    env.action_space.seed(seed)
+    while True:
+        _, info = env.reset()
+        over = False
+        while not over:
+            *_, over, _, info = env.step(env.action_space.sample(info["action_mask"]))
+        assert not [name for name in info if "regret" in name]
+
+
+def test_agents_do_not_see_how_good_the_best_student_is(table, tmp_path):
+    name = f"{__name__}:peeking"
+    made = perform_suite([name], range(1), tmp_path / "x.jsonl", tasks=list(AIMS))
+    assert all(len(one.rows) > 5 for one in made)
 
 
 def test_the_regression_scores_distinct_students_within_the_limit(table):
@@ -217,6 +248,14 @@ def test_a_suite_is_of_all_tasks_or_of_those_for_development(table, monkeypatch)
     assert suite.tasks_of_suite("n2n-bench-development") == []
     monkeypatch.setattr(suite, "DEVELOPMENT", ("small",))
     assert suite.tasks_of_suite("n2n-bench-development") == list(AIMS)
+
+
+def test_a_file_without_runs_is_not_valid(tmp_path):
+    path = tmp_path / "results.jsonl.gz"
+    path.write_bytes(gzip.compress(b""))
+    done = CliRunner().invoke(app, ["validate", str(path)])
+    assert done.exit_code != 0
+    assert "has no runs" in done.output
 
 
 def test_a_compressed_file_holds_the_same_runs(results, tmp_path):

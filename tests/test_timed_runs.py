@@ -15,7 +15,7 @@ from n2n_gym.compression import finalists, preparation
 from n2n_gym.compression import plan as plans
 from n2n_gym.compression.assessment import compare_networks
 from n2n_gym.compression.choice import Offer, Scored
-from n2n_gym.compression.costs import SHOWN, Costs
+from n2n_gym.compression.costs import DIFFERENCE, Costs
 from n2n_gym.compression.finalists import Finalists
 from n2n_gym.compression.pacing import Fixed
 from n2n_gym.compression.plan import Plan, TooShort
@@ -287,7 +287,7 @@ def test_the_training_of_finalists_is_timed_and_not_stored(teacher, students, tm
     num_images = len(teacher.task.splits["train"])
     for student in students[:2]:
         epochs, seconds = plan.costs[f"finalists of {student.num_macs} MACs"]
-        assert epochs == (SHOWN[0] - SHOWN[1]) / num_images
+        assert epochs == DIFFERENCE / num_images
         assert seconds > 0
         assert final.timing.costs.epoch(student.num_macs) == seconds / epochs
     assert {path.name for path in tmp_path.iterdir()} <= {"plan.json", "scores.sqlite"}

@@ -64,7 +64,7 @@ FOOT: Final = """\
 5. Write this page and its picture again, in two minutes: `python -m
    benchmarks.n2n_bench.pages`.
 6. Open a pull request with all of these. The agent's own file belongs beside its
-   results, as `annealing.py`, unchanged: each run has its SHA-256.
+   results, as `annealing.py`, unchanged: each run has the beginning of its SHA-256.
 """
 
 

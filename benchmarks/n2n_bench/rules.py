@@ -146,11 +146,12 @@ def _regression(
     table: Table, task: BenchTask, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """The rows that the regression of rule (b) scores."""
-    drawn = rng.permutation(len(table))[:SAMPLE]
+    order = rng.permutation(len(table))  # also of students with equal predictions
+    drawn = order[:SAMPLE]
     predicted = fitted_rewards(table, task, table.accuracy(), drawn)
     predicted[~table.within(task)] = -np.inf
     predicted[drawn] = -np.inf
-    best = np.argsort(-predicted, kind="stable")[:PROBES]
+    best = order[np.argsort(-predicted[order], kind="stable")][:PROBES]
     return np.concatenate([drawn, best])
 
 

@@ -121,7 +121,7 @@ class BenchEnv(gym.Env[NDArray[np.float32], int]):
         fidelity: How students were scored: "bench-v1", or "inherit" (cheaper). Regrets
             always use "bench-v1".
         shows_regret: Whether the last info has the two regrets. They tell how good the
-            best student is, so a search that is compared with others must not see them.
+            best student is, so `n2n-gym compare --suite` hides them.
         render_mode: "ansi" (text) or "rgb_array" (a picture).
 
     ## References

@@ -29,6 +29,7 @@ def regression_search(
 
     All are within the task's limit. Some are random. Each of the others has the best
     predicted reward of all students that are not scored yet, by a fit to all that are.
+    Of students with equal predictions, a random one is taken.
 
     Args:
         count: Number of students; all students within the limit if there are fewer.
@@ -59,17 +60,22 @@ def fitted_rewards(
         accuracy: Accuracy of each student, (N,); only those of ``scored`` are used.
     """
     scored = scored[~np.isnan(accuracy[scored])]  # without failures
-    features = _features(table, is_linear=len(scored) < QUADRATIC)
-    weights, *_ = np.linalg.lstsq(features[scored], accuracy[scored], rcond=None)
-    fitted = features @ weights
+    # One prediction for each size: equal sizes must have equal predictions to the bit.
+    sizes = np.stack([table.num_params, table.num_macs], 1)
+    unique, place = np.unique(sizes, axis=0, return_inverse=True)
+    features = _features(unique, is_linear=len(scored) < QUADRATIC)
+    known = features[place[scored]]
+    weights, *_ = np.linalg.lstsq(known, accuracy[scored], rcond=None)
+    fitted = (features @ weights)[place]
     if task.reward == "accuracy":
         return np.asarray(fitted)
     c = 1 - table.num_params / table.start.num_params
     return np.asarray(c * (2 - c) * fitted)
 
 
-def _features(table: Table, *, is_linear: bool) -> Values:
-    logs = np.log(np.stack([table.num_params, table.num_macs], 1).astype(float))
+def _features(sizes: NDArray[np.uint32], *, is_linear: bool) -> Values:
+    """Features of sizes, (K, 2): (K, 3), or (K, 6) with squares and the product."""
+    logs = np.log(sizes.astype(float))
     x = (logs - logs.mean(0)) / logs.std(0)
     linear = np.hstack([np.ones((len(x), 1)), x])
     if is_linear:

@@ -134,7 +134,7 @@ def compare(
                 seeds,
                 path,
                 workers,
-                seen=[] if seen is None else [name.strip() for name in seen.split(",")],
+                seen=[word for word in map(str.strip, (seen or "").split(",")) if word],
                 as_json=as_json,
             )
             return

@@ -102,6 +102,8 @@ def validate_suite(path: Path, *, as_json: bool) -> None:
     from n2n_gym.comparison.suite import BUDGETS, lacking, read_suite, suite_of
 
     runs = list(read_suite(path))
+    if not runs:
+        raise ValueError(f"{path} has no runs")
     suite, num_rows = suite_of(runs), [len(one.rows) for one in runs]
     missing = lacking(runs, suite)
     if as_json:

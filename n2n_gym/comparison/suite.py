@@ -7,7 +7,6 @@ validation reward so far is judged by its regret on test images.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import multiprocessing
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from n2n_gym.bench import load_table
 from n2n_gym.bench.rivals import regression_search
 from n2n_gym.common.progress import progress
 from n2n_gym.comparison.budget import Ledger, run
+from n2n_gym.comparison.entrants import REGRESSION, Entrant, entrant
 
 SUITE: Final = "n2n-bench"
 DEVELOPING: Final = "n2n-bench-development"  # the tasks of tables for development
@@ -39,9 +39,6 @@ VERSION: Final = 2  # version of the lines
 SEEDS: Final = 30  # the leaderboard has the seeds from 0
 BUDGETS: Final = (5, 10, 30, 100, 300)  # distinct students
 PATIENCE: Final = 300  # a run ends after so many episodes without a new student
-PREPARED: Final = "reinforce"  # the agent that uses the package's policies
-FRESH: Final = "none"  # "reinforce@none" uses none of them
-REGRESSION: Final = "regression"  # the baseline of n2n_gym/bench/rivals.py
 
 
 @dataclass(frozen=True)
@@ -97,21 +94,23 @@ def perform_suite(
 
     Args:
         tasks: Names of the tasks; by default all tasks with a complete table.
-        seen, command, commit: Values for the new runs, as in ``SuiteRun``.
+        seen: What the pretrained agents and the user's own were trained on.
+        command, commit: Values for the new runs, as in ``SuiteRun``.
         workers: Number of processes. The runs are the same with any number.
 
     Raises:
-        ValueError: An agent is unknown, or pretrained without a word about what it has
-            ``seen``. No table is complete. The file has a line that is not a run, or
-            runs of another version of an agent.
+        ValueError: An agent is refused by ``entrant``. No table is complete. The file
+            has a line that is not a run, or runs of another version of an agent.
     """
     if not BENCH:
         raise ValueError("no table of N2N-Bench is complete yet")
-    sources = {agent: _check_agent(agent, seen) for agent in agents}
+    envs = partial(map, _env_of, BENCH)
+    entrants = {agent: entrant(agent, seen, envs) for agent in agents}
     path.parent.mkdir(parents=True, exist_ok=True)
     runs = list(read_suite(path)) if path.exists() else []
     for one in runs:
-        _check_same_agent(one, sources.get(one.agent, one.source), seen)
+        if one.agent in entrants:
+            _check_same_agent(one, entrants[one.agent])
     done = {(one.task, one.agent, one.seed) for one in runs}
     wanted = [
         (task, agent, seed)
@@ -131,8 +130,8 @@ def perform_suite(
                 rows,
                 best_within(task, rows),
                 load_table(task).scores_hash,
-                seen,
-                sources[agent],
+                entrants[agent].seen,
+                entrants[agent].source,
                 command,
                 commit,
             )
@@ -146,40 +145,11 @@ def perform_suite(
     return runs
 
 
-def _check_agent(agent: str, seen: Sequence[str]) -> str:
-    """Check an agent's name; return the hash of its own file, "" without one."""
-    if agent == REGRESSION:
-        return ""
-    find_agent(agent)
-    _, at, what = agent.partition("@")
-    if ((at and what != FRESH) or _is_prepared(agent)) and not seen:
-        raise ValueError(
-            f"{agent!r} was trained before; name what it has seen with --seen, for "
-            f"example --seen {DEVELOPMENT[0]}"
-        )
-    module, is_own, _ = agent.partition(":")
-    if at or not is_own:
-        return ""
-    file = sys.modules[module].__file__
-    assert file is not None, "a module with an agent is a file"
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-
-
-def _is_prepared(agent: str) -> bool:
-    """Whether the agent starts from a policy that comes with the package."""
-    if agent != PREPARED:
-        return False
-    from n2n_agents.kept import find_trained  # torch
-
-    first = {task.table: name for name, task in BENCH.items()}
-    return any(find_trained(_env_of(name)) is not None for name in first.values())
-
-
-def _check_same_agent(one: SuiteRun, source: str, seen: Sequence[str]) -> None:
+def _check_same_agent(one: SuiteRun, now_is: Entrant) -> None:
     """Raise a ValueError if a file's run is of another version of an agent."""
     for what, kept, now in (
-        ("file of the agent", one.source, source),
-        ("--seen", list(one.seen), list(seen)),
+        ("file of the agent", one.source, now_is.source),
+        ("--seen", list(one.seen), list(now_is.seen)),
     ):
         if kept != now:
             raise ValueError(
@@ -290,6 +260,11 @@ def check_run(found: SuiteRun, where: str) -> None:
     """
     if found.task not in BENCH:
         raise ValueError(f"{where}: unknown task {found.task!r}")
+    are_words = isinstance(found.seen, list) and all(
+        isinstance(word, str) and word for word in found.seen
+    )
+    if not are_words:
+        raise ValueError(f"{where}: seen must be a list of words, got {found.seen!r}")
     table = load_table(found.task)
     if found.scores != table.scores_hash:
         raise ValueError(

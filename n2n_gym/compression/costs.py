@@ -18,7 +18,9 @@ from n2n_gym.teachers.teacher import Teacher
 
 TIMED_IMAGES: Final = 125
 TRAINING: Final = 3.0  # forward passes that take as long as a training pass
-SHOWN: Final = (2_048, 512)  # images of two short trainings, for their difference
+# Images of the short trainings that are timed. The first one only warms a worker up.
+SHOWN: Final = (512, 2_048, 512)
+DIFFERENCE: Final = SHOWN[1] - SHOWN[2]
 
 
 class Line:
@@ -156,8 +158,9 @@ def time_training(
 ) -> Iterator[tuple[Architecture, float, float]]:
     """Time the training of students, as many at once as the runner has workers.
 
-    Each student is distilled twice, with more and with fewer images. The difference
-    leaves out what every distillation has once, such as its validation images.
+    Each student is distilled with more and with fewer images. The difference leaves out
+    what every distillation has once, such as its validation images. An earlier training
+    leaves out what a worker does once, such as loading the teacher.
 
     Args:
         evaluator: Function that makes the evaluator of a number of epochs; it should
@@ -184,8 +187,8 @@ def time_training(
         measure.on_result = note
         measure(students, teacher)
         taken.append(seconds)
-    more, fewer = taken
-    epochs = (SHOWN[0] - SHOWN[1]) / num_images
+    _, more, fewer = taken
+    epochs = DIFFERENCE / num_images
     for student in more.keys() & fewer.keys():
         if more[student] > fewer[student]:
             yield student, epochs, more[student] - fewer[student]
