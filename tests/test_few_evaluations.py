@@ -41,7 +41,7 @@ def search(env, agent: str, seed: int, evaluations: int) -> tuple[Ledger, Watche
 
 
 @pytest.mark.parametrize(("stage", "limits"), CASES)
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", [*AGENTS, "random-within"])
 def test_the_budget_is_used_for_legal_students_within_the_limits(
     agent, stage, limits, teacher
 ):
@@ -53,7 +53,7 @@ def test_the_budget_is_used_for_legal_students_within_the_limits(
 
 
 @pytest.mark.parametrize("stage", ENVS)
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", [*AGENTS, "random-within"])
 def test_equal_seeds_find_the_same(agent, stage, teacher):
     one, same, other = (
         search(make(stage, teacher, 0.3), agent, seed, 8)[0] for seed in (0, 0, 1)

@@ -109,6 +109,7 @@ AGENTS: Final[dict[str, Agent]] = {
     "reinforce@none": partial(learn, is_prepared=False),
     "reinforce-paper": learn_as_the_paper,
     "random": search.random_search,
+    "random-within": search.random_within,
     "uniform": search.uniform,
     "greedy": search.greedy,
     "beam": search.beam_search,
@@ -133,6 +134,7 @@ ABOUT: Final = {
     "reinforce@none": "REINFORCE from a fresh policy, even where the package has one",
     "frozen@policy.pt": "a trained policy, without further training",
     "random": "random legal actions",
+    "random-within": "random students that keep the limits",
     "uniform": "one action at every decision; each action in turn",
     "greedy": "greedy search: always the change that costs the least reward",
     "beam": "beam search",
@@ -158,7 +160,7 @@ ABOUT: Final = {
     "td3": "TD3 of Stable-Baselines3, for continuous shrinkage",
 }
 # Agents that keep limits on computed resources by themselves, without a strict mask.
-FORESEEING: Final = ("local", "bayesian", "imitation")
+FORESEEING: Final = ("local", "bayesian", "imitation", "random-within")
 # Agents that play all rows of a vector environment together.
 BATCHED: Final = ("random", *FORESEEING)
 # Agents that start from a policy file.

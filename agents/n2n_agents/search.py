@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from n2n_agents import rollouts
+from n2n_agents.proposals import Proposal, Proposer, as_act
 
 Env: TypeAlias = gym.Env[rollouts.Observation, Any]
+TRIES: Final = 200  # draws of a student within the limits
 BATCH: Final = 64  # episodes that an endless search plays at once, per row
 
 
@@ -68,6 +70,27 @@ def _uniform(seed: Sequence[int], space: gym.Space[Any]) -> rollouts.Act:
         return generator.uniform(space.low, space.high).astype(np.float32)
 
     return act
+
+
+def random_within(env: rollouts.Environment, *, seed: int = 0) -> None:
+    """Score random students that keep the limits.
+
+    A student that breaks a limit is drawn again, before it is scored. If ``TRIES``
+    draws all break a limit, the last one is changed until it keeps the limits. This
+    goes on until an exception ends it.
+    """
+    proposer = Proposer(env, seed=seed)
+
+    def draw() -> Proposal:
+        for _ in range(TRIES):
+            proposal = proposer.propose(as_act(lambda _, legal: rng.choice(legal)))
+            if not proposal.excess:
+                return proposal
+        return proposer.fit(proposal)
+
+    rng = proposer.rng
+    while True:
+        proposer.score([draw() for _ in range(proposer.num_rows)])
 
 
 def uniform(env: Env, *, seed: int = 0) -> None:

@@ -50,9 +50,9 @@ Agents = Annotated[
     str,
     typer.Option(
         help="Agents, separated by commas: reinforce, reinforce@none, reinforce-paper, "
-        "random, uniform, greedy, beam, evolution, local, bayesian, imitation, ppo, "
-        "a2c, dqn, maskable-ppo, recurrent-ppo, qrdqn, or module:function; with "
-        "--suite also regression."
+        "random, random-within, uniform, greedy, beam, evolution, local, bayesian, "
+        "imitation, ppo, a2c, dqn, maskable-ppo, recurrent-ppo, qrdqn, or "
+        "module:function; with --suite also regression."
     ),
 ]
 Suite = Annotated[
