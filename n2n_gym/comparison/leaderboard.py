@@ -176,6 +176,7 @@ def draw(found: Sequence[Standing], path: Path) -> None:
     left.set_xscale("log")
     left.set_xticks(BUDGETS, map(str, BUDGETS))
     left.set_xlabel("distinct students")
+    left.set_ylim(-0.02, 1.05)  # an agent worse than chance is above the frame
     left.set_ylabel("normalised test regret (IQM)")
     right.set_xlabel(f"normalised test regret at {JUDGED} students")
     right.set_ylabel("share of runs at or below")
