@@ -17,6 +17,7 @@ from n2n_gym.cli.errors import plain_errors, stoppable
 from n2n_gym.cli.output import AsJson, draw_if_possible, print_json
 from n2n_gym.cli.suites import check_suite, compare_on_suite, validate_suite
 from n2n_gym.runs.shared_options import (
+    COMPARISON,
     FILES,
     PLACE,
     Device,
@@ -66,7 +67,8 @@ Seen = Annotated[
     str | None,
     typer.Option(
         help="With --suite: what the agents were trained on before, names of tables or "
-        "other words, separated by commas."
+        "other words, separated by commas.",
+        **COMPARISON,
     ),
 ]
 Seeds = Annotated[

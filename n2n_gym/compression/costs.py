@@ -19,7 +19,7 @@ from n2n_gym.teachers.teacher import Teacher
 TIMED_IMAGES: Final = 125
 TRAINING: Final = 3.0  # forward passes that take as long as a training pass
 # Images of the short trainings that are timed. The first one only warms a worker up.
-SHOWN: Final = (512, 2_048, 512)
+SHOWN: Final = (128, 2_048, 512)
 DIFFERENCE: Final = SHOWN[1] - SHOWN[2]
 
 
