@@ -86,13 +86,19 @@ def test_a_pruned_module_and_its_trace_have_the_same_logits(kind):
     assert found.student.num_outputs == 10
 
 
-def test_pruned_widths_may_be_in_blocks():
+def pruned_in_blocks(block):
+    """A network before and after half of its pruning, in blocks of channels."""
     tp = pytest.importorskip("torch_pruning", reason=NEEDS_TORCH_PRUNING)
     module = SmallResNet().eval()
     start = trace(module, SHAPE)
     importance = tp.importance.GroupMagnitudeImportance()
-    steps = pruning_steps(module, start, importance, no_gradients, steps=8, block=4)
+    steps = pruning_steps(module, start, importance, no_gradients, steps=8, block=block)
     *_, last = (as_pruned(pruned, start).student for pruned in islice(steps, 4))
+    return start, last
+
+
+def test_pruned_widths_may_be_in_blocks():
+    start, last = pruned_in_blocks(4)
     assert last.num_params < start.num_params
     names = ("conv1", "block1.conv1", "block2.conv1", "block3.conv2")
     widths = [last.shape_of(last.positions[name])[0] for name in names]
@@ -101,12 +107,7 @@ def test_pruned_widths_may_be_in_blocks():
 
 
 def test_layers_no_wider_than_a_block_may_get_any_width():
-    tp = pytest.importorskip("torch_pruning", reason=NEEDS_TORCH_PRUNING)
-    module = SmallResNet().eval()
-    start = trace(module, SHAPE)
-    importance = tp.importance.GroupMagnitudeImportance()
-    steps = pruning_steps(module, start, importance, no_gradients, steps=8, block=16)
-    *_, last = (as_pruned(pruned, start).student for pruned in islice(steps, 4))
+    start, last = pruned_in_blocks(16)
     assert last.num_params < 0.6 * start.num_params
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from n2n_agents import rollouts
-from n2n_agents.proposals import Proposal, Proposer, as_act
+from n2n_agents.proposals import Proposal, Proposer, as_act, drawing
 
 Env: TypeAlias = gym.Env[rollouts.Observation, Any]
 TRIES: Final = 200  # draws of a student within the limits
@@ -83,12 +83,11 @@ def random_within(env: rollouts.Environment, *, seed: int = 0) -> None:
 
     def draw() -> Proposal:
         for _ in range(TRIES):
-            proposal = proposer.propose(as_act(lambda _, legal: rng.choice(legal)))
+            proposal = proposer.propose(as_act(drawing(proposer)))
             if not proposal.excess:
                 return proposal
         return proposer.fit(proposal)
 
-    rng = proposer.rng
     while True:
         proposer.score([draw() for _ in range(proposer.num_rows)])
 

@@ -7,6 +7,7 @@ about this student remains.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from n2n_gym.bench.table import Table
 FIRST: Final = 5  # random students before the first fit
 EXPLORED: Final = 3  # after them, each third student is random
 QUADRATIC: Final = 12  # with fewer scored students the fit is linear
+LINEAR: Final = 3  # features of a linear fit: 1, log parameters, log MACs
 
 Values = NDArray[np.float64]
 
@@ -60,10 +62,9 @@ def fitted_rewards(
         accuracy: Accuracy of each student, (N,); only those of ``scored`` are used.
     """
     scored = scored[~np.isnan(accuracy[scored])]  # without failures
-    # One prediction for each size: equal sizes must have equal predictions to the bit.
-    sizes = np.stack([table.num_params, table.num_macs], 1)
-    unique, place = np.unique(sizes, axis=0, return_inverse=True)
-    features = _features(unique, is_linear=len(scored) < QUADRATIC)
+    features, place = _features(table)
+    if len(scored) < QUADRATIC:
+        features = features[:, :LINEAR]
     known = features[place[scored]]
     weights, *_ = np.linalg.lstsq(known, accuracy[scored], rcond=None)
     fitted = (features @ weights)[place]
@@ -73,11 +74,15 @@ def fitted_rewards(
     return np.asarray(c * (2 - c) * fitted)
 
 
-def _features(sizes: NDArray[np.uint32], *, is_linear: bool) -> Values:
-    """Features of sizes, (K, 2): (K, 3), or (K, 6) with squares and the product."""
-    logs = np.log(sizes.astype(float))
+@lru_cache(maxsize=8)  # a search fits many times
+def _features(table: Table) -> tuple[Values, NDArray[np.int64]]:
+    """Features of each size, (K, 6), the first ``LINEAR`` linear, and students' sizes.
+
+    The second array, (N,), has the position of each student's size among the K sizes:
+    students of equal size must have equal predictions to the bit.
+    """
+    sizes = np.stack([table.num_params, table.num_macs], 1)
+    unique, place = np.unique(sizes, axis=0, return_inverse=True)
+    logs = np.log(unique.astype(float))
     x = (logs - logs.mean(0)) / logs.std(0)
-    linear = np.hstack([np.ones((len(x), 1)), x])
-    if is_linear:
-        return linear
-    return np.hstack([linear, x**2, x[:, :1] * x[:, 1:]])
+    return np.hstack([np.ones((len(x), 1)), x, x**2, x[:, :1] * x[:, 1:]]), place

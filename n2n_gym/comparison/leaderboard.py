@@ -21,6 +21,7 @@ from n2n_gym.comparison.statistics import (
     estimate,
     improvement,
     iqm_of_all,
+    mean_of_all,
 )
 from n2n_gym.comparison.suite import BUDGETS, SuiteRun
 
@@ -113,11 +114,6 @@ def _clipped(at: Mapping[int, Mapping[str, Values]]) -> list[Values]:
         np.mean([np.minimum(at[budget][task], 1) for budget in RANKED], 0)
         for task in at[JUDGED]
     ]
-
-
-def mean_of_all(groups: Sequence[Values]) -> float:
-    """The mean over groups of their means."""
-    return float(np.mean([group.mean() for group in groups]))
 
 
 def normalised(task: str, runs: Sequence[SuiteRun], budget: int) -> Values:

@@ -154,6 +154,11 @@ def iqm_of_all(groups: Sequence[Values]) -> float:
     return iqm(np.concatenate(groups))
 
 
+def mean_of_all(groups: Sequence[Values]) -> float:
+    """The mean over groups of their means."""
+    return float(np.mean([group.mean() for group in groups]))
+
+
 def improvement(groups: Sequence[Values]) -> float:
     """The probability that a run of one agent earns more than a run of another agent.
 

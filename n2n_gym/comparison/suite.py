@@ -146,7 +146,7 @@ def perform_suite(
 
 
 def _check_same_agent(one: SuiteRun, now_is: Entrant) -> None:
-    """Raise a ValueError if a file's run is of another version of an agent."""
+    """Refuse to add to runs that another version of an agent made."""
     for what, kept, now in (
         ("file of the agent", one.source, now_is.source),
         ("--seen", list(one.seen), list(now_is.seen)),

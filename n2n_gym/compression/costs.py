@@ -172,22 +172,21 @@ def time_training(
         A student, a number of epochs, and the seconds that they took.
     """
     num_images = len(teacher.task.splits["train"])
-    taken: list[dict[Architecture, float]] = []
-    for shown in SHOWN:
-        seconds: dict[Architecture, float] = {}
 
-        def note(
-            student: Architecture, done: Result, to: dict[Architecture, float] = seconds
-        ) -> None:
+    def seconds_of(shown: int) -> dict[Architecture, float]:
+        found: dict[Architecture, float] = {}
+
+        def note(student: Architecture, done: Result) -> None:
             if isinstance(done.result, Score):
-                to[student] = done.seconds
+                found[student] = done.seconds
             on_training()
 
         measure = evaluator(shown / num_images)
         measure.on_result = note
         measure(students, teacher)
-        taken.append(seconds)
-    _, more, fewer = taken
+        return found
+
+    _, more, fewer = map(seconds_of, SHOWN)
     epochs = DIFFERENCE / num_images
     for student in more.keys() & fewer.keys():
         if more[student] > fewer[student]:

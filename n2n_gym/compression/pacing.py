@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from n2n_gym.evaluators.rungs import FULL
 from n2n_gym.networks.architecture import Architecture
@@ -13,6 +13,8 @@ from n2n_gym.networks.architecture import Architecture
 # of students, and fraction of the epochs, in each round.
 ROUNDS: Final = ((12, 1 / 12), (6, 1 / 3), (3, 1.0))
 SEEDS: Final = 2  # seeds in the last round; if time is short, epochs come first
+# Trains students briefly and reports the seconds to ``Pacing.distilled``.
+TimeTraining: TypeAlias = Callable[[Sequence[Architecture]], None]
 
 
 class Pacing(Protocol):
@@ -43,15 +45,14 @@ class Pacing(Protocol):
         self,
         number: int,
         students: Sequence[Architecture],
-        time_training: Callable[[Sequence[Architecture]], None],
+        time_training: TimeTraining,
     ) -> tuple[Sequence[int], float]:
         """Positions of the students that a round distils, and its number of epochs.
 
         Args:
             number: Index of the round of finalists, from 0.
             students: The students that may take part, best first.
-            time_training: Function that trains students briefly and reports the
-                seconds to ``distilled``.
+            time_training: Function that times students before an only round.
         """
 
     @property
@@ -101,7 +102,7 @@ class Fixed:
         self,
         number: int,
         students: Sequence[Architecture],
-        time_training: Callable[[Sequence[Architecture]], None],
+        time_training: TimeTraining,
     ) -> tuple[Sequence[int], float]:
         count = self.rounds(students)[number]
         return range(min(count, len(students))), self._epochs(number)

@@ -12,7 +12,7 @@ from typing import Final
 from n2n_agents import reinforce
 from n2n_gym.compression.assessment import SECONDS
 from n2n_gym.compression.costs import SHOWN, Costs, together
-from n2n_gym.compression.pacing import ROUNDS, SEEDS
+from n2n_gym.compression.pacing import ROUNDS, SEEDS, TimeTraining
 from n2n_gym.compression.plan import EPOCHS, Plan
 from n2n_gym.evaluators.rungs import FULL, QUICK
 from n2n_gym.networks.architecture import Architecture
@@ -161,7 +161,7 @@ class Timed:
         self,
         number: int,
         students: Sequence[Architecture],
-        time_training: Callable[[Sequence[Architecture]], None],
+        time_training: TimeTraining,
     ) -> tuple[list[int], float]:
         every = list(range(len(students)))
         if number in self._decided:  # a control
